@@ -1,0 +1,1 @@
+"""A compact Llama-shaped language model: model, training, generation."""

@@ -1,0 +1,1 @@
+"""Beam, and only here: stages over parts, done markers, the build from manifest to shards, its report."""

@@ -1,0 +1,1 @@
+"""Audio to discrete units: encoders, k-means codebooks, runs of equal units."""
