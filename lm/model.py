@@ -1,0 +1,486 @@
+"""A decoder in the shape of Llama, with Hugging Face's parameter names and config keys.
+
+A directory written here opens in `transformers` unchanged, and a Llama 2/3, SmolLM, TinyLlama or Qwen2
+directory opens here. Letters: B sequences, L tokens each, H heads, D size of a head, V vocabulary rows.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.utils.checkpoint import checkpoint
+
+IGNORE = -1
+"""A target that is not to be predicted: the first token of a document, or padding."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    name: {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_value_heads,
+        "tie_word_embeddings": tied,
+    }
+    for name, width, inner, layers, heads, key_value_heads, tied in (
+        ("nano", 128, 352, 4, 4, 4, False),  # 1 M parameters and the vocabulary: CPU tests, make demo
+        ("tiny", 256, 704, 6, 8, 8, False),
+        ("small", 512, 1408, 8, 8, 8, False),
+        ("135m", 576, 1536, 30, 9, 3, True),  # the shape of SmolLM2-135M
+        ("360m", 960, 2560, 32, 15, 5, True),  # SmolLM2-360M
+        ("1b", 2048, 8192, 16, 32, 8, True),  # Llama 3.2 1B
+        ("7b", 4096, 11008, 32, 32, 32, False),  # Llama 2 7B, the paper's
+    )
+}
+"""Shapes by name; `preset(name, vocab_size)` makes settings of one."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The shape of a model, in the words of Hugging Face's config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int = 0  # 0: hidden_size / num_attention_heads
+    max_position_embeddings: int = 4096
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+    rope_scaling: Mapping[str, Any] | None = None  # None, or Llama 3.1's {"rope_type": "llama3", ...}
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    initializer_range: float = 0.02
+    model_type: str = "llama"  # or qwen2: biases on query, key and value, none on the output
+
+    def __post_init__(self) -> None:
+        if not self.head_dim:
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads: must divide num_attention_heads {self.num_attention_heads}, "
+                f"got {self.num_key_value_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim: must be even for rotary positions, got {self.head_dim}")
+        if self.model_type not in ("llama", "qwen2"):
+            raise ValueError(f"model_type: this decoder reads 'llama' and 'qwen2', got {self.model_type!r}")
+        kind = (self.rope_scaling or {}).get("rope_type", "llama3")
+        if kind != "llama3":
+            raise ValueError(f"rope_scaling: this decoder knows 'llama3', got {kind!r}")
+
+
+def preset(name: str, vocab_size: int, **changes: Any) -> ModelSettings:
+    """Settings of a named shape.
+
+    >>> preset("nano", 768, rope_theta=100_000.0).hidden_size
+    128
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset: one of {', '.join(PRESETS)}, got {name!r}")
+    return ModelSettings(vocab_size=vocab_size, **(PRESETS[name] | changes))
+
+
+class Cache:
+    """Keys and values of what was read so far; those of position p of sequence b lie at [layer, b, :, p].
+
+    Sequences of different lengths are padded on the right: a padded place is overwritten when its sequence
+    reaches it, and until then lies after every query, so no query sees it.
+    """
+
+    def __init__(self, model: "Model", batch: int, length: int):
+        s, weight = model.settings, model.model.embed_tokens.weight
+        shape = (s.num_hidden_layers, batch, s.num_key_value_heads, length, s.head_dim)
+        self.keys = torch.zeros(shape, device=weight.device, dtype=weight.dtype)
+        self.values = torch.zeros_like(self.keys)
+        self.end = 0  # places in use, over all sequences
+
+    def update(self, layer: int, positions: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, H, L, D) at `positions` (B, L) and return all that is stored, (B, H, end, D)."""
+        index = positions[:, None, :, None].expand_as(key)
+        self.keys[layer].scatter_(2, index, key.to(self.keys.dtype))
+        self.values[layer].scatter_(2, index, value.to(self.values.dtype))
+        return self.keys[layer, :, :, : self.end], self.values[layer, :, :, : self.end]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, s: ModelSettings, layer: int):
+        super().__init__()
+        self.layer, self.head_dim = layer, s.head_dim
+        bias = s.attention_bias or s.model_type == "qwen2"
+        self.q_proj = nn.Linear(s.hidden_size, s.num_attention_heads * s.head_dim, bias=bias)
+        self.k_proj = nn.Linear(s.hidden_size, s.num_key_value_heads * s.head_dim, bias=bias)
+        self.v_proj = nn.Linear(s.hidden_size, s.num_key_value_heads * s.head_dim, bias=bias)
+        self.o_proj = nn.Linear(s.num_attention_heads * s.head_dim, s.hidden_size, bias=s.attention_bias)
+
+    def forward(
+        self, x: Tensor, rotary: Tensor, mask: Any, positions: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        query, key, value = (
+            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        query, key = rotate(query, rotary), rotate(key, rotary)
+        if cache is not None:
+            key, value = cache.update(self.layer, positions, key, value)  # type: ignore[arg-type]
+        grouped = query.shape[1] != key.shape[1]
+        if isinstance(mask, BlockMask):
+            out = _flex()(query, key, value, block_mask=mask, enable_gqa=grouped)
+        else:
+            out = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+            )
+        return self.o_proj(out.transpose(1, 2).flatten(-2))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, s: ModelSettings):
+        super().__init__()
+        self.gate_proj = nn.Linear(s.hidden_size, s.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(s.hidden_size, s.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(s.intermediate_size, s.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each after a norm and added to what came in."""
+
+    def __init__(self, s: ModelSettings, layer: int, dropout: float):
+        super().__init__()
+        self.dropout = dropout
+        self.self_attn = Attention(s, layer)
+        self.mlp = FeedForward(s)
+        self.input_layernorm = nn.RMSNorm(s.hidden_size, eps=s.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(s.hidden_size, eps=s.rms_norm_eps)
+
+    def forward(
+        self, x: Tensor, rotary: Tensor, mask: Any, positions: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        heard = self.self_attn(self.input_layernorm(x), rotary, mask, positions, cache)
+        x = x + F.dropout(heard, self.dropout, self.training)
+        thought = self.mlp(self.post_attention_layernorm(x))
+        return x + F.dropout(thought, self.dropout, self.training)
+
+
+class Decoder(nn.Module):
+    """Embeddings, layers, last norm: what Hugging Face calls `model`."""
+
+    def __init__(self, s: ModelSettings, dropout: float):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(s.vocab_size, s.hidden_size)
+        self.layers = nn.ModuleList(Block(s, layer, dropout) for layer in range(s.num_hidden_layers))
+        self.norm = nn.RMSNorm(s.hidden_size, eps=s.rms_norm_eps)
+
+
+class Model(nn.Module):
+    """A Llama-shaped language model over text, marker, unit, pitch and style tokens alike.
+
+    Args:
+        settings: the shape.
+        dropout: probability of dropping an output of a residual branch while training (Llama has none).
+        recompute: keep no activations inside a layer, make them again on the way back (checkpointing).
+
+    >>> model = Model(preset("nano", 128))
+    >>> model(torch.zeros(1, 7, dtype=torch.long)).shape
+    torch.Size([1, 7, 128])
+    """
+
+    def __init__(self, settings: ModelSettings, *, dropout: float = 0.0, recompute: bool = False):
+        super().__init__()
+        self.settings, self.dropout, self.recompute = settings, dropout, recompute
+        self.model = Decoder(settings, dropout)
+        self.lm_head = nn.Linear(settings.hidden_size, settings.vocab_size, bias=False)
+        if settings.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        if self.lm_head.weight.device.type != "meta":
+            self.initialise()
+
+    def initialise(self) -> None:
+        """Draw all weights from torch's generator: normal, the two outputs of a layer smaller by depth."""
+        scale = self.settings.initializer_range
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                deep = name.endswith(("o_proj.weight", "down_proj.weight"))
+                shrink = math.sqrt(2 * self.settings.num_hidden_layers) if deep else 1.0
+                nn.init.normal_(parameter, std=scale / shrink)
+            else:
+                nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        *,
+        targets: Tensor | None = None,
+        chunk: int = 0,
+        cache: Cache | None = None,
+        last: Tensor | None = None,
+    ) -> Tensor:
+        """Logits, or the loss of every token.
+
+        Args:
+            tokens: (B, L) int64 ids.
+            positions: (B, L) int64, place of each token in its document; None: 0 .. L - 1.
+            documents: (B, L) int, equal for tokens of one document, which see no other's. None: one each.
+            targets: (B, L) int64, the id to predict at each place, or IGNORE.
+            chunk: with targets, compute logits for so many places at a time (saves memory); 0: all at once.
+            cache: keys and values of what went before, extended by this call; needs positions.
+            last: (B,) int64, give only the logits of this place of each sequence.
+
+        Returns:
+            (B, L, V) logits, (B, V) with `last`; with targets (B, L) float32 losses in nats, 0 where ignored.
+        """
+        batch, length = tokens.shape
+        if positions is None:
+            positions = torch.arange(length, device=tokens.device).expand(batch, length)
+        if cache is not None:
+            cache.end = max(cache.end, int(positions.max()) + 1)
+            mask = torch.arange(cache.end, device=tokens.device) <= positions[:, None, :, None]
+        else:
+            mask = document_mask(documents) if documents is not None else None  # type: ignore[assignment]
+        x = self.model.embed_tokens(tokens)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # the residual stream too: half the traffic
+        rotary = rotary_angles(positions, self.settings).to(x.dtype)
+        for layer in self.model.layers:
+            if self.recompute and self.training:
+                x = checkpoint(layer, x, rotary, mask, positions, cache, use_reentrant=False)
+            else:
+                x = layer(x, rotary, mask, positions, cache)
+        x = self.model.norm(x)
+        if last is not None:
+            return self.lm_head(x[torch.arange(batch, device=x.device), last])
+        if targets is None:
+            return self.lm_head(x)
+        return self._losses(x.flatten(0, 1), targets.flatten(), chunk or x.shape[0] * x.shape[1]).view_as(
+            targets
+        )
+
+    def _losses(self, x: Tensor, targets: Tensor, chunk: int) -> Tensor:
+        def some(x: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(self.lm_head(x).float(), targets, ignore_index=IGNORE, reduction="none")
+
+        if chunk >= len(x):
+            return some(x, targets)
+        return torch.cat(
+            [
+                checkpoint(
+                    some, a, b, use_reentrant=False
+                )  # logits are dropped and made again on the way back
+                for a, b in zip(x.split(chunk), targets.split(chunk), strict=True)
+            ]
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
+    def save_pretrained(self, directory: str | Path, **config: Any) -> None:
+        """Write model.safetensors and config.json (with `config` added), each complete or not at all."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_weights(directory, self.weights())
+        write_config(directory, self.settings, **config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        dropout: float = 0.0,
+        recompute: bool = False,
+    ) -> "Model":
+        """Open a Hugging Face directory of a Llama-family model.
+
+        Raises:
+            ValueError: no such model, a kind this decoder does not know, a truncated file, a tensor missing
+                or of another shape; one line that names the file.
+        """
+        directory = Path(directory)
+        settings = read_config(directory)
+        with torch.device("meta"):
+            model = cls(settings, dropout=dropout, recompute=recompute)
+        wanted = model.state_dict()
+        if settings.tie_word_embeddings:
+            del wanted["lm_head.weight"]
+        loaded = {}
+        for path, name, tensor in read_weights(directory):
+            if name not in wanted:
+                if name.endswith("rotary_emb.inv_freq"):  # old exports carry it; it follows from the settings
+                    continue
+                raise ValueError(f"{path}: unknown tensor {name}, this is no {settings.model_type} model")
+            if tensor.shape != wanted[name].shape:
+                raise ValueError(
+                    f"{path}: {name} has shape {tuple(tensor.shape)}, "
+                    f"config.json asks for {tuple(wanted[name].shape)}"
+                )
+            loaded[name] = tensor.to(device=device, dtype=dtype)
+        missing = sorted(wanted.keys() - loaded.keys())
+        if missing:
+            raise ValueError(f"{directory}: {len(missing)} tensors are missing, the first is {missing[0]}")
+        model.load_state_dict(loaded, strict=not settings.tie_word_embeddings, assign=True)
+        if settings.tie_word_embeddings:
+            model.lm_head.weight = model.model.embed_tokens.weight
+        return model.requires_grad_(True)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Name -> tensor as a checkpoint holds them: a tied head once, as the embedding."""
+        state = self.state_dict()
+        if self.settings.tie_word_embeddings:
+            del state["lm_head.weight"]
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def document_mask(documents: Tensor) -> Tensor | BlockMask:
+    """Who may see whom in packed sequences: a token sees itself and what went before it in its document.
+
+    Args:
+        documents: (B, L) int, equal for tokens of one document.
+
+    Returns:
+        (B, 1, L, L) bool on a CPU; on a GPU a BlockMask, which skips the blocks where nobody sees anybody.
+    """
+    batch, length = documents.shape
+    if documents.device.type == "cuda":
+
+        def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return (q >= k) & (documents[b, q] == documents[b, k])
+
+        return create_block_mask(visible, batch, None, length, length, device=documents.device)
+    causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
+    return (causal & (documents[:, :, None] == documents[:, None, :]))[:, None]
+
+
+_compiled_flex: list[Any] = []
+
+
+def _flex() -> Any:
+    """flex_attention, compiled on first use: uncompiled it would build the whole (L, L) matrix."""
+    if not _compiled_flex:
+        _compiled_flex.append(torch.compile(flex_attention, dynamic=False))
+    return _compiled_flex[0]
+
+
+def rotary_angles(positions: Tensor, settings: ModelSettings) -> Tensor:
+    """Cosines and sines of RoPE.
+
+    Args:
+        positions: (B, L) int.
+
+    Returns:
+        (2, B, 1, L, D / 2) float32.
+
+    Source: Su et al. 2021, arXiv:2104.09864; Llama 3.1's stretching of slow angles as in its config.json.
+    """
+    half = settings.head_dim // 2
+    steps = torch.arange(half, device=positions.device, dtype=torch.float32) / half
+    frequencies = settings.rope_theta**-steps
+    if settings.rope_scaling:
+        s = settings.rope_scaling
+        turns = s["original_max_position_embeddings"] * frequencies / (2 * math.pi)  # in the original context
+        keep = (turns - s["low_freq_factor"]) / (s["high_freq_factor"] - s["low_freq_factor"])
+        keep = keep.clamp(0, 1)  # 1: fast, as it was; 0: slow, stretched by the factor
+        frequencies = frequencies * (keep + (1 - keep) / s["factor"])
+    angles = positions[:, None, :, None] * frequencies
+    return torch.stack((angles.cos(), angles.sin()))
+
+
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Turn (B, H, L, D) by its angles; coordinate i pairs with i + D / 2, as Hugging Face stores them."""
+    (cosine, sine), (a, b) = rotary, x.chunk(2, -1)
+    return torch.cat((a * cosine - b * sine, b * cosine + a * sine), -1)
+
+
+def read_config(directory: Path) -> ModelSettings:
+    """The settings in a Hugging Face directory's config.json."""
+    path = Path(directory) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file, so {directory} is no model directory") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}  # transformers 5, and before
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    config["rope_theta"] = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
+    config["rope_scaling"] = None if kind == "default" else {"rope_type": kind} | dict(rope)
+    config["num_key_value_heads"] = config.get("num_key_value_heads") or config.get("num_attention_heads")
+    if config.get("use_sliding_window") or config.get("mlp_bias"):
+        raise ValueError(f"{path}: sliding windows and feed-forward biases are not supported here")
+    if config.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"{path}: hidden_act: need 'silu', got {config['hidden_act']!r}")
+    try:
+        return ModelSettings(
+            **{f.name: config[f.name] for f in fields(ModelSettings) if config.get(f.name) is not None}
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def write_config(directory: Path, settings: ModelSettings, **more: Any) -> None:
+    """Write config.json as transformers 4 and 5 read it."""
+    config = asdict(settings) | {
+        "architectures": ["Qwen2ForCausalLM" if settings.model_type == "qwen2" else "LlamaForCausalLM"],
+        "hidden_act": "silu",
+        "mlp_bias": False,
+        "torch_dtype": "float32",
+        "rope_parameters": dict(settings.rope_scaling or {"rope_type": "default"})
+        | {"rope_theta": settings.rope_theta},
+    }
+    replace(directory / "config.json", json.dumps(config | more, indent=2, sort_keys=True).encode())
+
+
+def read_weights(directory: Path) -> Iterator[tuple[Path, str, Tensor]]:
+    """Every (file, name, tensor) of a directory's safetensors, one or several files."""
+    index = directory / "model.safetensors.index.json"
+    names = (
+        sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        if index.exists()
+        else ["model.safetensors"]
+    )
+    for path in (directory / name for name in names):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
+                    yield path, name, file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path}: missing or damaged weights ({error})") from error
+
+
+def write_weights(directory: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write model.safetensors, complete or not at all."""
+    temporary = directory / ".model.safetensors.tmp"
+    try:
+        save_file(dict(weights), temporary, metadata={"format": "pt"})
+        os.replace(temporary, directory / "model.safetensors")
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{directory / 'model.safetensors'}: cannot be written ({error})") from error
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a small file, complete or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
