@@ -1,0 +1,202 @@
+"""English word times from pocketsphinx: model and dictionary are in its wheel, nothing is downloaded.
+
+Facts behind the settings are measured in docs and `benchmarks/align.py`: best path off (it breaks the phone pass and blurs
+boundaries), narrow beam first (a wide one is slower and accepts more wrong transcripts), scores per frame as confidence.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aligners.alignment import Aligner, Found, Item, Phone, Timed
+from aligners.g2p import Phones, pronounce_by_parts
+from aligners.normalise import is_english
+from corpus.records import Reject
+
+if TYPE_CHECKING:
+    import pocketsphinx
+
+FRAMES_PER_SECOND = 100
+LOG_UNIT = 1e-4  # pocketsphinx counts in logarithms to the base 1.0001
+SHORTEST_PHONE = 3  # frames: one per state of a phone's model
+LONGEST_WORD = 50  # letters; the longest of the dictionary has 34
+LADDER = (
+    {},
+    {"beam": 1e-100, "wbeam": 1e-80, "pbeam": 1e-100},
+    {"beam": 1e-200, "wbeam": 1e-180, "pbeam": 1e-200},
+)
+"""Beams tried one after the other until one finds a path."""
+
+CONFIDENCE_MIDDLE, CONFIDENCE_SCALE = -25.0, 7.0
+
+
+@dataclass(frozen=True)
+class PocketsphinxSettings:
+    """Settings of the backend `pocketsphinx`.
+
+    minimum_score: an utterance whose acoustic score per speech frame is lower is rejected; None keeps all.
+    phones: also return phones (a second pass, about 4 % of real time more).
+    """
+
+    minimum_score: float | None = -22.0
+    phones: bool = False
+
+
+class Pocketsphinx(Aligner):
+    """English forced alignment; see the module."""
+
+    name = "pocketsphinx"
+
+    def __init__(self, settings: PocketsphinxSettings = PocketsphinxSettings()):
+        self.settings = settings
+
+    def align_one(self, item: Item) -> Found:
+        language = item.utterance.language
+        if language is not None and not is_english(language):
+            raise Reject("align.language", f"pocketsphinx knows English, not {language!r}")
+        pcm = to_pcm(item.waveform)
+        for rung in range(len(LADDER)):
+            decoder = load_decoder(rung)
+            if not rung:
+                check_length(decoder, item)
+            else:
+                know(decoder, item.spoken)
+            segments = run(decoder, pcm, " ".join(item.spoken))
+            words = [segment for segment in segments if segment.word]
+            if [segment.word for segment in words] == item.spoken:
+                break
+        else:
+            raise Reject("align.unalignable")
+        frames = sum(segment.frames for segment in words)
+        score = sum(segment.score for segment in words) / frames
+        quality = {
+            "score_per_frame": score,
+            "lowest_word_score": min(segment.score / segment.frames for segment in words),
+            "speech_fraction": min(1.0, frames / FRAMES_PER_SECOND / item.seconds),
+            "words_per_second": len(words) / item.seconds,
+            "rung": float(rung),
+        }
+        phones = read_phones(decoder, pcm, item.seconds) if self.settings.phones else None
+        if self.settings.minimum_score is not None and score < self.settings.minimum_score:
+            raise Reject(
+                "align.low_quality", f"score per frame {score:.1f} is below minimum_score {self.settings.minimum_score}"
+            )
+        times = [segment.timed() for segment in words]
+        return Found(times, phones, quality)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One word ("" for silence and noise): first frame, number of frames, acoustic score (sum over its frames)."""
+
+    word: str
+    first: int
+    frames: int
+    score: float
+
+    def timed(self) -> Timed:
+        last = self.first + self.frames
+        confidence = to_confidence(self.score / self.frames)
+        return Timed(self.word, self.first / FRAMES_PER_SECOND, last / FRAMES_PER_SECOND, confidence)
+
+
+def to_confidence(score_per_frame: float) -> float:
+    """Logistic calibration of a word's score per frame.
+
+    >>> round(to_confidence(-10.0), 2), round(to_confidence(-60.0), 2)
+    (0.9, 0.01)
+    """
+    return 1 / (1 + math.exp((CONFIDENCE_MIDDLE - score_per_frame) / CONFIDENCE_SCALE))
+
+
+def to_pcm(waveform: np.ndarray) -> bytes:
+    """(T,) float in [-1, 1], clipped beyond, to 16-bit little-endian samples."""
+    return np.round(np.clip(waveform, -1.0, 1.0) * 32767).astype("<i2").tobytes()
+
+
+@functools.cache
+def load_decoder(rung: int) -> "pocketsphinx.Decoder":
+    """One decoder per rung of the ladder and process, made when first needed."""
+    from pocketsphinx import Decoder
+
+    return Decoder(lm=None, bestpath=False, loglevel="FATAL", cmn="batch", **LADDER[rung])
+
+
+def know(decoder: "pocketsphinx.Decoder", spoken: Sequence[str]) -> int:
+    """Teach the decoder the words it lacks; returns the number of phones of all. Raises Reject for a word without any."""
+    phones = 0
+    for word in spoken:
+        if len(word) > LONGEST_WORD:
+            raise Reject("align.out_of_vocabulary", f"{word[:20]!r}...: a word of {len(word)} letters")
+        found = lookup(decoder, word)
+        if found is None:
+            found = pronounce_by_parts(word, functools.partial(lookup, decoder))
+            if not found:
+                raise Reject("align.out_of_vocabulary", f"{word!r} is not written in English letters")
+            decoder.add_word(word, " ".join(found), False)
+        phones += len(found)
+    return phones
+
+
+def lookup(decoder: "pocketsphinx.Decoder", word: str) -> Phones | None:
+    """The phones of a word in the decoder's dictionary."""
+    found = decoder.lookup_word(word)
+    return tuple(found.split()) if found else None
+
+
+def check_length(decoder: "pocketsphinx.Decoder", item: Item) -> None:
+    """Refuse before searching what cannot fit: every phone takes three frames."""
+    phones = know(decoder, item.spoken)
+    if phones * SHORTEST_PHONE > item.seconds * FRAMES_PER_SECOND:
+        raise Reject("align.too_short", f"{phones} phones do not fit into {item.seconds:.2f} s")
+
+
+def run(decoder: "pocketsphinx.Decoder", pcm: bytes, text: str) -> list[Segment]:
+    """One forced alignment; [] where no path was found."""
+    decoder.set_align_text(text)
+    feed(decoder, pcm)
+    if decoder.hyp() is None:
+        return []
+    return [
+        Segment(
+            plain(segment.word),
+            segment.start_frame,
+            segment.end_frame - segment.start_frame + 1,
+            math.log(segment.ascore) / LOG_UNIT,
+        )
+        for segment in decoder.seg()
+        if segment.end_frame >= segment.start_frame
+    ]
+
+
+def feed(decoder: "pocketsphinx.Decoder", pcm: bytes) -> None:
+    decoder.start_utt()
+    try:
+        decoder.process_raw(pcm, full_utt=True)
+    finally:
+        decoder.end_utt()  # a decoder left open fails on every later utterance
+
+
+def plain(label: str) -> str:
+    """A label without its variant number; "" for silence and noise.
+
+    >>> plain("the(2)"), plain("<sil>"), plain("[NOISE]")
+    ('the', '', '')
+    """
+    return "" if label[:1] in "<[(" else label.split("(")[0]
+
+
+def read_phones(decoder: "pocketsphinx.Decoder", pcm: bytes, seconds: float) -> list[Phone]:
+    """Phones of the alignment just found, by a second pass; silences left out."""
+    decoder.set_alignment()
+    feed(decoder, pcm)
+    phones = []
+    for word in decoder.get_alignment():
+        for phone in word if plain(word.name) else ():
+            last = min((phone.start + phone.duration) / FRAMES_PER_SECOND, seconds)
+            phones.append(Phone(phone.name, phone.start / FRAMES_PER_SECOND, last))
+    return phones
