@@ -1,0 +1,66 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3.11
+WORKERS ?= 2
+CONFIG ?= config/corpus.toml
+BUILD ?= build/demo
+BIN := .venv/bin
+READY := .venv/ready
+export OMP_NUM_THREADS ?= 1
+
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: SOURCE=manifest.jsonl BUILD=$(BUILD) WORKERS=$(WORKERS) CONFIG=$(CONFIG) PYTHON=$(PYTHON)"
+
+setup: $(READY) ## make .venv from the pinned versions
+
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "wordweave: Python: need 3.11, got $$($(PYTHON) --version); set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev]"
+	touch $@
+
+demo: $(READY) ## the whole path on speech made on the spot: synth, build, train, generate
+	$(BIN)/wordweave synth build/demo-speech
+	$(BIN)/wordweave build config/demo.toml --workers $(WORKERS)
+	$(BIN)/wordweave train build/demo --config config/demo-train.toml
+	$(BIN)/wordweave show build/demo
+	$(BIN)/wordweave generate build/demo --all-directions
+	@echo "look at build/demo/report/index.html and build/demo/model/loss.png"
+
+corpus: $(READY) ## a build of your recordings: make corpus SOURCE=manifest.jsonl BUILD=build/name
+	@test -n "$(SOURCE)" || { echo "wordweave: SOURCE: need a manifest, got nothing; make corpus SOURCE=manifest.jsonl BUILD=build/name" >&2; exit 2; }
+	$(BIN)/wordweave build $(CONFIG) --source $(SOURCE) --build $(BUILD) --workers $(WORKERS)
+
+train: $(READY) ## train the compact model on BUILD
+	$(BIN)/wordweave train $(BUILD)
+
+report: $(READY) ## where the hours of BUILD went
+	$(BIN)/wordweave report $(BUILD)
+
+test: $(READY) ## fast tests
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+test-slow: $(READY) ## the slow tests: whole builds, crashes, memory
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(READY) ## format, style, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test test-slow ## all that CI runs
+
+bench: $(READY) ## every benchmark, tables on stdout
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+lock: ## write constraints.txt anew from the versions the index gives today
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --editable ".[demo,dev]"
+	.venv-lock/bin/python -m pip freeze --exclude-editable > constraints.txt
+	rm -rf .venv-lock
+
+clean: ## remove builds and caches (not .venv)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup demo corpus train report test test-slow lint check bench lock clean

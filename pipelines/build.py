@@ -1,0 +1,373 @@
+"""The build, step by step: manifest -> codebook -> units and words -> shards. Each step plans its tasks and runs them.
+
+Steps that are more than a map over parts (choosing what is held out, k-means, the text tokenizer, dealing examples to
+shards) run here in the driver, once, over part outputs, in bounded memory.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from corpus import manifest
+from corpus.adapters import ADAPTERS
+from corpus.documents import read_documents, write_documents
+from pipelines import settings as toml
+from pipelines.run import Engine, run_stage
+from pipelines.settings import Settings, one_of
+from pipelines.shard import WriteShard, inputs_of, spoken
+from pipelines.split import Split, choose
+from pipelines.stage import Stage, Task, key, marker, sha256, write_atomically
+from pipelines.stages import AlignWords, EncodeUnits, SampleFrames
+
+STREAMS = ("speech", "text", "interleaved")
+Say = Callable[[str], None]
+
+
+def ingest(build: Path, settings: Settings, *, say: Say = lambda line: None) -> dict[str, Any]:
+    """Read the source into manifest parts, and text documents into text parts."""
+    corpus = settings.corpus
+    one_of("corpus.adapter", corpus.adapter, tuple(ADAPTERS))
+    rows = ADAPTERS[corpus.adapter](Path(corpus.source))
+    build.mkdir(parents=True, exist_ok=True)
+    summary = manifest.write_manifest(
+        rows,
+        build / "manifest",
+        part_minutes=corpus.part_minutes,
+        min_seconds=corpus.min_seconds,
+        max_seconds=corpus.max_seconds,
+        ids=corpus.ids,
+        transcripts="required" if corpus.unaligned == "reject" else "optional",
+    )
+    documents = write_documents(
+        read_documents([Path(name) for name in settings.text.documents]), build / "text"
+    )
+    remember(build, settings)
+    said = {"utterances": summary.utterances, "samples": summary.samples, "parts": summary.parts}
+    said |= {"rejected": summary.rejected, "documents": documents}
+    say(f"ingest: {said['utterances']} utterances in {said['parts']} parts, {said['rejected']} rejected")
+    return said
+
+
+def remember(build: Path, settings: Settings) -> None:
+    """Write the settings beside what they made."""
+    write_atomically(build / "settings.toml", toml.write(settings).encode())
+
+
+def recall(build: Path) -> Settings:
+    """The settings a build was made with."""
+    path = build / "settings.toml"
+    if not path.is_file():
+        raise ValueError(
+            f"{build}: no build here (no settings.toml); start one with `wordweave ingest` or `wordweave build`"
+        )
+    return toml.read(path)
+
+
+def part_names(build: Path, table: str = "manifest") -> list[str]:
+    """Names of a table's parts, in order; a missing or broken manifest is said in one line."""
+    try:
+        listed = json.loads((build / table / f"{table}.json").read_text())["parts"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{build}: no finished {table} here; run `wordweave ingest` first") from error
+    return [entry["file"] for entry in listed]
+
+
+def listed(build: Path, table: str = "manifest") -> dict[str, dict[str, Any]]:
+    """Part name -> what the table's summary says of it (rows, samples, sha256)."""
+    part_names(build, table)
+    return {
+        entry["file"]: entry for entry in json.loads((build / table / f"{table}.json").read_text())["parts"]
+    }
+
+
+def map_tasks(build: Path, stage: Stage, table: str) -> list[Task]:
+    """One task per manifest part."""
+    return [
+        Task(f"{table}/{name}", (f"manifest/{name}",), key(stage, [entry["sha256"]]), entry["samples"])
+        for name, entry in listed(build).items()
+    ]
+
+
+def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> Path:
+    """Draw frames from every part and fit the codebook; an up-to-date or given one is left as it is."""
+    from units import kmeans
+    from units.encoders import load_encoder
+
+    units = settings.units
+    target = build / "codebooks" / "units.safetensors"
+    encoder = load_encoder(units.encoder, layer=units.layer or None, device=units.device, dtype=units.dtype)
+    if units.codebook:
+        kmeans.load(units.codebook).check(encoder)
+        return Path(units.codebook)
+    samples = sum(entry["samples"] for entry in listed(build).values())
+    share = min(1.0, units.fit_hours * 3600 * 16_000 / max(samples, 1))
+    frames = samples * share / encoder.hop
+    stage = SampleFrames(
+        units.encoder, units.layer or None, units.dtype, units.device, encoder.identity, units.seed,
+        utterance_share=share, frame_share=min(1.0, units.fit_frames / max(frames, 1)),
+    )  # fmt: skip
+    tasks = map_tasks(build, stage, "frames")
+    fitted = hashlib.sha256(
+        json.dumps([[task.key for task in tasks], units.clusters, units.seed, kmeans.VERSION]).encode()
+    ).hexdigest()
+    if target.exists() and (marker(target) or {}).get("key") == fitted:
+        return target
+    run_stage(stage, build, tasks, engine)
+    drawn = [(build / task.output, marker(build / task.output)) for task in tasks]
+    count = sum(said["frames"] for _, said in drawn if said)
+    features, filled = np.empty((count, encoder.dimension), np.float32), 0
+    for path, _ in drawn:
+        for batch in pq.ParquetFile(path).iter_batches(50_000):
+            block = batch.column("frame").flatten().to_numpy().reshape(-1, encoder.dimension)
+            features[filled : filled + len(block)] = block
+            filled += len(block)
+    if count < units.clusters:
+        raise ValueError(
+            f"units.clusters: {units.clusters} clusters need at least as many frames, the corpus gave {count}; "
+            "add recordings or ask for fewer clusters"
+        )
+    say(f"fit units: k-means of {count} frames of {encoder.dimension} numbers into {units.clusters} clusters")
+    codebook = kmeans.fit(
+        features, clusters=units.clusters, seed=units.seed, provenance=kmeans.describe(encoder, units.encoder)
+    )
+    target.parent.mkdir(exist_ok=True)
+    codebook.save(target)
+    write_atomically(target.with_name(target.name + ".done"), json.dumps({"key": fitted}).encode())
+    shutil.rmtree(build / "frames", ignore_errors=True)  # features are large and made again at need
+    return target
+
+
+def units_stage(settings: Settings, codebook: Path) -> EncodeUnits:
+    """The units stage with the identities of its models."""
+    from units import kmeans
+    from units.encoders import load_encoder
+
+    units = settings.units
+    encoder = load_encoder(units.encoder, layer=units.layer or None, device=units.device, dtype=units.dtype)
+    book = kmeans.load(codebook)
+    book.check(encoder)
+    return EncodeUnits(
+        units.encoder,
+        units.layer or None,
+        units.dtype,
+        units.device,
+        encoder.identity,
+        str(codebook),
+        book.hash,
+    )
+
+
+def codebook_path(build: Path, settings: Settings) -> Path:
+    """The codebook units are made with."""
+    path = Path(settings.units.codebook or build / "codebooks" / "units.safetensors")
+    if not path.is_file():
+        raise ValueError(f"{path}: no codebook here; run `wordweave fit units {build}` first")
+    return path
+
+
+def encode(build: Path, settings: Settings, engine: Engine) -> dict[str, int]:
+    """Units of every part."""
+    stage = units_stage(settings, codebook_path(build, settings))
+    return run_stage(stage, build, map_tasks(build, stage, "units"), engine)
+
+
+def align(build: Path, settings: Settings, engine: Engine) -> dict[str, int]:
+    """Word times of every part."""
+    from aligners import load_aligner
+
+    options = tuple(sorted(settings.align.options.items()))
+    identity = load_aligner(settings.align.backend, **dict(options)).identity
+    stage = AlignWords(settings.align.backend, options, identity)
+    return run_stage(stage, build, map_tasks(build, stage, "words"), engine)
+
+
+def interleave(
+    build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None
+) -> dict[str, Any]:
+    """Write the shards: choose what is held out, build the vocabulary, deal examples to shards, write, index."""
+    from shards.write import write_index
+
+    split = held_out(build, settings)
+    vocabulary = build_vocabulary(build, settings, split, say=say)
+    stage = WriteShard(
+        vocabulary=str(build / "shards"), vocabulary_hash=vocabulary.hash, writing=settings.text.writing,
+        unaligned=settings.corpus.unaligned, split=split, frames=unit_frames(build),
+        **dataclasses.asdict(settings.interleave),
+    )  # fmt: skip
+    hashes = part_hashes(build)
+    tasks = [
+        task
+        for stream in STREAMS
+        for part in ("train", "valid")
+        for task in deal(build, settings, stage, stream, part, hashes)
+    ]
+    sweep(build / "shards", {build / task.output for task in tasks})
+    counts = run_stage(stage, build, tasks, engine)
+    entries: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for task in tasks:
+        stream, part = task.arguments[0], task.arguments[1]
+        entry = marker(build / task.output)
+        assert entry is not None
+        entries.setdefault(stream, {}).setdefault(part, []).append(entry["entry"])
+    write_index(build / "shards", entries, vocabulary)
+    provenance(build, settings, stage)
+    return counts
+
+
+def held_out(build: Path, settings: Settings) -> Split:
+    """The held-out rule, chosen from the manifest alone and written to split.json."""
+
+    def usable() -> Iterator[tuple[str, str | None, int]]:
+        for name in part_names(build):
+            columns = pq.read_table(build / "manifest" / name, columns=["id", "speaker", "samples", "reject"])
+            for row in columns.to_pylist():
+                if row["reject"] is None:
+                    yield row["id"], row["speaker"], row["samples"]
+
+    shards = settings.shards
+    split = choose(usable(), by=shards.by, share=shards.valid, seed=shards.seed)
+    write_atomically(build / "split.json", json.dumps(dataclasses.asdict(split), indent=1).encode())
+    return split
+
+
+def unit_frames(build: Path) -> tuple[int, int]:
+    """(hop, centre of the first frame) of the units, in samples at 16 kHz, as the units stage noted them."""
+    name = part_names(build)[0]
+    said = marker(build / "units" / name)
+    if said is None:
+        raise ValueError(f"{build}: no units here; run `wordweave units {build}` first")
+    return said["hop"], said["centre"]
+
+
+def build_vocabulary(build: Path, settings: Settings, split: Split, *, say: Say = lambda line: None) -> Any:
+    """The vocabulary in shards/vocabulary.json; trains a BPE on the training texts where no tokenizer is given."""
+    from shards.text import load_tokenizer, train_bpe
+    from shards.vocabulary import Vocabulary
+
+    text = settings.text
+    path = Path(text.tokenizer) if text.tokenizer else build / "text" / "tokenizer.json"
+    if not text.tokenizer:
+        parts = [entry["sha256"] for table in ("manifest", "text") for entry in listed(build, table).values()]
+        asked = [text.size, text.writing, dataclasses.asdict(split), parts]
+        wanted = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        if not path.exists() or (marker(path) or {}).get("key") != wanted:
+            say(f"text: training a BPE of {text.size} pieces on the transcripts and documents")
+            train_bpe(training_texts(build, settings, split), path, size=text.size)
+            write_atomically(path.with_name(path.name + ".done"), json.dumps({"key": wanted}).encode())
+    vocabulary = Vocabulary.build(load_tokenizer(path), units=settings.units.clusters)
+    vocabulary.save(build / "shards")
+    return vocabulary
+
+
+def training_texts(build: Path, settings: Settings, split: Split) -> Iterator[str]:
+    """Transcripts and documents that are not held out, in the writing the text stream has."""
+    for table in ("manifest", "text"):
+        for name in part_names(build, table):
+            for row in pq.read_table(build / table / name).to_pylist():
+                if (
+                    row["reject"] is None
+                    and row["text"]
+                    and split.of(row["id"], row.get("speaker")) == "train"
+                ):
+                    yield " ".join(spoken(row["text"], settings.text.writing))
+
+
+def deal(
+    build: Path, settings: Settings, stage: WriteShard, stream: str, part: str, hashes: dict[str, str]
+) -> list[Task]:
+    """Deal the examples of one stream and split to shards of equal size, in manifest order.
+
+    A shard is named by the row ranges it takes from each part, so that planning needs a few columns and no memory that
+    grows with the corpus but the list of shards.
+    """
+    shards: list[list[tuple[str, str, int, int]]] = []
+    lengths: list[int] = []
+    filled = settings.shards.samples
+    sources = [("manifest", name) for name in part_names(build)]
+    sources += [("text", name) for name in part_names(build, "text")] if stream == "text" else []
+    for table, name in sources:
+        for row, samples in stage.accepted(build, table, name, stream, part):
+            if filled == settings.shards.samples:
+                shards.append([])
+                lengths.append(0)
+                filled = 0
+            pieces = shards[-1]
+            if pieces and pieces[-1][:2] == (table, name):
+                pieces[-1] = (table, name, pieces[-1][2], row + 1)
+            else:
+                pieces.append((table, name, row, row + 1))
+            filled += 1
+            lengths[-1] += samples
+    tasks = []
+    for index, (pieces, samples) in enumerate(zip(shards, lengths, strict=True)):
+        inputs = tuple(path for table, name, _, _ in pieces for path in inputs_of(table, name))
+        arguments = (stream, part, tuple(pieces))
+        made = key(stage, [hashes[path] for path in inputs], arguments)
+        tasks.append(Task(f"shards/{stream}/{part}-{index:06d}.tar", inputs, made, samples, arguments))
+    return tasks
+
+
+def part_hashes(build: Path) -> dict[str, str]:
+    """sha256 of every finished part, from the notes made when it was written; an unfinished one is said in one line."""
+    hashes = {}
+    for table in ("manifest", "text"):
+        hashes |= {f"{table}/{name}": entry["sha256"] for name, entry in listed(build, table).items()}
+    for name in part_names(build):
+        for table, command in (("units", "units"), ("words", "align")):
+            said = marker(build / table / name)
+            if said is None:
+                raise ValueError(f"{table}/{name}: not finished; run `wordweave {command} {build}` first")
+            hashes[f"{table}/{name}"] = said["sha256"]
+    return hashes
+
+
+def sweep(folder: Path, wanted: set[Path]) -> None:
+    """Remove shards of an earlier plan: a shard that no index names would be read by a glob."""
+    for path in folder.glob("*/*.tar"):
+        if path not in wanted:
+            path.unlink()
+            path.with_name(path.name + ".done").unlink(missing_ok=True)
+
+
+def provenance(build: Path, settings: Settings, stage: WriteShard) -> None:
+    """Write provenance.json: versions, commit, hashes of models, codebook and vocabulary."""
+    import importlib.metadata
+    import subprocess
+
+    names = (
+        "wordweave",
+        "torch",
+        "torchaudio",
+        "apache-beam",
+        "faiss-cpu",
+        "pocketsphinx",
+        "webdataset",
+        "numpy",
+        "pyarrow",
+    )
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    here = Path(__file__).resolve().parent
+    git = subprocess.run(
+        ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    codebook = codebook_path(build, settings)
+    said = {
+        "versions": versions,
+        "commit": git.stdout.strip() or None,
+        "codebook": sha256(codebook),
+        "vocabulary": stage.vocabulary_hash,
+        "settings": dataclasses.asdict(settings),
+    }
+    write_atomically(build / "provenance.json", json.dumps(said, indent=1, sort_keys=True).encode())

@@ -1,0 +1,114 @@
+"""What became of every second: totals to the sample, rejects with reasons, and a page to look at."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from jinja2 import Environment, PackageLoader
+
+from corpus.records import REASONS, SAMPLE_RATE
+from pipelines.build import part_names, recall
+from pipelines.split import FATES, fates
+from pipelines.stage import marker, write_atomically
+
+
+def account(build: Path, *, unaligned: str, rejects: Path) -> dict[str, Any]:
+    """Sum utterances and samples by what became of them, and list every utterance with a reason, one JSON a line.
+
+    Reads a part at a time. The sums are exact: in = interleaved + speech + rejected, in samples at 16 kHz.
+    """
+    utterances: Counter[str] = Counter()
+    samples: Counter[str] = Counter()
+    reasons: dict[str, Counter[str]] = {}
+    rejects.parent.mkdir(parents=True, exist_ok=True)
+    temporary = rejects.with_name("." + rejects.name)
+    with open(temporary, "w", encoding="utf-8") as file:
+        for name in part_names(build):
+            tables = [pq.read_table(build / table / name) for table in ("manifest", "units", "words")]
+            rows = tables[0].select(["id", "audio", "samples"]).to_pylist()
+            for row, (fate, stage, reason, detail) in zip(
+                rows, fates(*tables, unaligned=unaligned), strict=True
+            ):
+                utterances[fate] += 1
+                samples[fate] += row["samples"]
+                if reason is not None:
+                    entry = reasons.setdefault(reason, Counter())
+                    entry["utterances"] += 1
+                    entry["samples"] += row["samples"]
+                    said = {**row, "fate": fate, "stage": stage, "reason": reason, "detail": detail}
+                    file.write(json.dumps(said, ensure_ascii=False, sort_keys=True) + "\n")
+    temporary.replace(rejects)
+
+    def total(kinds: tuple[str, ...]) -> dict[str, Any]:
+        together = sum(samples[kind] for kind in kinds)
+        count = sum(utterances[kind] for kind in kinds)
+        return {"utterances": count, "samples": together, "hours": together / SAMPLE_RATE / 3600}
+
+    return {
+        "in": total(FATES),
+        "out": total(("interleaved", "speech")),
+        "rejected": total(("rejected",)),
+        "interleaved": total(("interleaved",)),
+        "speech_alone": total(("speech",)),
+        "reasons": {
+            reason: {**entry, "hours": entry["samples"] / SAMPLE_RATE / 3600, "meaning": REASONS[reason]}
+            for reason, entry in sorted(reasons.items())
+        },
+    }
+
+
+def report(build: Path) -> dict[str, Any]:
+    """Write report/report.json, report/rejects.jsonl and report/index.html; returns the report.
+
+    Raises:
+        ValueError: a stage is not finished, or the hours do not add up with what the shards hold.
+    """
+    settings = recall(build)
+    for name in part_names(build):
+        for table, command in (("units", "units"), ("words", "align")):
+            if marker(build / table / name) is None:
+                raise ValueError(f"{table}/{name}: not finished; run `wordweave {command} {build}` first")
+    folder = build / "report"
+    said = account(build, unaligned=settings.corpus.unaligned, rejects=folder / "rejects.jsonl")
+    index_path = build / "shards" / "index.json"
+    if index_path.is_file():
+        index = json.loads(index_path.read_text())
+        said["shards"] = streams(index)
+        for stream, fate in (("interleaved", "interleaved"), ("speech", "out")):
+            held, want = said["shards"].get(stream, {"samples": 0})["samples"], said[fate]["utterances"]
+            if held != want:
+                raise ValueError(
+                    f"{index_path}: {held} examples of {stream}, but {want} utterances were accepted; run `wordweave interleave {build}`"
+                )
+    write_atomically(folder / "report.json", json.dumps(said, indent=1, sort_keys=True).encode())
+    page = Environment(loader=PackageLoader("pipelines", "data"), autoescape=True).get_template("report.html")
+    write_atomically(
+        folder / "index.html", page.render(build=build.name, report=said, settings=settings).encode()
+    )
+    return said
+
+
+def streams(index: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Shards, examples, tokens per kind and seconds of each stream, both splits together."""
+    found: dict[str, dict[str, Any]] = {}
+    for stream, splits in index["streams"].items():
+        entry: dict[str, Any] = {
+            "shards": 0,
+            "samples": 0,
+            "seconds": 0.0,
+            "bytes": 0,
+            "tokens": Counter(),
+            "valid": 0,
+        }
+        for split, shards in splits.items():
+            for shard in shards:
+                entry["shards"] += 1
+                entry["samples"] += shard["samples"]
+                entry["seconds"] += shard["seconds"]
+                entry["bytes"] += shard["bytes"]
+                entry["tokens"].update(shard["tokens"])
+                entry["valid"] += shard["samples"] if split == "valid" else 0
+        found[stream] = {**entry, "tokens": dict(entry["tokens"])}
+    return found

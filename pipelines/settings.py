@@ -1,0 +1,200 @@
+"""What a build is asked for: one frozen dataclass per section of the TOML file, read and written here."""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+
+def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a value outside the list, naming the list."""
+    if value not in known:
+        raise ValueError(f"{name}: need one of {', '.join(known)}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """[corpus]: what comes in, and which utterances may stay."""
+
+    adapter: str = "jsonl"
+    source: str = ""  # manifest file or dataset folder
+    part_minutes: float = 10.0  # hours of audio per part: the unit of work, retry and resume
+    min_seconds: float = 0.3
+    max_seconds: float = 40.0
+    ids: str = "strict"  # ids a shard key cannot hold: "strict" rejects them, "escape" rewrites them
+    unaligned: str = (
+        "reject"  # recordings without usable word times: "reject", or keep in the "speech" stream
+    )
+
+    def __post_init__(self) -> None:
+        one_of("corpus.ids", self.ids, ("strict", "escape"))
+        one_of("corpus.unaligned", self.unaligned, ("reject", "speech"))
+        if not self.part_minutes > 0:
+            raise ValueError(f"corpus.part_minutes: need more than 0, got {self.part_minutes}")
+        if not 0 < self.min_seconds < self.max_seconds:
+            raise ValueError(
+                f"corpus: need 0 < min_seconds < max_seconds, got {self.min_seconds} and {self.max_seconds}"
+            )
+
+
+@dataclass(frozen=True)
+class UnitsSettings:
+    """[units]: audio to discrete units."""
+
+    encoder: str = "mfcc"  # or a directory or hub name in Hugging Face HuBERT format
+    layer: int = 0  # transformer block whose output is taken; 0 is the last one
+    dtype: str = "float32"
+    device: str = "cpu"
+    clusters: int = 501
+    seed: int = 0
+    fit_hours: float = 20.0  # audio drawn for k-means
+    fit_frames: int = 200_000  # frames drawn from that audio
+    codebook: str = ""  # a finished codebook; empty: fit one
+
+    def __post_init__(self) -> None:
+        if self.clusters < 2:
+            raise ValueError(f"units.clusters: need at least 2, got {self.clusters}")
+        if self.fit_hours <= 0 or self.fit_frames < self.clusters:
+            raise ValueError(
+                f"units: need fit_hours > 0 and fit_frames >= clusters ({self.clusters}), "
+                f"got {self.fit_hours} and {self.fit_frames}"
+            )
+
+
+@dataclass(frozen=True)
+class AlignSettings:
+    """[align]: words to times."""
+
+    backend: str = "pocketsphinx"
+    options: dict[str, Any] = field(default_factory=dict)  # the backend's own settings
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """[text]: the text side of the vocabulary, and documents for the text stream."""
+
+    tokenizer: str = (
+        ""  # tokenizer.json, a Hugging Face tokenizer directory or a SentencePiece model; empty: train a BPE
+    )
+    size: int = 1000  # of the trained BPE
+    documents: list[str] = field(
+        default_factory=list
+    )  # text files, one document a line, or JSONL with "text"
+    writing: str = (
+        "spoken"  # "spoken": lower case without punctuation, as the released model's strings; or "original"
+    )
+
+    def __post_init__(self) -> None:
+        one_of("text.writing", self.writing, ("spoken", "original"))
+        if self.size < 300:
+            raise ValueError(
+                f"text.size: need at least 300 (256 bytes and the special tokens), got {self.size}"
+            )
+
+
+@dataclass(frozen=True)
+class InterleaveSettings:
+    """[interleave]: how words and units are put into one sequence (SPEC: Spirit LM, appendix A)."""
+
+    strategy: str = "spirit"
+    text_words: list[int] = field(default_factory=lambda: [10, 30])
+    speech_words: list[int] = field(default_factory=lambda: [5, 15])
+    seed: int = 0
+    eos: bool = True  # end each document with the tokenizer's end symbol
+
+    def __post_init__(self) -> None:
+        for name, bounds in (("text_words", self.text_words), ("speech_words", self.speech_words)):
+            if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:
+                raise ValueError(
+                    f"interleave.{name}: need [least, most] with 1 <= least <= most, got {bounds}"
+                )
+
+
+@dataclass(frozen=True)
+class ShardsSettings:
+    """[shards]: how examples are put into tars, and what is held out."""
+
+    samples: int = 1000  # examples per shard
+    valid: float = 0.05  # share of the hours held out
+    by: str = "speaker"  # hold out whole speakers, or utterances by "hash"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("shards.by", self.by, ("speaker", "hash"))
+        if self.samples < 1:
+            raise ValueError(f"shards.samples: need at least 1, got {self.samples}")
+        if not 0 <= self.valid < 1:
+            raise ValueError(f"shards.valid: need 0 <= valid < 1, got {self.valid}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole build."""
+
+    build: str = ""
+    corpus: CorpusSettings = CorpusSettings()
+    units: UnitsSettings = UnitsSettings()
+    align: AlignSettings = AlignSettings()
+    text: TextSettings = TextSettings()
+    interleave: InterleaveSettings = InterleaveSettings()
+    shards: ShardsSettings = ShardsSettings()
+
+
+def read(path: Path) -> Settings:
+    """Read a TOML file; unknown sections and keys and wrong types are refused by name."""
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as TOML: {error}") from error
+    try:
+        return _fill(Settings, said, "")
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def write(settings: Settings) -> str:
+    """The TOML text that `read` gives back as equal settings."""
+    return tomli_w.dumps(dataclasses.asdict(settings))
+
+
+def replace(settings: Settings, section: str, **changes: Any) -> Settings:
+    """The settings with some values of one section changed; the values are checked again."""
+    changed = dataclasses.replace(getattr(settings, section), **changes)
+    return dataclasses.replace(settings, **{section: changed})
+
+
+def _fill(record: type, said: dict[str, Any], where: str) -> Any:
+    """Make a settings record from a TOML table."""
+    known = {item.name: item for item in dataclasses.fields(record)}
+    unknown = sorted(said.keys() - known.keys())
+    if unknown:
+        raise ValueError(f"[{where or 'top level'}] has no {unknown}; it knows {sorted(known)}")
+    kinds = typing.get_type_hints(record)
+    values = {}
+    for name, value in said.items():
+        kind, place = kinds[name], f"{where}.{name}" if where else name
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, dict):
+                raise ValueError(f"{place}: need a table [{place}], got {value!r}")
+            values[name] = _fill(typing.cast(type, kind), value, place)
+        else:
+            values[name] = _typed(place, kind, value)
+    return record(**values)
+
+
+def _typed(place: str, kind: Any, value: Any) -> Any:
+    """Check one TOML value against its annotation; whole numbers pass as floats."""
+    outer = typing.get_origin(kind) or kind
+    if outer is float and type(value) is int:
+        return float(value)
+    if isinstance(outer, types.UnionType) or type(value) is not outer:
+        raise ValueError(f"{place}: need a {outer.__name__}, got {value!r}")
+    for inner in typing.get_args(kind)[:1] if outer is list else ():
+        for item in value:
+            _typed(place, inner, item)
+    return value

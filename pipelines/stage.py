@@ -1,0 +1,173 @@
+"""Stage contract and part runner: what a piece of work is, when it is done, and how it survives a crash.
+
+A stage is a frozen dataclass of settings with `setup` (once per worker process) and `make` (one task in, one file out).
+The runner alone knows temporary names and done markers; the engine alone knows workers.
+
+    data  -> temporary name -> fsync -> old marker removed -> os.replace -> done marker
+
+A file counts only while its done marker holds the key of the present settings and inputs, so a kill at any instant
+leaves either the finished file or work to do, never half a file that is read.
+"""
+
+import abc
+import hashlib
+import json
+import os
+import secrets
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corpus.records import Utterance
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of work, retry and resume: make `output` from `inputs` (paths relative to the build)."""
+
+    output: str
+    inputs: tuple[str, ...]
+    key: str  # sha256 of stage, settings, models and input bytes: equal key, equal bytes
+    samples: int  # 16 kHz samples it covers, for progress
+    arguments: tuple = ()
+
+
+class Stage(Protocol):
+    """What an engine runs: `setup` once per worker process, then `make` per task."""
+
+    name: str
+    version: int  # raised when the same settings give other bytes
+    outside_key: tuple[str, ...]  # fields that cannot change a byte: places, devices
+
+    def setup(self) -> None: ...
+
+    def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
+        """Write `temporary`; return what the done marker shall remember (JSON-able, no clock, no host)."""
+        ...
+
+
+class TableStage(abc.ABC):
+    """A stage that maps the rows of one table, in order, to the rows of another: one row out for each row in."""
+
+    schema: pa.Schema
+
+    @abc.abstractmethod
+    def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """One row out per row in, in order; what cannot be used carries its reason in the column `reject`."""
+
+    def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
+        """Map the task's only input table batch by batch and count rows, samples and rejects."""
+        table = pq.read_table(build / task.inputs[0])
+        rows, rejects = 0, {}
+        with pq.ParquetWriter(temporary, self.schema, compression="zstd") as writer:
+            for batch in batches(table):
+                made = self.process(batch)
+                if made.schema != self.schema or made.num_rows != batch.num_rows:
+                    raise AssertionError(
+                        f"{type(self).__name__}: need one row out per row in with its schema"
+                    )
+                writer.write_batch(made)
+                rows += made.num_rows
+                for reason in made.column("reject").to_pylist():
+                    if reason is not None:
+                        rejects[reason] = rejects.get(reason, 0) + 1
+        return {"rows": rows, "rejects": dict(sorted(rejects.items()))}
+
+
+def batches(table: pa.Table, minutes: float = 5.0) -> Iterator[pa.RecordBatch]:
+    """Cut a part into record batches of at most `minutes` of audio (always at least one row): a rule of the data alone."""
+    limit, start, filled = int(minutes * 60 * 16_000), 0, 0
+    samples = table.column("samples").to_pylist() if "samples" in table.column_names else [0] * table.num_rows
+    for row, length in enumerate([*samples, limit + 1]):
+        if row > start and (row == table.num_rows or filled + length > limit):
+            yield table.slice(start, row - start).combine_chunks().to_batches()[0]
+            start, filled = row, 0
+        filled += length
+
+
+def utterance(row: dict[str, Any]) -> Utterance:
+    """The utterance of one manifest row."""
+    return Utterance(**{name: row[name] for name in Utterance.__dataclass_fields__})
+
+
+def key(stage: Stage, inputs: list[str], arguments: tuple = ()) -> str:
+    """sha256 of everything that decides a task's bytes: the stage with its settings, and the hashes of its inputs."""
+    settings = {name: value for name, value in asdict(stage).items() if name not in stage.outside_key}  # type: ignore[call-overload]
+    said = [stage.name, stage.version, settings, inputs, list(arguments)]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def marker(path: Path) -> dict[str, Any] | None:
+    """The done marker beside `path`, or None where there is none or it cannot be read."""
+    try:
+        return json.loads(path.with_name(path.name + ".done").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def done(build: Path, task: Task) -> bool:
+    """Whether the task's output stands, made from the present settings and inputs."""
+    path = build / task.output
+    found = marker(path)
+    return found is not None and found.get("key") == task.key and path.exists()
+
+
+def sha256(path: Path) -> str:
+    """sha256 of a file, hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a small file so that a reader sees the old bytes or the new ones, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name no other worker uses, in the same folder, so that os.replace is one step."""
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def run_task(stage: Stage, build: Path, task: Task) -> str:
+    """Do one task unless it is done; "done", "skipped" or "failed".
+
+    Safe under retries, speculation and kills. A failure is written beside the output as `.failed`, so that the other
+    tasks go on and the driver finds it on any engine.
+    """
+    path = build / task.output
+    failure = path.with_name(path.name + ".failed")
+    if done(build, task):
+        return "skipped"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        said = stage.make(build, task, temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        said = {"key": task.key, "sha256": sha256(temporary), "bytes": temporary.stat().st_size, **said}
+        # first the old marker goes: new data under an old marker would pass for the old settings' work
+        path.with_name(path.name + ".done").unlink(missing_ok=True)
+        os.replace(temporary, path)
+        write_atomically(path.with_name(path.name + ".done"), json.dumps(said, sort_keys=True).encode())
+        failure.unlink(missing_ok=True)
+    except Exception as error:
+        temporary.unlink(missing_ok=True)
+        line = (
+            f"{type(error).__name__}: {error}" if not isinstance(error, ValueError | OSError) else str(error)
+        )
+        write_atomically(
+            failure, json.dumps({"error": line, "traceback": traceback.format_exc()}, indent=1).encode()
+        )
+        return "failed"
+    return "done"

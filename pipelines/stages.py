@@ -1,0 +1,200 @@
+"""The stages of a build: frozen settings, models loaded in `setup`, and a pure function on record batches."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aligners import load_aligner
+from corpus.audio import decode
+from corpus.records import Reject, Utterance
+from pipelines.stage import TableStage, Task, utterance
+
+UNITS = pa.schema(
+    [("id", pa.string()), ("units", pa.list_(pa.int16())), ("reject", pa.string()), ("detail", pa.string())]
+)
+WORD = pa.struct(
+    [
+        ("text", pa.string()),
+        ("spoken", pa.string()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("confidence", pa.float32()),
+    ]
+)
+WORDS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("words", pa.list_(WORD)),
+        ("quality", pa.string()),
+        ("reject", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+
+def decoded(batch: pa.RecordBatch) -> Iterator[tuple[Utterance | None, np.ndarray | None, Reject | None]]:
+    """Each manifest row with its waveform, or with the reason why it has none."""
+    for row in batch.to_pylist():
+        if row["reject"] is not None:
+            yield None, None, Reject(row["reject"], row["detail"])
+            continue
+        item = utterance(row)
+        try:
+            yield item, decode(item), None
+        except Reject as reject:
+            yield item, None, reject
+
+
+@dataclass(frozen=True)
+class EncodeUnits(TableStage):
+    """Utterances -> units, one per frame. What cannot be encoded carries its reason in `reject`."""
+
+    encoder: str
+    layer: int | None
+    dtype: str
+    device: str
+    encoder_identity: str
+    codebook: str
+    codebook_hash: str
+    name: ClassVar[str] = "units"
+    version: ClassVar[int] = 1
+    outside_key: ClassVar[tuple[str, ...]] = ("encoder", "device", "codebook")
+    schema: ClassVar[pa.Schema] = UNITS
+
+    def setup(self) -> None:
+        object.__setattr__(
+            self, "_encoder", one_thread_encoder(self.encoder, self.layer, self.device, self.dtype)
+        )
+        from units import kmeans
+
+        object.__setattr__(self, "_codebook", kmeans.load(self.codebook))
+
+    def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        encoder, codebook = self._encoder, self._codebook  # type: ignore[attr-defined]
+        rows = list(decoded(batch))
+        waves = [wave for _, wave, _ in rows if wave is not None]
+        features = iter(encoder.encode(waves))
+        units: list[np.ndarray | None] = []
+        rejects: list[Reject | None] = []
+        for _, wave, reject in rows:
+            frames = next(features) if wave is not None else None
+            if frames is not None and len(frames) == 0:
+                reject = Reject("units.too_short", f"{len(wave)} samples, need {encoder.minimum}")
+            rejects.append(reject)
+            units.append(None if reject else codebook.assign(frames).astype(np.int16))
+        return pa.record_batch(
+            [batch.column("id"), pa.array(units, UNITS.field("units").type), *reasons(rejects)], schema=UNITS
+        )
+
+
+@dataclass(frozen=True)
+class AlignWords(TableStage):
+    """Utterances -> word times, by any aligner. Failure is a value: the reason stands in `reject`."""
+
+    backend: str
+    settings: tuple[tuple[str, Any], ...]
+    aligner_identity: str
+    name: ClassVar[str] = "align"
+    version: ClassVar[int] = 1
+    outside_key: ClassVar[tuple[str, ...]] = ()
+    schema: ClassVar[pa.Schema] = WORDS
+
+    def setup(self) -> None:
+        object.__setattr__(self, "_aligner", load_aligner(self.backend, **dict(self.settings)))
+
+    def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        rows = list(decoded(batch))
+        items = [(item, wave) for item, wave, _ in rows if item is not None and wave is not None]
+        alignments = iter(self._aligner.align(items))  # type: ignore[attr-defined]
+        words, quality, rejects = [], [], []
+        for _, wave, reject in rows:
+            alignment = next(alignments) if wave is not None else None
+            reject = reject or (alignment.reject if alignment else None)
+            kept = alignment.words if alignment and not reject else None
+            words.append(kept and [{name: getattr(word, name) for name in WORD.names} for word in kept])
+            quality.append(json.dumps(alignment.quality, sort_keys=True) if alignment else None)
+            rejects.append(reject)
+        columns = [
+            batch.column("id"),
+            pa.array(words, WORDS.field("words").type),
+            pa.array(quality, pa.string()),
+        ]
+        return pa.record_batch([*columns, *reasons(rejects)], schema=WORDS)
+
+
+@dataclass(frozen=True)
+class SampleFrames:
+    """Utterances -> a random share of their feature frames, for k-means: (rows, D) float32.
+
+    Whether an utterance and a frame is taken hangs on (seed, id) alone, so that any engine and worker count draws the
+    same frames.
+    """
+
+    encoder: str
+    layer: int | None
+    dtype: str
+    device: str
+    encoder_identity: str
+    seed: int
+    utterance_share: float
+    frame_share: float
+    name: ClassVar[str] = "fit units"
+    version: ClassVar[int] = 1
+    outside_key: ClassVar[tuple[str, ...]] = ("encoder", "device")
+
+    def setup(self) -> None:
+        object.__setattr__(
+            self, "_encoder", one_thread_encoder(self.encoder, self.layer, self.device, self.dtype)
+        )
+
+    def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
+        """Write the drawn frames of one manifest part as a Parquet column of fixed-size lists."""
+        from pipelines.stage import batches
+
+        encoder = self._encoder  # type: ignore[attr-defined]
+        column = pa.list_(pa.float32(), encoder.dimension)
+        schema, count = pa.schema([("frame", column)]), 0
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for batch in batches(pq.read_table(build / task.inputs[0])):
+                taken = [self.draw(name) < self.utterance_share for name in batch.column("id").to_pylist()]
+                rows = [row for row in decoded(batch.filter(pa.array(taken))) if row[1] is not None]
+                for (item, _, _), frames in zip(rows, encoder.encode([row[1] for row in rows]), strict=True):
+                    rng = np.random.default_rng(int.from_bytes(self.digest(item.id), "big"))  # type: ignore[union-attr]
+                    kept = np.ascontiguousarray(
+                        frames[rng.random(len(frames)) < self.frame_share], np.float32
+                    )
+                    flat = pa.FixedSizeListArray.from_arrays(pa.array(kept.ravel()), type=column)
+                    writer.write_batch(pa.record_batch([flat], schema=schema))
+                    count += len(kept)
+        return {"frames": count}
+
+    def digest(self, name: str) -> bytes:
+        """sha256 of (seed, id)."""
+        return hashlib.sha256(f"{self.seed}|frames|{name}".encode()).digest()
+
+    def draw(self, name: str) -> float:
+        """A number in [0, 1) that hangs on (seed, id) alone."""
+        return int.from_bytes(self.digest(name)[:8], "little") / 2**64
+
+
+def reasons(rejects: list[Reject | None]) -> tuple[pa.Array, pa.Array]:
+    """The columns `reject` and `detail`."""
+    codes = pa.array([reject.reason if reject else None for reject in rejects], pa.string())
+    return codes, pa.array([reject.detail if reject else None for reject in rejects], pa.string())
+
+
+def one_thread_encoder(name: str, layer: int | None, device: str, dtype: str) -> Any:
+    """Load an encoder in a worker: one thread each, so that workers share the cores and results hang on no core count."""
+    import torch
+
+    from units.encoders import load_encoder
+
+    torch.set_num_threads(1)
+    return load_encoder(name, layer=layer, device=device, dtype=dtype)

@@ -1,0 +1,26 @@
+"""Shared cases: real speech where it is there, and a small spoken corpus made on the spot."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_speech() -> Path:
+    """Folder of real recorded speech (WORDWEAVE_SPEECH, else ../shared/speech); skips where it is absent."""
+    folder = Path(os.environ.get("WORDWEAVE_SPEECH", ROOT.parent / "shared" / "speech"))
+    if not (folder / "dev" / "manifest.jsonl").is_file():
+        pytest.skip(f"no real speech at {folder}; set WORDWEAVE_SPEECH")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spoken_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifest of 24 utterances of four voices, synthesised once per test process."""
+    pytest.importorskip("espeakng_loader", reason="the demo extra speaks the test corpus")
+    from corpus.synth import synthesise
+
+    return synthesise(tmp_path_factory.mktemp("spoken"), utterances=24, voices=4, seed=1)

@@ -1,0 +1,269 @@
+"""The front door: one click command per step. Heavy imports stay inside commands, so that `--help` is instant."""
+
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pipelines.run import Engine
+    from pipelines.settings import Settings
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="wordweave")
+def cli() -> None:
+    """Recordings, transcripts and text in; interleaved speech-text shards and a language model out."""
+
+
+def command(group: click.Group, name: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command that prints its result as the last line and turns a user's mistake into one line on stderr.
+
+    The function returns a dict; the line is `key=value` words, or JSON with --json. ValueError is bad data or a failed
+    stage (exit 1); click.UsageError is bad usage (exit 2).
+    """
+
+    def make(function: Callable[..., Any]) -> click.Command:
+        @functools.wraps(function)
+        def run(*, as_json: bool, **arguments: Any) -> None:
+            try:
+                result = function(**arguments)
+            except ValueError as error:
+                raise Failed(str(error)) from error
+            except OSError as error:
+                raise Failed(f"{error.filename or 'file'}: {error.strerror or error}") from error
+            except KeyboardInterrupt:
+                raise Failed(
+                    "stopped; finished parts are kept, the same command goes on from there"
+                ) from None
+            if as_json:
+                click.echo(json.dumps(result, sort_keys=True, default=str))
+            elif result:
+                click.echo(" ".join(f"{key}={brief(value)}" for key, value in result.items()))
+
+        said = click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+        return group.command(name)(said(run))
+
+    return make
+
+
+class Failed(click.ClickException):
+    """Bad data or a failed stage: one line, exit 1."""
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"wordweave: {' '.join(self.format_message().split())}", err=True)
+
+
+def brief(value: Any) -> str:
+    """A value for the result line."""
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else json.dumps(value)
+        if isinstance(value, dict | list)
+        else str(value)
+    )
+
+
+def say(line: str) -> None:
+    """Talk goes to stderr."""
+    click.echo(line, err=True)
+
+
+def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every stage command, given to it as one `engine`."""
+
+    @click.option(
+        "--engine",
+        type=click.Choice(["beam", "local"]),
+        default="beam",
+        help="Who runs the parts.",
+        show_default=True,
+    )
+    @click.option(
+        "--workers", type=click.IntRange(min=1), default=1, help="Worker processes.", show_default=True
+    )
+    @click.argument("engine_words", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE OPTIONS]")
+    @functools.wraps(function)
+    def with_engine(*, engine: str, workers: int, engine_words: tuple[str, ...], **arguments: Any) -> Any:
+        from pipelines.run import Engine
+
+        return function(engine=Engine(engine, workers, engine_words), **arguments)
+
+    return with_engine
+
+
+def read_settings(config: Path | None) -> "Settings":
+    """Settings from a TOML file; a mistake in it is bad usage."""
+    from pipelines import settings
+
+    try:
+        return settings.read(config) if config else settings.Settings()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def settings_of(build: Path, config: Path | None) -> "Settings":
+    """The settings a stage runs with: --config where given (then remembered in the build), else the build's own."""
+    from pipelines import build as steps
+
+    steps.part_names(build)
+    if config is None:
+        return steps.recall(build)
+    asked, made = read_settings(config), steps.recall(build)
+    settings = dataclasses.replace(
+        asked, build=made.build, corpus=dataclasses.replace(made.corpus, unaligned=asked.corpus.unaligned)
+    )
+    steps.remember(build, settings)
+    return settings
+
+
+config_option = click.option(
+    "--config", type=FILE, help="TOML file, see config/demo.toml. Without it: the build's own settings."
+)
+
+
+@command(cli)
+@click.argument("folder", type=FOLDER)
+@click.option("--utterances", type=click.IntRange(min=1), default=240, show_default=True)
+@click.option("--voices", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def synth(folder: Path, utterances: int, voices: int, seed: int) -> dict[str, Any]:
+    """Make a small spoken corpus in FOLDER: audio, manifest.jsonl, true word times, text. Same seed, same bytes."""
+    from tqdm import tqdm
+
+    from corpus.synth import synthesise
+
+    with tqdm(total=utterances, desc="synth", unit="utterance", file=sys.stderr) as bar:
+        manifest = synthesise(folder, utterances=utterances, voices=voices, seed=seed, progress=bar.update)
+    return {"manifest": str(manifest), "utterances": utterances}
+
+
+@command(cli)
+@click.argument("adapter", type=click.Choice(["jsonl", "librispeech"]))
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("build", type=FOLDER)
+@config_option
+def ingest(adapter: str, source: Path, build: Path, config: Path | None) -> dict[str, Any]:
+    """Read SOURCE into the manifest of BUILD; what cannot be used stays in it with a reason."""
+    from pipelines import build as steps
+    from pipelines import settings
+
+    asked = settings.replace(read_settings(config), "corpus", adapter=adapter, source=str(source))
+    return steps.ingest(build, dataclasses.replace(asked, build=str(build)), say=say)
+
+
+@cli.group()
+def fit() -> None:
+    """Fit a tokenizer's model on a build."""
+
+
+@command(fit, "units")
+@click.argument("build", type=FOLDER)
+@config_option
+@engine_options
+def fit_units(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
+    """Fit the k-means codebook of BUILD on frames drawn from all its parts."""
+    from pipelines import build as steps
+
+    return {"codebook": str(steps.fit_units(build, settings_of(build, config), engine, say=say))}
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+@config_option
+@engine_options
+def units(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
+    """Encode every utterance of BUILD into units."""
+    from pipelines import build as steps
+
+    return steps.encode(build, settings_of(build, config), engine)
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+@config_option
+@engine_options
+def align(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
+    """Find the time of every word of BUILD."""
+    from pipelines import build as steps
+
+    return steps.align(build, settings_of(build, config), engine)
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+@config_option
+@engine_options
+def interleave(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
+    """Interleave words and units of BUILD and write its speech, text and interleaved shards."""
+    from pipelines import build as steps
+
+    return steps.interleave(build, settings_of(build, config), engine, say=say)
+
+
+@command(cli)
+@click.argument("config", type=FILE)
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    help="Manifest or folder, in place of the file's [corpus] source.",
+)
+@click.option("--build", "folder", type=FOLDER, help="Where to build, in place of the file's `build`.")
+@engine_options
+def build(config: Path, source: Path | None, folder: Path | None, engine: "Engine") -> dict[str, Any]:
+    """Run every stage as CONFIG says: ingest, fit, units, align, interleave, report. Finished parts are kept."""
+    from pipelines import build as steps
+    from pipelines import report as reports
+    from pipelines import settings
+
+    asked = read_settings(config)
+    if source is not None:
+        asked = settings.replace(asked, "corpus", source=str(source))
+    if folder is not None:
+        asked = dataclasses.replace(asked, build=str(folder))
+    for name, value, flag in (
+        ("build", asked.build, "--build"),
+        ("corpus.source", asked.corpus.source, "--source"),
+    ):
+        if not value:
+            raise click.UsageError(f"{config.name}: {name} is empty; set it there or give {flag}")
+    if not Path(asked.corpus.source).exists():
+        raise click.UsageError(f"corpus.source: no such file or folder {asked.corpus.source}")
+    place = Path(asked.build)
+    steps.ingest(place, asked, say=say)
+    steps.fit_units(place, asked, engine, say=say)
+    steps.encode(place, asked, engine)
+    steps.align(place, asked, engine)
+    steps.interleave(place, asked, engine, say=say)
+    return brief_report(reports.report(place), place)
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+def report(build: Path) -> dict[str, Any]:
+    """Account for every second of BUILD: report.json, rejects.jsonl, and a page to look at."""
+    from pipelines import report as reports
+
+    return brief_report(reports.report(build), build)
+
+
+def brief_report(said: dict[str, Any], build: Path) -> dict[str, Any]:
+    """The result line of `build` and `report`; the reasons go to stderr."""
+    for reason, entry in said["reasons"].items():
+        say(f"  {entry['utterances']:>6} utterances  {entry['hours']:8.4f} h  {reason}: {entry['meaning']}")
+    words = {f"hours_{name}": said[name]["hours"] for name in ("in", "out", "rejected")}
+    words |= {f"utterances_{name}": said[name]["utterances"] for name in ("in", "out", "rejected")}
+    return {**words, "report": str(build / "report" / "index.html")}
+
+
+if __name__ == "__main__":
+    cli()
