@@ -1,0 +1,336 @@
+"""The manifest: one row per utterance that came in, good or rejected, in Parquet parts of equal length."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corpus.records import SAMPLE_RATE, Reject, Utterance
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("key", pa.string()),  # the id as a shard can hold it; null where rejected
+        pa.field("audio", pa.string(), nullable=False),
+        pa.field("first_frame", pa.int64(), nullable=False),  # counted at sample_rate, like frames
+        pa.field("frames", pa.int64(), nullable=False),
+        pa.field("sample_rate", pa.int32(), nullable=False),  # Hz
+        pa.field("samples", pa.int64(), nullable=False),  # at 16 kHz; 0 where the header could not be read
+        pa.field("text", pa.string()),
+        pa.field("speaker", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("licence", pa.string()),
+        pa.field("alignment", pa.string()),
+        pa.field("reject", pa.string()),  # null or a code of corpus.records.REASONS
+        pa.field("detail", pa.string()),
+    ]
+)
+
+ROWS_PER_PART = 5000  # rows without samples end a part too, so that memory is bounded
+KEY_LENGTH = 200  # characters
+DETAIL_LENGTH = 500  # characters
+SUMMARY = "manifest.json"  # written last: a folder without it holds no finished manifest
+STRINGS = ("id", "audio", "text", "speaker", "language", "licence", "alignment")
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """An utterance that an adapter had to give up: what is known of it (frames: 0 if unknown), and why."""
+
+    utterance: Utterance
+    reject: Reject
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestSummary:
+    """What a manifest holds. Samples are counted at 16 kHz."""
+
+    parts: int
+    utterances: int  # good rows
+    samples: int  # of the good rows
+    rejected: dict[str, int]  # reason -> rows
+    rejected_samples: dict[str, int]  # reason -> samples, as far as they are known
+
+    @property
+    def rows(self) -> int:
+        """All rows, good and rejected."""
+        return self.utterances + sum(self.rejected.values())
+
+    @property
+    def samples_in(self) -> int:
+        """All samples that came in, good and rejected."""
+        return self.samples + sum(self.rejected_samples.values())
+
+
+def escape_id(id: str) -> str:
+    """Write an id with letters, digits, '_', '-' and '=' only; different ids stay different.
+
+    >>> escape_id("a/b.c"), escape_id("a=2Fb"), escape_id("é")
+    ('a=2Fb=2Ec', 'a=3D2Fb', '=C3=A9')
+    """
+    return re.sub(rb"[^A-Za-z0-9_-]", lambda byte: b"=%02X" % byte[0][0], id.encode()).decode()
+
+
+def write_manifest(
+    rows: Iterable[Utterance | RejectedRow],
+    folder: str | os.PathLike[str],
+    *,
+    part_minutes: float = 30.0,
+    min_seconds: float = 0.3,
+    max_seconds: float = 40.0,
+    ids: str = "strict",
+    transcripts: str = "required",
+) -> ManifestSummary:
+    """Check rows and write them, in their order, as Parquet parts and a summary.
+
+    A row that cannot be used keeps its place, with its reason in `reject`: every second that came in counts.
+    The same rows give the same bytes, and a file that is there with the same bytes is left untouched. Killed
+    at any moment, the folder holds the old manifest, the new one, or none that `parts` accepts. Memory does
+    not grow with the number of rows.
+
+    Args:
+        rows: as the adapters yield them.
+        folder: the manifest's own folder. While writing, a folder beside it (`.NAME.unfinished`) is used.
+        part_minutes: a part ends when its rows, good and rejected, are this long together, or are 5000.
+        min_seconds, max_seconds: other lengths are rejected.
+        ids: "strict" rejects an id that a shard key cannot hold, "escape" writes the key with `escape_id`.
+        transcripts: "required" rejects an utterance without text, "optional" keeps it, for the speech stream.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+    if not part_minutes > 0:
+        raise ValueError(f"manifest.part_minutes: need more than 0, got {part_minutes}")
+    if not 0 <= min_seconds <= max_seconds:
+        raise ValueError(
+            f"manifest: need 0 <= min_seconds <= max_seconds, got {min_seconds} and {max_seconds}"
+        )
+    if ids not in ("strict", "escape"):
+        raise ValueError(f"manifest.ids: need 'strict' or 'escape', got {ids!r}")
+    if transcripts not in ("required", "optional"):
+        raise ValueError(f"manifest.transcripts: need 'required' or 'optional', got {transcripts!r}")
+
+    def check(utterance: Utterance, new: bool) -> None:
+        _check_id(utterance.id, escape=ids == "escape", new=new)
+        _check_length(utterance.seconds, min_seconds, max_seconds)
+        _check_text(utterance.text, required=transcripts == "required")
+
+    folder = Path(folder)
+    unfinished = folder.parent / f".{folder.name}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    unfinished.mkdir(parents=True)
+    try:
+        checked = _checked(rows, check, unfinished / "ids.sqlite")
+        summary, listing = _write_parts(checked, unfinished, part_minutes * 60 * SAMPLE_RATE)
+        content = {
+            "version": 1,
+            "settings": {
+                "part_minutes": part_minutes,
+                "min_seconds": min_seconds,
+                "max_seconds": max_seconds,
+                "ids": ids,
+                "transcripts": transcripts,
+            },
+            **asdict(summary),
+            "parts": listing,
+        }
+        (unfinished / SUMMARY).write_text(
+            json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
+        _publish(unfinished, folder, [part["name"] for part in listing])
+    finally:
+        shutil.rmtree(unfinished)
+    return summary
+
+
+def read_summary(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read `manifest.json`: the settings, the counts, and name, rows, samples and sha256 of every part.
+
+    Raises:
+        ValueError: there is no finished manifest.
+    """
+    path = Path(folder) / SUMMARY
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder}: no finished manifest; run `wordweave ingest`") from error
+
+
+def parts(folder: str | os.PathLike[str]) -> list[Path]:
+    """List the parts of a finished manifest, in order.
+
+    Raises:
+        ValueError: there is no finished manifest.
+    """
+    return [Path(folder) / part["name"] for part in read_summary(folder)["parts"]]
+
+
+def read_part(path: str | os.PathLike[str]) -> pa.Table:
+    """Read one part.
+
+    Raises:
+        ValueError: the file is not a part of a manifest.
+    """
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); run `wordweave ingest` again") from error
+    if not table.schema.equals(SCHEMA):
+        raise ValueError(f"{path}: not a manifest part, its columns are {table.schema.names}")
+    return table
+
+
+def utterances(table: pa.Table | pa.RecordBatch) -> Iterator[Utterance | None]:
+    """Turn the rows of a part into utterances, in order; None where a row is rejected."""
+    for row in table.select([*Utterance.__dataclass_fields__, "reject"]).to_pylist():
+        reject = row.pop("reject")
+        yield Utterance(**row) if reject is None else None
+
+
+def _checked(
+    rows: Iterable[Utterance | RejectedRow], check: Callable[[Utterance, bool], None], seen: Path
+) -> Iterator[dict[str, Any]]:
+    """Turn rows into dicts of SCHEMA; ids that occurred are kept in a database file, not in memory."""
+    with closing(sqlite3.connect(seen)) as database:
+        database.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+            "CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID"
+        )
+        for row in rows:
+            utterance, reject = (row, None) if isinstance(row, Utterance) else (row.utterance, row.reject)
+            utterance, unstorable = _storable(utterance)
+            reject = reject or unstorable
+            new = database.execute("INSERT OR IGNORE INTO ids VALUES (?)", (utterance.id,)).rowcount == 1
+            if reject is None:
+                try:
+                    check(utterance, new)
+                except Reject as raised:
+                    reject = raised
+            yield {
+                **{name: getattr(utterance, name) for name in utterance.__dataclass_fields__},
+                "key": None if reject else escape_id(utterance.id),
+                "samples": utterance.samples,
+                "reject": reject and reject.reason,
+                "detail": reject and _one_line(reject.detail),
+            }
+
+
+def _storable(utterance: Utterance) -> tuple[Utterance, Reject | None]:
+    """Replace what UTF-8 cannot hold (half a surrogate pair, from JSON or from a file name)."""
+    strings = {name: getattr(utterance, name) or "" for name in STRINGS}
+    broken: dict[str, Any] = {name: _utf8(value) for name, value in strings.items() if _utf8(value) != value}
+    if not broken:
+        return utterance, None
+    reject = Reject("manifest.bad_field", f"{', '.join(broken)}: need text that UTF-8 can hold")
+    return replace(utterance, **broken), reject
+
+
+def _utf8(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _one_line(detail: str) -> str:
+    line = " ".join(_utf8(detail).split())
+    return line if len(line) <= DETAIL_LENGTH else line[: DETAIL_LENGTH - 3] + "..."
+
+
+def _check_id(id: str, *, escape: bool, new: bool) -> None:
+    key = escape_id(id)
+    if not id or (key != id and not escape):
+        way_out = "rename it, or ingest with ids = 'escape'" if id else "give it one"
+        raise Reject("id.unsafe", f"id {id!r}: need letters, digits, '_' and '-'; {way_out}")
+    if len(key) > KEY_LENGTH:
+        raise Reject("id.unsafe", f"id {id!r}: need a key of at most {KEY_LENGTH} characters, got {len(key)}")
+    if not new:
+        raise Reject("id.duplicate", f"id {id!r}: a row before has it")
+
+
+def _check_length(seconds: float, shortest: float, longest: float) -> None:
+    if seconds < shortest:
+        raise Reject("audio.too_short", f"need at least {shortest:g} s, got {seconds:.3f} s")
+    if seconds > longest:
+        raise Reject(
+            "audio.too_long", f"need at most {longest:g} s, got {seconds:.3f} s; cut it with start and end"
+        )
+
+
+def _check_text(text: str | None, *, required: bool) -> None:
+    if text is None and required:
+        raise Reject(
+            "text.missing", "no transcript; ingest with transcripts = 'optional' to keep it as speech"
+        )
+    if text is not None and not any(character.isalnum() for character in text):
+        raise Reject("text.empty", f"transcript {text!r}: need a letter or a digit")
+
+
+def _write_parts(
+    rows: Iterable[dict[str, Any]], folder: Path, samples_per_part: float
+) -> tuple[ManifestSummary, list[dict[str, Any]]]:
+    """Write rows as parts into `folder`; return the totals and one entry of `manifest.json` for each part."""
+    counts: Counter[str | None] = Counter()  # reason, None where good -> rows
+    samples: Counter[str | None] = Counter()
+    listing: list[dict[str, Any]] = []
+    for part in _cut(rows, samples_per_part):
+        for row in part:
+            counts[row["reject"]] += 1
+            samples[row["reject"]] += row["samples"]
+        path = folder / f"part-{len(listing):05d}.parquet"
+        pq.write_table(pa.Table.from_pylist(part, SCHEMA), path, compression="zstd")
+        listing.append(
+            {
+                "name": path.name,
+                "rows": len(part),
+                "samples": sum(row["samples"] for row in part),
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            }
+        )
+    good, good_samples = counts.pop(None, 0), samples.pop(None, 0)
+    reasons = sorted(filter(None, counts))
+    rejected = {reason: counts[reason] for reason in reasons}
+    rejected_samples = {reason: samples[reason] for reason in reasons}
+    return ManifestSummary(len(listing), good, good_samples, rejected, rejected_samples), listing
+
+
+def _cut(rows: Iterable[dict[str, Any]], samples_per_part: float) -> Iterator[list[dict[str, Any]]]:
+    """Cut rows into lists that end with the row that makes them long enough."""
+    part: list[dict[str, Any]] = []
+    samples = 0
+    for row in rows:
+        part.append(row)
+        samples += row["samples"]
+        if samples >= samples_per_part or len(part) == ROWS_PER_PART:
+            yield part
+            part, samples = [], 0
+    if part:
+        yield part
+
+
+def _publish(unfinished: Path, folder: Path, names: list[str]) -> None:
+    """Move a finished manifest to its place; from the first step to the last, `parts` finds none there."""
+    folder.mkdir(exist_ok=True)
+    changed = [name for name in [*names, SUMMARY] if not _same_bytes(unfinished / name, folder / name)]
+    surplus = [path for path in folder.glob("part-*.parquet") if path.name not in set(names)]
+    if not changed and not surplus:
+        return
+    (folder / SUMMARY).unlink(missing_ok=True)
+    for path in surplus:
+        path.unlink()
+    for name in changed:
+        if name != SUMMARY:
+            os.replace(unfinished / name, folder / name)
+    os.replace(unfinished / SUMMARY, folder / SUMMARY)
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return other.exists() and one.read_bytes() == other.read_bytes()
