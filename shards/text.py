@@ -1,0 +1,207 @@
+"""Written text <-> ids: one face for Hugging Face `tokenizers` files and SentencePiece models, and a BPE to train."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BOS, EOS = "<s>", "</s>"
+"""The two special tokens of a BPE trained here."""
+
+_PROBES = ("they went out together", "word by word, and so on.")
+
+
+class Tokenizer:
+    """Text <-> ids of one tokenizer file.
+
+    Every encoding here starts as a word in the middle of a sentence does: with the leading space (byte-level BPE) or
+    the dummy prefix (SentencePiece) of that tokenizer. So any span of words is a slice of `encode_words`, and no
+    special token is ever read out of running text: a transcript that holds "</s>" does not end a document.
+
+    Attributes:
+        content: the bytes of the file; `sha256` is their hash.
+        file: "tokenizer.json" or "tokenizer.model", the name it is stored under.
+        bos, eos: ids that open and close a document, or None.
+        pieces: one piece per id; None where the ids have a hole.
+        size: number of ids, len(pieces).
+    """
+
+    def __init__(self, content: bytes, file: str, bos: int | None = None, eos: int | None = None):
+        self.content = content
+        self.file = file
+        self._model = _HuggingFace(content) if file == "tokenizer.json" else _SentencePiece(content)
+        self.pieces: tuple[str | None, ...] = self._model.pieces
+        self.size = len(self.pieces)
+        self.bos, self.eos = bos, eos
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        for name, value in (("bos", bos), ("eos", eos)):
+            if value is not None and not 0 <= value < self.size:
+                raise ValueError(f"tokenizer {name}: need an id in [0, {self.size}), got {value}")
+        self._prefix = self._find_prefix()
+
+    def __reduce__(self) -> tuple:
+        return Tokenizer, (self.content, self.file, self.bos, self.eos)
+
+    def _find_prefix(self) -> str:
+        """What goes before a word so that it is tokenised as in running text: a space, or nothing (the model adds
+        it)."""
+        for prefix in ("", " "):
+            for probe in _PROBES:
+                first, *rest = probe.split(" ")
+                together = self._model.encode([probe])[0]
+                apart = self._model.encode([first, *(prefix + word for word in rest)])
+                if together != [id for ids in apart for id in ids]:
+                    break
+            else:
+                return prefix
+        raise ValueError(
+            f"{self.file}: a sentence must tokenise as its words do one by one, this tokenizer differs"
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of running text, as it stands inside a sentence; no BOS, no EOS."""
+        return self._model.encode([self._prefix + text])[0] if text else []
+
+    def encode_words(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of words, each tokenised alone, so that words [a, b) are ids[ends[a-1]:ends[b-1]].
+
+        Returns:
+            ids: (M,) int32.
+            ends: (W,) int32, number of ids up to and including each word.
+        """
+        encoded = self._model.encode([self._prefix + word for word in words])
+        lengths = np.fromiter(map(len, encoded), dtype=np.int32, count=len(encoded))
+        ids = np.fromiter((id for word in encoded for id in word), dtype=np.int32, count=int(lengths.sum()))
+        return ids, np.cumsum(lengths, dtype=np.int32)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, without the space that `encode` puts in front; special tokens are written out."""
+        return self._model.decode([int(id) for id in ids]).removeprefix(self._prefix)
+
+
+class _HuggingFace:
+    def __init__(self, content: bytes):
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
+        from tokenizers import Tokenizer as Backend
+
+        try:
+            self._backend: Any = Backend.from_str(content.decode("utf-8"))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"tokenizer.json: not a tokenizers file: {error}") from error
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._backend.encode_special_tokens = True
+        known = self._backend.get_vocab(with_added_tokens=True)
+        pieces: list[str | None] = [None] * (1 + max(known.values(), default=-1))
+        for piece, id in known.items():
+            pieces[id] = piece
+        self.pieces = tuple(pieces)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        return [found.ids for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: list[int]) -> str:
+        return self._backend.decode(ids, skip_special_tokens=False)
+
+
+class _SentencePiece:
+    def __init__(self, content: bytes):
+        from sentencepiece import SentencePieceProcessor
+
+        try:
+            self._backend: Any = SentencePieceProcessor(model_proto=content)
+        except RuntimeError as error:
+            raise ValueError(f"tokenizer.model: not a SentencePiece model: {error}") from error
+        size = self._backend.get_piece_size()
+        self.pieces: tuple[str | None, ...] = tuple(self._backend.id_to_piece(list(range(size))))
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        return self._backend.encode(texts)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._backend.decode(ids)
+
+
+def train_bpe(texts: Iterable[str], path: Path | str, *, size: int) -> Tokenizer:
+    """Train a byte-level BPE on texts and write it to `path` as a tokenizer.json.
+
+    Ids 0 and 1 are `<s>` and `</s>`, 2 to 257 the bytes. The same texts give the same bytes. `texts` is read once;
+    what is held in memory is the count of each distinct word, not the text.
+
+    Args:
+        size: number of ids wanted, at least 258; a small corpus may give fewer.
+    """
+    if size < 258:
+        raise ValueError(f"bpe size: need at least 258 (256 bytes, {BOS} and {EOS}), got {size}")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    backend: Any = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[BOS, EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator((f" {text}" for text in texts), trainer)
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(backend.to_str(pretty=False), encoding="utf-8")
+    os.replace(partial, path)
+    return load_tokenizer(path)
+
+
+def load_tokenizer(path: Path | str) -> Tokenizer:
+    """Load a `tokenizer.json`, a SentencePiece `.model`, or a Hugging Face tokenizer directory that holds one of
+    them.
+
+    BOS and EOS come from tokenizer_config.json, else special_tokens_map.json beside the file, else from the
+    SentencePiece model, else they are `<s>` and `</s>` where the file has such pieces. Nothing is fetched.
+
+    Raises:
+        ValueError: there is no tokenizer at `path`, or it cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()]
+        if not found:
+            raise ValueError(
+                f"{path}: need a tokenizer.json or a tokenizer.model in this folder, found neither"
+            )
+        path = found[0]
+    if not path.is_file():
+        raise ValueError(f"{path}: no such tokenizer file")
+    try:
+        if path.suffix == ".model":
+            tokenizer = Tokenizer(path.read_bytes(), "tokenizer.model")
+            bos, eos = tokenizer._model._backend.bos_id(), tokenizer._model._backend.eos_id()
+            ids = {"bos": None if bos < 0 else bos, "eos": None if eos < 0 else eos}
+        else:
+            tokenizer = Tokenizer(path.read_bytes(), "tokenizer.json")
+            ids = _special_ids(path.parent, tokenizer.pieces)
+        return Tokenizer(tokenizer.content, tokenizer.file, **ids)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _special_ids(folder: Path, pieces: tuple[str | None, ...]) -> dict[str, int | None]:
+    """Ids of BOS and EOS as the files beside a tokenizer.json name them."""
+    named: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the later one wins
+        if (folder / name).is_file():
+            named |= json.loads((folder / name).read_text(encoding="utf-8"))
+    ids: dict[str, int | None] = {}
+    for key, default in (("bos", BOS), ("eos", EOS)):
+        piece = named.get(f"{key}_token", default)
+        piece = piece.get("content") if isinstance(piece, dict) else piece
+        if piece is not None and piece not in pieces and f"{key}_token" in named:
+            raise ValueError(f"{key}_token: need one of the tokenizer's pieces, got {piece!r}")
+        ids[key] = pieces.index(piece) if piece in pieces else None
+    return ids

@@ -1,0 +1,121 @@
+"""One utterance, tokenised: what every interleaving is drawn from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from shards.stream import PITCH_RATE, STYLE_RATE
+from shards.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedUtterance:
+    """Raw streams and words of one utterance, with F frames, W words and M text ids.
+
+    Words may touch but not run backwards: starts and ends are in order. A word need not hold a frame, and an
+    utterance need not have words (speech alone).
+
+    Attributes:
+        id: its key in the shard.
+        units: (F,) int16, one unit per frame, not deduplicated.
+        unit_rate: Hz.
+        unit_centre: seconds, centre of frame 0.
+        text: (M,) int32 ids of all words.
+        text_ends: (W,) int32, number of text ids up to and including each word.
+        starts, ends: (W,) float64, seconds from the start of the utterance.
+        seconds: length of the utterance.
+        pitch, style: (P,), (S,) int16 raw values at pitch_rate, style_rate (Hz), or None.
+    """
+
+    id: str
+    units: np.ndarray
+    unit_rate: float
+    unit_centre: float
+    text: np.ndarray
+    text_ends: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    seconds: float
+    vocabulary: Vocabulary
+    pitch: np.ndarray | None = None
+    style: np.ndarray | None = None
+    pitch_rate: float = PITCH_RATE
+    style_rate: float = STYLE_RATE
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("text", np.int32), ("text_ends", np.int32), ("starts", float), ("ends", float)):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
+        limits = {
+            "units": self.vocabulary.units,
+            "pitch": self.vocabulary.pitch,
+            "style": self.vocabulary.style,
+        }
+        for name, limit in limits.items():
+            values = getattr(self, name)
+            if values is not None:
+                object.__setattr__(self, name, values := np.asarray(values, dtype=np.int16))
+                self._check(values.ndim == 1 and _within(values, limit), f"{name}: need (N,) in [0, {limit})")
+        self._check(self.unit_rate > 0 and self.seconds >= 0, "unit_rate and seconds: need > 0 Hz and >= 0 s")
+        self._check(_within(self.text, self.vocabulary.text_size), "text: need ids of the tokenizer")
+        words = len(self.text_ends)
+        self._check(
+            len(self.starts) == len(self.ends) == words, "words: need as many starts and ends as text_ends"
+        )
+        last = int(self.text_ends[-1]) if words else 0
+        rising = bool((self.text_ends[1:] >= self.text_ends[:-1]).all()) and (
+            not words or self.text_ends[0] >= 0
+        )
+        self._check(rising and last == len(self.text), "text_ends: need to rise to the number of text ids")
+        if words:
+            times = np.concatenate((self.starts, self.ends))
+            in_order = (self.starts < self.ends).all() and self.starts[0] >= 0 and np.isfinite(times).all()
+            in_order = in_order and (self.starts[1:] >= self.starts[:-1]).all()
+            in_order = in_order and (self.ends[1:] >= self.ends[:-1]).all()
+            self._check(bool(in_order), "word times: need 0 <= start < end, in order, finite")
+
+    def _check(self, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ValueError(f"utterance {self.id!r}: {rule}")
+
+    @property
+    def words(self) -> int:
+        """Number of words W."""
+        return len(self.text_ends)
+
+    @cached_property
+    def text_cuts(self) -> np.ndarray:
+        """(W + 1,) where words begin and end in `text`: words [a, b) are text[cuts[a]:cuts[b]]."""
+        return np.concatenate((np.zeros(1, dtype=np.int32), self.text_ends))
+
+    @cached_property
+    def unit_cuts(self) -> np.ndarray:
+        """(W + 1,) where words begin and end in `units`: words [a, b) are units[cuts[a]:cuts[b]].
+
+        Two neighbouring words meet in the middle of the gap between them, and a frame belongs to the word that holds
+        its centre (a centre exactly on the boundary to the later one). Silence at either end goes to the outer word.
+        """
+        boundaries = (self.ends[:-1] + self.starts[1:]) / 2
+        inner = np.searchsorted(self.centres, boundaries, side="left")
+        return np.concatenate(([0], inner, [len(self.units)])).astype(np.int64)
+
+    @cached_property
+    def runs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Deduplicated ids and where each frame finds its own: ids (N,) int32, numbers (F,) of the run of each frame.
+
+        Frames [a, b), cut and then deduplicated, are ids[numbers[a] : numbers[b - 1] + 1].
+        """
+        changes = np.ones(len(self.units), dtype=bool)
+        changes[1:] = self.units[1:] != self.units[:-1]
+        ids = self.units[changes].astype(np.int32)
+        ids += self.vocabulary.first_unit
+        return ids, np.cumsum(changes) - 1
+
+    @property
+    def centres(self) -> np.ndarray:
+        """(F,) centres of the frames, seconds."""
+        return self.unit_centre + np.arange(len(self.units)) / self.unit_rate
+
+
+def _within(values: np.ndarray, limit: int) -> bool:
+    return not values.size or bool(values.min() >= 0 and values.max() < limit)

@@ -1,0 +1,317 @@
+"""The ids a model sees: text first, then markers, units, pitch, style, task markers, padding."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.text import Tokenizer
+
+KINDS = ("text", "marker", "unit", "pitch", "style", "task", "padding")
+"""Kinds of ids, in the order of their ids. `Vocabulary.kind` gives indices into it."""
+
+FILE = "vocabulary.json"
+_FORMAT = "wordweave vocabulary"
+_SPOKEN = {"Hu": "unit", "Pi": "pitch", "St": "style"}
+_NAME = re.compile(r"\[(?:(Text|Speech|ASR|TTS)|(Hu|Pi|St)(0|[1-9][0-9]*))\]")
+_BROKEN = re.compile(r"\[(?:Hu|Pi|St)[0-9]")
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Which id is which token.
+
+    ====================================  ==========================================
+    ids                                   tokens
+    ====================================  ==========================================
+    0 .. text_size                        the tokenizer's own, its BOS and EOS among them
+    text_marker, speech_marker            `[Text]`, `[Speech]`
+    first_unit .. + units                 `[Hu0]`, `[Hu1]`, ...
+    first_pitch .. + pitch                `[Pi0]`, ... (none where pitch is 0)
+    first_style .. + style                `[St0]`, ... (none where style is 0)
+    asr_marker, tts_marker                `[ASR]`, `[TTS]` (only with tasks=True)
+    size .. padded_size                   padding, never written into a shard
+    ====================================  ==========================================
+
+    Ids depend on the tokenizer and these counts alone, never on the order of anything.
+    """
+
+    tokenizer: Tokenizer
+    units: int = 501
+    pitch: int = 0
+    style: int = 0
+    tasks: bool = False
+    multiple: int = 128
+
+    def __post_init__(self) -> None:
+        for name, least in (("units", 1), ("pitch", 0), ("style", 0), ("multiple", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"vocabulary {name}: need at least {least}, got {getattr(self, name)}")
+        if self.units > 32768:
+            raise ValueError(
+                f"vocabulary units: need at most 32768 (units are stored as int16), got {self.units}"
+            )
+        taken = [piece for piece in self.tokenizer.pieces if piece is not None and _NAME.fullmatch(piece)]
+        if taken:
+            raise ValueError(f"tokenizer: need one without speech tokens, this one has {taken[0]!r}")
+
+    @property
+    def text_size(self) -> int:
+        """Number of text ids."""
+        return self.tokenizer.size
+
+    @property
+    def text_marker(self) -> int:
+        """Id of `[Text]`."""
+        return self.text_size
+
+    @property
+    def speech_marker(self) -> int:
+        """Id of `[Speech]`."""
+        return self.text_size + 1
+
+    @property
+    def first_unit(self) -> int:
+        """Id of `[Hu0]`."""
+        return self.text_size + 2
+
+    @property
+    def first_pitch(self) -> int:
+        """Id of `[Pi0]`, where there is pitch."""
+        return self.first_unit + self.units
+
+    @property
+    def first_style(self) -> int:
+        """Id of `[St0]`, where there is style."""
+        return self.first_pitch + self.pitch
+
+    @property
+    def asr_marker(self) -> int:
+        """Id of `[ASR]`, where there are tasks."""
+        return self.first_style + self.style
+
+    @property
+    def tts_marker(self) -> int:
+        """Id of `[TTS]`, where there are tasks."""
+        return self.first_style + self.style + 1
+
+    @property
+    def size(self) -> int:
+        """Number of ids that mean something."""
+        return self.first_style + self.style + 2 * self.tasks
+
+    @property
+    def padded_size(self) -> int:
+        """Number of rows an embedding needs: `size` rounded up to `multiple`."""
+        return -(-self.size // self.multiple) * self.multiple
+
+    @property
+    def bos(self) -> int | None:
+        """Id that opens a document, or None."""
+        return self.tokenizer.bos
+
+    @property
+    def eos(self) -> int | None:
+        """Id that closes a document, or None."""
+        return self.tokenizer.eos
+
+    @cached_property
+    def _bounds(self) -> np.ndarray:
+        """(6,) first id of each kind after text."""
+        first_task = self.first_style + self.style
+        return np.array(
+            [self.text_marker, self.first_unit, self.first_pitch, self.first_style, first_task, self.size]
+        )
+
+    def kind(self, ids: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Kind of each id, as an index into KINDS: (N,) int -> (N,) int8."""
+        ids = np.asarray(ids)
+        if ids.size and not (ids.min() >= 0 and ids.max() < self.padded_size):
+            raise ValueError(f"ids: need [0, {self.padded_size}), got [{ids.min()}, {ids.max()}]")
+        return np.searchsorted(self._bounds, ids, side="right").astype(np.int8)
+
+    @cached_property
+    def marker_arrays(self) -> dict[tuple[bool, bool], np.ndarray]:
+        """(speech, task) -> (1,) int32 marker of such a span: `[Text]`, `[Speech]`, and with task `[ASR]`,
+        `[TTS]`."""
+        ids = {(False, False): self.text_marker, (True, False): self.speech_marker}
+        if self.tasks:
+            ids |= {(False, True): self.asr_marker, (True, True): self.tts_marker}
+        return {key: np.array([id], dtype=np.int32) for key, id in ids.items()}
+
+    def counts(self, ids: np.ndarray) -> dict[str, int]:
+        """Number of tokens per kind; kinds that do not occur are left out."""
+        found = np.bincount(self.kind(ids), minlength=len(KINDS))
+        return {kind: int(count) for kind, count in zip(KINDS, found, strict=True) if count}
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Name of every id up to padded_size. An id that means nothing (hole, padding) is called `[Unused 32700]`."""
+        markers = ["[Text]", "[Speech]"]
+        units = [f"[Hu{i}]" for i in range(self.units)]
+        pitch = [f"[Pi{i}]" for i in range(self.pitch)]
+        style = [f"[St{i}]" for i in range(self.style)]
+        tasks = ["[ASR]", "[TTS]"] * self.tasks
+        found = [*self.tokenizer.pieces, *markers, *units, *pitch, *style, *tasks]
+        found += [None] * (self.padded_size - self.size)
+        return tuple(f"[Unused {i}]" if name is None else name for i, name in enumerate(found))
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        holes = {i for i, piece in enumerate(self.tokenizer.pieces) if piece is None}
+        return {name: i for i, name in enumerate(self.names[: self.size]) if i not in holes}
+
+    def encode(self, tokens: Sequence[str] | str) -> list[int]:
+        """Ids of names, or of one readable string.
+
+        A sequence holds exact names: "[Hu12]", "[Text]", pieces of the tokenizer. A string is read as a person writes
+        it: names in brackets, BOS and EOS by their pieces, and between them text, one leading space of which is the
+        tokenizer's own. What begins like a speech token and is none (`[Hu3x`, `[Pi07]`) is an error, never text; so
+        is a token this vocabulary lacks. Other brackets (`[laughs]`) are text.
+
+        Raises:
+            ValueError: no such token.
+        """
+        if not isinstance(tokens, str):
+            missing = next((token for token in tokens if token not in self._ids), None)
+            if missing is not None:
+                raise ValueError(f"token {missing!r}: not in this vocabulary ({self._describe()})")
+            return [self._ids[token] for token in tokens]
+        ids: list[int] = []
+        position = 0
+        for match in self._names_in_text.finditer(tokens):
+            ids += self._encode_text(tokens[position : match.start()])
+            ids += self.encode([match.group()])
+            position = match.end()
+        return ids + self._encode_text(tokens[position:])
+
+    @cached_property
+    def _names_in_text(self) -> re.Pattern:
+        special = [self.names[id] for id in (self.bos, self.eos) if id is not None]
+        return re.compile("|".join([_NAME.pattern, *map(re.escape, special)]))
+
+    def _encode_text(self, text: str) -> list[int]:
+        broken = _BROKEN.search(text)
+        if broken:
+            raise ValueError(
+                f"{text[broken.start() : broken.start() + 12]!r}: need a whole token such as [Hu3]"
+            )
+        return self.tokenizer.encode(text.removeprefix(" "))
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Name of each id; `encode` is the way back.
+
+        Raises:
+            ValueError: an id outside [0, padded_size).
+        """
+        found = [int(id) for id in ids]
+        self.kind(found)
+        return [self.names[id] for id in found]
+
+    def render(self, ids: Iterable[int]) -> str:
+        """Ids as a person reads them: "[Text] and they went[Speech][Hu3][Hu5]"."""
+        found = [int(id) for id in ids]
+        plain = self.kind(found) == 0
+        parts: list[str] = []
+        text: list[int] = []
+        for id, is_text in zip([*found, -1], [*plain, False], strict=True):
+            if is_text and id not in (self.bos, self.eos):
+                text.append(id)
+                continue
+            if text:
+                parts.append(f" {self.tokenizer.decode(text)}")
+                text = []
+            if id >= 0:
+                parts.append(self.names[id])
+        return "".join(parts)
+
+    def _describe(self) -> str:
+        tasks = ", [ASR] and [TTS]" if self.tasks else ""
+        return f"{self.text_size} text ids, {self.units} units, {self.pitch} pitch, {self.style} style{tasks}"
+
+    def _layout(self) -> dict[str, Any]:
+        text = self.tokenizer
+        return {
+            "format": _FORMAT,
+            "version": 1,
+            "tokenizer": {"file": text.file, "sha256": text.sha256, "bos": self.bos, "eos": self.eos},
+            "text": self.text_size,
+            "units": self.units,
+            "pitch": self.pitch,
+            "style": self.style,
+            "tasks": self.tasks,
+            "multiple": self.multiple,
+        }  # fmt: skip
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 over the layout and the tokenizer's bytes. Two vocabularies with one hash give the same ids."""
+        return hashlib.sha256(json.dumps(self._layout(), sort_keys=True).encode()).hexdigest()
+
+    def save(self, folder: Path | str) -> Path:
+        """Write vocabulary.json into the folder, the tokenizer file beside it; gives back the path of the first."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        starts = {
+            "[Text]": self.text_marker, "[Speech]": self.speech_marker, "[Hu0]": self.first_unit,
+            "[Pi0]": self.first_pitch if self.pitch else None, "[St0]": self.first_style if self.style else None,
+            "[ASR]": self.asr_marker if self.tasks else None, "[TTS]": self.tts_marker if self.tasks else None,
+            "size": self.size, "padded_size": self.padded_size,
+        }  # fmt: skip
+        record = self._layout() | {
+            "hash": self.hash,
+            "ids": starts,
+        }  # `ids` is for readers; loading computes them
+        replace_file(folder / self.tokenizer.file, self.tokenizer.content)
+        replace_file(folder / FILE, json.dumps(record, sort_keys=True, indent=1).encode() + b"\n")
+        return folder / FILE
+
+    @staticmethod
+    def load(path: Path | str) -> "Vocabulary":
+        """Read a vocabulary.json, or the folder that holds it.
+
+        Raises:
+            ValueError: a file is missing, was changed after it was written, or is no vocabulary; the message names
+            it.
+        """
+        path = Path(path)
+        path = path / FILE if path.is_dir() else path
+        if not path.is_file():
+            raise ValueError(f"{path}: no such vocabulary")
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["format"] != _FORMAT or record["version"] != 1:
+                raise ValueError(f"need {_FORMAT} version 1, got {record['format']} {record['version']}")
+            text = record["tokenizer"]
+            if text["file"] not in ("tokenizer.json", "tokenizer.model"):
+                raise ValueError(
+                    f"tokenizer file: need tokenizer.json or tokenizer.model, got {text['file']!r}"
+                )
+            tokenizer = Tokenizer(
+                (path.parent / text["file"]).read_bytes(), text["file"], text["bos"], text["eos"]
+            )
+            counts = {name: record[name] for name in ("units", "pitch", "style", "tasks", "multiple")}
+            vocabulary = Vocabulary(tokenizer, **counts)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise ValueError(f"{path}: not a usable vocabulary: {error!r}") from error
+        if tokenizer.sha256 != text["sha256"]:
+            raise ValueError(
+                f"{path.parent / text['file']}: sha256 must be the one in {FILE}, the file was changed"
+            )
+        if vocabulary.hash != record.get("hash"):
+            raise ValueError(f"{path}: its hash must cover its content, the file was changed")
+        return vocabulary
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: under a temporary name in the same folder, then renamed."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
