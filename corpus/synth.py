@@ -1,0 +1,297 @@
+"""A small spoken corpus, made on the spot by espeak-ng from the stories of `corpus.grammar`.
+
+It has what a real corpus has (several speakers, recordings, transcripts, text that was not spoken) and what a real
+one never has: the true time of every word. espeak-ng keeps a hidden state, so that the same sentence sounds a little
+different from call to call. Each utterance is therefore spoken in a process of its own, forked from one that has not
+spoken yet: `python -m corpus.synth` is that process, and `synthesise` starts it.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from corpus.grammar import Story, story
+
+ACCENTS = ["en-us", "en-gb-x-rp"]  # "en-gb" is refused by espeak-ng, which then keeps the voice before
+VARIANTS = ["f1", "m1", "f2", "m2", "f3", "m3", "f4", "m4", "f5", "m5", "m6", "m7"]
+SILENCE = 0.1  # seconds before and after the speech
+ROOM = 4.0  # standard deviation of the background noise, of 32767: no recording is digitally silent
+LOUDNESS = 60  # of espeak-ng's volume 100, which clips
+
+
+def synthesise(
+    folder: str | os.PathLike[str],
+    *,
+    utterances: int = 200,
+    voices: int = 8,
+    documents: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a spoken corpus: `manifest.jsonl`, `audio/*.flac`, `alignments/*.TextGrid` and `text.txt`.
+
+    The manifest is as `corpus.adapters.read_jsonl` reads it. A TextGrid has one tier, `words`: the words of the
+    transcript and their true times; the time between them is silence. `text.txt` has one story a line, none of
+    which was spoken. The same arguments give the same bytes.
+
+    Args:
+        folder: is made; files of an earlier corpus are overwritten.
+        utterances: number of recordings, each a story of 15 to 50 words, about 12 s on average.
+        voices: number of speakers; they take turns.
+        documents: number of lines of text.txt; by default four for each utterance.
+        progress: is called with (utterances done, utterances).
+
+    Returns:
+        The path of manifest.jsonl, which is written last.
+
+    Raises:
+        ValueError: a number is out of range, or the package espeakng-loader is missing.
+    """
+    documents = 4 * utterances if documents is None else documents
+    if utterances < 1 or voices < 1 or documents < 0:
+        raise ValueError(
+            f"synth: need utterances >= 1, voices >= 1, documents >= 0, got {utterances}, {voices}, {documents}"
+        )
+    if find_spec("espeakng_loader") is None:
+        raise ValueError('synth: needs espeak-ng; pip install "wordweave[demo]"')
+    folder = Path(folder)
+    for name in ("audio", "alignments"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    speakers = [_speaker(number, seed) for number in range(voices)]
+    spoken = [_story(seed, "speech", number) for number in range(utterances)]
+    lines = []
+    for number, told in enumerate(spoken):
+        speaker = speakers[number % voices]
+        lines.append(
+            {
+                "id": f"{speaker['speaker']}-{number:05d}",
+                "audio": f"audio/{speaker['speaker']}-{number:05d}.flac",
+                "alignment": f"alignments/{speaker['speaker']}-{number:05d}.TextGrid",
+                "text": told.text,
+                "topic": told.topic,
+                "lang": "en",
+                "license": "CC0-1.0",
+                **speaker,
+            }
+        )
+    for done, seconds in enumerate(_speak_all(folder, lines), start=1):
+        lines[done - 1]["duration_s"] = seconds
+        if progress:
+            progress(done, utterances)
+    _write(folder / "text.txt", _unspoken(spoken, documents, seed))
+    _write(folder / "manifest.jsonl", [json.dumps(line) for line in lines])
+    return folder / "manifest.jsonl"
+
+
+def _speaker(number: int, seed: int) -> dict[str, Any]:
+    """A speaker's name and how espeak-ng makes the voice: rate in words a minute, pitch and its range of 100."""
+    rng = _rng(seed, "speaker", number)
+    return {
+        "speaker": f"synth{number:02d}",
+        "voice": f"{ACCENTS[number // 2 % len(ACCENTS)]}+{VARIANTS[number % len(VARIANTS)]}",
+        "rate": int(rng.integers(120, 161)),
+        "pitch": int(rng.integers(35, 66)),
+        "range": int(rng.integers(35, 66)),
+    }
+
+
+def _rng(*key: object) -> np.random.Generator:
+    digest = hashlib.sha256(json.dumps(key).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+def _story(seed: int, stream: str, number: int) -> Story:
+    return story(_rng(seed, stream, number))
+
+
+def _unspoken(spoken: list[Story], documents: int, seed: int) -> Iterator[str]:
+    """Stories that were not spoken, one a line. Single sentences do occur in both."""
+    heard = {told.text for told in spoken}
+    number = 0
+    while documents:
+        told = _story(seed, "text", number)
+        number += 1
+        if told.text not in heard:
+            documents -= 1
+            yield told.text
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    """Write lines, all or none of them."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    os.replace(unfinished, path)
+
+
+def _speak_all(folder: Path, lines: list[dict[str, Any]]) -> Iterator[float]:
+    """Speak utterances in a fresh process; yield the seconds of each, in order."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+        "OPENBLAS_NUM_THREADS": "1",  # no threads in a process that forks
+        "OMP_NUM_THREADS": "1",
+    }
+    with tempfile.TemporaryFile("w+") as plan:  # a file, not a pipe: neither side can block the other
+        plan.writelines(json.dumps(line) + "\n" for line in lines)
+        plan.seek(0)
+        command = [sys.executable, "-m", "corpus.synth", os.fspath(folder)]
+        with subprocess.Popen(
+            command, stdin=plan, stdout=subprocess.PIPE, text=True, env=environment
+        ) as speaker:
+            assert speaker.stdout
+            yield from map(float, speaker.stdout)
+    if speaker.returncode:
+        raise RuntimeError("synth: espeak-ng failed, see above")
+
+
+# --- what follows runs in the process of its own ---
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT of speak_lib.h."""
+
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("phoneme", ctypes.c_char * 8),
+    ]
+
+
+WORD, PHONEME = 1, 7  # espeak_EVENT_TYPE
+RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4  # espeak_PARAMETER
+SYNCHRONOUS, PHONEME_EVENTS, DO_NOT_EXIT, UTF8 = 2, 1, 1 << 15, 1
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
+
+
+class _Espeak:
+    """espeak-ng, ready to speak once."""
+
+    def __init__(self) -> None:
+        import espeakng_loader
+
+        self.library = ctypes.CDLL(espeakng_loader.get_library_path())
+        data = espeakng_loader.get_data_path()
+        options = PHONEME_EVENTS | DO_NOT_EXIT
+        self.sample_rate = self.library.espeak_Initialize(SYNCHRONOUS, 0, data.encode(), options)
+        if self.sample_rate <= 0:
+            raise RuntimeError(f"espeak_Initialize: returned {self.sample_rate}, data in {data}")
+        self.pcm: list[bytes] = []
+        self.events: list[tuple[int, int, bytes]] = []  # type, sample, phoneme
+        self.callback = _Callback(self._receive)  # kept, or it is collected while espeak-ng holds its address
+        self.library.espeak_SetSynthCallback(self.callback)
+
+    def _receive(self, samples: Any, count: int, events: Any) -> int:
+        if samples and count:
+            self.pcm.append(ctypes.string_at(samples, 2 * count))
+        index = 0
+        while events[index].type:
+            event = events[index]
+            self.events.append((event.type, event.sample, event.phoneme if event.type == PHONEME else b""))
+            index += 1
+        return 0
+
+    def speak(self, text: str, voice: str, rate: int, pitch: int, range: int) -> np.ndarray:
+        """Speak once: (T,) int16 at `sample_rate`."""
+        _require("espeak_SetVoiceByName", self.library.espeak_SetVoiceByName(voice.encode()), voice)
+        settings = {RATE: rate, VOLUME: LOUDNESS, PITCH: pitch, RANGE: range}
+        for parameter, value in settings.items():
+            _require("espeak_SetParameter", self.library.espeak_SetParameter(parameter, value, 0), value)
+        encoded = text.encode()
+        size = len(encoded) + 1
+        _require("espeak_Synth", self.library.espeak_Synth(encoded, size, 0, 1, 0, UTF8, None, None), text)
+        return np.frombuffer(b"".join(self.pcm), np.int16)
+
+    def word_times(self) -> list[tuple[int, int]]:
+        """Start and end sample of every word: it ends where a pause or the next word begins."""
+        end = sum(map(len, self.pcm)) // 2
+        times = []
+        start = pause = None
+        for kind, sample, phoneme in [*self.events, (WORD, end, b"")]:
+            if kind == WORD:
+                if start is not None:
+                    times.append((start, sample if pause is None else pause))
+                start, pause = sample, None
+            elif kind == PHONEME and not phoneme.startswith(b"_"):
+                pause = None
+            elif kind == PHONEME and pause is None:
+                pause = sample
+        return times
+
+
+def _require(call: str, status: int, value: object) -> None:
+    if status:
+        raise RuntimeError(f"{call}: returned {status} for {value!r}")
+
+
+def _for_espeak(text: str) -> str:
+    """Begin sentences with a capital, for else there is no pause; part words, for else "in the" is one event."""
+    sentences = [sentence[0].upper() + sentence[1:] for sentence in text.split(". ")]
+    return ". ".join(sentences).replace(" ", " \u200b")  # zero width space
+
+
+def _speak(espeak: _Espeak, folder: Path, line: dict[str, Any]) -> float:
+    """Speak one utterance and write its recording and its word times; return its seconds."""
+    from praatio import textgrid
+
+    speech = espeak.speak(
+        _for_espeak(line["text"]), line["voice"], line["rate"], line["pitch"], line["range"]
+    )
+    rate = espeak.sample_rate
+    words, times = line["text"].replace(",", "").replace(".", "").split(), espeak.word_times()
+    if len(words) != len(times):
+        raise RuntimeError(f"{line['id']}: {len(words)} words, espeak-ng spoke {len(times)}: {line['text']}")
+    edge = round(SILENCE * rate)
+    waveform = np.pad(speech.astype(np.float64), edge)
+    waveform += ROOM * _rng("room", line["id"]).standard_normal(len(waveform))
+    soundfile.write(folder / line["audio"], np.rint(waveform).clip(-32768, 32767).astype(np.int16), rate)
+
+    seconds = round(len(waveform) / rate, 6)
+    entries = [
+        (round((start + edge) / rate, 6), round((end + edge) / rate, 6), word)
+        for word, (start, end) in zip(words, times, strict=True)
+    ]
+    grid = textgrid.Textgrid()
+    grid.addTier(textgrid.IntervalTier("words", entries, 0, seconds))
+    grid.save(str(folder / line["alignment"]), format="long_textgrid", includeBlankSpaces=True)
+    return seconds
+
+
+def main() -> None:
+    """Speak the utterances that stdin describes, a JSON object a line; print the seconds of each."""
+    folder = Path(sys.argv[1])
+    espeak = _Espeak()
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(1, f"{_speak(espeak, folder, json.loads(line))}\n".encode())
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        if os.waitpid(child, 0)[1] != 0:
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
