@@ -306,6 +306,7 @@ class Model(nn.Module):
         cls,
         directory: str | Path,
         *,
+        vocabulary: Any = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         dropout: float = 0.0,
@@ -313,12 +314,25 @@ class Model(nn.Module):
     ) -> "Model":
         """Open a Hugging Face directory of a Llama-family model.
 
+        Args:
+            vocabulary: the Vocabulary it is to speak; a model with other rows is refused.
+
         Raises:
             ValueError: no such model, a kind this decoder does not know, a truncated file, a tensor missing
                 or of another shape; one line that names the file.
         """
         directory = Path(directory)
-        settings = read_config(directory)
+        settings, stored = read_config(directory)
+        if vocabulary is not None and stored not in (None, vocabulary.hash):
+            raise ValueError(
+                f"{directory}: was made for vocabulary {stored[:12]}, this one is {vocabulary.hash[:12]}; "
+                f"use the vocabulary it was trained with"
+            )
+        if vocabulary is not None and settings.vocab_size != vocabulary.padded_size:
+            raise ValueError(
+                f"{directory}: has {settings.vocab_size} rows, the vocabulary {vocabulary.padded_size}; "
+                f"extend it first (lm.extend)"
+            )
         with torch.device("meta"):
             model = cls(settings, dropout=dropout, recompute=recompute)
         wanted = model.state_dict()
@@ -412,8 +426,8 @@ def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     return torch.cat((a * cosine - b * sine, b * cosine + a * sine), -1)
 
 
-def read_config(directory: Path) -> ModelSettings:
-    """The settings in a Hugging Face directory's config.json."""
+def read_config(directory: Path) -> tuple[ModelSettings, str | None]:
+    """The settings in a Hugging Face directory's config.json, and the hash of our vocabulary if it has one."""
     path = Path(directory) / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -431,9 +445,8 @@ def read_config(directory: Path) -> ModelSettings:
     if config.get("hidden_act", "silu") != "silu":
         raise ValueError(f"{path}: hidden_act: need 'silu', got {config['hidden_act']!r}")
     try:
-        return ModelSettings(
-            **{f.name: config[f.name] for f in fields(ModelSettings) if config.get(f.name) is not None}
-        )
+        known = {f.name: config[f.name] for f in fields(ModelSettings) if config.get(f.name) is not None}
+        return ModelSettings(**known), config.get("vocabulary_hash")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -1,0 +1,228 @@
+"""Continue prompts of text and speech tokens, in the modality asked for.
+
+A prompt is a list of parts, each ("text", "as it is written") or ("speech", "[Hu3][Hu71]"). What the model may answer
+is a mask over the vocabulary, so a forced modality holds always, for a random model too.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lm.model import Cache, Model
+from shards.vocabulary import KINDS, Vocabulary
+
+SPOKEN = ("unit", "pitch", "style")
+
+
+def load(directory: str | Path, *, device: str | torch.device = "cpu") -> tuple[Model, Vocabulary]:
+    """A trained model and its vocabulary, from a checkpoint or `best/` of a run.
+
+    Raises:
+        ValueError: either is missing or damaged, or they do not belong together.
+    """
+    vocabulary = Vocabulary.load(directory)
+    return Model.from_pretrained(directory, vocabulary=vocabulary, device=device).eval(), vocabulary
+
+
+def prompt(parts: Sequence[tuple[str, str]], vocabulary: Vocabulary, output: str | None = None) -> list[int]:
+    """Ids of a prompt: BOS, a marker before each part whose modality differs from the one before, the parts.
+
+    Args:
+        parts: ("text", written words) or ("speech", unit names as one string); none at all is allowed.
+        output: "text" or "speech" appends that marker where the last part is of the other modality; None appends none.
+
+    Raises:
+        ValueError: unknown modality, or a speech part that is not unit, pitch and style names alone.
+
+    Source: the prompt rules of Spirit LM (Nguyen et al. 2024, arXiv:2402.05755).
+    """
+    markers = {"text": vocabulary.text_marker, "speech": vocabulary.speech_marker}
+    for modality in [modality for modality, _ in parts] + [output] * (output is not None):
+        if modality not in markers:
+            raise ValueError(f"modality: 'text' or 'speech', got {modality!r}")
+    ids = [] if vocabulary.bos is None else [vocabulary.bos]
+    last = None
+    for modality, content in parts:
+        if modality != last:
+            ids.append(markers[modality])
+        if modality == "text":
+            ids += vocabulary.tokenizer.encode(content.strip())
+        else:
+            spoken = vocabulary.encode(content.replace(" ", ""))
+            wrong = [
+                name
+                for name, kind in zip(vocabulary.decode(spoken), kinds(spoken, vocabulary), strict=True)
+                if kind not in SPOKEN
+            ]
+            if wrong:
+                raise ValueError(
+                    f"speech prompt: need unit, pitch and style names such as [Hu3], got {wrong[0]!r}"
+                )
+            ids += spoken
+        last = modality
+    if output is not None and output != last:
+        ids.append(markers[output])
+    return ids
+
+
+def kinds(ids: Sequence[int], vocabulary: Vocabulary) -> list[str]:
+    """Kind of each id, by name."""
+    return [KINDS[code] for code in vocabulary.kind(np.asarray(ids, dtype=np.int64))]
+
+
+def allowed(vocabulary: Vocabulary, modality: str | None) -> Tensor:
+    """Which ids may be answered.
+
+    Text: text ids and EOS. Speech: units, pitch and style. None: these, and the two markers. Never BOS, task markers,
+    holes of the tokenizer or padding.
+
+    Returns:
+        (padded_size,) bool.
+    """
+    wanted = {"text": ("text",), "speech": SPOKEN, None: ("text", "marker", *SPOKEN)}
+    if modality not in wanted:
+        raise ValueError(f"modality: 'text', 'speech' or None, got {modality!r}")
+    codes = [KINDS.index(kind) for kind in wanted[modality]]
+    mask = np.isin(vocabulary.kind(np.arange(vocabulary.padded_size)), codes)
+    mask[[i for i, piece in enumerate(vocabulary.tokenizer.pieces) if piece is None]] = False
+    if vocabulary.bos is not None and vocabulary.bos != vocabulary.eos:
+        mask[vocabulary.bos] = False
+    return torch.from_numpy(mask)
+
+
+def generate(model: Model, vocabulary: Vocabulary, prompt_ids: Sequence[int], **choices: Any) -> list[int]:
+    """Continue one prompt; `choices` and errors as in `generate_batch`."""
+    return generate_batch(model, vocabulary, [prompt_ids], **choices)[0]
+
+
+@torch.no_grad()
+def generate_batch(
+    model: Model,
+    vocabulary: Vocabulary,
+    prompts: Sequence[Sequence[int]],
+    *,
+    modality: str | None = None,
+    max_new_tokens: int = 100,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    repetition_penalty: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> list[list[int]]:
+    """Continue several prompts at a time.
+
+    Args:
+        prompts: ids of each; their lengths may differ.
+        modality: "text", "speech", or None for what the model likes, markers included.
+        temperature: 0 takes the likeliest token.
+        top_p, top_k: draw from the likeliest tokens that hold this much probability, or from so many; 1.0 and 0: all.
+        repetition_penalty: above 1, tokens of the prompt and the answer become less likely.
+        generator: where randomness comes from, on the model's device; None: torch's own.
+
+    Returns:
+        The new ids of each, without the prompt and without EOS.
+
+    Raises:
+        ValueError: an empty prompt, an id outside the vocabulary, more positions than the model was made for, or a
+            vocabulary of another size than the model's.
+    """
+    rows = [[int(id) for id in row] for row in prompts]
+    check(rows, model, vocabulary, temperature, top_p, max_new_tokens)
+    device, batch = model.device, len(rows)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    longest = int(lengths.max())
+    tokens = torch.zeros(batch, longest, dtype=torch.long, device=device)
+    seen = torch.zeros(batch, vocabulary.padded_size, dtype=torch.bool, device=device)
+    for b, row in enumerate(rows):
+        tokens[b, : len(row)] = torch.tensor(row)
+        seen[b, row] = True
+    banned = ~allowed(vocabulary, modality).to(device)
+    eos = vocabulary.eos if vocabulary.eos is not None and not banned[vocabulary.eos] else -1
+
+    cache = Cache(model, batch, longest + max_new_tokens)
+    positions = torch.arange(longest, device=device).expand(batch, longest)
+    logits = model(tokens, positions, cache=cache, last=lengths - 1)
+    answers: list[list[int]] = [[] for _ in rows]
+    done = torch.zeros(batch, dtype=torch.bool, device=device)
+    for step in range(max_new_tokens):
+        if repetition_penalty != 1.0:
+            logits = torch.where(
+                seen,
+                torch.where(logits > 0, logits / repetition_penalty, logits * repetition_penalty),
+                logits,
+            )
+        chosen = choose(logits.masked_fill(banned, -torch.inf), temperature, top_p, top_k, generator)
+        seen[torch.arange(batch, device=device), chosen] = True
+        done |= chosen == eos
+        for answer, id, over in zip(answers, chosen.tolist(), done.tolist(), strict=True):
+            if not over:
+                answer.append(id)
+        if bool(done.all()) or step == max_new_tokens - 1:
+            break
+        logits = model(chosen[:, None], (lengths + step)[:, None], cache=cache)[:, 0]
+    return answers
+
+
+def choose(
+    logits: Tensor, temperature: float, top_p: float, top_k: int, generator: torch.Generator | None
+) -> Tensor:
+    """Draw one id from each row of (B, V) logits -> (B,)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / temperature
+    if top_k:
+        least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(
+            -1
+        )  # of the likelier ones; the first always stays
+        drop = (before >= top_p).scatter(-1, order, before >= top_p)
+        logits = logits.masked_fill(drop, -torch.inf)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+def check(
+    rows: list[list[int]], model: Model, vocabulary: Vocabulary, temperature: float, top_p: float, new: int
+) -> None:
+    """Refuse what cannot be generated from."""
+    size, most = vocabulary.padded_size, model.settings.max_position_embeddings
+    if model.settings.vocab_size != size:
+        raise ValueError(
+            f"model: has {model.settings.vocab_size} rows, the vocabulary {size}; they do not belong together"
+        )
+    for row in rows:
+        if not row:
+            raise ValueError(
+                "prompt: need at least one token; this tokenizer has no BOS, so give some text or speech"
+            )
+        if not 0 <= min(row) <= max(row) < vocabulary.size:
+            raise ValueError(f"prompt: need ids in [0, {vocabulary.size}), got {min(row)} .. {max(row)}")
+        if len(row) + new > most:
+            raise ValueError(f"prompt: {len(row)} tokens and {new} new ones are more than the model's {most}")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(f"sampling: need temperature >= 0 and 0 < top_p <= 1, got {temperature} and {top_p}")
+
+
+def parts(ids: Sequence[int], vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """Ids as parts, the way back from `prompt`: neighbours of one modality together, markers and BOS left out."""
+    found: list[tuple[str, list[int]]] = []
+    for id, kind in zip(ids, kinds(ids, vocabulary), strict=True):
+        modality = "text" if kind == "text" else "speech" if kind in SPOKEN else None
+        if modality is None or id in (vocabulary.bos, vocabulary.eos):
+            continue
+        if not found or found[-1][0] != modality:
+            found.append((modality, []))
+        found[-1][1].append(int(id))
+    return [
+        (
+            modality,
+            vocabulary.tokenizer.decode(some) if modality == "text" else "".join(vocabulary.decode(some)),
+        )
+        for modality, some in found
+    ]
