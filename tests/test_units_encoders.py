@@ -1,0 +1,531 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import HubertConfig, HubertModel
+
+from units import hubert
+from units.encoders import load_encoder
+from units.hubert import HubertEncoder, HubertSettings, window_moments
+from units.kmeans import Codebook, fit
+
+ROOT = Path(__file__).parent.parent
+SPEECH = Path(os.environ.get("WORDWEAVE_SPEECH", ROOT.parent / "shared" / "speech"))
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "conv_dim": [16] * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+LAYOUTS = {
+    "base": SMALL,
+    "25 Hz": SMALL
+    | {
+        "conv_dim": [16] * 8,
+        "conv_kernel": [10, 3, 3, 3, 3, 2, 2, 2],
+        "conv_stride": [5, 2, 2, 2, 2, 2, 2, 2],
+    },
+    "large": SMALL | {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True},
+    "few wide kernels": SMALL
+    | {
+        "conv_dim": [16, 24, 16],
+        "conv_kernel": [400, 3, 4],
+        "conv_stride": [160, 2, 2],
+        "num_conv_pos_embeddings": 15,
+    },
+    "batch norm": SMALL | {"conv_pos_batch_norm": True, "feat_proj_layer_norm": False},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A random HuBERT of each layout: (transformers model, its directory)."""
+    found = {}
+    for name, config in LAYOUTS.items():
+        torch.manual_seed(0)
+        model = HubertModel(HubertConfig(**config)).eval()
+        with torch.no_grad():  # away from the ones and zeros of fresh norms and biases
+            for parameter in model.parameters():
+                parameter += torch.randn_like(parameter) * 0.05
+            for buffer in model.buffers():
+                if buffer.is_floating_point():
+                    buffer += torch.rand_like(buffer)
+        folder = tmp_path_factory.mktemp("model")
+        model.save_pretrained(folder)
+        found[name] = model, folder
+    return found
+
+
+def speech_like(rng, samples):
+    """Noise with a slow envelope, an offset and a loudness of its own."""
+    envelope = np.abs(np.sin(np.linspace(0, rng.uniform(1, 20), samples)))
+    return (rng.normal(size=samples) * envelope * rng.uniform(0.01, 0.5) + rng.normal() * 0.02).astype(
+        np.float32
+    )
+
+
+@torch.no_grad()
+def transformers_alone(model, waveform, layer):
+    states = model(torch.from_numpy(waveform)[None], output_hidden_states=True).hidden_states
+    return states[layer][0].float().numpy()
+
+
+def flat_codebook(features, clusters=100):
+    """Units as fine as possible: every frame drawn is a centroid."""
+    frames = np.concatenate(features)
+    return Codebook(frames[np.random.default_rng(0).permutation(len(frames))[:clusters]])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_features_equal_those_of_transformers_alone(models, layout, layer):
+    model, folder = models[layout]
+    rng = np.random.default_rng(0)
+    waveforms = [speech_like(rng, samples) for samples in (48_000, 1_680, 23_457, 2_001)]
+    encoder = load_encoder(folder, layer)
+    for waveform, features in zip(waveforms, encoder.encode(waveforms)):
+        expected = transformers_alone(model, waveform, layer)
+        assert features.shape == expected.shape
+        assert np.abs(features - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("layout", ["base", "25 Hz"])
+def test_features_equal_those_of_torchaudio_with_the_same_weights(models, layout):
+    from torchaudio.models.wav2vec2.utils import import_huggingface_model
+
+    model, folder = models[layout]
+    theirs = import_huggingface_model(model).eval()
+    waveform = speech_like(np.random.default_rng(1), 40_000)
+    with torch.no_grad():
+        layers, _ = theirs.extract_features(torch.from_numpy(waveform)[None])
+    for layer in (1, 2, 3):
+        ours = load_encoder(folder, layer).encode([waveform])[0]
+        assert np.abs(ours - layers[layer - 1][0].numpy()).max() < 1e-4
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    lengths=st.lists(st.integers(480, 48_000), min_size=1, max_size=12),
+    batch_seconds=st.sampled_from([0.1, 3.0, 100.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_no_unit_depends_on_the_batch_it_is_in(models, layout, lengths, batch_seconds, seed):
+    rng = np.random.default_rng(seed)
+    waveforms = [speech_like(rng, samples) for samples in lengths]
+    encoder = load_encoder(models[layout][1], 3, batch_seconds=batch_seconds)
+    together = encoder.encode(waveforms)
+    alone = [encoder.encode([waveform])[0] for waveform in waveforms]
+    codebook = flat_codebook(alone) if sum(map(len, alone)) else Codebook(np.zeros((1, 32)))
+    for one, batched in zip(alone, together):
+        assert one.shape == batched.shape
+        assert np.allclose(one, batched, rtol=0, atol=1e-5)
+        assert np.array_equal(codebook.assign(one), codebook.assign(batched))
+
+
+def test_on_one_thread_batched_features_are_those_of_one_by_one_to_the_last_bit(models):
+    program = (
+        "import sys; import numpy as np; from units.encoders import load_encoder;"
+        "rng = np.random.default_rng(0);"
+        "waveforms = [rng.normal(size=n).astype(np.float32) for n in rng.integers(400, 40000, 15)];"
+        "encoder = load_encoder(sys.argv[1]);"
+        "print(all(np.array_equal(encoder.encode([w])[0], x) for w, x in zip(waveforms, encoder.encode(waveforms))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(models["base"][1])],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "True"
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 5)), min_size=1, max_size=6), st.integers(0, 5000)
+)
+def test_frame_count_and_receptive_field_follow_from_the_convolutions(layers, samples):
+    kernels, strides = zip(*layers)
+    length = samples
+    for kernel, stride in layers:
+        length = max(0, (length - kernel) // stride + 1)
+    derived = HubertSettings(conv_kernel=kernels, conv_stride=strides)
+    assert derived.frames(samples) == length
+    assert derived.frames(derived.receptive_field) == 1
+    assert derived.frames(derived.receptive_field - 1) == 0
+
+
+def test_geometry_of_the_25_hz_layout_is_that_of_the_specification(models):
+    encoder = load_encoder(models["25 Hz"][1], 1)
+    assert (encoder.frame_rate, encoder.hop, encoder.centre, encoder.minimum) == (25.0, 640, 360, 720)
+    assert encoder.dimension == 32
+    counts = {
+        samples: len(encoder.encode([np.zeros(samples, np.float32)])[0]) for samples in (719, 720, 146_160)
+    }
+    assert counts == {719: 0, 720: 1, 146_160: 228}
+
+
+def test_each_frame_sees_its_own_receptive_field_and_nothing_else_before_attention(models):
+    waveform = speech_like(np.random.default_rng(0), 6400)
+    encoder = load_encoder(models["large"][1], 0)  # layer norm: no statistics over time
+    piece = encoder._pieces(0, len(waveform))[0]
+    before = encoder._front_end(waveform, piece)
+    for frame in (0, 7):
+        for edge in (encoder.hop * frame, encoder.hop * frame + encoder.minimum - 1):
+            changed = waveform.copy()
+            changed[edge] += 0.5
+            touched = (encoder._front_end(changed, piece) != before).any(dim=1).nonzero().flatten().tolist()
+            assert frame in touched
+            seen = range(encoder.hop * frame, encoder.hop * frame + encoder.minimum)
+            overlapping = [k for k in range(len(before)) if edge in range(k * 320, k * 320 + 400)]
+            assert edge in seen
+            assert touched == overlapping
+
+
+@pytest.mark.parametrize("samples", [0, 1, 399])
+def test_a_waveform_too_short_for_a_frame_gives_none_and_leaves_its_neighbours_alone(models, samples):
+    encoder = load_encoder(models["base"][1])
+    neighbour = speech_like(np.random.default_rng(0), 8000)
+    short, whole = encoder.encode([np.zeros(samples, np.float32), neighbour])
+    assert short.shape == (0, 32)
+    assert np.array_equal(whole, encoder.encode([neighbour])[0])
+    assert encoder.encode([]) == []
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+@pytest.mark.parametrize("layout", ["base", "large"])
+def test_silence_and_a_constant_are_finite_and_as_transformers_has_them(models, layout, value):
+    model, folder = models[layout]
+    waveform = np.full(8000, value, np.float32)
+    features = load_encoder(folder, 1).encode([waveform])[0]
+    assert np.isfinite(features).all()
+    if value == 0:  # for a constant, single precision leaves transformers nothing but rounding to normalise
+        assert np.abs(features - transformers_alone(model, waveform, 1)).max() < 1e-4
+
+
+def test_waveforms_that_cannot_be_encoded_are_refused_by_their_place(models):
+    for encoder in (load_encoder(models["base"][1]), load_encoder("mfcc")):
+        good = np.zeros(4000, np.float32)
+        with pytest.raises(ValueError, match="waveform 1: need finite samples"):
+            encoder.encode([good, np.full(4000, np.nan, np.float32)])
+        with pytest.raises(ValueError, match=r"waveform 0: need shape \(T,\), got \(2, 4000\)"):
+            encoder.encode([np.zeros((2, 4000), np.float32)])
+
+
+def test_group_norm_statistics_come_from_the_windows_and_nothing_else():
+    waveform = np.random.default_rng(0).normal(size=1003) * 0.01 + 5
+    windows = np.stack([waveform[start : start + 10] for start in range(0, 994, 5)])
+    mean, covariance = window_moments(waveform, 10, 5)
+    assert np.allclose(mean, windows.mean(axis=0), rtol=0, atol=1e-12)
+    assert np.allclose(covariance, np.cov(windows.T, bias=True), rtol=0, atol=1e-12)
+
+
+def test_the_waveform_is_normalised_where_the_checkpoint_asks_for_it(models, tmp_path):
+    model, folder = models["large"]
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True}))
+    waveform = speech_like(np.random.default_rng(3), 9000)
+    normalised = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+    encoder = load_encoder(tmp_path)
+    assert np.abs(encoder.encode([waveform])[0] - transformers_alone(model, normalised, 3)).max() < 1e-4
+    assert encoder.identity != load_encoder(folder).identity
+
+
+def test_identity_follows_weights_and_settings_and_not_the_place(models, tmp_path):
+    _, folder = models["base"]
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    same = {load_encoder(path, 3).identity for path in (folder, tmp_path)} | {load_encoder(folder).identity}
+    assert len(same) == 1
+    others = [
+        load_encoder(folder, 2),
+        load_encoder(folder, 3, dtype="bfloat16"),
+        load_encoder(folder, 3, chunking="reference"),
+        load_encoder(models["25 Hz"][1], 3),
+        load_encoder("mfcc"),
+        load_encoder("mfcc-50hz"),
+    ]
+    assert len({encoder.identity for encoder in others} | same) == len(others) + 1
+
+
+def test_blocks_above_the_layer_are_not_loaded(models):
+    encoder = load_encoder(models["base"][1], 1)
+    assert len(encoder._blocks) == 1
+    with pytest.raises(ValueError, match=r"encoder.layer: need 0 <= layer <= 3, got 4"):
+        load_encoder(models["base"][1], 4)
+
+
+def test_half_precision_errs_no_more_than_transformers_under_autocast(models):
+    model, folder = models["base"]
+    waveform = speech_like(np.random.default_rng(0), 32_000)
+    exact, half = (
+        load_encoder(folder, dtype=dtype).encode([waveform])[0] for dtype in ("float32", "bfloat16")
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs = transformers_alone(model, waveform, 3)
+    assert 0 < np.linalg.norm(half - exact) < 1.1 * np.linalg.norm(theirs - exact)
+    assert half.dtype == np.float32
+
+
+def test_a_codebook_refuses_another_layer_but_not_half_precision(models):
+    folder = models["base"][1]
+    encoder = load_encoder(folder, 2)
+    codebook = fit(
+        encoder.encode([speech_like(np.random.default_rng(0), 40_000)])[0], clusters=5, encoder=encoder
+    )
+    codebook.check(load_encoder(folder, 2, dtype="bfloat16", chunking="reference"))
+    with pytest.raises(ValueError, match="fitted on an encoder with layer 2, this one has 1"):
+        codebook.check(load_encoder(folder, 1))
+    with pytest.raises(ValueError, match="fitted on an encoder with"):
+        codebook.check(load_encoder(models["25 Hz"][1], 2))
+
+
+# Long recordings
+
+
+def test_windows_of_a_long_recording_keep_every_frame_in_its_place(models):
+    waveform = speech_like(np.random.default_rng(0), 16_000 * 12 + 77)
+    whole = load_encoder(models["base"][1], 2, chunking="none").encode([waveform])[0]
+    windowed = load_encoder(models["base"][1], 2, window_seconds=4, context_seconds=1).encode([waveform])[0]
+    assert windowed.shape == whole.shape
+    scale = np.abs(whole).max()
+    assert np.abs(windowed - whole).max() < 0.5 * scale  # attention sees less: near, not equal
+    before_attention = load_encoder(models["base"][1], 0, window_seconds=4, context_seconds=1).encode(
+        [waveform]
+    )[0]
+    expected = load_encoder(models["base"][1], 0, chunking="none").encode([waveform])[0]
+    assert np.allclose(before_attention, expected, rtol=0, atol=1e-5)
+
+
+def test_up_to_the_window_chunking_changes_nothing(models):
+    waveform = speech_like(np.random.default_rng(0), 30_000)
+    results = [load_encoder(models["25 Hz"][1], chunking=c).encode([waveform])[0] for c in hubert.CHUNKINGS]
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
+def test_reference_chunks_are_those_of_the_released_tokenizer(models, monkeypatch):
+    encoder = load_encoder(models["25 Hz"][1], chunking="reference")
+    counts = [
+        sum(p.last for p in encoder._pieces(0, n)) for n in (1_600_000, 1_601_279, 1_601_280, 1279, 1280)
+    ]
+    assert counts == [2499, 2499, 2500, 0, 1]
+    monkeypatch.setattr(hubert, "REFERENCE_CHUNK", 20_000)
+    waveform = speech_like(np.random.default_rng(0), 41_279)
+    expected = [encoder.encode([waveform[start : start + 20_000]])[0] for start in (0, 20_000)]
+    assert np.array_equal(encoder.encode([waveform])[0], np.concatenate(expected))
+
+
+def test_windows_that_leave_no_middle_are_refused(models):
+    with pytest.raises(
+        ValueError, match="window_seconds: need more than twice context_seconds, got 10 and 5"
+    ):
+        load_encoder(models["base"][1], window_seconds=10, context_seconds=5)
+
+
+# Bad checkpoints
+
+
+def test_what_is_no_hubert_is_refused_by_file_and_rule(models, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"config.json: need this file"):
+        load_encoder(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=r"config.json: need model_type 'hubert', got 'bert'"):
+        load_encoder(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json: need JSON"):
+        load_encoder(tmp_path)
+    with pytest.raises(ValueError, match=r"nobody/nothing: neither a directory nor a model the hub gives us"):
+        load_encoder("nobody/nothing")
+    with pytest.raises(ValueError, match=r"no/such/directory: need a directory"):
+        load_encoder("no/such/directory")
+
+
+def test_weights_that_are_broken_or_incomplete_are_refused_by_file(models, tmp_path):
+    _, folder = models["base"]
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with pytest.raises(ValueError, match=r"need model.safetensors or pytorch_model.bin, found neither"):
+        load_encoder(tmp_path)
+    content = (folder / "model.safetensors").read_bytes()
+    for length in (0, 100, len(content) // 2, len(content) - 1):
+        (tmp_path / "model.safetensors").write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"model.safetensors: need a whole safetensors file"):
+            load_encoder(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
+    with pytest.raises(ValueError, match=r"model.safetensors: need all weights .* missing: encoder.layers.3"):
+        load_encoder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    with pytest.raises(ValueError, match=r"weight .*: config.json says shape \(64, .*\), got \(32, .*\)"):
+        load_encoder(tmp_path)
+
+
+def test_an_older_pytorch_model_is_read_without_running_code(models, tmp_path):
+    model, folder = models["base"]
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    torch.save(
+        {f"hubert.{name}": tensor for name, tensor in model.state_dict().items()},
+        tmp_path / "pytorch_model.bin",
+    )
+    assert load_encoder(tmp_path).identity == load_encoder(folder).identity
+    trap = tmp_path / "sprung"
+    torch.save({"weight": Trap(str(trap))}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        ValueError, match=r"pytorch_model.bin: need a whole checkpoint of plain tensors and no code"
+    ):
+        load_encoder(tmp_path)
+    assert not trap.exists()
+
+
+class Trap:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+# MFCC
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "hop", "minimum"), [("mfcc", 25, 640, 720), ("mfcc-50hz", 50, 320, 400)]
+)
+def test_mfcc_frames_are_where_a_hubert_of_that_rate_has_them(models, name, rate, hop, minimum):
+    encoder = load_encoder(name)
+    assert (encoder.frame_rate, encoder.hop, encoder.minimum, encoder.centre) == (
+        rate,
+        hop,
+        minimum,
+        minimum // 2,
+    )
+    theirs = load_encoder(models["25 Hz" if rate == 25 else "base"][1], 0)
+    for samples in (0, minimum - 1, minimum, minimum + hop - 1, minimum + hop, 16_000):
+        waveform = np.random.default_rng(0).normal(size=samples).astype(np.float32)
+        assert len(encoder.encode([waveform])[0]) == len(theirs.encode([waveform])[0])
+
+
+def test_a_click_shows_in_the_mfcc_frame_whose_centre_it_is():
+    for name in ("mfcc", "mfcc-50hz", "mfcc-100hz"):
+        encoder = load_encoder(name)
+        waveform = np.random.default_rng(0).normal(size=32_000).astype(np.float32) * 1e-3
+        waveform[encoder.centre + 10 * encoder.hop] = 1.0
+        assert encoder.encode([waveform])[0][:, 0].argmax() == 10
+
+
+def test_mfcc_is_normalised_per_utterance_and_does_not_hear_loudness():
+    waveform = speech_like(np.random.default_rng(0), 50_000)
+    features = load_encoder("mfcc-100hz").encode([waveform])[0]
+    assert np.allclose(features.mean(axis=0), 0, atol=1e-5)
+    assert np.allclose(features.std(axis=0), 1, atol=1e-5)
+    assert np.allclose(load_encoder("mfcc-100hz").encode([waveform * 2])[0], features, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_mfcc_of_a_constant_is_zero(value):
+    assert not load_encoder("mfcc").encode([np.full(16_000, value, np.float32)])[0].any()
+
+
+def test_mfcc_agrees_with_kaldi_and_deltas_of_the_whole_waveform(monkeypatch):
+    import torchaudio
+
+    monkeypatch.setattr("units.mfcc.BLOCK", 50)
+    waveform = speech_like(np.random.default_rng(0), 40_000)
+    cepstra = torchaudio.compliance.kaldi.mfcc(torch.from_numpy(waveform)[None].double(), use_energy=False)
+    deltas = torchaudio.functional.compute_deltas(cepstra.T).T
+    both = torch.cat([cepstra, deltas], dim=1).numpy()
+    expected = (both - both.mean(axis=0)) / both.std(axis=0)
+    assert np.allclose(load_encoder("mfcc-100hz").encode([waveform])[0][:, :26], expected, rtol=0, atol=1e-5)
+
+
+def test_mfcc_takes_no_settings_of_other_encoders():
+    with pytest.raises(ValueError, match="encoder mfcc: has no layer"):
+        load_encoder("mfcc", 6)
+
+
+def test_mfcc_has_the_same_bytes_on_any_number_of_threads():
+    program = (
+        "import hashlib; import numpy as np; import torch; from units.encoders import load_encoder;"
+        "waveform = np.random.default_rng(0).normal(size=300_000).astype(np.float32);"
+        "print(hashlib.sha256(load_encoder('mfcc').encode([waveform])[0].tobytes()).hexdigest())"
+    )
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "4")
+    }
+    assert len(hashes) == 1
+
+
+# Real speech
+
+
+@pytest.fixture(scope="module")
+def real_speech():
+    manifest = SPEECH / "dev" / "manifest.jsonl"
+    if not manifest.exists():
+        pytest.skip("no recorded speech: set WORDWEAVE_SPEECH")
+    import soundfile
+
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows = sorted(rows, key=lambda row: row["id"])[:: len(rows) // 20][:20]
+    return [soundfile.read(manifest.parent / row["audio"], dtype="float32")[0] for row in rows]
+
+
+def test_units_of_real_speech_do_not_depend_on_batch_or_order(models, real_speech):
+    encoder = load_encoder(models["base"][1])
+    alone = [encoder.encode([waveform])[0] for waveform in real_speech]
+    codebook = fit(np.concatenate(alone), clusters=100, iterations=5, encoder=encoder)
+    for order in (np.arange(20), np.arange(20)[::-1]):
+        together = encoder.encode([real_speech[i] for i in order])
+        for i, features in zip(order, together):
+            assert np.array_equal(codebook.assign(features), codebook.assign(alone[i]))
+
+
+def test_real_speech_features_equal_those_of_transformers(models, real_speech):
+    model, folder = models["25 Hz"]
+    for waveform, features in zip(real_speech[:5], load_encoder(folder).encode(real_speech[:5])):
+        assert np.abs(features - transformers_alone(model, waveform, 3)).max() < 1e-4
+
+
+def test_an_encoder_can_be_built_without_files():
+    settings = HubertSettings(
+        conv_kernel=(4,), conv_stride=(2,), layers=0, position_kernel=3, position_groups=1
+    )
+    weights = {
+        "feature_extractor.conv_layers.0.conv.weight": torch.ones(2, 1, 4),
+        **{
+            f"feature_extractor.conv_layers.0.layer_norm.{part}": torch.ones(2) for part in ("weight", "bias")
+        },
+        **{f"feature_projection.layer_norm.{part}": torch.ones(2) for part in ("weight", "bias")},
+        "feature_projection.projection.weight": torch.ones(3, 2),
+        "feature_projection.projection.bias": torch.zeros(3),
+        "encoder.pos_conv_embed.conv.weight": torch.ones(3, 3, 3),
+        "encoder.pos_conv_embed.conv.bias": torch.zeros(3),
+        **{f"encoder.layer_norm.{part}": torch.ones(3) for part in ("weight", "bias")},
+    }
+    assert HubertEncoder(settings, weights).encode([np.arange(10.0)])[0].shape == (4, 3)

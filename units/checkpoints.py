@@ -1,0 +1,246 @@
+"""Reading HuBERT checkpoints of others, without running any code that might be stored in them."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from units.hubert import HubertSettings
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def read_hubert(
+    name_or_path: str | Path, layer: int | None = None
+) -> tuple[HubertSettings, dict[str, torch.Tensor]]:
+    """Settings and weights of a HuBERT in Hugging Face format.
+
+    Args:
+        name_or_path: a directory with `config.json` and `model.safetensors` (preferred; also in shards) or
+            `pytorch_model.bin`; or the name of such a model on the Hugging Face hub (the variables `HF_HOME`,
+            `HF_HUB_OFFLINE`, ... decide where it is looked for).
+        layer: weights of transformer blocks from here on are not read.
+
+    Returns:
+        The settings and the float32 weights, named as in `transformers.HubertModel`, with the weight norm of the
+        positional convolution multiplied out.
+
+    Raises:
+        ValueError: no such model, not a HuBERT, or a file is missing, broken or incomplete; names the file.
+    """
+    folder = find_folder(str(name_or_path))
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "hubert":
+        raise ValueError(
+            f"{folder / 'config.json'}: need model_type 'hubert', got {config.get('model_type')!r}"
+        )
+    preprocessor = folder / "preprocessor_config.json"
+    normalize = preprocessor.exists() and read_json(preprocessor).get("do_normalize", True)
+    try:
+        settings = settings_from_config(config, 1e-7 if normalize else None)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
+    blocks = settings.layers if layer is None else min(layer, settings.layers)
+    needed = weight_names(config, blocks)
+    weights = read_weights(folder, needed)
+    check_shapes(folder, weights, config)
+    return settings, without_weight_norm(weights)
+
+
+def find_folder(name_or_path: str) -> Path:
+    """The directory itself, or where the hub's cache holds the model of that name."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    if path.exists() or not HUB_NAME.fullmatch(name_or_path):
+        raise ValueError(
+            f"{name_or_path}: need a directory in Hugging Face format or a model name of the hub"
+        )
+    from huggingface_hub import snapshot_download
+
+    settings = ["config.json", "preprocessor_config.json"]
+    try:
+        folder = Path(snapshot_download(name_or_path, allow_patterns=[*settings, "model*.safetensors*"]))
+        if not list(folder.glob("model*.safetensors")):
+            folder = Path(snapshot_download(name_or_path, allow_patterns=[*settings, "pytorch_model.bin"]))
+    except (OSError, ValueError) as error:  # everything of huggingface_hub is one of them
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{name_or_path}: neither a directory nor a model the hub gives us: {reason}"
+        ) from error
+    return folder
+
+
+def settings_from_config(config: dict[str, Any], normalize: float | None) -> HubertSettings:
+    """Settings from a transformers `HubertConfig`; its defaults are those of hubert-base."""
+    if config.get("adapter_attn_dim") is not None:
+        raise ValueError(
+            f"adapter_attn_dim: need null, adapters are not supported, got {config['adapter_attn_dim']}"
+        )
+    return HubertSettings(
+        conv_kernel=tuple(config.get("conv_kernel", (10, 3, 3, 3, 3, 2, 2))),
+        conv_stride=tuple(config.get("conv_stride", (5, 2, 2, 2, 2, 2, 2))),
+        conv_norm=config.get("feat_extract_norm", "group"),
+        conv_activation=config.get("feat_extract_activation", "gelu"),
+        projection_norm=config.get("feat_proj_layer_norm", True),
+        position_kernel=config.get("num_conv_pos_embeddings", 128),
+        position_groups=config.get("num_conv_pos_embedding_groups", 16),
+        position_batch_norm=config.get("conv_pos_batch_norm", False),
+        layers=config.get("num_hidden_layers", 12),
+        heads=config.get("num_attention_heads", 12),
+        activation=config.get("hidden_act", "gelu"),
+        pre_norm=config.get("do_stable_layer_norm", False),
+        epsilon=config.get("layer_norm_eps", 1e-5),
+        normalize=normalize,
+    )
+
+
+def weight_names(config: dict[str, Any], blocks: int) -> list[str]:
+    """Names of all weights that the first `blocks` transformer blocks of such a model need."""
+    conv = [f"feature_extractor.conv_layers.{i}" for i in range(len(config.get("conv_kernel", range(7))))]
+    names = [f"{name}.conv.weight" for name in conv]
+    if config.get("conv_bias", False):
+        names += [f"{name}.conv.bias" for name in conv]
+    pairs = conv if config.get("feat_extract_norm", "group") == "layer" else conv[:1]
+    pairs = [f"{name}.layer_norm" for name in pairs]
+    if config.get("feat_proj_layer_norm", True):
+        pairs.append("feature_projection.layer_norm")
+    pairs.append("feature_projection.projection")
+    names.append("encoder.pos_conv_embed.conv.bias")
+    if config.get("conv_pos_batch_norm", False):
+        names += [f"encoder.pos_conv_embed.batch_norm.running_{x}" for x in ("mean", "var")]
+        names.append("encoder.pos_conv_embed.conv.weight")
+        pairs.append("encoder.pos_conv_embed.batch_norm")
+    else:
+        names += ["encoder.pos_conv_embed.conv.weight_g", "encoder.pos_conv_embed.conv.weight_v"]
+    if not config.get("do_stable_layer_norm", False):
+        pairs.append("encoder.layer_norm")
+    for i in range(blocks):
+        block = f"encoder.layers.{i}"
+        pairs += [f"{block}.attention.{x}_proj" for x in ("q", "k", "v", "out")]
+        pairs += [f"{block}.layer_norm", f"{block}.final_layer_norm"]
+        pairs += [f"{block}.feed_forward.intermediate_dense", f"{block}.feed_forward.output_dense"]
+    return names + [f"{name}.{part}" for name in pairs for part in ("weight", "bias")]
+
+
+def canonical_name(name: str) -> str:
+    """A weight's name without the prefix of task models and with the one spelling of weight norm that we use."""
+    name = name.removeprefix("hubert.")
+    name = name.replace("conv.parametrizations.weight.original0", "conv.weight_g")
+    return name.replace("conv.parametrizations.weight.original1", "conv.weight_v")
+
+
+def read_weights(folder: Path, needed: list[str]) -> dict[str, torch.Tensor]:
+    """The needed weights of a Hugging Face directory, as float32."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        files = [folder / "model.safetensors"]
+    elif index.exists():
+        files = sorted({folder / file for file in read_json(index).get("weight_map", {}).values()})
+    elif (folder / "pytorch_model.bin").exists():
+        files = [folder / "pytorch_model.bin"]
+    else:
+        raise ValueError(f"{folder}: need model.safetensors or pytorch_model.bin, found neither")
+    found: dict[str, torch.Tensor] = {}
+    for file in files:
+        found |= (
+            read_safetensors(file, needed) if file.suffix == ".safetensors" else read_pickled(file, needed)
+        )
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise ValueError(
+            f"{files[0]}: need all weights of its configuration, {len(missing)} missing: {missing[0]}, ..."
+        )
+    return {name: found[name].float() for name in needed}
+
+
+def read_safetensors(file: Path, needed: list[str]) -> dict[str, torch.Tensor]:
+    """The needed tensors of one safetensors file."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = {canonical_name(name): name for name in opened.keys()}  # noqa: SIM118
+            return {name: opened.get_tensor(names[name]) for name in needed if name in names}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: need a whole safetensors file, got: {error}") from error
+
+
+def read_pickled(file: Path, needed: list[str]) -> dict[str, torch.Tensor]:
+    """The needed tensors of a `pytorch_model.bin`; whatever is not plain tensors is refused, not run."""
+    content = load_weights_only(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: need a dict of tensors, got {type(content).__name__}")
+    names = {canonical_name(name): name for name in content}
+    return {
+        name: content[names[name]]
+        for name in needed
+        if isinstance(content.get(names.get(name)), torch.Tensor)
+    }
+
+
+def load_weights_only(file: Path) -> Any:
+    """`torch.load` that refuses everything but tensors and plain containers."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle errors come in many classes: all mean that we do not read the file
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{file}: need a whole checkpoint of plain tensors and no code, got: {reason}"
+        ) from error
+
+
+def without_weight_norm(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same weights with one plain kernel for the positional convolution."""
+    weights = dict(weights)
+    name = "encoder.pos_conv_embed.conv.weight"
+    if name not in weights:
+        magnitude, direction = weights.pop(f"{name}_g"), weights.pop(f"{name}_v")
+        weights[name] = direction * (magnitude / direction.norm(dim=(0, 1), keepdim=True))
+    return weights
+
+
+def check_shapes(folder: Path, weights: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    """Refuse weights that do not fit their configuration."""
+    expected = expected_shapes(config)
+    for name, tensor in weights.items():
+        shape = expected.get(re.sub(r"layers\.\d+\.", "layers.*.", name))
+        shape = expected.get(name, shape)
+        if shape is not None and tuple(tensor.shape) != shape:
+            raise ValueError(
+                f"{folder}: weight {name}: config.json says shape {shape}, got {tuple(tensor.shape)}"
+            )
+
+
+def expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the matrices that tie the sizes of a configuration together."""
+    width, inner = config.get("hidden_size", 768), config.get("intermediate_size", 3072)
+    kernels = config.get("conv_kernel", (10, 3, 3, 3, 3, 2, 2))
+    channels = [1, *config.get("conv_dim", [512] * len(kernels))]
+    taps, groups = config.get("num_conv_pos_embeddings", 128), config.get("num_conv_pos_embedding_groups", 16)
+    shapes: dict[str, tuple[int, ...]] = {
+        f"feature_extractor.conv_layers.{i}.conv.weight": (channels[i + 1], channels[i], kernel)
+        for i, kernel in enumerate(kernels)
+    }
+    shapes["feature_projection.projection.weight"] = (width, channels[-1])
+    for x in ("weight", "weight_v"):
+        shapes[f"encoder.pos_conv_embed.conv.{x}"] = (width, width // groups, taps)
+    for x in ("q", "k", "v", "out"):
+        shapes[f"encoder.layers.*.attention.{x}_proj.weight"] = (width, width)
+    shapes["encoder.layers.*.feed_forward.intermediate_dense.weight"] = (inner, width)
+    shapes["encoder.layers.*.feed_forward.output_dense.weight"] = (width, inner)
+    return shapes
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object, or ValueError naming the file."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file}: need this file, got: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: need JSON, got: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: need a JSON object, got {type(content).__name__}")
+    return content

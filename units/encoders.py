@@ -1,0 +1,79 @@
+"""Audio to features: what an encoder is, and how to get one by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+MFCC_RATES = {"mfcc": 25, "mfcc-25hz": 25, "mfcc-50hz": 50, "mfcc-100hz": 100}
+
+
+class Encoder(Protocol):
+    """Turns waveforms into feature frames; k-means turns those into units.
+
+    Frame k is centred on sample `centre + k * hop`; a waveform of T samples gives (T - minimum) // hop + 1 frames, or
+    none if T < minimum. (Long recordings under `chunking="reference"` give fewer, see `load_encoder`.)
+    """
+
+    frame_rate: float
+    """Hz."""
+    hop: int
+    """Samples from one frame to the next."""
+    centre: int
+    """Sample in the middle of frame 0."""
+    minimum: int
+    """Fewest samples that give a frame."""
+    dimension: int
+    """D, numbers per frame."""
+    identity: str
+    """SHA-256 of everything that the features depend on: weights and settings."""
+    provenance: dict[str, Any]
+    """The settings behind `identity`, in JSON types."""
+
+    def encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """(T,) float32 at 16 kHz each -> (F, D) float32 each, in order; a result does not depend on its neighbours."""
+        ...
+
+
+def load_encoder(
+    name_or_path: str | Path,
+    layer: int | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    **settings: Any,
+) -> Encoder:
+    """An encoder by name.
+
+    Args:
+        name_or_path: "mfcc" (25 Hz), "mfcc-50hz" or "mfcc-100hz", which need no download; or a HuBERT in Hugging Face
+            format: a directory, or a name on the hub.
+        layer: of a HuBERT, take `hidden_states[layer]` of transformers (0: before the first block; default: the last).
+            Blocks above it are neither loaded nor computed.
+        device: "cpu", "cuda", "cuda:1", ...
+        dtype: "float32", or "bfloat16" or "float16" for the large matrix products; features are float32 always.
+        **settings: of a HuBERT: `chunking`, what to do with recordings longer than 100 s: "overlap" (windows of
+            `window_seconds`, with `context_seconds` at both ends thrown away; frame k stays at centre + k * hop),
+            "reference" (Spirit LM's tokenizer: chunks of 1,600,000 samples on their own, a last one under 1280 samples
+            dropped, so that frames fall behind by part of a hop per chunk) or "none" (as long as memory lasts).
+            `batch_seconds`: audio that goes through the network at once.
+
+    Raises:
+        ValueError: no such encoder, a checkpoint that is broken or not a HuBERT, no such layer.
+
+    >>> encoder = load_encoder("mfcc")
+    >>> encoder.frame_rate, encoder.hop, encoder.centre, encoder.minimum, encoder.dimension
+    (25.0, 640, 360, 720, 39)
+    """
+    name = str(name_or_path)
+    if name in MFCC_RATES:
+        if layer is not None or device != "cpu" or dtype != "float32" or settings:
+            raise ValueError(f"encoder {name}: has no layer, device, dtype or other settings; leave them out")
+        from units.mfcc import MfccEncoder
+
+        return MfccEncoder(MFCC_RATES[name])
+    from units.checkpoints import read_hubert
+    from units.hubert import HubertEncoder
+
+    checkpoint, weights = read_hubert(name_or_path, layer)
+    return HubertEncoder(checkpoint, weights, layer=layer, device=device, dtype=dtype, **settings)

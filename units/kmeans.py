@@ -1,0 +1,297 @@
+"""k-means codebooks: fit one on feature frames, map frames to units, keep it in a file that cannot carry code."""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from units.encoders import Encoder
+
+FORMAT = "wordweave codebook 1"
+BLOCK = 16_384  # rows assigned at a time: bounded memory
+SEEDINGS = ("k-means++", "afk-mc2", "random")
+NOT_FEATURES = {
+    "dtype",
+    "chunking",
+    "window_seconds",
+    "context_seconds",
+}  # how it ran, not what a feature means
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """K centroids; unit k of a frame says that centroid k is nearest.
+
+    `centroids` is (K, D) float32; `provenance` is a JSON-able dict that says where they come from: `encoder` (its
+    provenance, or None where unknown), seed, data hash, inertia, versions.
+    """
+
+    centroids: np.ndarray
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        centroids = np.array(
+            self.centroids, dtype=np.float32, order="C"
+        )  # a copy that nobody else can write to
+        if centroids.ndim != 2 or 0 in centroids.shape:
+            raise ValueError(f"codebook: need centroids of shape (K, D), got {centroids.shape}")
+        if not np.isfinite(centroids).all():
+            raise ValueError("codebook: need finite centroids, got NaN or infinity")
+        centroids.setflags(write=False)
+        object.__setattr__(self, "centroids", centroids)
+
+    @property
+    def clusters(self) -> int:
+        """K."""
+        return self.centroids.shape[0]
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return self.centroids.shape[1]
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of centroids and provenance."""
+        digest = hashlib.sha256(json.dumps(self.provenance, sort_keys=True).encode())
+        digest.update(str(self.centroids.shape).encode() + self.centroids.tobytes())
+        return digest.hexdigest()
+
+    def assign(self, features: np.ndarray) -> np.ndarray:
+        """The nearest centroid of each frame, exactly: whatever the batch, the threads and the linear algebra library.
+
+        Args:
+            features: (F, D) floating point.
+
+        Returns:
+            (F,) int32 in [0, K); of centroids at equal distance the first.
+
+        Raises:
+            ValueError: wrong shape, or NaN or infinite features.
+
+        >>> Codebook(np.array([[0.0, 0.0], [2.0, 0.0]])).assign(np.array([[0.9, 0.0], [1.0, 5.0], [1.1, 0.0]]))
+        array([0, 0, 1], dtype=int32)
+        """
+        return self.nearest(features)[0]
+
+    def nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(F,) int32 units as from `assign`, and (F,) float64 squared distances."""
+        features = check_features(features, self.dimension)
+        units = np.zeros(len(features), np.int32)
+        squares = np.zeros(len(features))
+        for start in range(0, len(features), BLOCK):
+            block = slice(start, start + BLOCK)
+            units[block] = self._nearest(features[block])
+            squares[block] = distances(features[block], self.centroids[units[block]])
+        return units, squares
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _nearest(self, x: np.ndarray) -> np.ndarray:
+        scores = self._half_squares - x @ self.centroids.T  # half of |x - c|^2 - |x|^2, in single precision
+        best = scores.argmin(axis=1)
+        # Rounding moves a score by less than `slack`; where two are closer than that, double precision decides.
+        size = np.sqrt(np.einsum("fd,fd->f", x, x)) + self._reach
+        slack = 2 * np.finfo(np.float32).eps * (self.dimension + 2) * size * self._reach
+        rows = np.arange(len(x))
+        limit = scores[rows, best] + 2 * slack
+        scores[rows, best] = np.inf
+        doubtful = np.flatnonzero(
+            ~(scores.min(axis=1) > limit)
+        )  # not: <=, a score that overflowed is doubtful too
+        scores[rows, best] = -np.inf
+        for row in doubtful:
+            candidates = np.flatnonzero(~(scores[row] > limit[row]))
+            best[row] = candidates[distances(x[row], self.centroids[candidates]).argmin()]
+        return best
+
+    @cached_property
+    def _half_squares(self) -> np.ndarray:
+        return (np.einsum("kd,kd->k", *2 * [self.centroids.astype(np.float64)]) / 2).astype(np.float32)
+
+    @cached_property
+    def _reach(self) -> float:
+        """Length of the longest centroid."""
+        return float(np.linalg.norm(self.centroids.astype(np.float64), axis=1).max())
+
+    def check(self, encoder: Encoder) -> None:
+        """Refuse an encoder whose features this codebook was not fitted on.
+
+        Raises:
+            ValueError: names the first setting that differs. Half precision and chunking may differ.
+        """
+        if encoder.dimension != self.dimension:
+            raise ValueError(
+                f"codebook: fitted on {self.dimension} dimensions, the encoder has {encoder.dimension}"
+            )
+        ours = self.provenance.get("encoder")
+        if ours is None:  # an imported codebook that does not say
+            return
+        theirs = encoder.provenance
+        for key in sorted(
+            (ours.keys() | theirs.keys()) - NOT_FEATURES, key=lambda key: (key == "weights", key)
+        ):
+            mine, other = (json.loads(json.dumps(settings.get(key))) for settings in (ours, theirs))
+            if mine != other:
+                raise ValueError(
+                    f"codebook: fitted on an encoder with {key} {mine!r}, this one has {other!r}"
+                )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file whose metadata holds the provenance; all of it or nothing appears under `path`."""
+        metadata = {
+            "wordweave": json.dumps({"format": FORMAT, "provenance": self.provenance}, sort_keys=True)
+        }
+        content = save({"centroids": np.array(self.centroids)}, metadata)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+
+def load(path: str | Path) -> Codebook:
+    """The codebook that `Codebook.save` wrote.
+
+    Raises:
+        ValueError: no such file, a half-written one, or a file of another kind; names it.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = json.loads((file.metadata() or {}).get("wordweave", "{}"))
+            names = list(file.keys())
+            if metadata.get("format") != FORMAT or names != ["centroids"]:
+                raise ValueError(f"need a file of format {FORMAT!r} with one tensor 'centroids', got {names}")
+            return Codebook(file.get_tensor("centroids"), metadata["provenance"])
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such codebook; fit one with `wordweave fit units`") from error
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: need a whole codebook in safetensors format, got: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def fit(
+    features: np.ndarray,
+    *,
+    clusters: int = 501,
+    seed: int = 0,
+    iterations: int = 25,
+    restarts: int = 1,
+    seeding: str = "k-means++",
+    encoder: Encoder | None = None,
+) -> Codebook:
+    """Cluster feature frames by k-means (faiss), on all of them.
+
+    The same features and seed give the same centroids on any number of threads. A cluster that no frame belongs to at
+    the end is set on a frame far from its centroid, and iterations go on.
+
+    Args:
+        features: (N, D) floating point; faiss's silent limit of 256 frames per cluster is lifted.
+        clusters: K.
+        seed: of the seeding.
+        iterations: Lloyd's steps per start.
+        restarts: starts, of which the one with the lowest inertia is kept.
+        seeding: "k-means++" (D^2 sampling), "afk-mc2" (its Markov chain approximation, faster) or "random".
+        encoder: where the features come from; the codebook will refuse others.
+
+    Returns:
+        A codebook; its provenance tells `inertia`, the mean squared distance of a frame to its centroid, and
+        `dead`, the clusters without frames (0 unless there are fewer different frames than clusters).
+
+    Raises:
+        ValueError: fewer frames than clusters, wrong shape, NaN.
+    """
+    import faiss  # not needed to use a codebook
+
+    features = np.asarray(features)
+    if features.ndim != 2:
+        raise ValueError(f"features: need shape (N, D), got {features.shape}")
+    features = check_features(features, features.shape[1])
+    if clusters < 2:
+        raise ValueError(f"kmeans.clusters: need at least 2, got {clusters}")
+    if clusters > len(features):
+        raise ValueError(
+            f"kmeans.clusters: need at most the number of frames, {len(features)}, got {clusters}"
+        )
+    if iterations < 1 or restarts < 1:
+        raise ValueError(f"kmeans: need iterations >= 1 and restarts >= 1, got {iterations} and {restarts}")
+    if seeding not in SEEDINGS:
+        raise ValueError(f"kmeans.seeding: need one of {list(SEEDINGS)}, got {seeding!r}")
+    method = {
+        "k-means++": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
+        "afk-mc2": faiss.ClusteringInitMethod_AFK_MC2,
+        "random": faiss.ClusteringInitMethod_RANDOM,
+    }[seeding]
+    settings = {
+        "niter": iterations,
+        "nredo": restarts,
+        "seed": seed,
+        "init_method": method,
+        "min_points_per_centroid": 1,
+        "max_points_per_centroid": len(features),
+    }
+    centroids = train(features, clusters, settings)
+    units, squares = Codebook(centroids).nearest(features)
+    for _ in range(10):
+        dead = np.flatnonzero(np.bincount(units, minlength=clusters) == 0)
+        far = np.argsort(-squares, kind="stable")[: len(dead)]
+        far = far[squares[far] > 0]
+        if not len(far):
+            break
+        centroids[dead[: len(far)]] = features[far]
+        centroids = train(features, clusters, settings | {"niter": 3, "nredo": 1}, centroids)
+        units, squares = Codebook(centroids).nearest(features)
+    provenance = {
+        "encoder": None if encoder is None else encoder.provenance,
+        "clusters": clusters,
+        "seed": seed,
+        "iterations": iterations,
+        "restarts": restarts,
+        "seeding": seeding,
+        "frames": len(features),
+        "data": hashlib.sha256(features.tobytes()).hexdigest(),
+        "inertia": float(squares.mean()),
+        "dead": int((np.bincount(units, minlength=clusters) == 0).sum()),
+        "faiss": faiss.__version__,
+    }
+    return Codebook(centroids, provenance)
+
+
+def train(features: np.ndarray, clusters: int, settings: dict, start: np.ndarray | None = None) -> np.ndarray:
+    """(K, D) centroids from faiss, from its own seeding or from given centroids."""
+    import faiss
+
+    kmeans = faiss.Kmeans(features.shape[1], clusters, **settings)
+    kmeans.train(features, init_centroids=start)
+    return np.array(kmeans.centroids)
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared distances in double precision along the last axis."""
+    return np.square(a.astype(np.float64) - b).sum(axis=-1)
+
+
+def check_features(features: np.ndarray, dimension: int) -> np.ndarray:
+    """The features as contiguous float32, or ValueError."""
+    features = np.ascontiguousarray(features, dtype=np.float32)
+    if features.ndim != 2 or features.shape[1] != dimension:
+        raise ValueError(f"features: need shape (F, {dimension}), got {features.shape}")
+    if not np.isfinite(features).all():
+        raise ValueError("features: need finite numbers, got NaN or infinity")
+    return features
