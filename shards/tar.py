@@ -1,0 +1,117 @@
+"""Bytes of samples: members to and from JSON and npy, and where samples lie in a tar. Nothing here can run code."""
+
+import io
+import json
+import mmap
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+EXTENSIONS = ("json", "units.npy", "pitch.npy", "style.npy", "text.npy", "ends.npy", "tokens.npy")
+"""The members a sample may have."""
+
+_SIZE = slice(124, 136)  # fields of a POSIX ustar header
+_NAME = slice(0, 100)
+_CHECKSUM = slice(148, 156)
+_KIND = 156
+
+
+def encode(name: str, value: Any) -> bytes:
+    """Bytes of a member: sorted UTF-8 JSON, or npy."""
+    if name == "json":
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    array = np.ascontiguousarray(value)
+    return _header_of(array.dtype.str, array.shape) + array.tobytes()
+
+
+@lru_cache(maxsize=8192)
+def _header_of(dtype: str, shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def scan(
+    buffer: bytes | mmap.mmap, start: int, stop: int | None, where: str, *, check: bool = False
+) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """Key and members (extension -> where in the buffer) of each sample between two offsets of a tar.
+
+    Without `stop`, the tar must end as tars do. `check` compares the checksums of the headers.
+    """
+    position = start
+    end = len(buffer) if stop is None else stop
+    current: str | None = None
+    members: dict[str, tuple[int, int]] = {}
+    while position < end:
+        header = buffer[position : position + 512]
+        if stop is None and header[:1] == b"\0":
+            if header.strip(b"\0") or len(buffer) < position + 1024 or buffer[position:].strip(b"\0"):
+                raise ValueError(f"{where}: damaged, bytes follow the end of the tar")
+            break
+        name, size = _header(header, position, where, check=check)
+        key, _, extension = name.partition(".")
+        if extension not in EXTENSIONS:
+            raise ValueError(
+                f"{where}: member {name!r} is not in the schema ({', '.join(EXTENSIONS)}); not read"
+            )
+        if key != current:
+            if current is not None:
+                yield current, members
+            current, members = key, {}
+        if extension in members:
+            raise ValueError(f"{where}: member {name!r} comes twice")
+        begin = position + 512
+        members[extension] = begin, begin + size
+        position = begin + -(-size // 512) * 512
+        if position > end:
+            raise ValueError(f"{where}: truncated inside {name!r}")
+    else:
+        if stop is None:
+            raise ValueError(f"{where}: truncated, the end of the tar is missing")
+    if current is not None:
+        yield current, members
+
+
+def _header(header: bytes, position: int, where: str, *, check: bool) -> tuple[str, int]:
+    """Name and size of a regular member."""
+    try:
+        size = int(header[_SIZE].strip(b" \0"), 8)
+        if len(header) < 512 or header[_KIND] not in b"0\0":
+            raise ValueError("not a regular file")
+        if check:
+            total = sum(header) - sum(header[_CHECKSUM]) + 8 * 32
+            if total != int(header[_CHECKSUM].strip(b" \0"), 8):
+                raise ValueError("checksum differs")
+        return header[_NAME].rstrip(b"\0").decode("ascii"), size
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: truncated or damaged, no tar header at byte {position} ({error})"
+        ) from error
+
+
+def decode(name: str, content: bytes, where: str) -> Any:
+    """A JSON value or an array, and nothing else.
+
+    Raises:
+        ValueError: the content is neither; the message begins with `where`.
+    """
+    try:
+        if name == "json":
+            return json.loads(content)
+        length = int.from_bytes(content[8:10], "little")
+        dtype, shape = _parse_npy_header(content[: 10 + length])
+        return np.frombuffer(content, dtype=dtype, offset=10 + length).reshape(shape)
+    except ValueError as error:
+        raise ValueError(f"{where}.{name}: cannot be decoded: {error}") from error
+
+
+@lru_cache(maxsize=8192)
+def _parse_npy_header(header: bytes) -> tuple[np.dtype, tuple[int, ...]]:
+    if header[:8] != b"\x93NUMPY\x01\x00":
+        raise ValueError("need npy version 1.0")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header[8:]))
+    if dtype.hasobject or fortran:
+        raise ValueError(f"need plain numbers in C order, got {dtype}")
+    return dtype, shape

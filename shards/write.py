@@ -1,0 +1,231 @@
+"""Samples into webdataset tars with reproducible bytes, and the index over them; docs/format.md is the schema."""
+
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corpus.records import SAMPLE_RATE, Utterance, Word
+from shards.interleave import Strategy
+from shards.tar import encode
+from shards.utterance import TokenizedUtterance
+from shards.vocabulary import KINDS, Vocabulary, replace_file
+
+STREAMS = ("speech", "text", "interleaved")
+SPLITS = ("train", "valid")
+SCHEMA = 1
+BLOCK = 64
+"""Samples per block: what a loader reads at once. The index holds the offset and checksum of each block."""
+
+_KEY = re.compile(r"[A-Za-z0-9_=-]{1,80}")  # a key ends at the first dot; a ustar name has 100 bytes
+
+
+def metadata(
+    utterance: Utterance,
+    vocabulary: Vocabulary,
+    *,
+    stream: str,
+    words: Sequence[Word] = (),
+    tokenized: TokenizedUtterance | None = None,
+    unit_hop: int | None = None,
+    strategy: Strategy | None = None,
+    seed: int | None = None,
+    eos: bool = True,
+    **more: Any,
+) -> dict[str, Any]:
+    """What the `.json` of a speech or interleaved sample says; `more` are further fields, in JSON's types.
+
+    Args:
+        words: original writing, spoken form, start, end (seconds) and confidence of each word, interleaved only.
+        tokenized: where rates and the centre of frame 0 come from.
+        unit_hop: samples at 16 kHz between two frames.
+        strategy, seed: how the materialised sequence was drawn, with `generator(seed, 0, id)`.
+        eos: whether documents of this build close with EOS; a loader that draws anew does the same.
+    """
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "stream": stream,
+        "id": utterance.id,
+        "text": utterance.text,
+        "words": [[word.text, word.spoken, word.start, word.end, word.confidence] for word in words],
+        "speaker": utterance.speaker,
+        "language": utterance.language,
+        "licence": utterance.licence,
+        "samples": utterance.samples,
+        "seconds": utterance.seconds,
+        "eos": eos,
+        "seed": seed,
+        "strategy": None if strategy is None else asdict(strategy),
+        "vocabulary": vocabulary.hash,
+    }
+    if tokenized is not None:
+        record |= {
+            "unit_rate": tokenized.unit_rate,
+            "unit_hop": unit_hop,
+            "unit_centre": tokenized.unit_centre,
+            "pitch_rate": None if tokenized.pitch is None else tokenized.pitch_rate,
+            "style_rate": None if tokenized.style is None else tokenized.style_rate,
+        }
+    return record | more
+
+
+def text_metadata(
+    key: str, vocabulary: Vocabulary, *, language: str | None = None, licence: str | None = None, eos: bool = True,
+    **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """What the `.json` of a text sample says."""
+    record = {"schema": SCHEMA, "stream": "text", "id": key, "language": language, "licence": licence}
+    return record | {"samples": 0, "seconds": 0.0, "eos": eos, "vocabulary": vocabulary.hash} | more
+
+
+def sample(
+    record: Mapping[str, Any], tokens: np.ndarray | Sequence[int], tokenized: TokenizedUtterance | None = None
+) -> dict[str, Any]:
+    """One training example as `write_shard` takes it: "__key__" and members by extension, not yet bytes.
+
+    Args:
+        record: the `.json`, from `metadata` or `text_metadata`; its "id" is the key, its "stream"
+            says which raw arrays go in.
+        tokens: (N,) the materialised document of the stream.
+        tokenized: where the raw arrays come from; text samples have none.
+
+    Raises:
+        ValueError: the id is no safe key, the stream is unknown, or the document is empty.
+    """
+    key, stream = record["id"], record["stream"]
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"id {key!r}: need 1 to 80 of the characters A-Z a-z 0-9 _ = - to be a shard key")
+    if stream not in STREAMS:
+        raise ValueError(f"sample {key}: stream must be one of {', '.join(STREAMS)}, got {stream!r}")
+    members: dict[str, Any] = {
+        "__key__": key,
+        "json": dict(record),
+        "tokens.npy": np.asarray(tokens, dtype=np.int32),
+    }
+    if not len(members["tokens.npy"]):
+        raise ValueError(f"sample {key}: need at least one token")
+    if stream != "text":
+        if tokenized is None:
+            raise ValueError(f"sample {key}: a {stream} sample needs the tokenized utterance")
+        members["units.npy"] = tokenized.units
+        optional = {"pitch.npy": tokenized.pitch, "style.npy": tokenized.style}
+        members |= {name: values for name, values in optional.items() if values is not None}
+    if stream == "interleaved" and tokenized is not None:
+        if len(record["words"]) != tokenized.words:
+            raise ValueError(
+                f"sample {key}: need {tokenized.words} words in its record, got {len(record['words'])}"
+            )
+        members |= {"text.npy": tokenized.text, "ends.npy": tokenized.text_ends}
+    return members
+
+
+def write_shard(
+    path: Path | str, samples: Iterable[Mapping[str, Any]], vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """Write samples as one webdataset tar and describe it. The same samples give the same bytes.
+
+    The tar appears under its name when it is whole: a killed writer leaves only a file whose name begins with a dot.
+
+    Returns:
+        The entry for `write_index`: file, samples, tokens per kind, audio_samples and seconds, bytes, sha256, first and
+        last key, and per block of 64 samples its offset and crc32.
+
+    Raises:
+        ValueError: a key comes twice, or a sample has another vocabulary.
+    """
+    from webdataset import TarWriter  # pulls torch
+
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    counts = np.zeros(len(KINDS), dtype=np.int64)
+    keys: dict[str, None] = {}
+    offsets: list[int] = []
+    audio_samples = 0
+    with open(partial, "wb", buffering=1 << 20) as file:
+        writer = TarWriter(file, encoder=False, mtime=0, user="wordweave", group="wordweave", mode=0o444)
+        for one in samples:
+            key, record = one["__key__"], one["json"]
+            if key in keys:
+                raise ValueError(f"{path}: key {key!r} comes twice")
+            if record["vocabulary"] != vocabulary.hash:
+                raise ValueError(f"{path}: sample {key} was made with another vocabulary")
+            if len(keys) % BLOCK == 0:
+                offsets.append(writer.tarstream.offset)
+            keys[key] = None
+            audio_samples += record["samples"]
+            counts += np.bincount(vocabulary.kind(one["tokens.npy"]), minlength=len(counts))
+            members = {name: encode(name, value) for name, value in one.items() if name != "__key__"}
+            writer.write({"__key__": key, **members})
+        end = writer.tarstream.offset
+        writer.close()
+    digest, checksums = _checksums(partial, offsets, end)
+    size = partial.stat().st_size
+    os.replace(partial, path)
+    names = list(keys)
+    return {
+        "file": path.name,
+        "samples": len(names),
+        "tokens": {kind: int(count) for kind, count in zip(KINDS, counts, strict=True) if count},
+        "audio_samples": audio_samples,
+        "seconds": audio_samples / SAMPLE_RATE,
+        "bytes": size,
+        "sha256": digest,
+        "first": names[0] if names else None,
+        "last": names[-1] if names else None,
+        "blocks": {"samples": BLOCK, "offsets": [*offsets, end], "crc32": checksums},
+    }
+
+
+def write_index(
+    folder: Path | str,
+    entries: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    vocabulary: Vocabulary,
+    **facts: Any,
+) -> Path:
+    """Write index.json into the shard folder and vocabulary.json beside it.
+
+    Args:
+        folder: `<build>/shards`, which holds a folder per stream.
+        entries: stream -> split -> entries of `write_shard`, in the order of their files.
+        facts: further fields, in JSON's types.
+    """
+    folder = Path(folder)
+    vocabulary.save(folder)
+    streams = {
+        stream: {
+            split: [dict(entry) | {"file": f"{stream}/{entry['file']}"} for entry in shards]
+            for split, shards in splits.items()
+        }
+        for stream, splits in entries.items()
+    }
+    unknown = [stream for stream in streams if stream not in STREAMS]
+    if unknown:
+        raise ValueError(f"index: streams must be among {', '.join(STREAMS)}, got {unknown}")
+    index = {
+        "format": "wordweave shards",
+        "schema": SCHEMA,
+        "vocabulary": vocabulary.hash,
+        "streams": streams,
+    } | facts
+    replace_file(folder / "index.json", json.dumps(index, sort_keys=True).encode() + b"\n")
+    return folder / "index.json"
+
+
+def _checksums(path: Path, offsets: list[int], end: int) -> tuple[str, list[int]]:
+    """sha256 of the file, crc32 of each block; read back once, a block at a time."""
+    digest = hashlib.sha256()
+    checksums = []
+    with open(path, "rb") as file:
+        for start, stop in zip(offsets, [*offsets[1:], end], strict=True):
+            block = file.read(stop - start)
+            digest.update(block)
+            checksums.append(zlib.crc32(block))
+        digest.update(file.read())
+    return digest.hexdigest(), checksums
