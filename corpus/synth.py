@@ -48,7 +48,7 @@ def synthesise(
 
     Args:
         folder: is made; files of an earlier corpus are overwritten.
-        utterances: number of recordings, each a story of 15 to 50 words, about 12 s on average.
+        utterances: number of recordings, each a story of 17 to 56 words, about 12 s on average.
         voices: number of speakers; they take turns.
         documents: number of lines of text.txt; by default four for each utterance.
         progress: is called with (utterances done, utterances).
