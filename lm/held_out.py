@@ -1,0 +1,162 @@
+"""Held-out documents made ready for scoring, and the n-gram entropies that a model has to beat on them.
+
+The loss and the entropies count the same tokens: every token of a held-out document but its first.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lm.model import IGNORE
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One stream's held-out documents, packed into N rows of L tokens.
+
+    `yardsticks` maps a name to the cost in nats, under an n-gram, of every predicted token in row order:
+    `unigram_entropy` (the held-out tokens' own frequencies: no unigram does better on them), `unigram` (frequencies
+    in training) and `bigram` (pairs in training).
+    """
+
+    stream: str
+    tokens: Tensor  # (N, L) int64
+    positions: Tensor  # (N, L) int64
+    documents: Tensor  # (N, L) int64, -1 in padding
+    targets: Tensor  # (N, L) int64, IGNORE in padding
+    yardsticks: dict[str, np.ndarray]  # each (P,) float64, P the predicted tokens
+
+
+def prepare(
+    stream: str,
+    held_out: Iterable[np.ndarray],
+    training: Iterable[np.ndarray],
+    *,
+    vocabulary_size: int,
+    sequence_length: int,
+    most_tokens: int = 100_000,
+    most_training_tokens: int = 5_000_000,
+) -> HeldOut:
+    """Pack held-out documents and count the n-grams of the training documents.
+
+    Args:
+        held_out, training: documents, each (n,) int.
+        vocabulary_size: ids in use; each counts once more than seen in the unigram of the training documents.
+        sequence_length: L; a longer document is cut, and every token but its first still predicted once.
+        most_tokens, most_training_tokens: read no further than this (whole documents).
+
+    Raises:
+        ValueError: no held-out document has two tokens.
+    """
+    documents = list(_first(held_out, most_tokens))
+    tokens, positions, numbers, targets = pack(documents, sequence_length)
+    if not len(tokens):
+        raise ValueError(
+            f"stream {stream!r}: has no held-out document of two tokens; rebuild with a larger part held out"
+        )
+    predicted = targets != IGNORE
+    before, after = tokens[predicted], targets[predicted]
+    pairs = NGrams(_first(training, most_training_tokens), vocabulary_size)
+    own = np.bincount(after, minlength=vocabulary_size) / len(after)
+    return HeldOut(
+        stream,
+        torch.from_numpy(tokens),
+        torch.from_numpy(positions),
+        torch.from_numpy(numbers),
+        torch.from_numpy(targets),
+        {
+            "unigram_entropy": -np.log(own[after]),
+            "unigram": -np.log(pairs.unigram(after)),
+            "bigram": -np.log(pairs.bigram(before, after)),
+        },
+    )
+
+
+def pack(
+    documents: Iterable[np.ndarray], length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Lay documents one after the other into rows of `length`; only one longer than a row goes over its end.
+
+    Returns:
+        tokens, positions, documents (-1 in padding), targets (IGNORE in padding): each (N, length) int64.
+
+    >>> tokens, positions, documents, targets = pack([np.array([1, 2, 3]), np.array([4, 5, 6, 7, 8])], 3)
+    >>> tokens.tolist(), targets.tolist()
+    ([[1, 2, 0], [4, 5, 6], [7, 0, 0]], [[2, 3, -1], [5, 6, 7], [8, -1, -1]])
+    """
+    rows: list[list[np.ndarray]] = []
+    room = 0
+    for document in documents:
+        for start in range(0, len(document) - 1, length):
+            piece = document[start : start + length + 1]  # inputs and, one further, targets
+            if len(piece) - 1 > room:
+                rows.append([])
+                room = length
+            rows[-1].append(piece)
+            room -= len(piece) - 1
+    out = np.zeros((4, len(rows), length), np.int64)
+    out[2:] = -1
+    for row, pieces in enumerate(rows):
+        start = 0
+        for number, piece in enumerate(pieces):
+            n = len(piece) - 1
+            out[:, row, start : start + n] = piece[:-1], np.arange(n), np.full(n, number), piece[1:]
+            start += n
+    return out[0], out[1], out[2], out[3]
+
+
+class NGrams:
+    """Unigram and bigram probabilities of a corpus.
+
+    The unigram adds one to every count; a document's first token, which nobody predicts, does not count. The bigram
+    mixes pair frequencies with the unigram after Witten and Bell: the more different tokens followed `a`, the more
+    is kept for ones not yet seen there.
+
+    Source: Witten & Bell 1991, "The zero-frequency problem", method C.
+
+    >>> model = NGrams([np.array([0, 1, 0, 1, 0])], 3)
+    >>> model.unigram(np.array([0, 1, 2])).tolist()
+    [0.42857142857142855, 0.42857142857142855, 0.14285714285714285]
+    >>> float(model.bigram(np.array([1]), np.array([0]))[0])  # (2 + 1 * 3 / 7) / (2 + 1)
+    0.8095238095238094
+    """
+
+    def __init__(self, documents: Iterable[np.ndarray], vocabulary_size: int):
+        self.size = vocabulary_size
+        counts = np.zeros(vocabulary_size, np.int64)
+        pairs = [np.zeros(0, np.int64)]
+        for document in documents:
+            document = document.astype(np.int64)
+            counts += np.bincount(document[1:], minlength=vocabulary_size)
+            pairs.append(document[:-1] * vocabulary_size + document[1:])
+        self.probabilities = (counts + 1) / (counts + 1).sum()
+        self.pairs, self.pair_counts = np.unique(np.concatenate(pairs), return_counts=True)
+        first = self.pairs // vocabulary_size
+        self.seen = np.bincount(first, weights=self.pair_counts, minlength=vocabulary_size)
+        self.followers = np.bincount(first, minlength=vocabulary_size)
+
+    def unigram(self, tokens: np.ndarray) -> np.ndarray:
+        return self.probabilities[tokens]
+
+    def bigram(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        unigram = self.unigram(after)
+        pair = before * self.size + after
+        if not len(self.pairs):
+            return unigram
+        at = np.minimum(np.searchsorted(self.pairs, pair), len(self.pairs) - 1)
+        count = np.where(self.pairs[at] == pair, self.pair_counts[at], 0)
+        seen, followers = self.seen[before], self.followers[before]
+        mixed = (count + followers * unigram) / np.maximum(seen + followers, 1)
+        return np.where(seen > 0, mixed, unigram)
+
+
+def _first(documents: Iterable[np.ndarray], most_tokens: int) -> Iterable[np.ndarray]:
+    read = 0
+    for document in documents:
+        yield document
+        read += len(document)
+        if read >= most_tokens:
+            return

@@ -1,0 +1,608 @@
+"""Train a model on a build's shards: next-token prediction over text, speech and interleaved sequences.
+
+`train` reads from top to bottom: what is trained on, what is trained, one loop, what is written. Under
+`torchrun --nproc-per-node N` it trains on N processes; the order of sequences, and so the run, is the same for every N.
+
+An output folder holds settings.json, log.jsonl (a line every few steps), step-000100/ (a checkpoint, which is also a
+model directory), best/ (the model with the lowest held-out loss so far), summary.json and loss.png.
+"""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from lm import held_out
+from lm.curve import draw
+from lm.model import IGNORE, Model, preset, replace
+from shards.read import open_stream, read_documents
+from shards.vocabulary import KINDS, Vocabulary
+
+STREAMS = ("text", "speech", "interleaved")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides a run. Lengths and budgets count tokens, padding included."""
+
+    build: str
+    output: str
+    preset: str = "nano"
+    shape: Mapping[str, Any] = field(default_factory=dict)  # changes to the preset, as in config.json
+    start_from: str | None = None  # a model directory to continue from, instead of a preset
+    mixture: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STREAMS, 1 / 3))
+    sequence_length: int = 512
+    batch_tokens: int = 4096  # per step, over all processes
+    micro_batch: int = 8  # sequences at a time on one device
+    tokens: int = 2_000_000  # the budget; schedules run over it
+    minutes: float | None = None  # stop after this long even so
+    optimiser: str = "muon"  # or adamw; muon is for the layers' matrices, all else is AdamW's in both
+    learning_rate: float = 5e-3
+    matrix_learning_rate: float = 0.025  # muon's
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    schedule: str = "cosine"  # or constant, or wsd: warm up, stay, decay
+    warmup: float = 0.02  # part of the budget
+    decay: float = 0.2  # part of the budget, of wsd
+    last_rate: float = 0.1  # part of the full learning rate, at the end of cosine and wsd
+    clip: float = 1.0  # largest norm of the gradient
+    dropout: float = 0.1
+    chunk: int = 0  # places at a time in the loss (for large vocabularies); 0: all
+    recompute: bool = False  # activation checkpointing
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 10  # steps
+    evaluate_every: int = 50
+    evaluate_tokens: int = 100_000  # of each stream, at most
+    save_every: int = 200
+    keep: int = 2  # checkpoints
+    patience: int = 0  # stop after so many evaluations without a new best; 0: never
+    device: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in (
+            "sequence_length",
+            "micro_batch",
+            "tokens",
+            "log_every",
+            "evaluate_every",
+            "save_every",
+            "keep",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name}: need at least 1, got {getattr(self, name)}")
+        if self.batch_tokens % self.sequence_length or not self.batch_tokens:
+            raise ValueError(
+                f"train.batch_tokens: need a multiple of sequence_length {self.sequence_length}, "
+                f"got {self.batch_tokens}"
+            )
+        if self.optimiser not in ("muon", "adamw"):
+            raise ValueError(f"train.optimiser: 'muon' or 'adamw', got {self.optimiser!r}")
+        if self.schedule not in ("constant", "cosine", "wsd"):
+            raise ValueError(f"train.schedule: 'constant', 'cosine' or 'wsd', got {self.schedule!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"train.dropout: need 0 <= dropout < 1, got {self.dropout}")
+        unknown = sorted(set(self.mixture) - set(STREAMS))
+        weights = list(self.mixture.values())
+        if unknown or not weights or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+            raise ValueError(
+                f"train.mixture: need weights >= 0 of {', '.join(STREAMS)}, not all 0, got {dict(self.mixture)}"
+            )
+
+
+def train(
+    settings: TrainSettings, *, resume: bool = False, progress: Callable[[dict], None] | None = None
+) -> dict[str, Any]:
+    """Train, and return what summary.json says.
+
+    Args:
+        resume: go on from the output folder's last checkpoint (start afresh if there is none). On a CPU the result
+            is the unbroken run's to the bit.
+        progress: called with every line of the log.
+
+    Raises:
+        ValueError: settings, build, start model and checkpoint do not fit together, or the loss is no longer finite;
+            one line that names the thing and what to do.
+    """
+    rank, world, device = processes(settings)
+    started, output = time.monotonic(), Path(settings.output)
+    sequences = settings.batch_tokens // settings.sequence_length
+    if sequences % world:
+        raise ValueError(
+            f"train.batch_tokens: {sequences} sequences a step do not divide among {world} processes"
+        )
+    torch.manual_seed(settings.seed)
+
+    # What is trained on.
+    vocabulary = Vocabulary.load(Path(settings.build) / "shards")
+    mixture = {name: settings.mixture[name] for name in STREAMS if settings.mixture.get(name, 0) > 0}
+    checkpoint = last_checkpoint(output) if resume else None
+    state = read_state(checkpoint, settings, vocabulary) if checkpoint else None
+    stream = open_stream(
+        settings.build,
+        mixture,
+        seed=settings.seed,
+        sequence_length=settings.sequence_length,
+        rank=rank,
+        world_size=world,
+        state=state["loader"] if state else None,
+    )
+    tests = [
+        held_out.prepare(
+            name,
+            read_documents(settings.build, name, "valid"),
+            read_documents(settings.build, name, "train"),
+            vocabulary_size=vocabulary.size,
+            sequence_length=settings.sequence_length,
+            most_tokens=settings.evaluate_tokens,
+        )
+        for name in mixture
+    ]
+    kind_of = torch.from_numpy(np.asarray(vocabulary.kind(np.arange(vocabulary.padded_size)))).to(device)
+
+    # What is trained.
+    start = checkpoint or settings.start_from
+    if start:
+        model = Model.from_pretrained(
+            start,
+            vocabulary=vocabulary,
+            device=device,
+            dropout=settings.dropout,
+            recompute=settings.recompute,
+        )
+    else:
+        shape = preset(settings.preset, vocabulary.padded_size, **settings.shape)
+        model = Model(shape, dropout=settings.dropout, recompute=settings.recompute).to(device)
+    if settings.compile:
+        for layer in model.model.layers:
+            layer.compile()
+    wrapped = DistributedDataParallel(model) if world > 1 else model
+    optimisers = make_optimisers(model, settings)
+    step, tokens, waited = 0, 0, 0
+    best: dict[str, Any] = {"loss": math.inf, "streams": {}}
+    if state:
+        step, tokens, best, waited = (state[name] for name in ("step", "tokens", "best", "waited"))
+        restore(checkpoint, optimisers, rank)  # type: ignore[arg-type]
+    else:
+        torch.manual_seed(settings.seed + rank)  # dropout differs between processes
+    if rank == 0:
+        start_log(output, settings, step)
+
+    def autocast() -> Any:  # weights stay float32
+        return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+    def score() -> dict[str, Any]:
+        model.eval()
+        with torch.no_grad(), autocast():
+            result = {test.stream: evaluate(model, test, kind_of, settings, rank, world) for test in tests}
+        model.train()
+        return result
+
+    def log(line: dict[str, Any]) -> None:
+        if rank == 0:
+            with open(output / "log.jsonl", "a") as file:
+                file.write(json.dumps(line) + "\n")
+            if progress:
+                progress(line)
+
+    # The loop.
+    model.train()
+    window, window_tokens, window_start = Tally(tuple(mixture), device), 0, time.monotonic()
+    stopped = "tokens"
+    scores: dict[str, Any] = {}
+    while tokens < settings.tokens:
+        rate = learning_rate(tokens / settings.tokens, settings)
+        for optimiser, full in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * full
+        batch = read_batch(stream, sequences // world, device)
+        late = settings.minutes is not None and time.monotonic() - started > settings.minutes * 60
+        predicted, late_somewhere = together(
+            torch.tensor([(batch.targets != IGNORE).sum(), late], device=device)
+        )
+        step_loss = torch.zeros((), device=device)
+        micros = list(batch.split(settings.micro_batch))
+        for number, micro in enumerate(micros):
+            with autocast():
+                losses = wrapped(
+                    micro.tokens,
+                    micro.positions,
+                    micro.documents,
+                    targets=micro.targets,
+                    chunk=settings.chunk,
+                )
+            # every predicted token of the step weighs the same, on whatever process; DDP averages, so times world
+            loss = losses.sum() / predicted.clamp(min=1)
+            wrapped.require_backward_grad_sync = number == len(micros) - 1  # of DDP: exchange gradients once
+            (loss * world).backward()
+            step_loss += loss.detach()
+            window.add(losses.detach(), micro, kind_of)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        step_loss = together(step_loss)
+        if not torch.isfinite(step_loss + norm):
+            raise alarm(output, step, float(step_loss), batch, rank)
+        for optimiser, _ in optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        step, tokens = step + 1, tokens + settings.batch_tokens
+        window_tokens += settings.batch_tokens
+
+        over = tokens >= settings.tokens or bool(late_somewhere)
+        if step % settings.evaluate_every == 0 or over:
+            scores = score()
+            mean = held_out_loss(scores, mixture)
+            waited = 0 if mean < best["loss"] else waited + 1
+            if waited == 0:
+                best = {"step": step, "tokens": tokens, "loss": mean, "streams": scores}
+                if rank == 0:
+                    save_model(output / "best", model, vocabulary)
+            log({"step": step, "tokens": tokens, "held_out": scores, "held_out_loss": mean})
+        over = over or bool(settings.patience and waited >= settings.patience)
+        saving = step % settings.save_every == 0 or over
+        if (
+            step % settings.log_every == 0 or saving
+        ):  # always before a save, so that a resumed log is the same
+            seconds = time.monotonic() - window_start
+            line = {"step": step, "tokens": tokens, **window.report(), "rate": rate, "norm": float(norm)}
+            log(line | {"tokens_per_second": window_tokens / max(seconds, 1e-9)})
+            window, window_tokens, window_start = Tally(tuple(mixture), device), 0, time.monotonic()
+        if saving:
+            loader, generators = everyone(stream.state()), everyone(torch.get_rng_state())
+            if rank == 0:
+                facts = {"step": step, "tokens": tokens, "best": best, "waited": waited, "loader": loader}
+                save_checkpoint(output, model, vocabulary, optimisers, settings, facts, generators)
+        if over:
+            if tokens < settings.tokens:
+                stopped = "minutes" if late_somewhere else "patience"
+            break
+
+    # What is written.
+    scores = scores or score()  # a finished run, resumed
+    summary = {
+        "stopped": stopped,
+        "step": step,
+        "tokens": tokens,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "minutes": (time.monotonic() - started) / 60,
+        "final": {"loss": held_out_loss(scores, mixture), "streams": scores},
+        "best": best,
+        "model": str(output / "best"),
+        "sentences": [sentence(name, values) for name, values in best["streams"].items()],
+        "vocabulary_hash": vocabulary.hash,
+    }
+    if rank == 0:
+        replace(output / "summary.json", json.dumps(summary, indent=2).encode())
+        draw(output)
+    return summary
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed sequences of one process and step, each field (B, L) int64 on the device."""
+
+    tokens: Tensor
+    positions: Tensor
+    documents: Tensor
+    streams: Tensor
+    targets: Tensor
+
+    def split(self, size: int) -> Iterator["Batch"]:
+        parts = [getattr(self, name).split(size) for name in self.__dataclass_fields__]
+        return (Batch(*part) for part in zip(*parts, strict=True))
+
+
+def read_batch(stream: Iterator[Any], sequences: int, device: torch.device) -> Batch:
+    """The next sequences of the stream; a target is the next token of the same document, else IGNORE."""
+    packed = [next(stream) for _ in range(sequences)]
+    tokens, positions, documents, streams = (
+        np.stack([getattr(row, name) for row in packed]).astype(np.int64)
+        for name in ("tokens", "positions", "documents", "streams")
+    )
+    targets = np.full_like(tokens, IGNORE)
+    inside = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
+    targets[:, :-1][inside] = tokens[:, 1:][inside]
+    return Batch(
+        *(torch.from_numpy(array).to(device) for array in (tokens, positions, documents, streams, targets))
+    )
+
+
+class Tally:
+    """Losses summed over predicted tokens, per kind of token, per stream, and for first tokens after a marker."""
+
+    def __init__(self, streams: tuple[str, ...], device: torch.device):
+        self.streams, self.names = streams, (*KINDS, "after_switch", *streams)
+        self.sums = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)  # nats, tokens
+
+    def add(self, losses: Tensor, batch: Batch, kind_of: Tensor) -> None:
+        predicted = batch.targets != IGNORE
+        loss = losses[predicted].double()
+        kind = kind_of[batch.targets[predicted]].long()
+        after = kind_of[batch.tokens[predicted]] == KINDS.index("marker")
+        groups = (
+            (kind, loss),
+            (torch.full_like(kind, len(KINDS))[after], loss[after]),
+            (batch.streams[predicted] + len(KINDS) + 1, loss),
+        )
+        for group, values in groups:
+            self.sums[0] += torch.bincount(group, values, minlength=len(self.names))
+            self.sums[1] += torch.bincount(group, minlength=len(self.names))
+
+    def report(self) -> dict[str, Any]:
+        """Loss, losses per kind and stream in nats per token, and the share of each stream in the predicted tokens."""
+        nats, tokens = together(self.sums.clone()).tolist()
+        mean = {name: n / t for name, n, t in zip(self.names, nats, tokens, strict=True) if t}
+        seen = dict(zip(self.names, tokens, strict=True))
+        total = sum(seen[name] for name in self.streams)
+        return {
+            "loss": sum(nats[-len(self.streams) :]) / max(total, 1),
+            "kinds": {name: mean[name] for name in (*KINDS, "after_switch") if name in mean},
+            "streams": {name: mean[name] for name in self.streams if name in mean},
+            "mixture": {name: seen[name] / max(total, 1) for name in self.streams},
+        }
+
+
+def evaluate(
+    model: Model,
+    test: held_out.HeldOut,
+    kind_of: Tensor,
+    settings: TrainSettings,
+    rank: int = 0,
+    world: int = 1,
+) -> dict[str, Any]:
+    """Loss on held-out documents beside what n-grams reach there, in nats per predicted token, all and per kind."""
+    losses = torch.zeros(test.targets.shape, dtype=torch.float64, device=kind_of.device)
+    size, rows = settings.micro_batch, len(test.tokens)
+    for start in range(0, rows, size * world):
+        mine = (
+            start + rank * size
+        )  # past the end on some processes: they repeat the last row, for the others' sake
+        part = slice(min(mine, rows - 1), min(mine, rows - 1) + size)
+        tokens, positions, documents, targets = (
+            getattr(test, name)[part].to(losses.device)
+            for name in ("tokens", "positions", "documents", "targets")
+        )
+        result = model(tokens, positions, documents, targets=targets, chunk=settings.chunk)
+        if mine < rows:
+            losses[part] = result.double()
+    predicted = test.targets != IGNORE
+    kind = kind_of.cpu()[test.targets[predicted]].numpy()
+    before = kind_of.cpu()[test.tokens[predicted]].numpy()
+    costs = {"loss": together(losses).cpu()[predicted].numpy(), **test.yardsticks}
+
+    def mean(chosen: np.ndarray) -> dict[str, Any]:
+        return {name: float(cost[chosen].mean()) for name, cost in costs.items()} | {
+            "tokens": int(chosen.sum())
+        }
+
+    groups = {name: kind == code for code, name in enumerate(KINDS)}
+    groups["after_switch"] = before == KINDS.index("marker")
+    return mean(kind >= 0) | {
+        "kinds": {name: mean(chosen) for name, chosen in groups.items() if chosen.any()}
+    }
+
+
+def held_out_loss(scores: Mapping[str, Any], mixture: Mapping[str, float]) -> float:
+    """One number of an evaluation: the streams' losses, weighted as they are mixed."""
+    return sum(scores[name]["loss"] * weight for name, weight in mixture.items()) / sum(mixture.values())
+
+
+def sentence(stream: str, score: Mapping[str, Any]) -> str:
+    """An evaluation in words.
+
+    >>> sentence("text", {"loss": 4.1, "unigram_entropy": 5.3, "unigram": 5.5, "bigram": 4.2, "tokens": 2100})
+    'held-out text: loss 4.100 < unigram entropy 5.300 nats (from training: unigram 5.500, bigram 4.200; 2100 tokens)'
+    """
+    sign = "<" if score["loss"] < score["unigram_entropy"] else ">="
+    return (
+        f"held-out {stream}: loss {score['loss']:.3f} {sign} unigram entropy {score['unigram_entropy']:.3f} nats "
+        f"(from training: unigram {score['unigram']:.3f}, bigram {score['bigram']:.3f}; {score['tokens']} tokens)"
+    )
+
+
+def learning_rate(done: float, settings: TrainSettings) -> float:
+    """The part of the full learning rate at `done`, the part of the budget spent.
+
+    >>> wsd = TrainSettings("build", "run", schedule="wsd", warmup=0.1, decay=0.2, last_rate=0.0)
+    >>> [round(learning_rate(done, wsd), 3) for done in (0.0, 0.05, 0.5, 0.9)]
+    [0.001, 0.5, 1.0, 0.5]
+    """
+    s = settings
+    if done < s.warmup:
+        return max(done / s.warmup, 1e-3)
+    if s.schedule == "cosine":
+        fall = (1 - math.cos(math.pi * (done - s.warmup) / (1 - s.warmup))) / 2
+    elif s.schedule == "wsd":
+        fall = max(0.0, (done - (1 - s.decay)) / s.decay)
+    else:
+        fall = 0.0
+    return 1 - (1 - s.last_rate) * fall
+
+
+def make_optimisers(model: Model, settings: TrainSettings) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Optimisers with their full learning rates: Muon for the layers' matrices where asked, AdamW for all else.
+
+    Norms and biases do not decay.
+    """
+    named = dict(model.named_parameters())
+    matrices = [p for name, p in named.items() if p.ndim == 2 and ".layers." in name]
+    if settings.optimiser == "adamw":
+        matrices = []
+    taken = {id(p) for p in matrices}
+    rest = [p for p in named.values() if id(p) not in taken]
+    groups = [
+        {"params": [p for p in rest if p.ndim == 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in rest if p.ndim != 2], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+    result: list[tuple[torch.optim.Optimizer, float]] = [(adamw, settings.learning_rate)]
+    if matrices:
+        rate = settings.matrix_learning_rate
+        result.append((torch.optim.Muon(matrices, lr=rate, weight_decay=settings.weight_decay), rate))
+    return result
+
+
+def processes(settings: TrainSettings) -> tuple[int, int, torch.device]:
+    """This process's number, how many there are (torchrun says), and its device."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name, local) if name == "cuda" else torch.device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return (distributed.get_rank() if world > 1 else 0), world, device
+
+
+def together(tensor: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if distributed.is_initialized():
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def everyone(thing: Any) -> list[Any]:
+    """The thing of every process, in the order of their numbers."""
+    if not distributed.is_initialized():
+        return [thing]
+    things = [None] * distributed.get_world_size()
+    distributed.all_gather_object(things, thing)
+    return things
+
+
+CHECKPOINTS = "step-[0-9]*"
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest checkpoint; a folder of that name is always complete."""
+    return max(output.glob(CHECKPOINTS), key=lambda path: int(path.name[5:]), default=None)
+
+
+def save_model(directory: Path, model: Model, vocabulary: Vocabulary) -> None:
+    """Write a model directory with the vocabulary that goes with it."""
+    ids = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos}
+    model.save_pretrained(directory, vocabulary_hash=vocabulary.hash, **ids)
+    vocabulary.save(directory)
+
+
+def save_checkpoint(
+    output: Path,
+    model: Model,
+    vocabulary: Vocabulary,
+    optimisers: list[tuple[torch.optim.Optimizer, float]],
+    settings: TrainSettings,
+    facts: dict[str, Any],
+    generators: list[Any],
+) -> None:
+    """Write step-000100/ under another name, rename it, then drop the oldest beyond `keep`."""
+    final = output / f"step-{facts['step']:06d}"
+    temporary = output / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        save_model(temporary, model, vocabulary)
+        states = {
+            "optimisers": [optimiser.state_dict() for optimiser, _ in optimisers],
+            "generators": generators,
+        }
+        torch.save(states, temporary / "optimisers.pt")
+        facts = facts | {"settings": asdict(settings), "vocabulary_hash": vocabulary.hash, "commit": commit()}
+        replace(temporary / "state.json", json.dumps(facts).encode())
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        last = last_checkpoint(output)
+        raise ValueError(
+            f"{final}: cannot be written ({error}); the last good checkpoint is {last}"
+        ) from error
+    for old in sorted(output.glob(CHECKPOINTS), key=lambda path: int(path.name[5:]))[: -settings.keep]:
+        shutil.rmtree(old)
+
+
+def read_state(checkpoint: Path, settings: TrainSettings, vocabulary: Vocabulary) -> dict[str, Any]:
+    """What a checkpoint says of its run, refused when another run is asked for."""
+    try:
+        state = json.loads((checkpoint / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{checkpoint / 'state.json'}: cannot be read ({error}); remove {checkpoint}"
+        ) from error
+    asked = json.loads(json.dumps(asdict(settings)))
+    for name in ("preset", "shape", "mixture", "sequence_length", "batch_tokens", "optimiser", "seed"):
+        if state["settings"][name] != asked[name]:
+            raise ValueError(
+                f"train.{name}: {checkpoint} was trained with {state['settings'][name]!r}, got {asked[name]!r}; "
+                f"resume with the old value or train into another folder"
+            )
+    if state["vocabulary_hash"] != vocabulary.hash:
+        raise ValueError(
+            f"{checkpoint}: was trained with vocabulary {state['vocabulary_hash'][:12]}, "
+            f"the build has {vocabulary.hash[:12]}; train into another folder"
+        )
+    return state
+
+
+def restore(checkpoint: Path, optimisers: list[tuple[torch.optim.Optimizer, float]], rank: int) -> None:
+    """Put optimisers and torch's generator back to where the checkpoint left them."""
+    path = checkpoint / "optimisers.pt"
+    try:
+        states = torch.load(path, weights_only=True, map_location="cpu")
+        for (optimiser, _), state in zip(optimisers, states["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        torch.set_rng_state(states["generators"][rank % len(states["generators"])])
+    except Exception as error:  # torch.load raises several kinds for a damaged file
+        raise ValueError(
+            f"{path}: missing or damaged ({type(error).__name__}); remove {checkpoint}"
+        ) from error
+
+
+def start_log(output: Path, settings: TrainSettings, step: int) -> None:
+    """Make the output folder; of an older log keep what lies before the step from which we go on."""
+    output.mkdir(parents=True, exist_ok=True)
+    if not step:
+        for old in output.glob(CHECKPOINTS):
+            shutil.rmtree(old)
+    path = output / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() and step else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    replace(path, "".join(kept).encode())
+    replace(output / "settings.json", json.dumps(asdict(settings), indent=2).encode())
+
+
+def alarm(output: Path, step: int, loss: float, batch: Batch, rank: int) -> ValueError:
+    """Keep the batch that broke the run, and say so."""
+    path = output / f"alarm-{step:06d}-{rank}.npy"
+    np.save(path, batch.tokens.cpu().numpy(), allow_pickle=False)
+    last = last_checkpoint(output)
+    return ValueError(
+        f"step {step}: the loss is {loss}; its tokens are in {path}, the last good checkpoint is {last}; "
+        f"lower the learning rates or raise warmup"
+    )
+
+
+def commit() -> str | None:
+    """The commit of the code that runs, if it runs from a repository."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None

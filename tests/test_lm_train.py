@@ -1,0 +1,334 @@
+"""lm/train.py on a toy corpus: what it learns, writes, resumes and refuses."""
+
+import dataclasses
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from lm_toy import toy_build, toy_vocabulary
+
+from lm import train as training
+from lm.held_out import NGrams, pack, prepare
+from lm.model import IGNORE, Model
+from lm.train import STREAMS, TrainSettings, learning_rate, make_optimisers, read_batch, train
+from shards.read import Packed
+from shards.vocabulary import Vocabulary
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("build")
+    return toy_build(folder, toy_vocabulary(folder))
+
+
+@pytest.fixture(autouse=True)
+def no_curve(request, monkeypatch):
+    if "curve" not in request.node.name:
+        monkeypatch.setattr(training, "draw", lambda output: None)
+
+
+@pytest.fixture
+def toy(build, tmp_path):
+    """Settings of a run over the toy corpus; takes changes."""
+
+    def settings(output="run", **changes):
+        defaults = {
+            "shape": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
+            "sequence_length": 64,
+            "batch_tokens": 256,
+            "tokens": 256 * 12,
+            "log_every": 2,
+            "evaluate_every": 6,
+            "save_every": 4,
+            "device": "cpu",
+            "threads": 1,
+            "build": str(build),
+            "output": str(tmp_path / output),
+        }
+        return TrainSettings(**(defaults | changes))
+
+    return settings
+
+
+def log_of(settings):
+    lines = map(json.loads, (training.Path(settings.output) / "log.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
+
+
+def weights_of(path):
+    return Model.from_pretrained(path).weights()
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_loss_falls_far_below_the_unigram_entropy_on_a_toy_corpus(toy):
+    settings = toy(tokens=256 * 150, evaluate_every=50, save_every=1000, dropout=0.0)
+    summary = train(settings)
+    for stream in STREAMS:
+        score = summary["best"]["streams"][stream]
+        assert score["loss"] < score["unigram_entropy"] - 1, summary["sentences"]
+        assert score["kinds"]["marker" if stream == "interleaved" else "text"]["loss"] < score["unigram"]
+    assert "held-out interleaved: loss" in summary["sentences"][2]
+    assert " < unigram entropy" in summary["sentences"][2]
+
+
+def test_a_run_leaves_its_log_summary_curve_and_models(toy):
+    settings, seen = toy(), []
+    summary = train(settings, progress=seen.append)
+    folder = training.Path(settings.output)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "best",
+        "log.jsonl",
+        "loss.png",
+        "settings.json",
+        "step-000008",
+        "step-000012",
+        "summary.json",
+    ]
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert [line["step"] for line in seen if "loss" in line] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in seen if "held_out" in line] == [6, 12]
+    last = seen[-1]
+    assert set(last["kinds"]) == {"text", "marker", "unit", "after_switch"}
+    assert set(last["streams"]) == set(last["mixture"]) == set(STREAMS)
+    assert math.isclose(sum(last["mixture"].values()), 1)
+    assert summary["stopped"] == "tokens"
+    assert Vocabulary.load(folder / "best").hash == Vocabulary.load(f"{settings.build}/shards").hash
+
+
+@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
+def test_a_resumed_run_equals_the_unbroken_one_to_the_bit(optimiser, toy):
+    unbroken = toy("unbroken", optimiser=optimiser)
+    train(unbroken)
+
+    class Killed(Exception):
+        pass
+
+    def kill(line):
+        if line["step"] == 10:
+            raise Killed
+
+    broken = toy("broken", optimiser=optimiser)
+    with pytest.raises(Killed):
+        train(broken, progress=kill)
+    train(broken, resume=True)
+    assert log_of(broken) == log_of(unbroken)
+    for name in ("step-000008", "step-000012", "best"):
+        assert same(weights_of(f"{broken.output}/{name}"), weights_of(f"{unbroken.output}/{name}"))
+
+
+def test_training_afresh_forgets_the_old_run(toy):
+    settings = toy()
+    train(settings)
+    train(dataclasses.replace(settings, tokens=256 * 4))
+    assert [path.name for path in sorted(training.Path(settings.output).glob("step-*"))] == ["step-000004"]
+    assert [line["step"] for line in log_of(settings)] == [2, 4, 4]
+
+
+def test_resuming_a_finished_run_changes_nothing(toy):
+    settings = toy()
+    before = train(settings)
+    weights, log = weights_of(before["model"]), log_of(settings)
+    after = train(settings, resume=True)
+    assert same(weights_of(after["model"]), weights)
+    assert log_of(settings) == log
+    assert after["best"] == before["best"]
+
+
+def test_small_batches_add_up_to_one_large_one(toy):
+    whole, parts = toy("whole", dropout=0.0, micro_batch=4), toy("parts", dropout=0.0, micro_batch=1)
+    train(whole)
+    train(parts)
+    for a, b in zip(log_of(whole), log_of(parts), strict=True):
+        if "loss" in a:
+            assert math.isclose(a["loss"], b["loss"], rel_tol=1e-3)
+
+
+def test_no_target_crosses_documents_and_padding_has_none():
+    row = Packed(
+        tokens=np.array([1, 2, 3, 4, 5, 0, 0]),
+        documents=np.array([0, 0, 0, 1, 1, -1, -1]),
+        positions=np.array([0, 1, 2, 0, 1, 0, 0]),
+        streams=np.zeros(7, np.int8),
+    )
+    batch = read_batch(iter([row]), 1, torch.device("cpu"))
+    assert batch.targets.tolist() == [[2, 3, IGNORE, 5, IGNORE, IGNORE, IGNORE]]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(toy, monkeypatch):
+    settings, steps = toy(), []
+    train(dataclasses.replace(settings, tokens=256 * 8))
+    good = weights_of(f"{settings.output}/step-000008")
+    honest = Model.forward
+
+    def poisoned(self, *args, **kwargs):
+        steps.append(1)
+        return honest(self, *args, **kwargs) * (math.nan if len(steps) > 1 else 1)
+
+    monkeypatch.setattr(Model, "forward", poisoned)
+    with pytest.raises(
+        ValueError, match=r"step 9: the loss is nan; .* last good checkpoint is .*step-000008"
+    ) as caught:
+        train(settings, resume=True)
+    assert "\n" not in str(caught.value)
+    tokens = np.load(f"{settings.output}/alarm-000009-0.npy", allow_pickle=False)
+    assert tokens.shape == (4, 64)
+    assert same(weights_of(f"{settings.output}/step-000008"), good)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(toy, monkeypatch):
+    settings = toy()
+    train(dataclasses.replace(settings, tokens=256 * 8))
+    good = weights_of(f"{settings.output}/step-000008")
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training.torch, "save", full)
+    with pytest.raises(
+        ValueError, match=r"step-000012: cannot be written .*No space left.* is .*step-000008"
+    ):
+        train(settings, resume=True)
+    assert same(weights_of(f"{settings.output}/step-000008"), good)
+    assert not list(training.Path(settings.output).glob(".step*"))
+
+
+def test_a_run_stops_when_the_held_out_loss_no_longer_falls(toy):
+    summary = train(
+        toy(tokens=256 * 400, learning_rate=0.0, matrix_learning_rate=0.0, evaluate_every=2, patience=3)
+    )
+    assert summary["stopped"] == "patience"
+    assert summary["step"] == 8
+
+
+def test_a_run_stops_at_its_wall_clock(toy):
+    summary = train(toy(tokens=256 * 10_000, minutes=0.02))
+    assert summary["stopped"] == "minutes"
+    assert summary["tokens"] < 256 * 10_000
+
+
+def test_training_goes_on_from_a_model_directory(toy):
+    first = train(toy("first"))
+    second = train(toy("second", start_from=first["model"], learning_rate=0.0, matrix_learning_rate=0.0))
+    assert same(weights_of(second["model"]), weights_of(first["model"]))
+
+
+def truncate(folder, name):
+    path = training.Path(folder) / name
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+@pytest.mark.parametrize("name", ["optimisers.pt", "model.safetensors", "state.json"])
+def test_a_truncated_checkpoint_is_one_clear_line(name, toy):
+    settings = toy()
+    train(settings)
+    truncate(f"{settings.output}/step-000012", name)
+    with pytest.raises(ValueError, match=rf"step-000012/{name}: .*(damaged|cannot be read)") as caught:
+        train(settings, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sequence_length": 128}, "train.sequence_length: .* was trained with 64, got 128"),
+        ({"seed": 1}, "train.seed: .* was trained with 0, got 1"),
+        ({"shape": {}}, "train.shape: .* was trained with"),
+    ],
+)
+def test_resuming_another_run_is_refused(changes, message, toy):
+    train(toy())
+    with pytest.raises(ValueError, match=message):
+        train(toy(**changes), resume=True)
+
+
+def test_a_build_with_another_vocabulary_is_refused(toy, tmp_path):
+    settings = toy()
+    first = train(settings)
+    other = str(toy_build(tmp_path, toy_vocabulary(tmp_path, units=41)))
+    with pytest.raises(ValueError, match="was trained with vocabulary"):
+        train(toy(build=other), resume=True)
+    with pytest.raises(ValueError, match="was made for vocabulary"):
+        train(toy("other", build=other, start_from=first["model"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_tokens": 100}, "train.batch_tokens: need a multiple of sequence_length 64, got 100"),
+        ({"optimiser": "sgd"}, "train.optimiser: 'muon' or 'adamw', got 'sgd'"),
+        ({"schedule": "step"}, "train.schedule: .* got 'step'"),
+        ({"mixture": {"song": 1.0}}, "train.mixture: need weights >= 0 of text, speech, interleaved"),
+        ({"mixture": {"text": 0.0}}, "train.mixture: .* not all 0"),
+        ({"dropout": 1.0}, "train.dropout: need 0 <= dropout < 1"),
+        ({"tokens": 0}, "train.tokens: need at least 1, got 0"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message, toy):
+    with pytest.raises(ValueError, match=message):
+        toy(**changes)
+
+
+def test_every_parameter_has_one_optimiser(toy):
+    model = Model(training.preset("nano", 128))
+    for name in ("muon", "adamw"):
+        optimisers = make_optimisers(model, toy(optimiser=name))
+        taken = [
+            id(p) for optimiser, _ in optimisers for group in optimiser.param_groups for p in group["params"]
+        ]
+        assert sorted(taken) == sorted(id(p) for p in model.parameters())
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "wsd"])
+def test_schedules_warm_up_and_end_where_they_say(schedule, toy):
+    settings = toy(schedule=schedule, warmup=0.1, last_rate=0.25)
+    rates = [learning_rate(done, settings) for done in np.linspace(0, 1, 101)]
+    assert rates[0] < 0.01
+    assert math.isclose(rates[10], 1.0)
+    assert math.isclose(rates[-1], 1.0 if schedule == "constant" else 0.25)
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_packing_predicts_every_token_but_the_first_once():
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(0, 50, n) for n in (1, 2, 9, 30, 4)]
+    tokens, positions, numbers, targets = pack(documents, 8)
+    assert targets[targets != IGNORE].tolist() == [id for document in documents for id in document[1:]]
+    assert ((numbers >= 0) == (targets != IGNORE)).all()
+    inside = (numbers[:, 1:] == numbers[:, :-1]) & (numbers[:, 1:] >= 0)
+    assert (tokens[:, 1:][inside] == targets[:, :-1][inside]).all()
+    assert (positions[:, 1:][inside] == positions[:, :-1][inside] + 1).all()
+
+
+def test_the_yardsticks_are_what_a_slow_count_gives():
+    training_documents = [np.array([0, 1, 2, 1, 2, 1]), np.array([0, 2, 2])]
+    test = prepare("text", [np.array([0, 1, 2, 2])], training_documents, vocabulary_size=4, sequence_length=8)
+    unigram = {
+        1: 4 / 11,
+        2: 5 / 11,
+        0: 1 / 11,
+        3: 1 / 11,
+    }  # 7 predicted tokens: three 1, four 2; one more for each id
+    assert np.allclose(test.yardsticks["unigram"], [-math.log(unigram[i]) for i in (1, 2, 2)])
+    own = {1: 1 / 3, 2: 2 / 3}
+    assert np.allclose(test.yardsticks["unigram_entropy"], [-math.log(own[i]) for i in (1, 2, 2)])
+    # after 0 came 1 and 2; after 1 came 2 twice; after 2 came 1 twice and 2 once
+    bigram = [(1 + 2 * unigram[1]) / 4, (2 + 1 * unigram[2]) / 3, (1 + 2 * unigram[2]) / 5]
+    assert np.allclose(test.yardsticks["bigram"], [-math.log(p) for p in bigram])
+
+
+def test_bigram_probabilities_sum_to_one():
+    rng = np.random.default_rng(0)
+    grams = NGrams([rng.integers(0, 9, 40) for _ in range(3)], 12)
+    for before in range(12):
+        assert math.isclose(grams.bigram(np.full(12, before), np.arange(12)).sum(), 1)
+
+
+def test_a_stream_without_held_out_documents_is_one_clear_line():
+    with pytest.raises(ValueError, match="stream 'speech': has no held-out document"):
+        prepare("speech", [], [], vocabulary_size=4, sequence_length=8)
