@@ -19,7 +19,7 @@ SCHEMA = pa.schema(
 
 
 def read_documents(paths: list[Path]) -> Iterator[dict[str, str | None]]:
-    """Documents in file order, as rows of SCHEMA; blank lines are skipped, a line that is no document carries its reason.
+    """Documents in file order, as rows of SCHEMA; blank lines are skipped, a bad line carries its reason.
 
     The id is file name and line number, so that it does not change when other files are added.
 
@@ -61,12 +61,13 @@ def write_documents(rows: Iterable[dict[str, str | None]], folder: Path) -> int:
     fresh = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    parts, count, rows = [], 0, iter(rows)
+    parts: list[dict[str, str | int]] = []
+    count, rows = 0, iter(rows)
     while block := list(itertools.islice(rows, ROWS)):
         path = fresh / f"part-{len(parts):05d}.parquet"
         pq.write_table(pa.Table.from_pylist(block, SCHEMA), path, compression="zstd")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        parts.append({"file": path.name, "rows": len(block), "samples": 0, "sha256": digest})
+        parts.append({"name": path.name, "rows": len(block), "samples": 0, "sha256": digest})
         count += len(block)
     (fresh / f"{folder.name}.json").write_text(json.dumps({"parts": parts}, indent=1))
     shutil.rmtree(folder, ignore_errors=True)

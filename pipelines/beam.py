@@ -3,18 +3,18 @@
 import contextlib
 import logging
 import os
+import shlex
+import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipelines.stage import Stage, Task, run_task
-
-DRIVER = "WORDWEAVE_DRIVER"
-"""Environment variable that tells local worker processes the process id of their driver."""
 
 
 class RunTask(beam.DoFn):
@@ -25,27 +25,18 @@ class RunTask(beam.DoFn):
         self.build = build
 
     def setup(self) -> None:
-        leave_with_driver()
         self.stage.setup()
 
     def process(self, task: Task) -> Iterator[tuple[str, str]]:
         yield task.output, run_task(self.stage, Path(self.build), task)
 
 
-def options(workers: int, extra: tuple[str, ...] = ()) -> PipelineOptions:
-    """Pinned options: the local runner by name, since the default one looks for a download first."""
-    named = any(word.startswith("--runner") for word in extra)
-    local = [] if named else ["--runner=FnApiRunner"]
-    if workers > 1 and not named:
-        local += [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"]
-    return PipelineOptions([*local, *extra])
-
-
 def run(stage: Stage, build: Path, todo: list[Task], *, workers: int, extra: tuple[str, ...] = ()) -> None:
     """Run the tasks of one stage as a Beam pipeline."""
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    runner, options = choose(build, workers, extra)
     with dead_worker_ends_the_run(workers):
-        pipeline = beam.Pipeline(options=options(workers, extra))
+        pipeline = beam.Pipeline(runner=runner, options=options)
         _ = (
             pipeline
             | "Tasks" >> beam.Create(todo, reshuffle=False)
@@ -55,18 +46,20 @@ def run(stage: Stage, build: Path, todo: list[Task], *, workers: int, extra: tup
         pipeline.run().wait_until_finish()
 
 
-def leave_with_driver() -> None:
-    """End this local worker when its driver is gone: an orphan would go on writing beside the next run."""
-    driver = int(os.environ.get(DRIVER, "0"))
-    if driver in (0, os.getpid()):
-        return
+def choose(build: Path, workers: int, extra: tuple[str, ...]) -> tuple[FnApiRunner | None, PipelineOptions]:
+    """The runner and its options: the one named in `extra`, else the pinned local one.
 
-    def watch() -> None:
-        while (Path("/proc") / str(driver)).exists():
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="leave-with-driver").start()
+    The local runner is named because Beam's default one looks for a download first. Its workers are processes that
+    write their talk to beam.log in the build, not over the progress on stderr.
+    """
+    options = PipelineOptions([f"--direct_num_workers={workers}", *extra])
+    if any(word.startswith("--runner") for word in extra):
+        return None, options
+    if workers == 1:
+        return FnApiRunner(), options
+    log = shlex.quote(str(build / "beam.log"))
+    command = f"exec {shlex.quote(sys.executable)} -m pipelines.worker {os.getpid()} 2>>{log}"
+    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command)), options
 
 
 @contextlib.contextmanager
@@ -95,7 +88,6 @@ def dead_worker_ends_the_run(workers: int) -> Iterator[None]:
             seen |= living
 
     if workers > 1 and Path("/proc").is_dir():
-        os.environ[DRIVER] = str(os.getpid())
         threading.Thread(target=watch, daemon=True, name="worker-watch").start()
     try:
         yield
@@ -112,7 +104,7 @@ def beam_workers(parent: int) -> set[int]:
             if (
                 int(fields[1]) == parent
                 and fields[0] != "Z"
-                and b"sdk_worker_main" in (stat.parent / "cmdline").read_bytes()
+                and b"pipelines.worker" in (stat.parent / "cmdline").read_bytes()
             ):
                 found.add(int(stat.parent.name))
         except (OSError, IndexError, ValueError):

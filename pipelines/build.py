@@ -21,12 +21,11 @@ from corpus.documents import read_documents, write_documents
 from pipelines import settings as toml
 from pipelines.run import Engine, run_stage
 from pipelines.settings import Settings, one_of
-from pipelines.shard import WriteShard, inputs_of, spoken
+from pipelines.shard import WriteShard, in_writing, inputs_of
 from pipelines.split import Split, choose
 from pipelines.stage import Stage, Task, key, marker, sha256, write_atomically
 from pipelines.stages import AlignWords, EncodeUnits, SampleFrames
 
-STREAMS = ("speech", "text", "interleaved")
 Say = Callable[[str], None]
 
 
@@ -49,9 +48,16 @@ def ingest(build: Path, settings: Settings, *, say: Say = lambda line: None) -> 
         read_documents([Path(name) for name in settings.text.documents]), build / "text"
     )
     remember(build, settings)
-    said = {"utterances": summary.utterances, "samples": summary.samples, "parts": summary.parts}
+    said: dict[str, Any] = {
+        "utterances": summary.utterances,
+        "samples": summary.samples,
+        "parts": summary.parts,
+    }
     said |= {"rejected": summary.rejected, "documents": documents}
-    say(f"ingest: {said['utterances']} utterances in {said['parts']} parts, {said['rejected']} rejected")
+    bad = sum(summary.rejected.values())
+    say(
+        f"ingest: {said['utterances']} utterances in {said['parts']} parts, {bad} rejected, {documents} documents"
+    )
     return said
 
 
@@ -76,14 +82,14 @@ def part_names(build: Path, table: str = "manifest") -> list[str]:
         listed = json.loads((build / table / f"{table}.json").read_text())["parts"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{build}: no finished {table} here; run `wordweave ingest` first") from error
-    return [entry["file"] for entry in listed]
+    return [entry["name"] for entry in listed]
 
 
 def listed(build: Path, table: str = "manifest") -> dict[str, dict[str, Any]]:
     """Part name -> what the table's summary says of it (rows, samples, sha256)."""
     part_names(build, table)
     return {
-        entry["file"]: entry for entry in json.loads((build / table / f"{table}.json").read_text())["parts"]
+        entry["name"]: entry for entry in json.loads((build / table / f"{table}.json").read_text())["parts"]
     }
 
 
@@ -102,7 +108,7 @@ def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lam
 
     units = settings.units
     target = build / "codebooks" / "units.safetensors"
-    encoder = load_encoder(units.encoder, layer=units.layer or None, device=units.device, dtype=units.dtype)
+    encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=units.dtype)
     if units.codebook:
         kmeans.load(units.codebook).check(encoder)
         return Path(units.codebook)
@@ -110,12 +116,12 @@ def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lam
     share = min(1.0, units.fit_hours * 3600 * 16_000 / max(samples, 1))
     frames = samples * share / encoder.hop
     stage = SampleFrames(
-        units.encoder, units.layer or None, units.dtype, units.device, encoder.identity, units.seed,
+        units.encoder, units.layer_or_last, units.dtype, units.device, encoder.identity, units.seed,
         utterance_share=share, frame_share=min(1.0, units.fit_frames / max(frames, 1)),
     )  # fmt: skip
     tasks = map_tasks(build, stage, "frames")
     fitted = hashlib.sha256(
-        json.dumps([[task.key for task in tasks], units.clusters, units.seed, kmeans.VERSION]).encode()
+        json.dumps([[task.key for task in tasks], units.clusters, units.seed]).encode()
     ).hexdigest()
     if target.exists() and (marker(target) or {}).get("key") == fitted:
         return target
@@ -134,10 +140,9 @@ def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lam
             "add recordings or ask for fewer clusters"
         )
     say(f"fit units: k-means of {count} frames of {encoder.dimension} numbers into {units.clusters} clusters")
-    codebook = kmeans.fit(
-        features, clusters=units.clusters, seed=units.seed, provenance=kmeans.describe(encoder, units.encoder)
-    )
+    codebook = kmeans.fit(features, clusters=units.clusters, seed=units.seed, encoder=encoder)
     target.parent.mkdir(exist_ok=True)
+    target.with_name(target.name + ".done").unlink(missing_ok=True)  # before the data, as in stage.run_task
     codebook.save(target)
     write_atomically(target.with_name(target.name + ".done"), json.dumps({"key": fitted}).encode())
     shutil.rmtree(build / "frames", ignore_errors=True)  # features are large and made again at need
@@ -150,12 +155,12 @@ def units_stage(settings: Settings, codebook: Path) -> EncodeUnits:
     from units.encoders import load_encoder
 
     units = settings.units
-    encoder = load_encoder(units.encoder, layer=units.layer or None, device=units.device, dtype=units.dtype)
+    encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=units.dtype)
     book = kmeans.load(codebook)
     book.check(encoder)
     return EncodeUnits(
         units.encoder,
-        units.layer or None,
+        units.layer_or_last,
         units.dtype,
         units.device,
         encoder.identity,
@@ -192,23 +197,22 @@ def interleave(
     build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None
 ) -> dict[str, Any]:
     """Write the shards: choose what is held out, build the vocabulary, deal examples to shards, write, index."""
-    from shards.write import write_index
+    from shards.write import SPLITS, STREAMS, write_index
 
     split = held_out(build, settings)
     vocabulary = build_vocabulary(build, settings, split, say=say)
     stage = WriteShard(
         vocabulary=str(build / "shards"), vocabulary_hash=vocabulary.hash, writing=settings.text.writing,
         unaligned=settings.corpus.unaligned, split=split, frames=unit_frames(build),
-        **dataclasses.asdict(settings.interleave),
+        strategy=settings.interleave.drawn(), seed=settings.interleave.seed, eos=settings.interleave.eos,
     )  # fmt: skip
     hashes = part_hashes(build)
     tasks = [
         task
         for stream in STREAMS
-        for part in ("train", "valid")
+        for part in SPLITS
         for task in deal(build, settings, stage, stream, part, hashes)
     ]
-    sweep(build / "shards", {build / task.output for task in tasks})
     counts = run_stage(stage, build, tasks, engine)
     entries: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for task in tasks:
@@ -217,6 +221,7 @@ def interleave(
         assert entry is not None
         entries.setdefault(stream, {}).setdefault(part, []).append(entry["entry"])
     write_index(build / "shards", entries, vocabulary)
+    sweep(build / "shards", {build / task.output for task in tasks})
     provenance(build, settings, stage)
     return counts
 
@@ -259,9 +264,14 @@ def build_vocabulary(build: Path, settings: Settings, split: Split, *, say: Say 
         wanted = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         if not path.exists() or (marker(path) or {}).get("key") != wanted:
             say(f"text: training a BPE of {text.size} pieces on the transcripts and documents")
+            path.with_name(path.name + ".done").unlink(missing_ok=True)
             train_bpe(training_texts(build, settings, split), path, size=text.size)
             write_atomically(path.with_name(path.name + ".done"), json.dumps({"key": wanted}).encode())
-    vocabulary = Vocabulary.build(load_tokenizer(path), units=settings.units.clusters)
+    vocabulary = Vocabulary(
+        load_tokenizer(path),
+        units=settings.units.clusters,
+        tasks=settings.interleave.strategy == "concatenated",
+    )
     vocabulary.save(build / "shards")
     return vocabulary
 
@@ -276,7 +286,7 @@ def training_texts(build: Path, settings: Settings, split: Split) -> Iterator[st
                     and row["text"]
                     and split.of(row["id"], row.get("speaker")) == "train"
                 ):
-                    yield " ".join(spoken(row["text"], settings.text.writing))
+                    yield " ".join(in_writing(row["text"], settings.text.writing))
 
 
 def deal(
@@ -316,7 +326,7 @@ def deal(
 
 def part_hashes(build: Path) -> dict[str, str]:
     """sha256 of every finished part, from the notes made when it was written; an unfinished one is said in one line."""
-    hashes = {}
+    hashes: dict[str, str] = {}
     for table in ("manifest", "text"):
         hashes |= {f"{table}/{name}": entry["sha256"] for name, entry in listed(build, table).items()}
     for name in part_names(build):

@@ -12,6 +12,7 @@ from corpus.records import REASONS, SAMPLE_RATE
 from pipelines.build import part_names, recall
 from pipelines.split import FATES, fates
 from pipelines.stage import marker, write_atomically
+from shards.write import STREAMS
 
 
 def account(build: Path, *, unaligned: str, rejects: Path) -> dict[str, Any]:
@@ -77,10 +78,11 @@ def report(build: Path) -> dict[str, Any]:
         index = json.loads(index_path.read_text())
         said["shards"] = streams(index)
         for stream, fate in (("interleaved", "interleaved"), ("speech", "out")):
-            held, want = said["shards"].get(stream, {"samples": 0})["samples"], said[fate]["utterances"]
+            held, want = said["shards"][stream]["audio_samples"], said[fate]["samples"]
             if held != want:
                 raise ValueError(
-                    f"{index_path}: {held} examples of {stream}, but {want} utterances were accepted; run `wordweave interleave {build}`"
+                    f"{index_path}: {held} samples of {stream} speech, but {want} were accepted; "
+                    f"run `wordweave interleave {build}`"
                 )
     write_atomically(folder / "report.json", json.dumps(said, indent=1, sort_keys=True).encode())
     page = Environment(loader=PackageLoader("pipelines", "data"), autoescape=True).get_template("report.html")
@@ -91,23 +93,17 @@ def report(build: Path) -> dict[str, Any]:
 
 
 def streams(index: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Shards, examples, tokens per kind and seconds of each stream, both splits together."""
+    """Shards, examples, tokens per kind and samples of audio of each stream, both splits together."""
     found: dict[str, dict[str, Any]] = {}
-    for stream, splits in index["streams"].items():
-        entry: dict[str, Any] = {
-            "shards": 0,
-            "samples": 0,
-            "seconds": 0.0,
-            "bytes": 0,
-            "tokens": Counter(),
-            "valid": 0,
-        }
+    for stream in STREAMS:
+        splits = index["streams"].get(stream, {})
+        numbers = ("samples", "audio_samples", "bytes")
+        entry: dict[str, Any] = {**dict.fromkeys(numbers, 0), "shards": 0, "valid": 0, "tokens": Counter()}
         for split, shards in splits.items():
             for shard in shards:
                 entry["shards"] += 1
-                entry["samples"] += shard["samples"]
-                entry["seconds"] += shard["seconds"]
-                entry["bytes"] += shard["bytes"]
+                for name in numbers:
+                    entry[name] += shard[name]
                 entry["tokens"].update(shard["tokens"])
                 entry["valid"] += shard["samples"] if split == "valid" else 0
         found[stream] = {**entry, "tokens": dict(entry["tokens"])}

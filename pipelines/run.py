@@ -1,6 +1,8 @@
 """Plan one stage and run what is left of it, with progress on stderr, whatever the engine."""
 
+import fcntl
 import json
+import logging
 import sys
 import threading
 import time
@@ -42,10 +44,12 @@ def run_stage(
         counts: {"tasks", "done", "skipped"}, where `done` were made in this run.
     """
     todo = [task for task in tasks if not done(build, task)]
-    with progress(stage.name, build, todo, quiet):
+    with alone(build), progress(stage.name, build, todo, quiet):
         if todo and engine.name == "beam":
+            logging.disable(logging.WARNING)  # while Beam is imported, which warns of what it can do without
             from pipelines import beam  # imported here: other engines and `--help` need no Beam
 
+            logging.disable(logging.NOTSET)
             beam.run(stage, build, todo, workers=min(engine.workers, len(todo)), extra=engine.extra)
         elif todo:
             stage.setup()
@@ -58,6 +62,20 @@ def run_stage(
             f"{failure(build, failed[0])}; the others are kept, run again to retry"
         )
     return {"tasks": len(tasks), "done": len(todo), "skipped": len(tasks) - len(todo)}
+
+
+@contextmanager
+def alone(build: Path) -> Iterator[None]:
+    """Hold the build: two drivers would remove each other's temporary files. The lock goes with the process, however it
+    ends; what a killed run left half-written is swept first."""
+    with open(build / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{build}: another run works on this build; wait for it, or end it") from None
+        for stale in build.glob("**/.*.tmp-*"):
+            stale.unlink(missing_ok=True)
+        yield
 
 
 def failure(build: Path, task: Task) -> str:
@@ -76,17 +94,20 @@ def progress(name: str, build: Path, todo: list[Task], quiet: bool) -> Iterator[
         yield
         return
     hours = sum(task.samples for task in todo) / SAMPLE_RATE / 3600
-    bar = tqdm(total=len(todo), desc=f"{name:<12}", unit="task", file=sys.stderr, dynamic_ncols=True)
+    terminal = sys.stderr.isatty()  # into a file: one line when the stage is over, not one every half second
+    bar = tqdm(
+        total=len(todo), desc=name, unit="task", file=sys.stderr, dynamic_ncols=True, disable=not terminal
+    )
     started, over = time.monotonic(), threading.Event()
-    left = list(todo)
+    left, said = list(todo), ""
 
     def look() -> None:
-        nonlocal left
+        nonlocal left, said
         left = [task for task in left if not done(build, task)]
         made = hours - sum(task.samples for task in left) / SAMPLE_RATE / 3600
         speed = made * 3600 / max(time.monotonic() - started, 1e-9)
-        if hours:
-            bar.set_postfix_str(f"{made:.2f}/{hours:.2f} h, {speed:.0f}x real time", refresh=False)
+        said = f"{made:.2f}/{hours:.2f} h, {speed:.0f}x real time" if hours else ""
+        bar.set_postfix_str(said, refresh=False)
         bar.n = len(todo) - len(left)
         bar.refresh()
 
@@ -106,3 +127,5 @@ def progress(name: str, build: Path, todo: list[Task], quiet: bool) -> Iterator[
         thread.join()
         look()
         bar.close()
+        if not terminal:
+            print(f"{name}: {len(todo) - len(left)}/{len(todo)} tasks, {said}", file=sys.stderr)

@@ -10,6 +10,8 @@ from typing import Any
 
 import tomli_w
 
+from shards.interleave import Strategy
+
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     """Refuse a value outside the list, naming the list."""
@@ -47,7 +49,7 @@ class UnitsSettings:
     """[units]: audio to discrete units."""
 
     encoder: str = "mfcc"  # or a directory or hub name in Hugging Face HuBERT format
-    layer: int = 0  # transformer block whose output is taken; 0 is the last one
+    layer: int = -1  # transformer block whose output is taken; -1 is the last one
     dtype: str = "float32"
     device: str = "cpu"
     clusters: int = 501
@@ -55,6 +57,11 @@ class UnitsSettings:
     fit_hours: float = 20.0  # audio drawn for k-means
     fit_frames: int = 200_000  # frames drawn from that audio
     codebook: str = ""  # a finished codebook; empty: fit one
+
+    @property
+    def layer_or_last(self) -> int | None:
+        """The layer as encoders take it: None is the last one."""
+        return None if self.layer < 0 else self.layer
 
     def __post_init__(self) -> None:
         if self.clusters < 2:
@@ -99,11 +106,15 @@ class TextSettings:
 
 @dataclass(frozen=True)
 class InterleaveSettings:
-    """[interleave]: how words and units are put into one sequence (SPEC: Spirit LM, appendix A)."""
+    """[interleave]: how words and units are put into one sequence; `shards.interleave.Strategy` says what each is."""
 
     strategy: str = "spirit"
     text_words: list[int] = field(default_factory=lambda: [10, 30])
     speech_words: list[int] = field(default_factory=lambda: [5, 15])
+    ratio: float = 0.3
+    mean_words: float = 10.0
+    trials: int = 39
+    probability: float = 0.1
     seed: int = 0
     eos: bool = True  # end each document with the tokenizer's end symbol
 
@@ -113,6 +124,16 @@ class InterleaveSettings:
                 raise ValueError(
                     f"interleave.{name}: need [least, most] with 1 <= least <= most, got {bounds}"
                 )
+        try:
+            self.drawn()
+        except ValueError as error:
+            raise ValueError(f"interleave: {error}") from error
+
+    def drawn(self) -> Strategy:
+        """The strategy these settings name."""
+        numbers = {name: getattr(self, name) for name in ("ratio", "mean_words", "trials", "probability")}
+        (text_low, text_high), (speech_low, speech_high) = self.text_words, self.speech_words
+        return Strategy(self.strategy, (text_low, text_high), (speech_low, speech_high), **numbers)
 
 
 @dataclass(frozen=True)

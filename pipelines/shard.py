@@ -1,7 +1,7 @@
 """The stage that writes shards: rows of manifest, units and words -> webdataset tars of one stream and split."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,12 +11,11 @@ import pyarrow.parquet as pq
 from aligners.normalise import normalise
 from corpus.records import SAMPLE_RATE, Word
 from pipelines.split import Split, fates
-from pipelines.stage import Task
-from shards.interleave import Strategy
-from shards.text import Tokenizer
+from pipelines.stage import Task, utterance
+from shards.interleave import Strategy, document, generator, interleave, speech_tokens
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
-from shards.write import speech_sample, text_sample, interleaved_sample, write_shard
+from shards.write import metadata, sample, text_metadata, write_shard
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,7 @@ class WriteShard:
     unaligned: str
     split: Split
     frames: tuple[int, int]  # (hop, centre of the first unit frame), samples at 16 kHz
-    strategy: str
-    text_words: list[int]
-    speech_words: list[int]
+    strategy: Strategy
     seed: int
     eos: bool
     name: ClassVar[str] = "interleave"
@@ -74,13 +71,51 @@ class WriteShard:
             rows = [row for row, _ in self.accepted(build, table, name, stream, part) if start <= row < stop]
             tables = [pq.read_table(build / path).take(rows).to_pylist() for path in inputs_of(table, name)]
             for columns in zip(*tables, strict=True):
-                yield self.sample(stream, *columns)
+                yield self.text_sample(*columns) if stream == "text" else self.speech_sample(stream, *columns)
 
-    def sample(
-        self, stream: str, row: dict, units: dict | None = None, words: dict | None = None
+    def text_sample(self, row: dict[str, Any], *_: Any) -> dict[str, Any]:
+        """A transcript or document as text alone."""
+        vocabulary = self._vocabulary  # type: ignore[attr-defined]
+        ids, _ends = vocabulary.tokenizer.encode_words(in_writing(row["text"], self.writing))
+        tokens = document([vocabulary.text_marker, *ids], vocabulary, eos=self.eos)
+        facts = {name: row.get(name) for name in ("language", "licence")}
+        key = row.get("key", row["id"])
+        return sample(text_metadata(key, vocabulary, eos=self.eos, text=row["text"], **facts), tokens)
+
+    def speech_sample(
+        self, stream: str, row: dict[str, Any], units: dict[str, Any], words: dict[str, Any]
     ) -> dict[str, Any]:
-        """One example of one stream."""
-        raise AssertionError
+        """An utterance as speech alone, or interleaved by the strategy."""
+        vocabulary = self._vocabulary  # type: ignore[attr-defined]
+        hop, centre = self.frames
+        said = [Word(**word) for word in words["words"]] if stream == "interleaved" else []
+        ids, ends = vocabulary.tokenizer.encode_words(
+            [word.spoken if self.writing == "spoken" else word.text for word in said]
+        )
+        item = replace(utterance(row), id=row["key"])
+        tokenized = TokenizedUtterance(
+            id=item.id,
+            units=np.array(units["units"], np.int16),
+            unit_rate=SAMPLE_RATE / hop,
+            unit_centre=centre / SAMPLE_RATE,
+            text=ids,
+            text_ends=ends,
+            starts=np.array([word.start for word in said]),
+            ends=np.array([word.end for word in said]),
+            seconds=item.seconds,
+            vocabulary=vocabulary,
+        )
+        drawn: dict[str, Any] = {}
+        tokens: Sequence[int] | np.ndarray
+        if stream == "interleaved":
+            drawn = {"strategy": self.strategy, "seed": self.seed, "words": said}
+            tokens = interleave(tokenized, self.strategy, generator(self.seed, 0, item.id))
+        else:
+            tokens = speech_tokens(tokenized)
+        record = metadata(
+            item, vocabulary, stream=stream, tokenized=tokenized, unit_hop=hop, eos=self.eos, **drawn
+        )
+        return sample(record, document(tokens, vocabulary, eos=self.eos), tokenized)
 
 
 def inputs_of(table: str, name: str) -> tuple[str, ...]:
@@ -88,8 +123,8 @@ def inputs_of(table: str, name: str) -> tuple[str, ...]:
     return (f"text/{name}",) if table == "text" else (f"manifest/{name}", f"units/{name}", f"words/{name}")
 
 
-def spoken(text: str, writing: str) -> list[str]:
-    """The words of a text in the chosen writing: "spoken" is lower case without punctuation, "original" as it stands."""
+def in_writing(text: str, writing: str) -> list[str]:
+    """The words of a text: "spoken" in lower case without punctuation, "original" as they stand."""
     if writing == "original":
         return text.split()
     return [word for token in normalise(text) for word in token.spoken]

@@ -71,7 +71,7 @@ def fates(
     "interleaved": in every stream. "speech": no usable word times, but units, and the build keeps such recordings.
     "rejected": in no shard.
     """
-    found = []
+    found: list[tuple[str, str | None, str | None, str | None]] = []
     columns = [
         (stage, table.column("reject").to_pylist(), table.column("detail").to_pylist())
         for stage, table in (("ingest", manifest), ("units", units), ("align", words))

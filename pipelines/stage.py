@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,9 +40,9 @@ class Task:
 class Stage(Protocol):
     """What an engine runs: `setup` once per worker process, then `make` per task."""
 
-    name: str
-    version: int  # raised when the same settings give other bytes
-    outside_key: tuple[str, ...]  # fields that cannot change a byte: places, devices
+    name: ClassVar[str]
+    version: ClassVar[int]  # raised when the same settings give other bytes
+    outside_key: ClassVar[tuple[str, ...]]  # fields that cannot change a byte: places, devices
 
     def setup(self) -> None: ...
 
@@ -54,7 +54,7 @@ class Stage(Protocol):
 class TableStage(abc.ABC):
     """A stage that maps the rows of one table, in order, to the rows of another: one row out for each row in."""
 
-    schema: pa.Schema
+    schema: ClassVar[pa.Schema]
 
     @abc.abstractmethod
     def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -63,7 +63,8 @@ class TableStage(abc.ABC):
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Map the task's only input table batch by batch and count rows, samples and rejects."""
         table = pq.read_table(build / task.inputs[0])
-        rows, rejects = 0, {}
+        rows = 0
+        rejects: dict[str, int] = {}
         with pq.ParquetWriter(temporary, self.schema, compression="zstd") as writer:
             for batch in batches(table):
                 made = self.process(batch)
@@ -80,7 +81,7 @@ class TableStage(abc.ABC):
 
 
 def batches(table: pa.Table, minutes: float = 5.0) -> Iterator[pa.RecordBatch]:
-    """Cut a part into record batches of at most `minutes` of audio (always at least one row): a rule of the data alone."""
+    """Cut a part into record batches of at most `minutes` of audio, at least one row: a rule of the data alone."""
     limit, start, filled = int(minutes * 60 * 16_000), 0, 0
     samples = table.column("samples").to_pylist() if "samples" in table.column_names else [0] * table.num_rows
     for row, length in enumerate([*samples, limit + 1]):

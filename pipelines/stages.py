@@ -76,6 +76,11 @@ class EncodeUnits(TableStage):
 
         object.__setattr__(self, "_codebook", kmeans.load(self.codebook))
 
+    def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
+        """Note the units' hop and first centre (samples at 16 kHz) beside the part: interleaving needs them."""
+        frames = {"hop": self._encoder.hop, "centre": self._encoder.centre}  # type: ignore[attr-defined]
+        return {**super().make(build, task, temporary), **frames}
+
     def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         encoder, codebook = self._encoder, self._codebook  # type: ignore[attr-defined]
         rows = list(decoded(batch))
@@ -85,7 +90,7 @@ class EncodeUnits(TableStage):
         rejects: list[Reject | None] = []
         for _, wave, reject in rows:
             frames = next(features) if wave is not None else None
-            if frames is not None and len(frames) == 0:
+            if wave is not None and frames is not None and len(frames) == 0:
                 reject = Reject("units.too_short", f"{len(wave)} samples, need {encoder.minimum}")
             rejects.append(reject)
             units.append(None if reject else codebook.assign(frames).astype(np.int16))
@@ -191,7 +196,7 @@ def reasons(rejects: list[Reject | None]) -> tuple[pa.Array, pa.Array]:
 
 
 def one_thread_encoder(name: str, layer: int | None, device: str, dtype: str) -> Any:
-    """Load an encoder in a worker: one thread each, so that workers share the cores and results hang on no core count."""
+    """Load an encoder in a worker, one thread each: workers share the cores, results hang on no core count."""
     import torch
 
     from units.encoders import load_encoder
