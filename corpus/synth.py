@@ -212,6 +212,10 @@ class _Espeak:
 
     def speak(self, text: str, voice: str, rate: int, pitch: int, range: int) -> np.ndarray:
         """Speak once: (T,) int16 at `sample_rate`."""
+        seeded = self.library.espeak_ng_SetRandSeed(
+            ctypes.c_long(1)
+        )  # else the time of day seeds breathy voices
+        _require("espeak_ng_SetRandSeed", seeded, 1)
         _require("espeak_SetVoiceByName", self.library.espeak_SetVoiceByName(voice.encode()), voice)
         settings = {RATE: rate, VOLUME: LOUDNESS, PITCH: pitch, RANGE: range}
         for parameter, value in settings.items():
