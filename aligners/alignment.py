@@ -1,4 +1,4 @@
-"""The promise every aligner keeps, checked in one place: one result per utterance, in order; words in, the same words out."""
+"""What every aligner promises, checked in one place: one result per utterance, in order, with the same words."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from aligners.normalise import Token, normalise
 from corpus.records import SAMPLE_RATE, Reject, Utterance, Word
 
 OVERRUN = 0.025
-"""Seconds by which a time may overlap its neighbour or leave the recording before it counts as wrong; up to there it is clipped."""
+"""Seconds by which a time may overlap its neighbour or leave the recording and be clipped; beyond, it is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Alignment:
 
 
 class Timed(NamedTuple):
-    """A spoken word as a backend returns it, not yet checked; times in seconds, confidence in [0, 1] or None."""
+    """Spoken words and their time as a backend returns them, not yet checked; seconds, confidence in [0, 1] or None."""
 
     spoken: str
     start: float
@@ -49,7 +49,7 @@ class Timed(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a backend returns for one utterance: a time for every spoken word, in order."""
+    """What a backend returns for one utterance: one time per token, in order, with the token's spoken words."""
 
     words: Sequence[Timed]
     phones: Sequence[Phone] | None = None
@@ -75,9 +75,10 @@ class Item(NamedTuple):
 
 
 class Aligner:
-    """Base of every backend, which fills in `align_one`, or `align_all` where it works on many utterances at a time.
+    """Base of every backend, which fills in `align_one`, or `align_all` where it works on many at a time.
 
-    Either raises or returns `Reject` for an utterance it cannot align; any other exception becomes `align.backend_error`.
+    `align_one` raises Reject for an utterance it cannot align, `align_all` returns it; any other exception
+    becomes `align.backend_error`.
     """
 
     name: ClassVar[str]
@@ -102,14 +103,16 @@ class Aligner:
             One Alignment per pair, in order. Its words are those of the transcript, in order, inside the recording and
             without overlap, or `reject` says why there are none. Never raises for bad data.
         """
-        items = [prepare(utterance, waveform) for utterance, waveform in batch]
+        items = [prepare_safely(utterance, waveform) for utterance, waveform in batch]
         todo = [item for item in items if isinstance(item, Item)]
         try:
-            found = iter(self.align_all(todo) if todo else ())
-            results = [item if isinstance(item, Reject) else next(found) for item in items]
+            found = list(self.align_all(todo)) if todo else []
+            if len(found) != len(todo):
+                raise RuntimeError(f"{self.name} returned {len(found)} results for {len(todo)} utterances")
         except Exception as error:  # the promise: no exception of a backend stops a build
-            failed = backend_error(error)
-            results = [item if isinstance(item, Reject) else failed for item in items]
+            found = [backend_error(error)] * len(todo)
+        answers = iter(found)
+        results = [item if isinstance(item, Reject) else next(answers) for item in items]
         return [finish(item, result) for item, result in zip(items, results, strict=True)]
 
     @property
@@ -132,6 +135,14 @@ def backend_error(error: Exception) -> Reject:
     return Reject("align.backend_error", f"{type(error).__name__}: {error}"[:300])
 
 
+def prepare_safely(utterance: Utterance, waveform: np.ndarray) -> Item | Reject:
+    """`prepare`, where waveforms that are none become rejects too."""
+    try:
+        return prepare(utterance, np.asarray(waveform, np.float32))
+    except Exception as error:
+        return backend_error(error)
+
+
 def prepare(utterance: Utterance, waveform: np.ndarray) -> Item | Reject:
     """The transcript as tokens; a Reject where there is nothing to align."""
     if utterance.text is None:
@@ -139,6 +150,8 @@ def prepare(utterance: Utterance, waveform: np.ndarray) -> Item | Reject:
     tokens = normalise(utterance.text, utterance.language or "en")
     if not tokens:
         return Reject("text.empty")
+    if waveform.ndim != 1:
+        return Reject("audio.unreadable", f"need a mono waveform of shape (T,), got {waveform.shape}")
     if not len(waveform):
         return Reject("align.too_short", "the audio has no samples")
     if not np.isfinite(waveform).all():
@@ -151,11 +164,16 @@ def finish(item: Item | Reject, result: Found | Reject) -> Alignment:
     if isinstance(item, Reject) or isinstance(result, Reject):
         return Alignment(reject=item if isinstance(item, Reject) else result)  # type: ignore[arg-type]
     try:
-        spoken = check(result.words, item.spoken, item.seconds)
+        checked = check(result.words, [" ".join(token.spoken) for token in item.tokens], item.seconds)
     except Reject as reject:
         return Alignment(reject=reject, quality=result.quality)
     phones = None if result.phones is None else tuple(result.phones)
-    return Alignment(write_back(item, spoken), phones, None, result.quality)
+    text = str(item.utterance.text)
+    words = tuple(
+        Word(text[token.first : token.last], word.start, word.end, word.spoken, word.confidence)
+        for token, word in zip(item.tokens, checked, strict=True)
+    )
+    return Alignment(words, phones, None, result.quality)
 
 
 def check(words: Sequence[Timed], spoken_words: Sequence[str], seconds: float) -> list[Timed]:
@@ -163,7 +181,7 @@ def check(words: Sequence[Timed], spoken_words: Sequence[str], seconds: float) -
 
     Args:
         words: what the backend returned.
-        spoken_words: what it was given.
+        spoken_words: what it was given, token by token.
         seconds: length of the recording.
 
     Returns:
@@ -199,15 +217,17 @@ def check(words: Sequence[Timed], spoken_words: Sequence[str], seconds: float) -
     return clipped
 
 
-def write_back(item: Item, spoken: Sequence[Timed]) -> tuple[Word, ...]:
-    """One Word per token of the writing, from the first to the last of its spoken words; confidence is the lowest of them."""
-    words, place = [], 0
-    for token in item.tokens:
-        parts = spoken[place : place + len(token.spoken)]
+def by_token(tokens: Sequence[Token], words: Sequence[Timed]) -> list[Timed]:
+    """Times of tokens from the times of their spoken words: first start, last end, lowest confidence.
+
+    >>> by_token([Token(("forty", "two"), 0, 9)], [Timed("forty", 0.1, 0.4, 0.9), Timed("two", 0.5, 0.7, 0.8)])
+    [Timed(spoken='forty two', start=0.1, end=0.7, confidence=0.8)]
+    """
+    joined, place = [], 0
+    for token in tokens:
+        parts = words[place : place + len(token.spoken)]
         place += len(parts)
         scores = [part.confidence for part in parts if part.confidence is not None]
-        text = str(item.utterance.text)[token.first : token.last]
-        words.append(
-            Word(text, parts[0].start, parts[-1].end, " ".join(token.spoken), min(scores) if scores else None)
-        )
-    return tuple(words)
+        spoken = " ".join(part.spoken for part in parts)
+        joined.append(Timed(spoken, parts[0].start, parts[-1].end, min(scores) if scores else None))
+    return joined

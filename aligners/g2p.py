@@ -1,14 +1,16 @@
 """English spelling -> phones, for words that the pronunciation dictionary lacks.
 
-A joint-sequence model: a word is a sequence of *graphones*, one letter with the zero to two phones it stands for
-(`knight` = k: n:N i:AY g: h: t:T), and a pruned n-gram over graphones says which sequences are English. Learned from the
-dictionary inside the pocketsphinx wheel (cmudict, Carnegie Mellon University, 2-clause BSD licence); nothing is downloaded.
+A joint-sequence model: a word is a sequence of *graphones*, one letter with the zero to two phones it stands
+for (`knight` = k: n:N i:AY g: h: t:T), and a pruned n-gram over graphones says which sequences are English.
+Learned from the dictionary inside the pocketsphinx wheel (cmudict, Carnegie Mellon University, 2-clause BSD
+licence); nothing is downloaded. Measured: 6.8 % of phones and 28 % of words wrong on 6194 held-out words.
 
     python -m aligners.g2p              # learn again, write aligners/data/g2p-en.npz, print the held-out error
     python -m aligners.g2p --evaluate   # the held-out error of the bundled file
 
-Source: Bisani and Ney 2008, "Joint-sequence models for grapheme-to-phoneme conversion", doi:10.1016/j.specom.2008.01.002
-(the model); Witten and Bell 1991 (the smoothing); Seymore and Rosenfeld 1996, "Scalable backoff language models" (the pruning).
+Sources: Bisani and Ney 2008, "Joint-sequence models for grapheme-to-phoneme conversion",
+doi:10.1016/j.specom.2008.01.002 (the model); Witten and Bell 1991 (the smoothing); Seymore and Rosenfeld 1996,
+"Scalable backoff language models" (the pruning).
 """
 
 import argparse
@@ -34,14 +36,32 @@ STEP = 1 / 8  # nats: log probabilities are stored in whole steps
 LETTER_NAMES = {
     letter: tuple(phones.split())
     for letter, phones in {
-        **{"a": "EY", "b": "B IY", "c": "S IY", "d": "D IY", "e": "IY", "f": "EH F", "g": "JH IY", "h": "EY CH"},
-        **{"i": "AY", "j": "JH EY", "k": "K EY", "l": "EH L", "m": "EH M", "n": "EH N", "o": "OW", "p": "P IY"},
+        **{
+            "a": "EY",
+            "b": "B IY",
+            "c": "S IY",
+            "d": "D IY",
+            "e": "IY",
+            "f": "EH F",
+            "g": "JH IY",
+            "h": "EY CH",
+        },
+        **{
+            "i": "AY",
+            "j": "JH EY",
+            "k": "K EY",
+            "l": "EH L",
+            "m": "EH M",
+            "n": "EH N",
+            "o": "OW",
+            "p": "P IY",
+        },
         **{"q": "K Y UW", "r": "AA R", "s": "EH S", "t": "T IY", "u": "Y UW", "v": "V IY", "x": "EH K S"},
         **{"w": "D AH B AH L Y UW", "y": "W AY", "z": "Z IY"},
     }.items()
 }
-VOICELESS = frozenset("P T K F TH".split())
-SIBILANT = frozenset("S Z SH ZH CH JH".split())
+VOICELESS = frozenset(["P", "T", "K", "F", "TH"])
+SIBILANT = frozenset(["S", "Z", "SH", "ZH", "CH", "JH"])
 
 Phones = tuple[str, ...]
 Graphone = tuple[str, Phones]
@@ -53,8 +73,8 @@ def pronounce(word: str) -> Phones | None:
 
     Words without a vowel letter are spelled out. A possessive is its word and an S, Z or IH Z.
 
-    >>> pronounce("wordweave")
-    ('W', 'ER', 'D', 'W', 'IY', 'V')
+    >>> pronounce("blogosphere")
+    ('B', 'L', 'AO', 'G', 'AH', 'S', 'F', 'IH', 'R')
     >>> pronounce("xqz")
     ('EH', 'K', 'S', 'K', 'Y', 'UW', 'Z', 'IY')
     >>> pronounce("слово") is None
@@ -74,8 +94,8 @@ def pronounce(word: str) -> Phones | None:
 def pronounce_by_parts(word: str, known: Callable[[str], Phones | None]) -> Phones | None:
     """Phones of a word from those of its parts that the dictionary knows, else from its spelling.
 
-    Tried in this order: possessive or plural of a known word ("fireman's"), a compound of two known words of at least four letters
-    ("bookbinding" = book + binding), `pronounce`.
+    Tried in this order: possessive or plural of a known word ("fireman's"), a compound of two known words of
+    at least four letters ("bookbinding" = book + binding), `pronounce`.
 
     Args:
         word: lower case.
@@ -88,7 +108,11 @@ def pronounce_by_parts(word: str, known: Callable[[str], Phones | None]) -> Phon
     if found:
         return found
     for ending in ("'s", "s'", "s"):
-        stem = known(word.removesuffix(ending)) if word.endswith(ending) and len(word) > len(ending) + 2 else None
+        stem = (
+            known(word.removesuffix(ending))
+            if word.endswith(ending) and len(word) > len(ending) + 2
+            else None
+        )
         if stem and not (ending == "s" and word.endswith("ss")):
             return stem + plural(stem)
     if word.endswith("'s") and len(word) > 2:
@@ -115,7 +139,9 @@ def plural(stem: Phones) -> Phones:
 class Model:
     """A backoff n-gram over graphones; symbol 0 is the end (and, as context, the start) of a word."""
 
-    def __init__(self, graphones: list[Graphone], log_p: dict[Context, float], log_backoff: dict[Context, float]):
+    def __init__(
+        self, graphones: list[Graphone], log_p: dict[Context, float], log_backoff: dict[Context, float]
+    ):
         self.graphones = graphones
         self.log_p = log_p
         self.log_backoff = log_backoff
@@ -150,8 +176,14 @@ class Model:
                         grown[after] = (better, phones + self.graphones[symbol][1])
             if grown:
                 beam = dict(sorted(grown.items(), key=lambda item: (-item[1][0], item[0]))[:BEAM])
-        ended = [(total + self.score(context, 0), phones) for context, (total, phones) in beam.items() if phones]
-        return max(ended)[1] if ended else tuple(phone for letter in letters for phone in LETTER_NAMES.get(letter, ()))
+        ended = [
+            (total + self.score(context, 0), phones) for context, (total, phones) in beam.items() if phones
+        ]
+        return (
+            max(ended)[1]
+            if ended
+            else tuple(phone for letter in letters for phone in LETTER_NAMES.get(letter, ()))
+        )
 
     def save(self, path: Path, provenance: dict) -> None:
         """Write the model as compressed arrays (npz, no pickle): n-grams sorted, so that equal prefixes compress."""
@@ -160,7 +192,10 @@ class Model:
         arrays = {"header": np.frombuffer(header, np.uint8)}
         for n in range(1, self.order + 1):
             grams = sorted(gram for gram in self.log_p if len(gram) == n)
-            prefixes = {gram: row for row, gram in enumerate(sorted(gram for gram in self.log_p if len(gram) == n - 1))}
+            prefixes = {
+                gram: row
+                for row, gram in enumerate(sorted(gram for gram in self.log_p if len(gram) == n - 1))
+            }
             # a row names its context by the distance to the row before: mostly 0 and 1
             parents = np.array([prefixes.get(gram[:-1], 0) for gram in grams])
             arrays[f"step{n}"] = np.diff(parents, prepend=0).astype(np.uint16)
@@ -187,7 +222,10 @@ def load(path: Path) -> tuple[Model, dict]:
         n = 1
         while f"symbol{n}" in arrays:
             parents = np.cumsum(arrays[f"step{n}"].astype(np.int64)).tolist()
-            grams = [(*before[parent], symbol) for parent, symbol in zip(parents, arrays[f"symbol{n}"].tolist(), strict=True)]
+            grams = [
+                (*before[parent], symbol)
+                for parent, symbol in zip(parents, arrays[f"symbol{n}"].tolist(), strict=True)
+            ]
             log_p.update(zip(grams, (arrays[f"log_p{n}"].astype(float) * STEP).tolist(), strict=True))
             weights = (arrays[f"log_backoff{n}"].astype(float) * STEP).tolist()
             log_backoff.update((gram, weight) for gram, weight in zip(grams, weights, strict=True) if weight)
@@ -206,7 +244,7 @@ def bundled() -> Model:
 
 
 def read_dictionary(path: Path) -> list[tuple[str, Phones]]:
-    """(letters, phones) of every entry, variants included, whose letters are a-z and the apostrophe; apostrophes dropped."""
+    """(letters, phones) of every entry spelled with a-z, variants included; apostrophes are dropped."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines():
         word, *phones = line.split()
@@ -221,7 +259,9 @@ def held_out(letters: str) -> bool:
     return int(hashlib.sha256(letters.encode()).hexdigest(), 16) % HELD_OUT == 0
 
 
-def align_letters(entries: list[tuple[str, Phones]], iterations: int = 6, sample: int = 30_000) -> list[list[Graphone]]:
+def align_letters(
+    entries: list[tuple[str, Phones]], iterations: int = 6, sample: int = 30_000
+) -> list[list[Graphone]]:
     """Cut every entry into graphones by expectation maximisation (probabilities of letter -> chunk).
 
     Entries that cannot be cut (fewer than half as many letters as phones: acronyms) are left out.
@@ -236,7 +276,9 @@ def align_letters(entries: list[tuple[str, Phones]], iterations: int = 6, sample
         totals: dict[str, float] = defaultdict(float)
         for (letter, _), count in counts.items():
             totals[letter] += count
-        p = defaultdict(lambda: 1e-9, {graphone: count / totals[graphone[0]] for graphone, count in counts.items()})
+        p = defaultdict(
+            lambda: 1e-9, {graphone: count / totals[graphone[0]] for graphone, count in counts.items()}
+        )
     return [cut(letters, phones, p) for letters, phones in usable]
 
 
@@ -288,7 +330,7 @@ def cut(letters: str, phones: Phones, p: dict[Graphone, float]) -> list[Graphone
 def learn(words: list[list[Graphone]], order: int = ORDER, ngrams: int = NGRAMS) -> Model:
     """Count, smooth (Witten-Bell, interpolated) and prune a graphone n-gram."""
     seen = Counter(graphone for word in words for graphone in word)
-    graphones: list[Graphone] = [("", ())] + sorted(graphone for graphone, count in seen.items() if count > 2)
+    graphones: list[Graphone] = [("", ()), *sorted(graphone for graphone, count in seen.items() if count > 2)]
     number = {graphone: symbol for symbol, graphone in enumerate(graphones)}
     counts: Counter[Context] = Counter()
     for word in words:
@@ -317,7 +359,7 @@ def smooth(counts: Counter[Context], symbols: int) -> dict[Context, float]:
 def prune(graphones: list[Graphone], counts: Counter[Context], p: dict[Context, float], keep: int) -> Model:
     """Keep the n-grams whose loss would cost most (count x change of log probability), and all their prefixes."""
     cost = {gram: counts[gram] * abs(math.log(p[gram] / p[gram[1:]])) for gram in p if len(gram) > 1}
-    kept = {gram for gram in p if len(gram) == 1}
+    kept: set[Context] = {gram for gram in p if len(gram) == 1}
     for gram in sorted(cost, key=lambda gram: (-cost[gram], gram)):
         if len(kept) >= keep:
             break
@@ -371,7 +413,9 @@ def split(path: Path) -> tuple[list[tuple[str, Phones]], list[tuple[str, Phones]
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m aligners.g2p", description="learn or evaluate the spelling model")
+    parser = argparse.ArgumentParser(
+        prog="python -m aligners.g2p", description="learn or evaluate the spelling model"
+    )
     parser.add_argument("--evaluate", action="store_true", help="only measure the bundled file")
     parser.add_argument("--output", type=Path, default=MODEL)
     options = parser.parse_args()
@@ -380,7 +424,8 @@ if __name__ == "__main__":
     if not options.evaluate:
         model = learn(align_letters(known))
         source = {
-            "from": f"cmudict-en-us.dict of pocketsphinx {version('pocketsphinx')}, 2-clause BSD, Carnegie Mellon University",
+            "from": f"cmudict-en-us.dict of pocketsphinx {version('pocketsphinx')}, Carnegie Mellon University",
+            "licence": "BSD-2-Clause",
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "order": ORDER,
             "ngrams": NGRAMS,
@@ -388,4 +433,8 @@ if __name__ == "__main__":
         }
         model.save(options.output, source)
     model, provenance = load(options.output)
-    print(json.dumps({**evaluate(model, unknown), "bytes": options.output.stat().st_size, "provenance": provenance}))
+    print(
+        json.dumps(
+            {**evaluate(model, unknown), "bytes": options.output.stat().st_size, "provenance": provenance}
+        )
+    )

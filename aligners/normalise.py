@@ -37,23 +37,7 @@ TITLES = {
 }
 """Abbreviation, written with a full stop -> spoken."""
 
-ABBREVIATIONS = TITLES | {
-    "jr": "junior",
-    "sr": "senior",
-    "esq": "esquire",
-    "vs": "versus",
-    "etc": "et cetera",
-    "ave": "avenue",
-    "blvd": "boulevard",
-    "dept": "department",
-    "inc": "incorporated",
-    "ltd": "limited",
-    "co": "company",
-    "corp": "corporation",
-    "approx": "approximately",
-    "vol": "volume",
-    "chap": "chapter",
-    "ft": "feet",
+MONTHS = {
     "jan": "january",
     "feb": "february",
     "aug": "august",
@@ -61,15 +45,41 @@ ABBREVIATIONS = TITLES | {
     "oct": "october",
     "nov": "november",
     "dec": "december",
+    **{name: name for name in ["january", "february", "march", "april", "may", "june", "july", "august"]},
+    **{name: name for name in ["september", "october", "november", "december"]},
 }
+"""After one of these a number up to 31 is the day: "Jan. 5" is read january fifth."""
+
+ABBREVIATIONS = (
+    TITLES
+    | MONTHS
+    | {
+        "jr": "junior",
+        "sr": "senior",
+        "esq": "esquire",
+        "vs": "versus",
+        "etc": "et cetera",
+        "ave": "avenue",
+        "blvd": "boulevard",
+        "dept": "department",
+        "inc": "incorporated",
+        "ltd": "limited",
+        "co": "company",
+        "corp": "corporation",
+        "approx": "approximately",
+        "vol": "volume",
+        "chap": "chapter",
+        "ft": "feet",
+    }
+)
 
 BARE = frozenset({"dr", "mr", "mrs", "ms", "messrs", "jr", "sgt", "vs"})
 """Abbreviations that are no words and are read out without their full stop too (British style: "Mr Smith")."""
 
 CONTRACTIONS = frozenset(
-    "'bout 'cause 'course 'cuse 'em 'frisco 'gain 'kay 'm 'n 'round 's 'til 'tis 'twas".split()
+    {"'bout", "'cause", "'course", "'em", "'gain", "'kay", "'n", "'round", "'til", "'tis", "'twas"}
 )
-"""Words of the pronunciation dictionary that begin with an apostrophe; elsewhere a leading apostrophe is a quotation mark."""
+"""Words of the dictionary that begin with an apostrophe; before other words it is a quotation mark."""
 
 SYMBOLS = {"&": "and", "%": "percent", "@": "at", "+": "plus", "=": "equals", "°": "degrees", "§": "section"}
 CURRENCIES = {
@@ -111,10 +121,14 @@ def normalise(text: str, language: str = "en") -> tuple[Token, ...]:
         Tokens whose spoken words are lower case; empty if nothing is spoken.
 
     >>> text = "Dr. Smith paid $3.50, [laughs] twice."
-    >>> [(" ".join(token.spoken), text[token.first:token.last]) for token in normalise(text)]
-    [('doctor', 'Dr.'), ('smith', 'Smith'), ('paid', 'paid'), ('three dollars fifty', '$3.50, [laughs]'), ('twice', 'twice.')]
+    >>> for spoken, first, last in normalise(text): print(spoken, repr(text[first:last]))
+    ('doctor',) 'Dr.'
+    ('smith',) 'Smith'
+    ('paid',) 'paid'
+    ('three', 'dollars', 'fifty') '$3.50, [laughs]'
+    ('twice',) 'twice.'
     """
-    read: Callable[[str, str], list[str]] = read_english if is_english(language) else read_other
+    read: Callable[..., list[str]] = read_english if is_english(language) else read_other
     chunks = list(split(text))
     tokens: list[Token] = []
     waiting = None  # where unspoken text before the first token began
@@ -124,7 +138,8 @@ def normalise(text: str, language: str = "en") -> tuple[Token, ...]:
             skip = False
             continue
         following = text[slice(*chunks[place + 1][:2])] if place + 1 < len(chunks) else ""
-        spoken = [] if marker else read(text[first:last], following)
+        before = text[slice(*chunks[place - 1][:2])] if place else ""
+        spoken = [] if marker else read(text[first:last], following, before)
         if spoken and is_english(language) and (amount := large_amount(text[first:last], following)):
             spoken, last, skip = amount, chunks[place + 1][1], True
         if spoken:
@@ -171,8 +186,8 @@ def split(text: str) -> Iterator[tuple[int, int, bool]]:
 # --- English --------------------------------------------------------------------------------------------------------
 
 
-def read_english(chunk: str, following: str = "") -> list[str]:
-    """The spoken words of one stretch without white space; `following` is the next one.
+def read_english(chunk: str, following: str = "", before: str = "") -> list[str]:
+    """The spoken words of one stretch without white space, between two others.
 
     >>> read_english("forty-two"), read_english("1984"), read_english("café's"), read_english("(1st)")
     (['forty', 'two'], ['nineteen', 'eighty', 'four'], ["cafe's"], ['first'])
@@ -184,6 +199,8 @@ def read_english(chunk: str, following: str = "") -> list[str]:
     abbreviated = read_abbreviation(bare, following)
     if abbreviated:
         return abbreviated
+    if before.lower().rstrip(".") in MONTHS and re.fullmatch("[1-9]|[12][0-9]|3[01]", bare):
+        return ordinal(bare)
     spoken: list[str] = []
     place = 0
     while place < len(folded):
@@ -199,7 +216,7 @@ def read_english(chunk: str, following: str = "") -> list[str]:
 
 
 def fold(chunk: str) -> str:
-    """Lower case, compatibility forms and accents resolved, every apostrophe the same; unchanged if no letter survives."""
+    """Lower case, without accents, apostrophes all alike; only lower-cased if no letter would survive that."""
     lowered = unicodedata.normalize("NFKD", chunk.translate(QUOTES).casefold()).casefold().translate(LETTERS)
     plain = "".join(char for char in lowered if unicodedata.category(char) not in ("Mn", "Cf"))
     plain = unicodedata.normalize("NFKC", plain.translate(QUOTES))
@@ -218,14 +235,16 @@ def read_abbreviation(bare: str, following: str) -> list[str]:
         return ["page" if stem == "p" else "pages"]
     if stem in ABBREVIATIONS and (dotted or stem in BARE):
         return ABBREVIATIONS[stem].split()
-    if re.fullmatch(r"(?:[a-z]\.)+[a-z]?(?:'s)?", bare) and len(bare) > 2:  # initials: U.S., e.g., p.m., U.S.'s
+    if (
+        re.fullmatch(r"(?:[a-z]\.)+[a-z]?(?:'s)?", bare) and len(bare) > 2
+    ):  # initials: U.S., e.g., p.m., U.S.'s
         letters = re.findall("[a-z]", bare.removesuffix("'s"))
         return [*letters[:-1], letters[-1] + ("'s" if bare.endswith("'s") else "")]
     return []
 
 
 def large_amount(chunk: str, following: str) -> list[str]:
-    """"$3.5" "million" is read as three point five million dollars."""
+    """ "$3.5" "million" is read as three point five million dollars."""
     match = re.fullmatch(rf"[\"'(]*([$£€¥])({NUMBER})(\.[0-9]+)?", fold(chunk))
     magnitude = re.fullmatch(r"([a-z]+)\W*", following.lower())
     if not match or not magnitude or magnitude[1] not in MAGNITUDES:
@@ -260,7 +279,7 @@ def ordinal(digits: str) -> list[str]:
     >>> ordinal("21")
     ['twenty', 'first']
     """
-    return words_of(engine().number_to_words(engine().ordinal(int(digits.replace(",", ""))), andword=""))
+    return words_of(engine().number_to_words(engine().ordinal(digits.replace(",", "")), andword=""))
 
 
 def year(digits: str) -> list[str]:
@@ -325,7 +344,7 @@ def read_word(match: re.Match) -> list[str]:
     word = match[0]
     if word not in CONTRACTIONS:
         word = word.strip("'")
-    return [word]
+    return ABBREVIATIONS[word].split() if word in BARE else [word]
 
 
 READERS: list[tuple[re.Pattern, Callable[[re.Match], list[str]]]] = [
@@ -338,7 +357,10 @@ READERS: list[tuple[re.Pattern, Callable[[re.Match], list[str]]]] = [
     (re.compile(r"([0-9]{1,2}):([0-5][0-9])(?![0-9])"), read_time),
     (re.compile(rf"({NUMBER})(?:st|nd|rd|th)(?![^\W_])"), lambda match: ordinal(match[1])),
     (re.compile(r"'?((?:[0-9]{2})?[0-9]0)'?s(?![^\W_])"), read_plural),
-    (re.compile(rf"(?<![^\W_])-({NUMBER})(\.[0-9]+)?(?![0-9-])"), lambda match: ["minus", *decimal(match[1], match[2])]),
+    (
+        re.compile(rf"(?<![^\W_])-({NUMBER})(\.[0-9]+)?(?![0-9-])"),
+        lambda match: ["minus", *decimal(match[1], match[2])],
+    ),
     (re.compile(rf"({NUMBER})(\.[0-9]+)"), lambda match: decimal(match[1], match[2])),
     (re.compile(NUMBER), lambda match: number(match[0])),
     (re.compile(r"#(?=[0-9])"), lambda match: ["number"]),
@@ -350,7 +372,7 @@ READERS: list[tuple[re.Pattern, Callable[[re.Match], list[str]]]] = [
 # --- other languages ------------------------------------------------------------------------------------------------
 
 
-def read_other(chunk: str, following: str = "") -> list[str]:
+def read_other(chunk: str, following: str = "", before: str = "") -> list[str]:
     """Runs of letters, marks, digits and inner apostrophes, lower case, accents kept.
 
     >>> read_other("L’été,"), read_other("«Straße»")

@@ -1,7 +1,7 @@
 """English word times from pocketsphinx: model and dictionary are in its wheel, nothing is downloaded.
 
-Facts behind the settings are measured in docs and `benchmarks/align.py`: best path off (it breaks the phone pass and blurs
-boundaries), narrow beam first (a wide one is slower and accepts more wrong transcripts), scores per frame as confidence.
+The settings are measured (`benchmarks/align.py`): best path off, for it breaks the phone pass and blurs boundaries;
+narrow beam first, for a wide one is slower and accepts more wrong transcripts; scores per frame as confidence.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aligners.alignment import Aligner, Found, Item, Phone, Timed
+from aligners.alignment import Aligner, Found, Item, Phone, Timed, by_token
 from aligners.g2p import Phones, pronounce_by_parts
 from aligners.normalise import is_english
 from corpus.records import Reject
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     import pocketsphinx
 
 FRAMES_PER_SECOND = 100
+WINDOW = 0.025625  # seconds of sound that one frame looks at
 LOG_UNIT = 1e-4  # pocketsphinx counts in logarithms to the base 1.0001
 SHORTEST_PHONE = 3  # frames: one per state of a phone's model
 LONGEST_WORD = 50  # letters; the longest of the dictionary has 34
-LADDER = (
+LADDER: tuple[dict[str, float], ...] = (
     {},
     {"beam": 1e-100, "wbeam": 1e-80, "pbeam": 1e-100},
     {"beam": 1e-200, "wbeam": 1e-180, "pbeam": 1e-200},
@@ -42,7 +43,7 @@ class PocketsphinxSettings:
     phones: also return phones (a second pass, about 4 % of real time more).
     """
 
-    minimum_score: float | None = -22.0
+    minimum_score: float | None = -27.0
     phones: bool = False
 
 
@@ -51,7 +52,7 @@ class Pocketsphinx(Aligner):
 
     name = "pocketsphinx"
 
-    def __init__(self, settings: PocketsphinxSettings = PocketsphinxSettings()):
+    def __init__(self, settings: PocketsphinxSettings):
         self.settings = settings
 
     def align_one(self, item: Item) -> Found:
@@ -83,10 +84,12 @@ class Pocketsphinx(Aligner):
         phones = read_phones(decoder, pcm, item.seconds) if self.settings.phones else None
         if self.settings.minimum_score is not None and score < self.settings.minimum_score:
             raise Reject(
-                "align.low_quality", f"score per frame {score:.1f} is below minimum_score {self.settings.minimum_score}"
+                "align.low_quality",
+                f"score per frame {score:.1f} is below minimum_score {self.settings.minimum_score}",
             )
-        times = [segment.timed() for segment in words]
-        return Found(times, phones, quality)
+        return Found(
+            by_token(item.tokens, [segment.timed(item.seconds) for segment in words]), phones, quality
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +101,27 @@ class Segment:
     frames: int
     score: float
 
-    def timed(self) -> Timed:
-        last = self.first + self.frames
-        confidence = to_confidence(self.score / self.frames)
-        return Timed(self.word, self.first / FRAMES_PER_SECOND, last / FRAMES_PER_SECOND, confidence)
+    def timed(self, seconds: float) -> Timed:
+        """Times within a recording of so many seconds."""
+        start, end = boundary(self.first, seconds), boundary(self.first + self.frames, seconds)
+        return Timed(self.word, start, end, to_confidence(self.score / self.frames))
+
+
+def boundary(frame: int, seconds: float) -> float:
+    """Time of the boundary before a frame: half-way between the centres of its window and of the window before.
+
+    >>> boundary(0, 2.0), boundary(100, 2.0), boundary(200, 2.0)
+    (0.0, 1.0078, 2.0)
+    """
+    centre = frame / FRAMES_PER_SECOND + (WINDOW - 1 / FRAMES_PER_SECOND) / 2
+    return round(min(centre, seconds), 4) if frame else 0.0
 
 
 def to_confidence(score_per_frame: float) -> float:
     """Logistic calibration of a word's score per frame.
 
     >>> round(to_confidence(-10.0), 2), round(to_confidence(-60.0), 2)
-    (0.9, 0.01)
+    (0.89, 0.01)
     """
     return 1 / (1 + math.exp((CONFIDENCE_MIDDLE - score_per_frame) / CONFIDENCE_SCALE))
 
@@ -127,7 +140,7 @@ def load_decoder(rung: int) -> "pocketsphinx.Decoder":
 
 
 def know(decoder: "pocketsphinx.Decoder", spoken: Sequence[str]) -> int:
-    """Teach the decoder the words it lacks; returns the number of phones of all. Raises Reject for a word without any."""
+    """Teach the decoder the words it lacks; returns the number of phones. Raises Reject for a word without any."""
     phones = 0
     for word in spoken:
         if len(word) > LONGEST_WORD:
@@ -174,6 +187,8 @@ def run(decoder: "pocketsphinx.Decoder", pcm: bytes, text: str) -> list[Segment]
 
 
 def feed(decoder: "pocketsphinx.Decoder", pcm: bytes) -> None:
+    # a fresh front end: its noise estimate outlives an utterance, and times would depend on what came before
+    decoder.reinit_feat()
     decoder.start_utt()
     try:
         decoder.process_raw(pcm, full_utt=True)
@@ -197,6 +212,6 @@ def read_phones(decoder: "pocketsphinx.Decoder", pcm: bytes, seconds: float) -> 
     phones = []
     for word in decoder.get_alignment():
         for phone in word if plain(word.name) else ():
-            last = min((phone.start + phone.duration) / FRAMES_PER_SECOND, seconds)
-            phones.append(Phone(phone.name, phone.start / FRAMES_PER_SECOND, last))
+            last = phone.start + phone.duration
+            phones.append(Phone(phone.name, boundary(phone.start, seconds), boundary(last, seconds)))
     return phones

@@ -1,0 +1,174 @@
+"""Word times that came with the data."""
+
+import numpy as np
+import pytest
+
+from aligners import load_aligner
+from aligners.alignment import Phone
+from aligners.match import Label, match
+from aligners.normalise import normalise
+from corpus.records import Reject, Utterance
+
+LONG = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 2
+tiers? <exists>
+size = 2
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "words"
+        xmin = 0
+        xmax = 2
+        intervals: size = 4
+        intervals [1]:
+            xmin = 0
+            xmax = 0.3
+            text = ""
+        intervals [2]:
+            xmin = 0.3
+            xmax = 0.7
+            text = "forty"
+        intervals [3]:
+            xmin = 0.7
+            xmax = 1.1
+            text = "two"
+        intervals [4]:
+            xmin = 1.1
+            xmax = 2
+            text = "<unk>"
+    item [2]:
+        class = "IntervalTier"
+        name = "phones"
+        xmin = 0
+        xmax = 2
+        intervals: size = 2
+        intervals [1]:
+            xmin = 0
+            xmax = 0.3
+            text = "sil"
+        intervals [2]:
+            xmin = 0.3
+            xmax = 0.5
+            text = "F"
+"""
+SHORT = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+0
+2
+<exists>
+1
+"IntervalTier"
+"anna - words"
+0
+2
+2
+0
+1
+"hi"
+1
+2
+"there"
+"""
+
+
+def align(path, text, id="u", first_frame=0, seconds=2, **settings):
+    utterance = Utterance(
+        id, "u.wav", seconds * 16_000, 16_000, first_frame, text=text, alignment=path and str(path)
+    )
+    return load_aligner("given", **settings).align([(utterance, np.zeros(seconds * 16_000, np.float32))])[0]
+
+
+def times(result):
+    assert result.reject is None, result.reject
+    return [(word.text, word.start, word.end) for word in result.words]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_long_textgrid_gives_words_and_phones(tmp_path, encoding):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(LONG, encoding=encoding)
+    result = align(path, "Forty-two Zyxels.")
+    assert times(result) == [("Forty-two", 0.3, 1.1), ("Zyxels.", 1.1, 2.0)]
+    assert result.phones == (Phone("F", 0.3, 0.5),)
+
+
+def test_a_short_textgrid_with_a_speakers_tier_is_read(tmp_path):
+    path = tmp_path / "a.textgrid"
+    path.write_text(SHORT)
+    result = align(path, "Hi there")
+    assert times(result) == [("Hi", 0.0, 1.0), ("there", 1.0, 2.0)]
+    assert result.phones is None
+
+
+def test_times_of_a_whole_recording_are_cut_to_the_utterance(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(SHORT)
+    assert times(align(path, "there", first_frame=16_000, seconds=1, origin="recording")) == [
+        ("there", 0.0, 1.0)
+    ]
+
+
+def test_files_that_are_missing_broken_or_of_another_text_are_rejected_by_reason(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(LONG)
+    broken = tmp_path / "b.TextGrid"
+    broken.write_bytes(b"File type\xff\xfe\x00garbage")
+    cut = tmp_path / "c.TextGrid"
+    cut.write_text(LONG[: len(LONG) // 2])
+    other = tmp_path / "d.docx"
+    other.write_text("")
+    cases = [
+        (None, "hi", "align.missing"),
+        (tmp_path / "none.TextGrid", "hi", "align.missing"),
+        (tmp_path, "hi", "align.missing"),
+        (broken, "hi", "align.unreadable"),
+        (cut, "forty two", "align.unreadable"),
+        (other, "hi", "align.unreadable"),
+        (path, "forty-three zyxels", "align.token_mismatch"),
+        (path, "forty-two", "align.token_mismatch"),
+        (path, "forty-two zyxels more", "align.token_mismatch"),
+    ]
+    assert [(text, align(path, text).reject.reason) for path, text, _ in cases] == [
+        (text, reason) for _, text, reason in cases
+    ]
+
+
+def test_a_tier_of_another_name_is_found_by_its_setting(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(LONG.replace('"words"', '"Wörter"'))
+    assert times(align(path, "forty two x", words_tier="Wörter"))[0] == ("forty", 0.3, 0.7)
+    assert "no tier 'words'" in align(path, "forty two x").reject.detail
+
+
+@pytest.mark.parametrize(
+    ("labels", "text", "expected"),
+    [
+        ("s j c 's law", "SJC's law", [("SJC's", 0, 4), ("law", 4, 5)]),
+        ("<unk> 's law", "Zyx's law", [("Zyx's", 0, 2), ("law", 2, 3)]),
+        ("fourteen fifty five", "1455", [("1455", 0, 3)]),
+        ("1455", "1455!", [("1455!", 0, 1)]),
+        ("dr smith", "Dr. Smith", [("Dr.", 0, 1), ("Smith", 1, 2)]),
+        ("doctor smith", "Dr. Smith", [("Dr.", 0, 1), ("Smith", 1, 2)]),
+        ("<unk> <unk> <unk>", "ab-cd ef", [("ab-cd", 0, 2), ("ef", 2, 3)]),
+        (
+            "a <unk> plus ultra",
+            "a ne plus ultra",
+            [("a", 0, 1), ("ne", 1, 2), ("plus", 2, 3), ("ultra", 3, 4)],
+        ),
+        ("sp hi sil there <eps>", "hi there", [("hi", 1, 2), ("there", 3, 4)]),
+    ],
+)
+def test_labels_are_joined_to_our_words(labels, text, expected):
+    given = [Label(label, i, i + 1) for i, label in enumerate(labels.split())]
+    tokens = normalise(text)
+    found = match(given, tokens, text)
+    assert [(text[t.first : t.last], w.start, w.end) for t, w in zip(tokens, found)] == expected
+
+
+def test_a_mismatch_names_the_word_and_the_label():
+    with pytest.raises(Reject, match="'there': the alignment has 'their'"):
+        match([Label("hi", 0, 1), Label("their", 1, 2)], normalise("hi there"), "hi there")

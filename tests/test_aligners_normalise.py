@@ -1,0 +1,99 @@
+"""Writing -> spoken words, and the way back."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aligners.normalise import normalise
+
+
+def spoken(text, language="en"):
+    return " ".join(word for token in normalise(text, language) for word in token.spoken)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Dr. Smith & Mrs. Jones", "doctor smith and missus jones"),
+        ("Mr Smith lives in St. Paul on Main St. now", "mister smith lives in saint paul on main street now"),
+        ("it cost $3.50, £1 or €0.99", "it cost three dollars fifty one pound or ninety nine cents"),
+        (
+            "$2 $1,200.00 $3.5 million $5k",
+            "two dollars one thousand two hundred dollars three point five million "
+            "dollars five thousand dollars",
+        ),
+        (
+            "in 1455, 1905, 1900, 2000, 2007 and 2024",
+            "in fourteen fifty five nineteen oh five nineteen hundred "
+            "two thousand two thousand seven and twenty twenty four",
+        ),
+        ("1,024 007 12345", "one thousand twenty four oh oh seven twelve thousand three hundred forty five"),
+        ("the 1st, 2nd, 23rd and 100th", "the first second twenty third and one hundredth"),
+        ("3.14 or -5", "three point one four or minus five"),
+        ("10:30, 9:00 and 24/7", "ten thirty nine o'clock and twenty four seven"),
+        ("the 1960s and '90s", "the nineteen sixties and nineties"),
+        ("50% @ home, 2+2=4", "fifty percent at home two plus two equals four"),
+        ("forty-two twenty-1st", "forty two twenty first"),
+        ("well--known—or… not", "well known or not"),
+        ("don’t ‘quote’ “me”, 'tis rock'n'roll", "don't quote me 'tis rock'n'roll"),
+        ("the boys' café, naïve Øre, ﬁne straße", "the boys cafe naive ore fine strasse"),
+        ("U.S. at 5 p.m., e.g. No. 7", "u s at five p m e g number seven"),
+        ("(one) [laughs] two <noise> {x} three", "one two three"),
+        ("on May 5, 1984", "on may fifth nineteen eighty four"),
+        ("5km A&B", "five km a and b"),
+        ("слово 日本 ٣", "слово 日本 ٣"),
+    ],
+)
+def test_english_is_read_out(text, words):
+    assert spoken(text) == words
+
+
+def test_other_languages_are_only_lower_cased():
+    assert spoken("L’Été à 3 % — «Straße»", "fr") == "l'été à 3 straße"
+    assert spoken("नमस्ते", "hi") == "नमस्ते"
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "...", "[noise]", "-- “”"])
+def test_nothing_to_say_gives_no_tokens(text):
+    assert normalise(text) == ()
+
+
+def test_what_is_not_spoken_stays_with_its_neighbour():
+    text = "-- Hello — [laughs] big  world !"
+    assert [text[token.first : token.last] for token in normalise(text)] == [
+        "-- Hello — [laughs]",
+        "big",
+        "world !",
+    ]
+
+
+writing = st.text(st.sampled_from("ab Zé1.9,$%&'’-—–([<>])!:/°½ß日ж…\n\u00a0\u0301st"), max_size=40)
+anything = st.text(max_size=30)
+
+
+@given(writing | anything, st.sampled_from(["en", "de"]))
+@settings(deadline=None, max_examples=400)
+def test_every_letter_lies_in_exactly_one_token_and_ranges_are_in_order(text, language):
+    tokens = normalise(text, language)
+    edges = [edge for token in tokens for edge in (token.first, token.last)]
+    assert edges == sorted(edges)
+    assert all(token.first < token.last and token.spoken and all(token.spoken) for token in tokens)
+    covered = {place for token in tokens for place in range(token.first, token.last)}
+    if tokens:
+        assert all(place in covered for place, char in enumerate(text) if char.isalnum())
+
+
+@given(writing | anything, st.sampled_from(["en", "de"]))
+@settings(deadline=None, max_examples=400)
+def test_reading_out_what_was_read_out_changes_nothing(text, language):
+    once = spoken(text, language)
+    assert spoken(once, language) == once
+
+
+@given(anything)
+@settings(deadline=None)
+def test_a_letter_is_never_silent(text):
+    outside = text.translate(str.maketrans("", "", "[]<>{}"))
+    assert bool(normalise(outside)) == any(map(str.isalnum, outside)) or any(
+        char in "&%@+=°§" for char in outside
+    )

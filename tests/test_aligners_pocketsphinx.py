@@ -1,0 +1,198 @@
+"""English word times from pocketsphinx, on synthetic speech with exact times and on real speech."""
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from aligners import load_aligner, pocketsphinx
+from aligners.score import boundary_errors, summarise
+from corpus.adapters import read_jsonl
+from corpus.audio import decode
+from corpus.records import SAMPLE_RATE, Utterance
+
+NOISE = np.random.default_rng(0).normal(0, 0.1, 5 * SAMPLE_RATE).astype(np.float32)
+
+
+def read(manifest, count=None):
+    utterances = list(read_jsonl(manifest))[:count]
+    return [(utterance, decode(utterance)) for utterance in utterances]
+
+
+@pytest.fixture(scope="session")
+def spoken(spoken_corpus):
+    return read(spoken_corpus)
+
+
+@pytest.fixture(scope="session")
+def aligned(spoken):
+    return load_aligner("pocketsphinx").align(spoken)
+
+
+def reason(text, waveform, **fields):
+    utterance = Utterance("u", "u.wav", len(waveform), text=text, **fields)
+    (result,) = load_aligner("pocketsphinx").align([(utterance, waveform)])
+    return result.reject and result.reject.reason
+
+
+def test_synthetic_speech_is_aligned_within_25_ms_of_its_true_times(spoken, aligned):
+    truth = load_aligner("given").align(spoken)
+    assert [result.reject for result in truth] == [None] * len(spoken)
+    assert [result.reject for result in aligned] == [None] * len(spoken)
+    errors = summarise(np.concatenate([boundary_errors(a.words, b.words) for a, b in zip(truth, aligned)]))
+    assert errors["mean_ms"] < 25, errors
+    assert errors["within_100ms"] > 0.97, errors
+
+
+def test_the_order_of_utterances_changes_nothing(spoken, aligned):
+    backwards = load_aligner("pocketsphinx").align(spoken[::-1])
+    assert backwards[::-1] == aligned
+
+
+def test_quality_says_how_well_the_text_fits(spoken, aligned):
+    quality = aligned[0].quality
+    assert set(quality) == {
+        "score_per_frame",
+        "lowest_word_score",
+        "speech_fraction",
+        "words_per_second",
+        "rung",
+    }
+    assert all(map(math.isfinite, quality.values()))
+    assert quality["words_per_second"] == len(aligned[0].words) / spoken[0][0].seconds
+    assert all(0 < word.confidence < 1 for word in aligned[0].words)
+
+
+def test_a_score_is_the_integer_score_of_the_phone_pass(spoken):
+    """Pins the unit: natural logarithms in steps of 1e-4, per frame as the second pass counts it."""
+    decoder = pocketsphinx.load_decoder(0)
+    pcm = pocketsphinx.to_pcm(spoken[0][1])
+    words = [
+        w
+        for w in pocketsphinx.run(decoder, pcm, spoken[0][0].text.lower().translate({44: None, 46: None}))
+        if w.word
+    ]
+    decoder.set_alignment()
+    pocketsphinx.feed(decoder, pcm)
+    entries = [entry for entry in decoder.get_alignment() if pocketsphinx.plain(entry.name)]
+    assert len(words) == len(entries) > 5
+    first = sum(word.score for word in words) / sum(word.frames for word in words)
+    second = sum(entry.score for entry in entries) / sum(entry.duration for entry in entries)
+    assert first == pytest.approx(second, rel=0.1)
+
+
+def test_phones_lie_inside_their_words_and_fill_them(spoken, aligned):
+    (result,) = load_aligner("pocketsphinx", phones=True).align(spoken[:1])
+    assert result.words == aligned[0].words
+    assert aligned[0].phones is None
+    for word in result.words[1:-1]:
+        inside = [p for p in result.phones if word.start - 0.02 <= p.start and p.end <= word.end + 0.02]
+        assert inside
+        assert sum(p.end - p.start for p in inside) == pytest.approx(word.end - word.start, abs=0.045)
+
+
+def test_another_transcript_is_rejected(spoken):
+    swapped = [(replace(u, text=spoken[(i + 1) % 6][0].text), wave) for i, (u, wave) in enumerate(spoken[:6])]
+    rejects = [result.reject.reason for result in load_aligner("pocketsphinx").align(swapped)]
+    assert set(rejects) <= {"align.low_quality", "align.unalignable", "align.too_short"}
+
+
+def test_without_a_minimum_score_nothing_is_of_low_quality(spoken):
+    swapped = [(replace(u, text=spoken[(i + 1) % 6][0].text), wave) for i, (u, wave) in enumerate(spoken[:6])]
+    results = load_aligner("pocketsphinx", minimum_score=None).align(swapped)
+    assert "align.low_quality" not in {result.reject and result.reject.reason for result in results}
+    assert any(result.quality.get("score_per_frame", 0) < -27 for result in results)
+
+
+def test_unknown_words_are_pronounced_by_their_spelling(spoken):
+    utterance, wave = spoken[0]
+    first, *rest = utterance.text.split()
+    invented = first.lower() + "kh"
+    (result,) = load_aligner("pocketsphinx", minimum_score=None).align(
+        [(replace(utterance, text=" ".join([invented, *rest])), wave)]
+    )
+    assert result.reject is None
+    assert result.words[0].text == invented
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "text.missing"),
+        ("", "text.empty"),
+        ("[music]", "text.empty"),
+        ("the слово is", "align.out_of_vocabulary"),
+        ("日本語", "align.out_of_vocabulary"),
+        ("a" * 400, "align.out_of_vocabulary"),
+        ("word " * 400, "align.too_short"),
+        ("hello there", "align.unalignable"),
+    ],
+)
+def test_text_that_does_not_fit_five_seconds_of_silence_is_rejected_quickly(text, expected):
+    start = time.process_time()
+    assert reason(text, np.zeros(5 * SAMPLE_RATE, np.float32)) == expected
+    assert time.process_time() - start < 5
+
+
+def test_noise_is_rejected():
+    assert reason("this is a perfectly normal sentence", NOISE) in ("align.unalignable", "align.low_quality")
+    assert reason("this is a perfectly normal sentence", NOISE * 1000) in (
+        "align.unalignable",
+        "align.low_quality",
+    )
+
+
+def test_audio_that_is_empty_or_shorter_than_its_phones_is_too_short():
+    assert reason("hi", NOISE[:0]) == "align.too_short"
+    assert reason("hi", NOISE[:800]) == "align.too_short"
+
+
+@pytest.mark.parametrize(("language", "expected"), [("de", "align.language"), ("xx-EN", "align.language")])
+def test_other_languages_are_rejected(language, expected):
+    assert reason("hallo", NOISE, language=language) == expected
+
+
+@pytest.mark.parametrize("language", [None, "en", "en-US", "en_GB", "eng", "English"])
+def test_english_has_many_names(language):
+    assert reason("hello there", np.zeros(16_000, np.float32), language=language) == "align.unalignable"
+
+
+def test_the_decoder_works_on_after_an_error(spoken, aligned, monkeypatch):
+    def broken(decoder, pcm, text):
+        decoder.set_align_text(text)
+        decoder.start_utt()
+        try:
+            raise RuntimeError("in the middle")
+        finally:
+            decoder.end_utt()
+
+    aligner = load_aligner("pocketsphinx")
+    with monkeypatch.context() as patch:
+        patch.setattr(pocketsphinx, "run", broken)
+        assert aligner.align(spoken[:1])[0].reject.reason == "align.backend_error"
+    assert aligner.align(spoken[:1]) == aligned[:1]
+
+
+@pytest.mark.parametrize(
+    "wave", ["text", None, np.zeros((2, 9), np.float32), [object()], np.zeros((), np.float32)]
+)
+def test_what_is_no_waveform_is_a_reject(wave):
+    (result,) = load_aligner("pocketsphinx").align([(Utterance("u", "u.wav", 9, text="hi"), wave)])
+    assert result.reject.reason in ("audio.unreadable", "align.backend_error")
+
+
+def test_every_real_utterance_is_aligned_but_one_with_a_wrong_transcript(real_speech):
+    batch = read(real_speech / "dev" / "manifest.jsonl", 60)
+    results = load_aligner("pocketsphinx").align(batch)
+    assert [result.reject for result in results] == [None] * len(batch)
+    graded = [pair for pair in batch if (pair[0].alignment or "").endswith(".TextGrid")]
+    given = load_aligner("given").align(graded)
+    found = {utterance.id: result for (utterance, _), result in zip(batch, results)}
+    errors = summarise(
+        np.concatenate([boundary_errors(a.words, found[u.id].words) for (u, _), a in zip(graded, given)])
+    )
+    assert errors["boundaries"] > 1000
+    assert errors["median_ms"] <= 15
+    assert errors["mean_ms"] <= 30
