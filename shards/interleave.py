@@ -15,6 +15,7 @@ one modality. What does not depend on the strategy is decided once:
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ class Strategy:
 
     ==============  =========================================================================================
     spirit          spans alternate, uniform over text_words and speech_words (bounds included); Spirit LM
-    poisson         speech spans of Poisson(mean_words) words that do not touch, exactly `ratio` of words; SIMS
+    poisson         speech spans of Poisson(mean_words) words, exactly `ratio` of the words; SIMS
     binomial        spans alternate, max(1, Binomial(trials, probability)) words each; half the words in the mean
     word            every word as text, then the same word as speech
     concatenated    the whole utterance twice: speech `[ASR]` text or text `[TTS]` speech
@@ -55,7 +56,7 @@ class Strategy:
             raise ValueError(f"strategy {self.name!r}: need one of {', '.join(STRATEGIES)}")
         for name in ("text_words", "speech_words"):
             low, high = getattr(self, name)
-            object.__setattr__(self, name, (low, high))  # a list from JSON or TOML is welcome
+            object.__setattr__(self, name, (int(low), int(high)))  # a list from JSON or TOML is welcome
             if not 1 <= low <= high:
                 raise ValueError(f"strategy {name}: need 1 <= low <= high, got {low}, {high}")
         for name in ("ratio", "probability"):
@@ -241,28 +242,25 @@ def _poisson(words: int, strategy: Strategy, rng: np.random.Generator) -> list[S
     """Lengths are drawn until they hold the promised number of words, the last one cut, then dealt to the gaps.
 
     The number of spoken words is ratio * words, rounded up or down at random so that its mean is exact. Were lengths
-    and starts drawn until the ratio is *passed*, as the published code does, 30-word utterances would get 43 % for 30
-    %.
+    and starts drawn until the ratio is *passed*, as the published code does, 30-word utterances would get 43 % for
+    30 %. The words are turned like a wheel at the end: every word is spoken equally often, those at the ends too.
     """
     spoken = min(words, int(strategy.ratio * words + rng.random()))
     lengths: list[int] = []
-    while sum(lengths) < spoken:
-        lengths.append(min(max(1, int(rng.poisson(strategy.mean_words))), spoken - sum(lengths)))
+    while spoken > (so_far := sum(lengths)):
+        lengths.append(min(max(1, int(rng.poisson(strategy.mean_words))), spoken - so_far))
     written = words - spoken
     while len(lengths) > written + 1:  # more speech spans than gaps between written words: join two
         lengths.append(lengths.pop() + lengths.pop())
-    gaps = np.sort(rng.permutation(written + 1)[: len(lengths)]).tolist()
-    order = rng.permutation(len(lengths)).tolist()  # else the cut one would always come last
-    found: list[Span] = []
+    gaps = np.sort(rng.permutation(written + 1)[: len(lengths)])  # number of written words before each
+    speech = np.zeros(words, dtype=bool)
     first = 0
-    done = 0  # written words so far
-    for gap, number in zip(gaps, order, strict=True):
-        if gap > done:
-            found.append(Span(first, first + gap - done, False))
-            first, done = first + gap - done, gap
-        found.append(Span(first, first + lengths[number], True))
-        first += lengths[number]
-    return [*found, Span(first, words, False)] if first < words else found
+    for gap, length in zip(gaps.tolist(), lengths, strict=True):
+        speech[gap + first : gap + first + length] = True
+        first += length
+    speech = np.roll(speech, int(rng.integers(words)))
+    cuts = [0, *(np.flatnonzero(speech[1:] != speech[:-1]) + 1).tolist(), words]
+    return [Span(a, b, bool(speech[a])) for a, b in pairwise(cuts)]
 
 
 def _word(words: int, strategy: Strategy, rng: np.random.Generator) -> list[Span]:

@@ -305,8 +305,10 @@ class Vocabulary:
             raise ValueError(
                 f"{path.parent / text['file']}: sha256 must be the one in {FILE}, the file was changed"
             )
-        if vocabulary.hash != record.get("hash"):
-            raise ValueError(f"{path}: its hash must cover its content, the file was changed")
+        layout = vocabulary._layout() | {"hash": vocabulary.hash}
+        changed = [name for name, value in layout.items() if record.get(name) != value]
+        if changed:
+            raise ValueError(f"{path}: its hash must cover its content, the file was changed ({changed[-1]})")
         return vocabulary
 
 

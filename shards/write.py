@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,7 @@ def _checksums(path: Path, offsets: list[int], end: int) -> tuple[str, list[int]
     digest = hashlib.sha256()
     checksums = []
     with open(path, "rb") as file:
-        for start, stop in zip(offsets, [*offsets[1:], end], strict=True):
+        for start, stop in pairwise([*offsets, end]):
             block = file.read(stop - start)
             digest.update(block)
             checksums.append(zlib.crc32(block))
