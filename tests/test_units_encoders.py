@@ -138,7 +138,7 @@ def test_on_one_thread_batched_features_are_those_of_one_by_one_to_the_last_bit(
     program = (
         "import sys; import numpy as np; from units.encoders import load_encoder;"
         "rng = np.random.default_rng(0);"
-        "waveforms = [rng.normal(size=n).astype(np.float32) for n in rng.integers(400, 40000, 15)];"
+        "waveforms = [rng.normal(size=n).astype(np.float32) for n in [*rng.integers(400, 40000, 15), 450, 900]];"
         "encoder = load_encoder(sys.argv[1]);"
         "print(all(np.array_equal(encoder.encode([w])[0], x) for w, x in zip(waveforms, encoder.encode(waveforms))))"
     )
@@ -308,6 +308,18 @@ def test_windows_of_a_long_recording_keep_every_frame_in_its_place(models):
     )[0]
     expected = load_encoder(models["base"][1], 0, chunking="none").encode([waveform])[0]
     assert np.allclose(before_attention, expected, rtol=0, atol=1e-5)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 3_000_000), st.integers(3, 40), st.integers(0, 1))
+def test_windows_are_bounded_in_order_and_keep_each_frame_once(models, samples, window, context):
+    encoder = load_encoder(models["25 Hz"][1], 0, window_seconds=window, context_seconds=context)
+    pieces = encoder._pieces(0, samples)
+    kept = [k for p in pieces for k in range(p.start // 640 + p.first, p.start // 640 + p.last)]
+    assert kept == list(range(encoder.settings.frames(samples)))
+    assert all(encoder.settings.frames(p.stop - p.start) <= window * 25 for p in pieces)
+    for piece in pieces[1:]:
+        assert piece.first == context * 25
 
 
 def test_up_to_the_window_chunking_changes_nothing(models):

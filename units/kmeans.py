@@ -103,9 +103,8 @@ class Codebook:
         rows = np.arange(len(x))
         limit = scores[rows, best] + 2 * slack
         scores[rows, best] = np.inf
-        doubtful = np.flatnonzero(
-            ~(scores.min(axis=1) > limit)
-        )  # not: <=, a score that overflowed is doubtful too
+        # "not above" rather than "at most": a score that overflowed is doubtful too
+        doubtful = np.flatnonzero(~(scores.min(axis=1) > limit))
         scores[rows, best] = -np.inf
         for row in doubtful:
             candidates = np.flatnonzero(~(scores[row] > limit[row]))
