@@ -14,20 +14,19 @@ So a state is four integers per lane and stream, and the mixer's counts.
 import hashlib
 import json
 import mmap
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from shards import files
 from shards.interleave import Strategy, document, generator, spans, weave
+from shards.lanes import Place, Reader, Source, blocks_of
 from shards.mix import Mixer
 from shards.stream import PITCH_RATE, STYLE_RATE
-from shards.tar import decode, scan
+from shards.tar import EXTENSIONS, decode, scan
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
 
@@ -58,23 +57,26 @@ def read_samples(path: Path | str) -> Iterator[dict[str, Any]]:
 
     Raises:
         ValueError: the shard is missing, truncated or damaged, or holds a member the schema does not know; the
-        message
-            names the shard.
+            message names the shard.
     """
-    path = Path(path)
+    path = str(path)
+    if files.size(path) == 0:
+        raise ValueError(f"{path}: need a tar, got an empty file")
+    if files.is_url(path):
+        yield from _decoded(files.read(path), path)
+        return
     try:
-        with open(path, "rb") as file:
-            file.seek(0, 2)
-            if file.tell() == 0:
-                raise ValueError(f"{path}: need a tar, got an empty file")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-                for key, members in scan(buffer, 0, None, str(path), check=True):
-                    decoded = {
-                        name: decode(name, buffer[a:b], f"{path}: {key}") for name, (a, b) in members.items()
-                    }
-                    yield {"__key__": key, **decoded}
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+            yield from _decoded(buffer, path)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
+
+
+def _decoded(buffer: bytes | mmap.mmap, path: str) -> Iterator[dict[str, Any]]:
+    for key, members in scan(buffer, 0, None, path, check=True):
+        yield {"__key__": key} | {
+            name: decode(name, buffer[a:b], f"{path}: {key}") for name, (a, b) in members.items()
+        }
 
 
 def read_utterance(sample: Mapping[str, Any], vocabulary: Vocabulary) -> TokenizedUtterance:
@@ -116,25 +118,31 @@ def read_documents(build: Path | str, stream: str, split: str = "train") -> Iter
     Raises:
         ValueError: as `open_stream`.
     """
-    index = _open_index(build)
-    for entry in _entries(index, stream, split):
-        for sample in read_samples(Path(build) / "shards" / entry["file"]):
+    folder = files.join(build, "shards")
+    for entry in _entries(read_index(build), stream, split):
+        for sample in read_samples(files.join(folder, entry["file"])):
             yield sample["tokens.npy"]
 
 
 # The index ---------------------------------------------------------------------------------------------------------
 
 
-def _open_index(build: Path | str) -> dict[str, Any]:
-    path = Path(build) / "shards" / "index.json"
+def read_index(build: Path | str) -> dict[str, Any]:
+    """The index of a build, as `write_index` wrote it.
+
+    Raises:
+        ValueError: there is none, or it is of another schema.
+    """
+    path = files.join(build, "shards/index.json")
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(files.read(path))
         if (index["format"], index["schema"]) != ("wordweave shards", 1):
             raise ValueError(
                 f"need wordweave shards, schema 1, got {index['format']}, schema {index['schema']}"
             )
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a usable index: {error!r}") from error
+        index["streams"], index["vocabulary"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a usable index: {error}") from error
     return index
 
 
@@ -146,76 +154,29 @@ def _entries(index: Mapping[str, Any], stream: str, split: str) -> list[dict[str
     return streams[stream][split]
 
 
-# Lanes -------------------------------------------------------------------------------------------------------------
+# Documents ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Source:
-    """One stream of a build: its blocks, and how the documents in them are read."""
-
-    name: str
-    folder: Path
-    files: list[str]
-    blocks: np.ndarray  # of _BLOCK
-    vocabulary: Vocabulary
-    seed: int
-    lanes: int
-    buffer: int
-    strategy: Strategy | None  # draw interleavings anew, None: read the materialised documents
-    redraw: bool
-    _orders: dict[int, np.ndarray] = field(default_factory=dict)
-
-    def share(self, lane: int, epoch: int) -> np.ndarray:
-        """Blocks of a lane in an epoch; with fewer blocks than lanes, some lanes share one."""
-        if epoch not in self._orders:
-            while len(self._orders) > 3:  # lanes drift apart by an epoch or so
-                del self._orders[min(self._orders)]
-            order = generator(self.seed, epoch, f"{self.name}/order").permutation(len(self.blocks))
-            self._orders[epoch] = order.astype(np.int32)
-        order = self._orders[epoch]
-        return order[lane :: self.lanes] if lane < len(order) else order[[lane % len(order)]]
-
-    def read(self, number: int) -> list[tuple[str, dict[str, bytes]]]:
-        """Key and the members that are needed of each sample of a block."""
-        block = self.blocks[number]
-        where = str(self.folder / self.files[block["file"]])
-        content = _read_range(where, int(block["start"]), int(block["stop"]))
-        if len(content) < block["stop"] - block["start"]:
-            raise ValueError(f"{where}: truncated, the index says it has at least {block['stop']} bytes")
-        if zlib.crc32(content) != block["crc32"]:
-            raise ValueError(
-                f"{where}: damaged, bytes {block['start']} to {block['stop']} differ from the index"
-            )
-        found = []
-        for key, members in scan(content, 0, len(content), where):
-            needed = members.items() if self.redraw else [("tokens.npy", members["tokens.npy"])]
-            found.append(
-                (
-                    key,
-                    {
-                        name: content[a:b]
-                        for name, (a, b) in needed
-                        if name != "tokens.npy" or not self.redraw
-                    },
-                )
-            )
-        return found
-
-    def document(self, key: str, members: Mapping[str, bytes], epoch: int) -> np.ndarray:
-        """Ids of one document, (N,) int32."""
-        sample = {name: decode(name, content, f"{self.name}: {key}") for name, content in members.items()}
-        if not self.redraw:
-            return sample["tokens.npy"]
-        record = sample["json"]
-        utterance = read_utterance({"__key__": key, **sample}, self.vocabulary)
-        strategy = self.strategy or _strategy(json.dumps(record["strategy"], sort_keys=True))
-        plan = spans(utterance.words, strategy, generator(self.seed, epoch, key))
-        return document(weave(utterance, plan), self.vocabulary, eos=record["eos"])
+def _materialised(key: str, members: Mapping[str, bytes], epoch: int) -> np.ndarray:
+    """The document as the shard holds it."""
+    return decode("tokens.npy", members["tokens.npy"], key)
 
 
-_BLOCK = np.dtype(
-    [("file", np.int32), ("start", np.int64), ("stop", np.int64), ("samples", np.int32), ("crc32", np.uint32)]
-)
+def _redrawn(
+    vocabulary: Vocabulary,
+    seed: int,
+    strategy: Strategy | None,
+    key: str,
+    members: Mapping[str, bytes],
+    epoch: int,
+) -> np.ndarray:
+    """The utterance interleaved anew for this epoch."""
+    sample = {name: decode(name, content, key) for name, content in members.items()}
+    utterance = read_utterance({"__key__": key, **sample}, vocabulary)
+    record = sample["json"]
+    chosen = strategy or _strategy(json.dumps(record["strategy"], sort_keys=True))
+    plan = spans(utterance.words, chosen, generator(seed, epoch, key))
+    return document(weave(utterance, plan), vocabulary, eos=record["eos"])
 
 
 @lru_cache(maxsize=64)
@@ -223,60 +184,7 @@ def _strategy(record: str) -> Strategy:
     return Strategy(**json.loads(record))
 
 
-class _Reader:
-    """One lane's documents of one stream, without end. Its place is four integers."""
-
-    def __init__(self, source: _Source, lane: int, place: Sequence[int] = (0, 0, 0, 0)):
-        self.source, self.lane = source, lane
-        self.epoch, self.window, self.index, self.offset = place
-        self._samples: list[tuple[str, dict[str, bytes]]] | None = None
-        self._document: np.ndarray | None = None
-
-    @property
-    def place(self) -> list[int]:
-        """Epoch, window in it, document in the window, tokens of that document already given."""
-        return [self.epoch, self.window, self.index, self.offset]
-
-    def take(self, tokens: int) -> list[tuple[np.ndarray, int]]:
-        """So many tokens: pieces of documents, and the position of each piece inside its document."""
-        found = []
-        while tokens:
-            if self._document is None:
-                self._document = self._read()
-            piece = self._document[self.offset : self.offset + tokens]
-            found.append((piece, self.offset))
-            tokens -= len(piece)
-            self.offset += len(piece)
-            if self.offset == len(self._document):
-                self._document = None
-                self.index, self.offset = self.index + 1, 0
-        return found
-
-    def _read(self) -> np.ndarray:
-        while self._samples is None or self.index >= len(self._samples):
-            if self._samples is not None:
-                self.window, self.index = self.window + 1, 0
-            self._fill()
-        return self.source.document(*self._samples[self.index], self.epoch)
-
-    def _fill(self) -> None:
-        """Read the window that the place is in, or the first one of the next epoch."""
-        share = self.source.share(self.lane, self.epoch)
-        ends = np.cumsum(self.source.blocks["samples"][share])
-        # a window is as many blocks as hold `buffer` samples
-        window = (ends - 1) // self.source.buffer
-        chosen = share[window == self.window]
-        if not len(chosen):
-            if self.window <= int(window[-1]):  # a block larger than the buffer leaves a number out
-                self._samples = []
-                return
-            self.epoch, self.window = self.epoch + 1, 0
-            self._fill()
-            return
-        samples = [sample for block in chosen for sample in self.source.read(int(block))]
-        name = f"{self.source.name}/{self.lane}/{self.window}"
-        order = generator(self.source.seed, self.epoch, name).permutation(len(samples))
-        self._samples = [samples[i] for i in order]
+# The stream --------------------------------------------------------------------------------------------------------
 
 
 class Stream:
@@ -285,18 +193,17 @@ class Stream:
     Attributes:
         names: streams of the mixture; `Packed.streams` indexes them.
         vocabulary: that of the build.
-        sequence: number of the next global sequence of this rank.
     """
 
     def __init__(
-        self, sources: Sequence[_Source], mixer: Mixer, rank: int, world_size: int, settings: dict[str, Any],
-        places: Mapping[int, Sequence[Sequence[int]]],
+        self, sources: Sequence[Source], vocabulary: Vocabulary, mixer: Mixer, rank: int, world_size: int,
+        settings: dict[str, Any], places: Mapping[int, Sequence[Place]],
     ):  # fmt: skip
         self.names = tuple(source.name for source in sources)
-        self.vocabulary = sources[0].vocabulary
+        self.vocabulary = vocabulary
         self._mixer, self._rank, self._world_size, self._settings = mixer, rank, world_size, settings
         self._readers = {
-            lane: [_Reader(source, lane, place) for source, place in zip(sources, places[lane], strict=True)]
+            lane: [Reader(source, lane, place) for source, place in zip(sources, places[lane], strict=True)]
             for lane in range(rank, mixer.lanes, world_size)
         }
 
@@ -305,40 +212,56 @@ class Stream:
         """Number of the next global sequence of this rank."""
         return self._mixer.sequence + (self._rank - self._mixer.sequence) % self._world_size
 
+    @property
+    def lane(self) -> int:
+        """Lane that fills that sequence."""
+        return self.sequence % self._mixer.lanes
+
+    @property
+    def lanes(self) -> list[int]:
+        """Lanes of this rank in the order of their next sequences."""
+        count = self._mixer.lanes // self._world_size
+        return [(self.sequence + i * self._world_size) % self._mixer.lanes for i in range(count)]
+
     def __iter__(self) -> Iterator[Packed]:
         return self
 
     def __next__(self) -> Packed:
-        self._advance()
-        readers = self._readers[self._mixer.sequence % self._mixer.lanes]
-        pieces: list[np.ndarray] = []
-        firsts: list[int] = []
-        streams: list[int] = []
-        for stream, count in self._mixer.next():
-            for piece, first in readers[stream].take(count):
-                pieces.append(piece)
-                firsts.append(first)
-                streams.append(stream)
-        lengths = np.array([len(piece) for piece in pieces])
-        tokens = np.concatenate(pieces)
-        shifts = np.array(firsts) - (np.cumsum(lengths) - lengths)
+        found = [(stream, *piece) for stream, pieces in self._pieces() for piece in pieces]
+        lengths = np.array([len(tokens) for _, tokens, _ in found])
+        shifts = np.array([first for _, _, first in found]) - (np.cumsum(lengths) - lengths)
+        tokens = np.concatenate([tokens for _, tokens, _ in found])
         return Packed(
             tokens.astype(np.int32, copy=False),
-            np.repeat(np.arange(len(pieces), dtype=np.int32), lengths),
+            np.repeat(np.arange(len(found), dtype=np.int32), lengths),
             (np.arange(len(tokens)) + np.repeat(shifts, lengths)).astype(np.int32),
-            np.repeat(np.array(streams, dtype=np.int8), lengths),
+            np.repeat(np.array([stream for stream, _, _ in found], dtype=np.int8), lengths),
         )
 
-    def _advance(self) -> None:
-        """Let the mixer pass over the sequences of other ranks."""
-        for _ in range(self.sequence - self._mixer.sequence):
-            self._mixer.next()
+    def skip(self) -> None:
+        """Pass over the next sequence of this rank."""
+        self._pieces()
+
+    def skip_to(self, places: Sequence[Place]) -> None:
+        """Pass over the next sequence unread, its lane now standing at these places."""
+        self._advance()
+        for reader, place in zip(self._readers[self.lane], places, strict=True):
+            reader.move(place)
+        self._mixer.next()
+
+    def keep(self, lanes: Iterable[int]) -> None:
+        """Read these lanes only; sequences of others can still be skipped, at no cost."""
+        self._readers = {lane: self._readers[lane] for lane in lanes}
+
+    def places(self, lane: int) -> list[list[int]]:
+        """Where a lane stands in each stream."""
+        return [reader.place for reader in self._readers[lane]]
 
     def state(self) -> dict[str, Any]:
         """Where this rank stands, as JSON: give it to `open_stream` to go on at the next token.
 
-        A state holds the lanes of its rank. To go on at another world size, give `open_stream` the list of all ranks'
-        states.
+        A state holds the lanes of its rank. To go on at another world size, give `open_stream` the list of the states
+        of all ranks.
         """
         self._advance()
         return {
@@ -346,8 +269,20 @@ class Stream:
             "sequence": self._mixer.sequence,
             "owed": list(self._mixer.owed),
             "drawn": [list(row) for row in self._mixer.drawn],
-            "lanes": {str(lane): [r.place for r in readers] for lane, readers in self._readers.items()},
+            "lanes": {str(lane): self.places(lane) for lane in self._readers},
         }
+
+    def _advance(self) -> None:
+        """Let the mixer pass over the sequences of other ranks."""
+        for _ in range(self.sequence - self._mixer.sequence):
+            self._mixer.next()
+
+    def _pieces(self) -> list[tuple[int, list[tuple[np.ndarray, int]]]]:
+        """Stream and pieces of documents of the next sequence; nothing for a lane that is not kept."""
+        self._advance()
+        readers = self._readers.get(self.lane)
+        plan = self._mixer.next()
+        return [(stream, readers[stream].take(tokens)) for stream, tokens in plan] if readers else []
 
 
 def open_stream(
@@ -410,38 +345,37 @@ def open_stream(
         raise ValueError(f"mixture: need weights >= 0, not all 0, in stages from token 0 on, got {mixture}")
     strategy = Strategy(strategy) if isinstance(strategy, str) else strategy
 
-    folder = Path(build) / "shards"
-    index = _open_index(build)
+    folder = files.join(build, "shards")
+    index = read_index(build)
     vocabulary = Vocabulary.load(folder)
     if index["vocabulary"] != vocabulary.hash:
         raise ValueError(
             f"{folder}: index.json was made with vocabulary {index['vocabulary']}, not {vocabulary.hash}"
         )
+    entries = {name: _entries(index, name, split) for name in names}
+    drawn = partial(_redrawn, vocabulary, seed, strategy)
     sources = []
     for name in names:
-        entries = _entries(index, name, split)
+        anew = redraw and name == "interleaved"
+        paths = [files.join(folder, entry["file"]) for entry in entries[name]]
         sources.append(
-            _Source(
+            Source(
                 name=name,
-                folder=folder,
-                files=[entry["file"] for entry in entries],
-                blocks=_blocks(folder, entries, 16 * lanes),
-                vocabulary=vocabulary,
+                paths=paths,
+                blocks=blocks_of(paths, entries[name], 16 * lanes),
+                members=EXTENSIONS - {"tokens.npy"} if anew else frozenset({"tokens.npy"}),
+                document=drawn if anew else _materialised,
                 seed=seed,
                 lanes=lanes,
                 buffer=buffer,
-                strategy=strategy,
-                redraw=redraw and name == "interleaved",
             )
         )
-    mixer = Mixer(
-        [(start, [weights.get(name, 0) for name in names]) for start, weights in stages],
-        sequence_length,
-        lanes,
-    )
+    weights = [(start, [stage.get(name, 0) for name in names]) for start, stage in stages]
+    mixer = Mixer(weights, sequence_length, lanes)
+    shards = json.dumps([[entry["sha256"] for entry in entries[name]] for name in names])
     settings = {
         "names": names,
-        "stages": [[start, *(str(weights.get(name, 0)) for name in names)] for start, weights in stages],
+        "weights": [[start, *map(str, row)] for start, row in weights],
         "seed": seed,
         "sequence_length": sequence_length,
         "split": split,
@@ -450,14 +384,13 @@ def open_stream(
         "lanes": lanes,
         "buffer": buffer,
         "vocabulary": vocabulary.hash,
-        "shards": [entry["sha256"] for name in names for entry in _entries(index, name, split)],
+        "shards": hashlib.sha256(shards.encode()).hexdigest(),
     }
-    settings["shards"] = hashlib.sha256(json.dumps(settings["shards"]).encode()).hexdigest()
     own = range(rank, lanes, world_size)
     places: dict[int, Any] = {lane: [(0, 0, 0, 0)] * len(sources) for lane in own}
     if state is not None:
         places = _resume(mixer, settings, [state] if isinstance(state, Mapping) else list(state), own)
-    return Stream(sources, mixer, rank, world_size, settings, places)
+    return Stream(sources, vocabulary, mixer, rank, world_size, settings, places)
 
 
 def _resume(
@@ -483,65 +416,3 @@ def _resume(
     mixer.sequence, mixer.owed = first["sequence"], list(first["owed"])
     mixer.drawn = [list(row) for row in first["drawn"]]
     return places
-
-
-def _blocks(folder: Path, entries: Sequence[Mapping[str, Any]], wanted: int) -> np.ndarray:
-    """Blocks of a stream, as the index gives them; of a small build finer ones, down to single samples."""
-    found = []
-    for number, entry in enumerate(entries):
-        path, known = str(folder / entry["file"]), entry["blocks"]
-        size = _file_size(path)
-        if size != entry["bytes"]:
-            raise ValueError(
-                f"{path}: need {entry['bytes']} bytes as in the index, got {size}; truncated or replaced"
-            )
-        starts = known["offsets"]
-        for i, (start, stop) in enumerate(pairwise(starts)):
-            samples = min(known["samples"], entry["samples"] - i * known["samples"])
-            found.append((number, start, stop, samples, known["crc32"][i]))
-    blocks = np.array(found, dtype=_BLOCK)
-    if not len(blocks):
-        raise ValueError(
-            f"{folder}: need at least one sample, {[entry['file'] for entry in entries]} hold none"
-        )
-    if len(blocks) >= wanted:
-        return blocks
-    size = max(1, int(blocks["samples"].sum()) // wanted)
-    return np.concatenate([_split(folder, entries, block, size) for block in blocks])
-
-
-def _split(folder: Path, entries: Sequence[Mapping[str, Any]], block: np.void, size: int) -> np.ndarray:
-    """A block as several of `size` samples."""
-    path = str(folder / entries[block["file"]]["file"])
-    content = _read_range(path, int(block["start"]), int(block["stop"]))
-    if zlib.crc32(content) != block["crc32"]:
-        raise ValueError(f"{path}: damaged, bytes {block['start']} to {block['stop']} differ from the index")
-    starts = [min(begin for begin, _ in m.values()) - 512 for _, m in scan(content, 0, len(content), path)]
-    cuts = [*starts[::size], len(content)]
-    found = [
-        (
-            block["file"],
-            block["start"] + a,
-            block["start"] + b,
-            min(size, len(starts) - i * size),
-            zlib.crc32(content[a:b]),
-        )
-        for i, (a, b) in enumerate(pairwise(cuts))
-    ]
-    return np.array(found, dtype=_BLOCK)
-
-
-def _file_size(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError as error:
-        raise ValueError(f"{path}: missing: {error}") from error
-
-
-def _read_range(path: str, start: int, stop: int) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            file.seek(start)
-            return file.read(stop - start)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from error

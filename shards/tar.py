@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-EXTENSIONS = ("json", "units.npy", "pitch.npy", "style.npy", "text.npy", "ends.npy", "tokens.npy")
+EXTENSIONS = frozenset(("json", "units.npy", "pitch.npy", "style.npy", "text.npy", "ends.npy", "tokens.npy"))
 """The members a sample may have."""
 
 _SIZE = slice(124, 136)  # fields of a POSIX ustar header
@@ -54,7 +54,7 @@ def scan(
         key, _, extension = name.partition(".")
         if extension not in EXTENSIONS:
             raise ValueError(
-                f"{where}: member {name!r} is not in the schema ({', '.join(EXTENSIONS)}); not read"
+                f"{where}: member {name!r} is not in the schema ({', '.join(sorted(EXTENSIONS))}); not read"
             )
         if key != current:
             if current is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from shards import files
 from shards.text import Tokenizer
 
 KINDS = ("text", "marker", "unit", "pitch", "style", "task", "padding")
@@ -275,18 +276,16 @@ class Vocabulary:
 
     @staticmethod
     def load(path: Path | str) -> "Vocabulary":
-        """Read a vocabulary.json, or the folder that holds it.
+        """Read a vocabulary.json, or the folder (or URL) that holds it.
 
         Raises:
             ValueError: a file is missing, was changed after it was written, or is no vocabulary; the message names
             it.
         """
-        path = Path(path)
-        path = path / FILE if path.is_dir() else path
-        if not path.is_file():
-            raise ValueError(f"{path}: no such vocabulary")
+        folder = str(path).removesuffix(f"/{FILE}") if str(path).endswith(FILE) else str(path)
+        path = files.join(folder, FILE)
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(files.read(path))
             if record["format"] != _FORMAT or record["version"] != 1:
                 raise ValueError(f"need {_FORMAT} version 1, got {record['format']} {record['version']}")
             text = record["tokenizer"]
@@ -294,16 +293,15 @@ class Vocabulary:
                 raise ValueError(
                     f"tokenizer file: need tokenizer.json or tokenizer.model, got {text['file']!r}"
                 )
-            tokenizer = Tokenizer(
-                (path.parent / text["file"]).read_bytes(), text["file"], text["bos"], text["eos"]
-            )
+            content = files.read(files.join(folder, text["file"]))
+            tokenizer = Tokenizer(content, text["file"], text["bos"], text["eos"])
             counts = {name: record[name] for name in ("units", "pitch", "style", "tasks", "multiple")}
             vocabulary = Vocabulary(tokenizer, **counts)
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            raise ValueError(f"{path}: not a usable vocabulary: {error!r}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not a usable vocabulary: {error}") from error
         if tokenizer.sha256 != text["sha256"]:
             raise ValueError(
-                f"{path.parent / text['file']}: sha256 must be the one in {FILE}, the file was changed"
+                f"{files.join(folder, text['file'])}: sha256 must be the one in {FILE}, the file was changed"
             )
         layout = vocabulary._layout() | {"hash": vocabulary.hash}
         changed = [name for name, value in layout.items() if record.get(name) != value]
