@@ -212,10 +212,8 @@ class _Espeak:
 
     def speak(self, text: str, voice: str, rate: int, pitch: int, range: int) -> np.ndarray:
         """Speak once: (T,) int16 at `sample_rate`."""
-        seeded = self.library.espeak_ng_SetRandSeed(
-            ctypes.c_long(1)
-        )  # else the time of day seeds breathy voices
-        _require("espeak_ng_SetRandSeed", seeded, 1)
+        # otherwise the time of day is the seed of breathy voices
+        _require("espeak_ng_SetRandSeed", self.library.espeak_ng_SetRandSeed(ctypes.c_long(1)), 1)
         _require("espeak_SetVoiceByName", self.library.espeak_SetVoiceByName(voice.encode()), voice)
         settings = {RATE: rate, VOLUME: LOUDNESS, PITCH: pitch, RANGE: range}
         for parameter, value in settings.items():
@@ -248,9 +246,8 @@ def _require(call: str, status: int, value: object) -> None:
 
 
 def _for_espeak(text: str) -> str:
-    """Begin sentences with a capital, for else there is no pause; part words, for else "in the" is one event."""
-    sentences = [sentence[0].upper() + sentence[1:] for sentence in text.split(". ")]
-    return ". ".join(sentences).replace(" ", " \u200b")  # zero width space
+    """Put a zero width space before words: "in the" would be one event, and "end. it" would have no pause."""
+    return text.replace(" ", " \u200b")
 
 
 def _speak(espeak: _Espeak, folder: Path, line: dict[str, Any]) -> float:

@@ -75,6 +75,13 @@ def test_every_length_comes_out_exact(tmp_path_factory, rate, frames):
     assert len(decode(utterance)) == utterance.samples
 
 
+def test_a_length_that_float32_cannot_hold_comes_out_exact(tmp_path):
+    frames = 1_323_102
+    assert np.ceil(np.float32(frames * 160 / 441)) < -(-frames * 160 // 441)  # what torchaudio computes
+    utterance = whole(written(tmp_path / "a.wav", np.zeros(frames), 44100))
+    assert len(decode(utterance)) == utterance.samples
+
+
 def test_a_stretch_sounds_like_a_file_of_its_own(tmp_path):
     waveform = (0.1 * SEED.standard_normal(44100)).astype(np.float32)
     long = written(tmp_path / "long.flac", waveform, 44100)
@@ -143,6 +150,13 @@ def test_a_flac_that_breaks_off_is_truncated_wherever_it_breaks(tmp_path):
     for cut in range(200, len(content), 3001):
         path.write_bytes(content[:cut])
         assert reason(decode, utterance) == "audio.truncated"
+
+
+def test_an_mp3_that_breaks_off_is_truncated(tmp_path):
+    path = written(tmp_path / "a.mp3", tone(2, 16000))
+    utterance, content = whole(path), path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert reason(decode, utterance) == "audio.truncated"
 
 
 def test_a_stretch_beyond_the_end_is_truncated(tmp_path):
