@@ -10,26 +10,28 @@ def draw(output: str | Path) -> Path:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import EngFormatter
 
     output = Path(output)
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     tests = [line for line in lines if "held_out" in line]
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     axes.plot(
         [line["tokens"] for line in steps], [line["loss"] for line in steps], color="0.6", label="training"
     )
     for number, stream in enumerate(tests[-1]["held_out"] if tests else ()):
         points = [(line["tokens"], line["held_out"][stream]["loss"]) for line in tests]
         entropy = tests[-1]["held_out"][stream]["unigram_entropy"]
-        axes.plot(
-            *zip(*points, strict=True), "o-", color=f"C{number}", markersize=3, label=f"held-out {stream}"
-        )
-        axes.axhline(
-            entropy, color=f"C{number}", linestyle=":", label=f"unigram entropy, {stream}: {entropy:.2f}"
-        )
-    axes.set(xlabel="tokens read", ylabel="nats per token", title="Loss and what counting alone would reach")
-    axes.legend(fontsize="small", ncols=2)
+        color = f"C{number}"
+        axes.plot(*zip(*points, strict=True), "o-", color=color, markersize=3, label=f"held-out {stream}")
+        axes.axhline(entropy, color=color, linestyle=":", label=f"its unigram entropy, {entropy:.2f}")
+    if tests:
+        best = min(tests, key=lambda line: line["held_out_loss"])
+        axes.axvline(best["tokens"], color="0.8", zorder=0, label="best checkpoint")
+    axes.set(xlabel="tokens read", ylabel="nats per token")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    figure.legend(loc="outside lower center", fontsize="small", ncols=4, frameon=False)
     figure.savefig(output / "loss.png", dpi=120)
     pyplot.close(figure)
     return output / "loss.png"

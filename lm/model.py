@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
@@ -294,11 +295,16 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         return self.model.embed_tokens.weight.device
 
-    def save_pretrained(self, directory: str | Path, **config: Any) -> None:
-        """Write model.safetensors and config.json (with `config` added), each complete or not at all."""
+    def save_pretrained(
+        self, directory: str | Path, *, weights: Mapping[str, Tensor] | None = None, **config: Any
+    ) -> None:
+        """Write model.safetensors and config.json (with `config` added), each complete or not at all.
+
+        `weights` are this model's, where they were gathered before (`weights()`).
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        write_weights(directory, self.weights())
+        write_weights(directory, self.weights() if weights is None else weights)
         write_config(directory, self.settings, **config)
 
     @classmethod
@@ -358,12 +364,20 @@ class Model(nn.Module):
             model.lm_head.weight = model.model.embed_tokens.weight
         return model.requires_grad_(True)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Name -> tensor as a checkpoint holds them: a tied head once, as the embedding."""
+    def weights(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """Name -> tensor as a checkpoint holds them: whole, on the CPU, a tied head once, as the embedding.
+
+        Where the model is sharded over processes all of them call this; those with keep=False get nothing.
+        """
         state = self.state_dict()
         if self.settings.tie_word_embeddings:
             del state["lm_head.weight"]
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        found = {}
+        for name, tensor in state.items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if keep:
+                found[name] = whole.detach().cpu().contiguous()
+        return found
 
 
 def document_mask(documents: Tensor) -> Tensor | BlockMask:

@@ -1,27 +1,33 @@
 """Train a model on a build's shards: next-token prediction over text, speech and interleaved sequences.
 
 `train` reads from top to bottom: what is trained on, what is trained, one loop, what is written. Under
-`torchrun --nproc-per-node N` it trains on N processes; the order of sequences, and so the run, is the same for every N.
+`torchrun --nproc-per-node N -m lm.train ...` it trains on N processes; the order of sequences, and so the run, is the
+same for every N.
 
 An output folder holds settings.json, log.jsonl (a line every few steps), step-000100/ (a checkpoint, which is also a
 model directory), best/ (the model with the lowest held-out loss so far), summary.json and loss.png.
 """
 
+import argparse
 import json
 import math
 import os
 import shutil
 import subprocess
+import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lm import held_out
@@ -43,6 +49,7 @@ class TrainSettings:
     shape: Mapping[str, Any] = field(default_factory=dict)  # changes to the preset, as in config.json
     start_from: str | None = None  # a model directory to continue from, instead of a preset
     mixture: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STREAMS, 1 / 3))
+    strategy: str | None = None  # how to draw interleavings; None: as the build was made
     sequence_length: int = 512
     batch_tokens: int = 4096  # per step, over all processes
     micro_batch: int = 8  # sequences at a time on one device
@@ -62,6 +69,7 @@ class TrainSettings:
     chunk: int = 0  # places at a time in the loss (for large vocabularies); 0: all
     recompute: bool = False  # activation checkpointing
     compile: bool = False
+    sharding: str = "replicate"  # over processes: DDP; or shard: FSDP2, for models larger than a device
     seed: int = 0
     log_every: int = 10  # steps
     evaluate_every: int = 50
@@ -93,6 +101,10 @@ class TrainSettings:
             raise ValueError(f"train.optimiser: 'muon' or 'adamw', got {self.optimiser!r}")
         if self.schedule not in ("constant", "cosine", "wsd"):
             raise ValueError(f"train.schedule: 'constant', 'cosine' or 'wsd', got {self.schedule!r}")
+        if self.sharding not in ("replicate", "shard"):
+            raise ValueError(f"train.sharding: 'replicate' or 'shard', got {self.sharding!r}")
+        if self.sharding == "shard" and self.optimiser == "muon":
+            raise ValueError("train.sharding: muon needs whole matrices; use optimiser adamw with shard")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"train.dropout: need 0 <= dropout < 1, got {self.dropout}")
         unknown = sorted(set(self.mixture) - set(STREAMS))
@@ -138,6 +150,7 @@ def train(
         sequence_length=settings.sequence_length,
         rank=rank,
         world_size=world,
+        strategy=settings.strategy,
         state=state["loader"] if state else None,
     )
     tests = [
@@ -169,7 +182,12 @@ def train(
     if settings.compile:
         for layer in model.model.layers:
             layer.compile()
-    wrapped = DistributedDataParallel(model) if world > 1 else model
+    sharded = settings.sharding == "shard" and world > 1
+    if sharded:
+        for layer in model.model.layers:
+            fully_shard(layer)
+        fully_shard(model)
+    wrapped = DistributedDataParallel(model) if world > 1 and not sharded else model
     optimisers = make_optimisers(model, settings)
     step, tokens, waited = 0, 0, 0
     best: dict[str, Any] = {"loss": math.inf, "streams": {}}
@@ -226,11 +244,15 @@ def train(
                 )
             # every predicted token of the step weighs the same, on whatever process; DDP averages, so times world
             loss = losses.sum() / predicted.clamp(min=1)
-            wrapped.require_backward_grad_sync = number == len(micros) - 1  # of DDP: exchange gradients once
+            last = number == len(micros) - 1  # gradients are exchanged once a step
+            if sharded:
+                model.set_requires_gradient_sync(last)  # type: ignore[operator]
+            else:
+                wrapped.require_backward_grad_sync = last
             (loss * world).backward()
             step_loss += loss.detach()
             window.add(losses.detach(), micro, kind_of)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip))
         step_loss = together(step_loss)
         if not torch.isfinite(step_loss + norm):
             raise alarm(output, step, float(step_loss), batch, rank)
@@ -247,8 +269,7 @@ def train(
             waited = 0 if mean < best["loss"] else waited + 1
             if waited == 0:
                 best = {"step": step, "tokens": tokens, "loss": mean, "streams": scores}
-                if rank == 0:
-                    save_model(output / "best", model, vocabulary)
+                save_model(output / "best", model, vocabulary, rank)
             log({"step": step, "tokens": tokens, "held_out": scores, "held_out_loss": mean})
         over = over or bool(settings.patience and waited >= settings.patience)
         saving = step % settings.save_every == 0 or over
@@ -261,9 +282,8 @@ def train(
             window, window_tokens, window_start = Tally(tuple(mixture), device), 0, time.monotonic()
         if saving:
             loader, generators = everyone(stream.state()), everyone(torch.get_rng_state())
-            if rank == 0:
-                facts = {"step": step, "tokens": tokens, "best": best, "waited": waited, "loader": loader}
-                save_checkpoint(output, model, vocabulary, optimisers, settings, facts, generators)
+            facts = {"step": step, "tokens": tokens, "best": best, "waited": waited, "loader": loader}
+            save_checkpoint(output, model, vocabulary, optimisers, settings, facts, generators, rank)
         if over:
             if tokens < settings.tokens:
                 stopped = "minutes" if late_somewhere else "patience"
@@ -494,11 +514,13 @@ def last_checkpoint(output: Path) -> Path | None:
     return max(output.glob(CHECKPOINTS), key=lambda path: int(path.name[5:]), default=None)
 
 
-def save_model(directory: Path, model: Model, vocabulary: Vocabulary) -> None:
-    """Write a model directory with the vocabulary that goes with it."""
-    ids = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos}
-    model.save_pretrained(directory, vocabulary_hash=vocabulary.hash, **ids)
-    vocabulary.save(directory)
+def save_model(directory: Path, model: Model, vocabulary: Vocabulary, rank: int) -> None:
+    """Write a model directory with the vocabulary that goes with it; all processes call it, the first one writes."""
+    weights = model.weights(keep=rank == 0)
+    if rank == 0:
+        ids = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos}
+        model.save_pretrained(directory, weights=weights, vocabulary_hash=vocabulary.hash, **ids)
+        vocabulary.save(directory)
 
 
 def save_checkpoint(
@@ -509,19 +531,19 @@ def save_checkpoint(
     settings: TrainSettings,
     facts: dict[str, Any],
     generators: list[Any],
+    rank: int,
 ) -> None:
     """Write step-000100/ under another name, rename it, then drop the oldest beyond `keep`."""
     final = output / f"step-{facts['step']:06d}"
     temporary = output / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    states = [optimiser_state(optimiser) for optimiser, _ in optimisers]
+    facts = facts | {"settings": asdict(settings), "vocabulary_hash": vocabulary.hash, "commit": commit()}
     try:
-        save_model(temporary, model, vocabulary)
-        states = {
-            "optimisers": [optimiser.state_dict() for optimiser, _ in optimisers],
-            "generators": generators,
-        }
-        torch.save(states, temporary / "optimisers.pt")
-        facts = facts | {"settings": asdict(settings), "vocabulary_hash": vocabulary.hash, "commit": commit()}
+        shutil.rmtree(temporary, ignore_errors=True)
+        save_model(temporary, model, vocabulary, rank)
+        if rank:
+            return
+        torch.save({"optimisers": states, "generators": generators}, temporary / "optimisers.pt")
         replace(temporary / "state.json", json.dumps(facts).encode())
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
@@ -535,6 +557,18 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
+def whole(tensor: Any) -> Any:
+    """A tensor that is sharded over processes, put together; anything else as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """A state that any number of processes can go on from."""
+    state = optimiser.state_dict()
+    moments = {i: {name: whole(value) for name, value in own.items()} for i, own in state["state"].items()}
+    return {"state": moments, "param_groups": state["param_groups"]}
+
+
 def read_state(checkpoint: Path, settings: TrainSettings, vocabulary: Vocabulary) -> dict[str, Any]:
     """What a checkpoint says of its run, refused when another run is asked for."""
     try:
@@ -544,7 +578,16 @@ def read_state(checkpoint: Path, settings: TrainSettings, vocabulary: Vocabulary
             f"{checkpoint / 'state.json'}: cannot be read ({error}); remove {checkpoint}"
         ) from error
     asked = json.loads(json.dumps(asdict(settings)))
-    for name in ("preset", "shape", "mixture", "sequence_length", "batch_tokens", "optimiser", "seed"):
+    for name in (
+        "preset",
+        "shape",
+        "mixture",
+        "strategy",
+        "sequence_length",
+        "batch_tokens",
+        "optimiser",
+        "seed",
+    ):
         if state["settings"][name] != asked[name]:
             raise ValueError(
                 f"train.{name}: {checkpoint} was trained with {state['settings'][name]!r}, got {asked[name]!r}; "
@@ -563,13 +606,17 @@ def restore(checkpoint: Path, optimisers: list[tuple[torch.optim.Optimizer, floa
     path = checkpoint / "optimisers.pt"
     try:
         states = torch.load(path, weights_only=True, map_location="cpu")
-        for (optimiser, _), state in zip(optimisers, states["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        torch.set_rng_state(states["generators"][rank % len(states["generators"])])
     except Exception as error:  # torch.load raises several kinds for a damaged file
         raise ValueError(
             f"{path}: missing or damaged ({type(error).__name__}); remove {checkpoint}"
         ) from error
+    for (optimiser, _), state in zip(optimisers, states["optimisers"], strict=True):
+        optimiser.load_state_dict(state)
+        for parameter, own in optimiser.state.items():
+            for name, value in own.items():
+                if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+                    own[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    torch.set_rng_state(states["generators"][rank % len(states["generators"])])
 
 
 def start_log(output: Path, settings: TrainSettings, step: int) -> None:
@@ -606,3 +653,48 @@ def commit() -> str | None:
     except OSError:
         return None
     return done.stdout.strip() or None
+
+
+def read_settings(path: str | Path, **changes: Any) -> TrainSettings:
+    """Settings from a TOML file, changed by name.
+
+    Raises:
+        ValueError: no such file, not TOML, or a key that TrainSettings does not have; the message names it.
+    """
+    try:
+        found = tomllib.loads(Path(path).read_text()) | changes
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
+    known = [name.name for name in fields(TrainSettings)]
+    unknown = sorted(set(found) - set(known))
+    if unknown:
+        raise ValueError(f"{path}: has no {unknown}; it knows {known}")
+    if "betas" in found:
+        found["betas"] = tuple(found["betas"])
+    return TrainSettings(**found)
+
+
+def main() -> None:
+    """`torchrun --nproc-per-node 2 -m lm.train config/lm/full.toml --build build/x --output run [--resume]`."""
+    parser = argparse.ArgumentParser(
+        prog="lm.train", description="train a language model on a build's shards"
+    )
+    parser.add_argument("settings", help="a TOML file, see config/lm")
+    parser.add_argument("--build", required=True, help="the folder that holds shards/")
+    parser.add_argument("--output", required=True, help="the run's folder")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    arguments = parser.parse_args()
+    try:
+        settings = read_settings(arguments.settings, build=arguments.build, output=arguments.output)
+        summary = train(settings, resume=arguments.resume)
+    except ValueError as error:
+        sys.exit(f"lm.train: {error}")
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(*summary["sentences"], sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,10 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +17,11 @@ from lm_toy import toy_build, toy_vocabulary
 from lm import train as training
 from lm.held_out import NGrams, pack, prepare
 from lm.model import IGNORE, Model
-from lm.train import STREAMS, TrainSettings, learning_rate, make_optimisers, read_batch, train
+from lm.train import STREAMS, TrainSettings, learning_rate, make_optimisers, read_batch, read_settings, train
 from shards.read import Packed
 from shards.vocabulary import Vocabulary
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +60,7 @@ def toy(build, tmp_path):
 
 
 def log_of(settings):
-    lines = map(json.loads, (training.Path(settings.output) / "log.jsonl").read_text().splitlines())
+    lines = map(json.loads, (Path(settings.output) / "log.jsonl").read_text().splitlines())
     return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
 
 
@@ -80,7 +86,7 @@ def test_the_loss_falls_far_below_the_unigram_entropy_on_a_toy_corpus(toy):
 def test_a_run_leaves_its_log_summary_curve_and_models(toy):
     settings, seen = toy(), []
     summary = train(settings, progress=seen.append)
-    folder = training.Path(settings.output)
+    folder = Path(settings.output)
     assert sorted(path.name for path in folder.iterdir()) == [
         "best",
         "log.jsonl",
@@ -126,7 +132,7 @@ def test_training_afresh_forgets_the_old_run(toy):
     settings = toy()
     train(settings)
     train(dataclasses.replace(settings, tokens=256 * 4))
-    assert [path.name for path in sorted(training.Path(settings.output).glob("step-*"))] == ["step-000004"]
+    assert [path.name for path in sorted(Path(settings.output).glob("step-*"))] == ["step-000004"]
     assert [line["step"] for line in log_of(settings)] == [2, 4, 4]
 
 
@@ -195,7 +201,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(toy, monkeypatch):
     ):
         train(settings, resume=True)
     assert same(weights_of(f"{settings.output}/step-000008"), good)
-    assert not list(training.Path(settings.output).glob(".step*"))
+    assert not list(Path(settings.output).glob(".step*"))
 
 
 def test_a_run_stops_when_the_held_out_loss_no_longer_falls(toy):
@@ -219,7 +225,7 @@ def test_training_goes_on_from_a_model_directory(toy):
 
 
 def truncate(folder, name):
-    path = training.Path(folder) / name
+    path = Path(folder) / name
     path.write_bytes(path.read_bytes()[:-50])
 
 
@@ -332,3 +338,61 @@ def test_bigram_probabilities_sum_to_one():
 def test_a_stream_without_held_out_documents_is_one_clear_line():
     with pytest.raises(ValueError, match="stream 'speech': has no held-out document"):
         prepare("speech", [], [], vocabulary_size=4, sequence_length=8)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config" / "lm").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_preset_file_can_be_read(path):
+    assert read_settings(path, build="b", output="o").build == "b"
+
+
+def test_an_unknown_key_is_refused_by_name(tmp_path):
+    (tmp_path / "run.toml").write_text("learning_rat = 1")
+    with pytest.raises(ValueError, match=r"run.toml: has no \['learning_rat'\]; it knows \['build', "):
+        read_settings(tmp_path / "run.toml")
+    with pytest.raises(ValueError, match=r"gone.toml: cannot be read"):
+        read_settings(tmp_path / "gone.toml")
+
+
+def run_processes(count, settings, *more):
+    """Train in `count` processes as a user would."""
+    config = Path(settings.output).with_suffix(".toml")
+    fixed = {key: value for key, value in dataclasses.asdict(settings).items() if value is not None}
+    shape = ", ".join(f"{key} = {value}" for key, value in fixed.pop("shape").items())
+    mixture = ", ".join(f"{key} = {value}" for key, value in fixed.pop("mixture").items())
+    lines = [f"{key} = {json.dumps(value)}" for key, value in fixed.items() if key not in ("build", "output")]
+    lines += [f"shape = {{ {shape} }}", f"mixture = {{ {mixture} }}"]
+    config.write_text("\n".join(lines))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command += [
+        "-m",
+        "lm.train",
+        str(config),
+        f"--build={settings.build}",
+        f"--output={settings.output}",
+        *more,
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def losses_of(settings):
+    return [line["loss"] for line in log_of(settings) if "loss" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["replicate", "shard"])
+def test_two_processes_train_as_one_and_their_checkpoint_goes_on_in_one(sharding, toy):
+    common = {
+        "dropout": 0.0,
+        "optimiser": "adamw",
+        "schedule": "constant",
+        "warmup": 0.0,
+        "sharding": sharding,
+    }
+    one, two = toy("one", **common), toy("two", **common)
+    train(one)
+    run_processes(2, dataclasses.replace(two, tokens=256 * 8))
+    train(two, resume=True)  # step 8 was saved by two processes
+    assert np.allclose(losses_of(two), losses_of(one), rtol=2e-3)
+    assert {line["step"] for line in log_of(two)} == {line["step"] for line in log_of(one)}
