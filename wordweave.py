@@ -46,8 +46,10 @@ def command(group: click.Group, name: str | None = None) -> Callable[[Callable[.
                 ) from None
             if as_json:
                 click.echo(json.dumps(result, sort_keys=True, default=str))
-            elif result:
-                click.echo(" ".join(f"{key}={brief(value)}" for key, value in result.items()))
+            else:
+                plain = {key: value for key, value in result.items() if not isinstance(value, list | dict)}
+                if plain:
+                    click.echo(" ".join(f"{key}={brief(value)}" for key, value in plain.items()))
 
         said = click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
         return group.command(name)(said(run))
@@ -64,13 +66,7 @@ class Failed(click.ClickException):
 
 def brief(value: Any) -> str:
     """A value for the result line."""
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else json.dumps(value)
-        if isinstance(value, dict | list)
-        else str(value)
-    )
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def say(line: str) -> None:
@@ -143,7 +139,13 @@ def synth(folder: Path, utterances: int, voices: int, seed: int) -> dict[str, An
     from corpus.synth import synthesise
 
     with tqdm(total=utterances, desc="synth", unit="utterance", file=sys.stderr) as bar:
-        manifest = synthesise(folder, utterances=utterances, voices=voices, seed=seed, progress=bar.update)
+        manifest = synthesise(
+            folder,
+            utterances=utterances,
+            voices=voices,
+            seed=seed,
+            progress=lambda done, _: bar.update(done - bar.n),
+        )
     return {"manifest": str(manifest), "utterances": utterances}
 
 
@@ -263,6 +265,200 @@ def brief_report(said: dict[str, Any], build: Path) -> dict[str, Any]:
     words = {f"hours_{name}": said[name]["hours"] for name in ("in", "out", "rejected")}
     words |= {f"utterances_{name}": said[name]["utterances"] for name in ("in", "out", "rejected")}
     return {**words, "report": str(build / "report" / "index.html")}
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+@click.argument("utterance_id", metavar="[ID]", required=False)
+@click.option(
+    "--count", type=click.IntRange(min=1), default=3, help="How many, without an ID.", show_default=True
+)
+def show(build: Path, utterance_id: str | None, count: int) -> dict[str, Any]:
+    """Print interleaved sequences of BUILD as a person reads them: text, and speech spans with words and units."""
+    from shards.show import read_spans
+
+    shown = 0
+    for sample, spans in read_spans(build, utterance_id):
+        said = sample["json"]
+        click.secho(
+            f"{said['id']}  {said['seconds']:.1f} s  {said['speaker'] or 'speaker unknown'}", bold=True
+        )
+        for span in spans:
+            click.echo(
+                f"  {click.style(span.marker, fg='cyan' if span.speech else 'yellow'):<9} {span.words}"
+            )
+            if span.speech:
+                click.secho(
+                    f"           {span.tokens[:100]}{' ...' if len(span.tokens) > 100 else ''}", dim=True
+                )
+        shown += 1
+        if shown == count:
+            break
+    if utterance_id is not None and not shown:
+        raise ValueError(
+            f"{utterance_id}: not in the interleaved shards of {build}; see {build}/report/rejects.jsonl"
+        )
+    return {"shown": shown}
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+def verify(build: Path) -> dict[str, Any]:
+    """Check every shard of BUILD against its index: sums, members, vocabulary, nothing that could carry code."""
+    from shards.verify import verify as find
+
+    findings = find(build)
+    for line in findings:
+        say(f"  {line}")
+    if findings:
+        raise ValueError(
+            f"{build}: {len(findings)} findings; remove what is damaged and run `wordweave interleave {build}`"
+        )
+    return {"findings": 0}
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+@click.option("--config", type=FILE, help="TOML file with training settings, see config/demo-train.toml.")
+@click.option("--output", type=FOLDER, help="Where to train; default BUILD/model.")
+@click.option("--tokens", type=click.IntRange(min=1), help="Budget, in place of the file's.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+def train(
+    build: Path,
+    config: Path | None,
+    output: Path | None,
+    tokens: int | None,
+    minutes: float | None,
+    resume: bool,
+) -> dict[str, Any]:
+    """Train the compact model on the shards of BUILD, a third each of text, speech and interleaved."""
+    import tomllib
+
+    from tqdm import tqdm
+
+    from lm.train import TrainSettings
+    from lm.train import train as run
+
+    said: dict[str, Any] = {}
+    if config:
+        try:
+            said = tomllib.loads(config.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise click.UsageError(f"{config}: cannot be read as TOML: {error}") from error
+    given = {"tokens": tokens, "minutes": minutes}
+    said |= {name: value for name, value in given.items() if value is not None}
+    known = [item.name for item in dataclasses.fields(TrainSettings) if item.name not in ("build", "output")]
+    unknown = sorted(said.keys() - set(known))
+    if unknown:
+        raise click.UsageError(f"{config}: has no {unknown}; it knows {known}")
+    if not (build / "shards" / "index.json").is_file():
+        raise ValueError(f"{build}: no shards here; run `wordweave build` or `wordweave interleave` first")
+    try:
+        settings = TrainSettings(build=str(build), output=str(output or build / "model"), **said)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    with tqdm(total=settings.tokens, desc="train", unit="token", unit_scale=True, file=sys.stderr) as bar:
+
+        def progress(line: dict[str, Any]) -> None:
+            bar.update(line["tokens"] - bar.n)
+            if "loss" in line:
+                bar.set_postfix_str(f"loss {line['loss']:.3f}")
+
+        summary = run(settings, resume=resume, progress=progress)
+    for sentence in summary["sentences"]:
+        say(sentence)
+    held_out = {f"loss_{name}": values["loss"] for name, values in summary["best"]["streams"].items()}
+    entropy = {
+        f"entropy_{name}": values["unigram_entropy"] for name, values in summary["best"]["streams"].items()
+    }
+    return {
+        "model": summary["model"],
+        **held_out,
+        **entropy,
+        "tokens": summary["tokens"],
+        "curve": str(Path(settings.output) / "loss.png"),
+    }
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+@click.option("--model", type=FOLDER, help="Model folder; default BUILD/model/best.")
+@click.option(
+    "--text",
+    "prompts",
+    multiple=True,
+    type=str,
+    callback=lambda _c, _p, said: [("text", one) for one in said],
+    help="Text of the prompt.",
+)
+@click.option(
+    "--audio", multiple=True, type=FILE, help="Recording of the prompt, encoded as BUILD's speech was."
+)
+@click.option("--units", "spoken", multiple=True, help='Unit names of the prompt: "[Hu3][Hu71]".')
+@click.option(
+    "--to",
+    type=click.Choice(["text", "speech", "free"]),
+    default="free",
+    help="Modality of the answer.",
+    show_default=True,
+)
+@click.option(
+    "--all-directions",
+    is_flag=True,
+    help="Four answers to a held-out utterance: text and speech, to text and speech.",
+)
+@click.option(
+    "--length", type=click.IntRange(min=1), default=40, help="New tokens, at most.", show_default=True
+)
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True)
+@click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=0.95, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def generate(
+    build: Path, model: Path | None, prompts: list[tuple[str, str]], audio: tuple[Path, ...], spoken: tuple[str, ...],
+    to: str, all_directions: bool, length: int, temperature: float, top_p: float, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Continue a prompt of text, recordings or units (in this order) as text or as speech tokens."""
+    import torch
+
+    from lm import generate as lm
+    from pipelines.listen import listen
+    from shards.show import read_spans
+
+    loaded, vocabulary = lm.load(model or build / "model" / "best")
+    if all_directions and (prompts or audio or spoken):
+        raise click.UsageError(
+            "--all-directions: takes its prompts from BUILD, leave --text, --audio and --units out"
+        )
+    asked: list[tuple[list[tuple[str, str]], str | None]]
+    if all_directions:
+        sample = next((sample for sample, _ in read_spans(build, None, split="valid")), None)
+        if sample is None:
+            raise ValueError(f"{build}: holds out no utterance; set [shards] valid")
+        heard = "".join(vocabulary.decode(sample["speech"][:60]))
+        written = " ".join(word[1] for word in sample["json"]["words"][:8])
+        asked = [
+            ([one], answer) for one in (("text", written), ("speech", heard)) for answer in ("text", "speech")
+        ]
+    else:
+        parts = [
+            *prompts,
+            *(("speech", listen(build, path)) for path in audio),
+            *(("speech", names) for names in spoken),
+        ]
+        asked = [(parts, None if to == "free" else to)]
+    answers = []
+    for parts, answer in asked:
+        made = lm.generate(
+            loaded, vocabulary, lm.prompt(parts, vocabulary, answer), modality=answer, max_new_tokens=length,
+            temperature=temperature, top_p=top_p, generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+        answers.append({"prompt": parts, "to": answer or "free", "answer": vocabulary.render(made).strip()})
+        for modality, content in parts:
+            click.secho(f"{modality} to {answer or 'free'}", bold=True)
+            click.secho(f"  {content if len(content) < 160 else content[:160] + ' ...'}", dim=True)
+        click.echo(f"  {answers[-1]['answer']}")
+    return {"answers": answers}
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def run(stage: Stage, build: Path, todo: list[Task], *, workers: int, extra: tup
     """Run the tasks of one stage as a Beam pipeline."""
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     runner, options = choose(build, workers, extra)
-    with dead_worker_ends_the_run(workers):
+    with dead_worker_ends_the_run():
         pipeline = beam.Pipeline(runner=runner, options=options)
         _ = (
             pipeline
@@ -63,50 +63,24 @@ def choose(build: Path, workers: int, extra: tuple[str, ...]) -> tuple[FnApiRunn
 
 
 @contextlib.contextmanager
-def dead_worker_ends_the_run(workers: int) -> Iterator[None]:
-    """Beam's local runner waits for ever on a killed worker: watch the children, and leave with one clear line.
+def dead_worker_ends_the_run() -> Iterator[None]:
+    """Beam's local runner waits for ever on a killed worker: leave with one clear line instead.
 
-    Nothing is lost: finished parts keep their done markers, and the same command goes on from there.
+    Beam waits for each worker in a thread, which raises when the worker ends with another status than 0. Nothing is
+    lost: finished parts keep their done markers, the other workers end with this process, and the same command goes on.
     """
-    over = threading.Event()
+    before = threading.excepthook
 
-    def watch() -> None:
-        seen: set[int] = set()
-        while not over.wait(0.5):
-            living = beam_workers(os.getpid())
-            gone = seen - living
-            if gone and not over.wait(2.0):  # a normal end closes the pipeline within a moment
-                message = f"a worker process (pid {min(gone)}) died, killed or out of memory; finished parts are kept"
-                os.write(
-                    2,
-                    f"\nwordweave: {message}: run the same command again, or with fewer --workers\n".encode(),
-                )
-                for pid in living:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, 9)
-                os._exit(1)
-            seen |= living
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        if not str(raised.exc_value).startswith("Worker subprocess exited"):
+            before(raised)
+            return
+        line = "a worker process died, killed or out of memory; finished parts are kept: run the same command again"
+        os.write(2, f"\nwordweave: {line}, or with fewer --workers\n".encode())
+        os._exit(1)
 
-    if workers > 1 and Path("/proc").is_dir():
-        threading.Thread(target=watch, daemon=True, name="worker-watch").start()
+    threading.excepthook = hook
     try:
         yield
     finally:
-        over.set()
-
-
-def beam_workers(parent: int) -> set[int]:
-    """Process ids of this process's living Beam workers (Linux; elsewhere the watch sees none)."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-            if (
-                int(fields[1]) == parent
-                and fields[0] != "Z"
-                and b"pipelines.worker" in (stat.parent / "cmdline").read_bytes()
-            ):
-                found.add(int(stat.parent.name))
-        except (OSError, IndexError, ValueError):
-            continue
-    return found
+        threading.excepthook = before

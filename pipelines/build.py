@@ -257,7 +257,7 @@ def build_vocabulary(build: Path, settings: Settings, split: Split, *, say: Say 
     from shards.vocabulary import Vocabulary
 
     text = settings.text
-    path = Path(text.tokenizer) if text.tokenizer else build / "text" / "tokenizer.json"
+    path = Path(text.tokenizer) if text.tokenizer else build / "tokenizer" / "tokenizer.json"
     if not text.tokenizer:
         parts = [entry["sha256"] for table in ("manifest", "text") for entry in listed(build, table).values()]
         asked = [text.size, text.writing, dataclasses.asdict(split), parts]
@@ -265,6 +265,7 @@ def build_vocabulary(build: Path, settings: Settings, split: Split, *, say: Say 
         if not path.exists() or (marker(path) or {}).get("key") != wanted:
             say(f"text: training a BPE of {text.size} pieces on the transcripts and documents")
             path.with_name(path.name + ".done").unlink(missing_ok=True)
+            path.parent.mkdir(exist_ok=True)
             train_bpe(training_texts(build, settings, split), path, size=text.size)
             write_atomically(path.with_name(path.name + ".done"), json.dumps({"key": wanted}).encode())
     vocabulary = Vocabulary(

@@ -113,7 +113,14 @@ class WriteShard:
         else:
             tokens = speech_tokens(tokenized)
         record = metadata(
-            item, vocabulary, stream=stream, tokenized=tokenized, unit_hop=hop, eos=self.eos, **drawn
+            item,
+            vocabulary,
+            stream=stream,
+            tokenized=tokenized,
+            unit_hop=hop,
+            eos=self.eos,
+            source_id=row["id"],
+            **drawn,
         )
         return sample(record, document(tokens, vocabulary, eos=self.eos), tokenized)
 

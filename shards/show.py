@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from shards.interleave import parse, speech_tokens
+from shards.interleave import Strategy, generator, parse, spans, speech_tokens
 from shards.read import read_samples, read_utterance
 from shards.vocabulary import Vocabulary
 
@@ -37,7 +35,9 @@ def read_spans(
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / 'index.json'}: no finished shards here; run `wordweave interleave` first") from error
+        raise ValueError(
+            f"{folder / 'index.json'}: no finished shards here; run `wordweave interleave` first"
+        ) from error
     vocabulary = Vocabulary.load(folder)
     for name, shards in sorted(index["streams"].get("interleaved", {}).items()):
         for shard in shards if split in (None, name) else ():
@@ -48,22 +48,17 @@ def read_spans(
 
 
 def spans_of(sample: dict[str, Any], vocabulary: Vocabulary) -> list[ShownSpan]:
-    """The spans of one sample; which words a speech span holds follows from the text around it."""
-    words = [word[0] for word in sample["json"]["words"]]
-    ends, parsed = sample["ends.npy"], parse(sample["tokens.npy"], vocabulary)
-    lengths: list[int | None] = []
-    for place, span in enumerate(parsed):
-        lengths.append(None if span.speech else len(span.ids))
-    found, first = [], 0
-    text = np.concatenate(([0], ends))
-    for place, span in enumerate(parsed):
-        if not span.speech:
-            last = int(np.searchsorted(text, text[first] + len(span.ids)))
-        elif place + 1 < len(parsed):
-            last = next_text(parsed[place + 1].ids, sample["text.npy"], text, first)
-        else:
-            last = len(words)
-        found.append(ShownSpan(span.marker, span.speech, " ".join(words[first:last]), "".join(vocabulary.decode(span.ids))))
-        first = last
-    return found
-'''
+    """The spans of one sample: drawn again as they were when the shard was written, beside the tokens they became."""
+    record = sample["json"]
+    words = [word[0] for word in record["words"]]
+    plan = spans(len(words), Strategy(**record["strategy"]), generator(record["seed"], 0, record["id"]))
+    parsed = parse(sample["tokens.npy"], vocabulary)
+    return [
+        ShownSpan(
+            said.marker,
+            said.speech,
+            " ".join(words[span.first : span.last]),
+            "".join(vocabulary.decode(said.ids)),
+        )
+        for span, said in zip(plan, parsed, strict=True)
+    ]
