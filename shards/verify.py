@@ -1,0 +1,165 @@
+"""Check a build's shards against their index and against what the format promises (docs/format.md)."""
+
+import hashlib
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corpus.records import SAMPLE_RATE
+from shards import files
+from shards.interleave import Strategy, document, generator, interleave, parse, speech_tokens
+from shards.read import read_index, read_samples, read_utterance
+from shards.vocabulary import Vocabulary
+
+_MOST = 5
+"""Findings per shard; one bad setting can spoil every sample."""
+
+
+def verify(build: Path | str) -> list[str]:
+    """Everything that is wrong with the shards of a build, one line each, each naming its file; empty if nothing is.
+
+    Compared are: the vocabulary's hash with its file, the index and every sample; size, sha256 and block checksums of
+    each shard; its counts of samples, tokens and seconds; the members of every sample; the raw streams with the
+    vocabulary and with the words; the materialised sequence with one drawn again from seed and strategy. A key may
+    come once per stream, so that no example is both in train and in valid. Nothing is unpickled.
+    """
+    folder = files.join(build, "shards")
+    try:
+        index = read_index(build)
+        vocabulary = Vocabulary.load(folder)
+    except ValueError as error:
+        return [str(error)]
+    found = []
+    if index["vocabulary"] != vocabulary.hash:
+        found.append(f"{folder}/index.json: vocabulary must be that of vocabulary.json, {vocabulary.hash}")
+    known = set()
+    for stream, splits in sorted(index["streams"].items()):
+        keys: list[np.ndarray] = []
+        paths = [
+            (files.join(folder, entry["file"]), entry) for split in sorted(splits) for entry in splits[split]
+        ]
+        for path, entry in paths:
+            known.add(path)
+            found += _shard(path, entry, stream, vocabulary, keys)
+        found += _twice([path for path, _ in paths], keys)
+    if not files.is_url(folder):
+        here = {str(path) for path in Path(folder).glob("*/*.tar")}
+        found += [f"{path}: not in index.json" for path in sorted(here - {str(Path(path)) for path in known})]
+    return found
+
+
+def _shard(
+    path: str, entry: Mapping[str, Any], stream: str, vocabulary: Vocabulary, keys: list[np.ndarray]
+) -> list[str]:
+    """Findings in one shard; its keys, hashed, are added to `keys`."""
+    digests: list[int] = []
+    found: list[str] = []
+    totals: Counter[str] = Counter()
+    first = last = None
+    try:
+        found += [f"{path}: {rule}" for rule in _content(path, entry)]
+        for sample in read_samples(path):
+            last = sample["__key__"]
+            first = first or last
+            digests.append(_digest(last))
+            totals["samples"] += 1
+            try:
+                found += [f"{path}: {last}: {rule}" for rule in _sample(sample, stream, vocabulary, totals)]
+            except (ValueError, KeyError, TypeError) as error:
+                found.append(f"{path}: {last}: {error}")
+            if len(found) >= _MOST:
+                found = [*found[:_MOST], f"{path}: more findings, left out"]
+                break
+        else:
+            counted = {name: value for name, value in entry["tokens"].items()}
+            expected = {"samples": entry["samples"], "audio_samples": entry["audio_samples"], **counted}
+            if {name: value for name, value in expected.items() if value} != {
+                k: v for k, v in totals.items() if v
+            }:
+                found.append(
+                    f"{path}: the index must say what the shard holds, {dict(totals)}, it says {expected}"
+                )
+            if (first, last) != (entry["first"], entry["last"]):
+                found.append(f"{path}: the index must name its first and last key, {first} and {last}")
+            if entry["seconds"] != entry["audio_samples"] / SAMPLE_RATE:
+                found.append(f"{path}: seconds in the index must be audio_samples / {SAMPLE_RATE}")
+    except (ValueError, KeyError, TypeError) as error:
+        found.append(str(error) if str(error).startswith(path) else f"{path}: {error!r}")
+    keys.append(np.array(digests, dtype=np.uint64))
+    return found
+
+
+def _content(path: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    """Rules that the bytes of a shard break; it is read a block at a time."""
+    size, blocks = files.size(path), entry["blocks"]
+    if size != entry["bytes"]:
+        yield f"need {entry['bytes']} bytes as in the index, got {size}"
+    digest = hashlib.sha256()
+    cuts = blocks["offsets"]
+    if (
+        cuts != sorted(cuts)
+        or len(cuts) != len(blocks["crc32"]) + 1
+        or len(cuts) != -(-entry["samples"] // blocks["samples"]) + 1
+    ):
+        yield "blocks in the index must cover its samples in order"
+        cuts = [0]
+    for number, (start, stop) in enumerate(pairwise(cuts)):
+        content = files.read(path, start, stop)
+        digest.update(content)
+        if zlib.crc32(content) != blocks["crc32"][number]:
+            yield f"bytes {start} to {stop} differ from the index"
+    digest.update(files.read(path, cuts[-1]))
+    if digest.hexdigest() != entry["sha256"]:
+        yield f"sha256 must be {entry['sha256']}, got {digest.hexdigest()}"
+
+
+def _sample(
+    sample: Mapping[str, Any], stream: str, vocabulary: Vocabulary, totals: Counter[str]
+) -> Iterator[str]:
+    """Rules that a sample breaks; what it holds is added to `totals`."""
+    record, key, tokens = sample["json"], sample["__key__"], sample["tokens.npy"]
+    totals["audio_samples"] += record["samples"]
+    totals.update(vocabulary.counts(tokens))
+    if record.get("schema") != 1 or record.get("id") != key or record.get("stream") != stream:
+        yield f"json must say schema 1, its key and stream {stream}"
+        return
+    if record["vocabulary"] != vocabulary.hash:
+        yield f"made with vocabulary {record['vocabulary']}, not {vocabulary.hash}"
+        return
+    if record["seconds"] != record["samples"] / SAMPLE_RATE:
+        yield f"seconds must be samples / {SAMPLE_RATE}, got {record['seconds']} and {record['samples']}"
+    spans = parse(tokens, vocabulary)
+    if stream != "interleaved" and [span.speech for span in spans] != [stream == "speech"]:
+        yield f"tokens.npy must be one {stream} span"
+    if stream == "text":
+        return
+    utterance = read_utterance(sample, vocabulary)
+    if stream == "speech":
+        expected = speech_tokens(utterance)
+    elif record["strategy"] is None or record["seed"] is None:
+        return
+    else:
+        strategy = Strategy(**record["strategy"])
+        expected = np.array(interleave(utterance, strategy, generator(record["seed"], 0, key)))
+    if not np.array_equal(tokens, document(expected, vocabulary, eos=record["eos"])):
+        yield "tokens.npy must be what its units, words, strategy and seed give"
+
+
+def _twice(paths: list[str], keys: list[np.ndarray]) -> Iterator[str]:
+    """Shards that repeat a key of an earlier one."""
+    hashes = np.concatenate([*keys, np.zeros(0, dtype=np.uint64)])
+    shards = np.repeat(np.arange(len(keys)), [len(part) for part in keys])
+    order = np.lexsort((shards, hashes))
+    again = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+    pairs = Counter((int(shards[order[i]]), int(shards[order[i + 1]])) for i in again)
+    for (one, other), count in sorted(pairs.items()):
+        yield f"{paths[other]}: {count} keys are in {paths[one]} too"
+
+
+def _digest(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
