@@ -24,8 +24,8 @@ import soundfile
 
 from corpus.grammar import Story, story
 
-# Language and variant, chosen of 26 pairs: at medium pitch pocketsphinx scores them above -25, its word times are within
-# 20 ms on average). A wrong name need not fail: "en-gb" is refused, but an unknown variant gives the plain voice.
+# Language and variant: of 26 pairs, those that pocketsphinx aligns best (score per frame above -25 at medium pitch).
+# A wrong name need not fail: "en-gb" is refused, but an unknown variant silently gives the plain voice.
 VOICES = [
     *("en-us+f1", "en-us+m1", "en-gb-x-rp+f2", "en-gb-x-rp+m6", "en-us+f3", "en-us+m3"),
     *("en-gb-x-rp+f5", "en-us+m6", "en-us+f2", "en-us+m5", "en-us+f5"),
