@@ -141,6 +141,16 @@ class Attention(nn.Module):
         grouped = query.shape[1] != key.shape[1]
         if isinstance(mask, BlockMask):
             out = _flex()(query, key, value, block_mask=mask, enable_gqa=grouped)
+        elif isinstance(
+            mask, list
+        ):  # lengths of documents: each is attended to alone, no matrix of (L, L) is made
+            batch = len(query)
+            documents = (x.transpose(0, 1).flatten(1, 2).split(mask, 1) for x in (query, key, value))
+            alone = [
+                F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, enable_gqa=grouped)
+                for q, k, v in zip(*documents, strict=True)
+            ]
+            out = torch.cat(alone, 2)[0].unflatten(1, (batch, -1)).transpose(0, 1)
         else:
             out = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
@@ -380,14 +390,15 @@ class Model(nn.Module):
         return found
 
 
-def document_mask(documents: Tensor) -> Tensor | BlockMask:
+def document_mask(documents: Tensor) -> list[int] | BlockMask:
     """Who may see whom in packed sequences: a token sees itself and what went before it in its document.
 
     Args:
         documents: (B, L) int, equal for tokens of one document.
 
     Returns:
-        (B, 1, L, L) bool on a CPU; on a GPU a BlockMask, which skips the blocks where nobody sees anybody.
+        On a CPU the lengths of all documents, row by row; on a GPU a BlockMask, which skips the blocks where nobody
+        sees anybody.
     """
     batch, length = documents.shape
     if documents.device.type == "cuda":
@@ -396,8 +407,10 @@ def document_mask(documents: Tensor) -> Tensor | BlockMask:
             return (q >= k) & (documents[b, q] == documents[b, k])
 
         return create_block_mask(visible, batch, None, length, length, device=documents.device)
-    causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
-    return (causal & (documents[:, :, None] == documents[:, None, :]))[:, None]
+    starts = torch.ones_like(documents, dtype=torch.bool)
+    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    places = torch.nonzero(starts.flatten())[:, 0]
+    return torch.diff(places, append=places.new_tensor([batch * length])).tolist()
 
 
 _compiled_flex: list[Any] = []
