@@ -2,12 +2,16 @@
 
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from units.fairseq import read_fairseq
 from units.hubert import HubertSettings
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -16,13 +20,16 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 def read_hubert(
     name_or_path: str | Path, layer: int | None = None
 ) -> tuple[HubertSettings, dict[str, torch.Tensor]]:
-    """Settings and weights of a HuBERT in Hugging Face format.
+    """Settings and weights of a HuBERT.
 
     Args:
-        name_or_path: a directory with `config.json` and `model.safetensors` (preferred; also in shards) or
-            `pytorch_model.bin`; or the name of such a model on the Hugging Face hub (the variables `HF_HOME`,
-            `HF_HUB_OFFLINE`, ... decide where it is looked for).
-        layer: weights of transformer blocks from here on are not read.
+        name_or_path: one of
+            a directory in Hugging Face format, with `config.json` and `model.safetensors` (preferred; also in shards)
+            or `pytorch_model.bin`;
+            the name of such a model on the hub (`HF_HOME`, `HF_HUB_OFFLINE`, ... decide where it is looked for);
+            a fairseq checkpoint, a file `*.pt`, such as Spirit LM's `mhubert_base_25hz.pt`;
+            a bundle of torchaudio, such as `torchaudio:HUBERT_BASE`.
+        layer: weights of transformer blocks from here on are not needed.
 
     Returns:
         The settings and the float32 weights, named as in `transformers.HubertModel`, with the weight norm of the
@@ -31,22 +38,51 @@ def read_hubert(
     Raises:
         ValueError: no such model, not a HuBERT, or a file is missing, broken or incomplete; names the file.
     """
-    folder = find_folder(str(name_or_path))
+    name = str(name_or_path)
+    if name.startswith("torchaudio:"):
+        config, found, normalize = read_bundle(name.removeprefix("torchaudio:"))
+        return checked(name, config, normalize, layer, lambda _: found)
+    if Path(name).suffix == ".pt":
+        config, found, normalize = read_fairseq(Path(name))
+        return checked(name, config, normalize, layer, lambda _: found)
+    folder = find_folder(name)
     config = read_json(folder / "config.json")
     if config.get("model_type") != "hubert":
         raise ValueError(
             f"{folder / 'config.json'}: need model_type 'hubert', got {config.get('model_type')!r}"
         )
     preprocessor = folder / "preprocessor_config.json"
-    normalize = preprocessor.exists() and read_json(preprocessor).get("do_normalize", True)
+    normalized = preprocessor.exists() and read_json(preprocessor).get("do_normalize", True)
+    return checked(str(folder), config, 1e-7 if normalized else None, layer, partial(read_weights, folder))
+
+
+def checked(
+    source: str,
+    config: dict[str, Any],
+    normalize: float | None,
+    layer: int | None,
+    read: Callable[[list[str]], dict[str, torch.Tensor]],
+) -> tuple[HubertSettings, dict[str, torch.Tensor]]:
+    """Settings and weights, if they are whole and fit each other; `read` gives what it has of the needed weights."""
     try:
-        settings = settings_from_config(config, 1e-7 if normalize else None)
+        settings = settings_from_config(config, normalize)
     except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from error
-    blocks = settings.layers if layer is None else min(layer, settings.layers)
-    needed = weight_names(config, blocks)
-    weights = read_weights(folder, needed)
-    check_shapes(folder, weights, config)
+        raise ValueError(f"{source}: {error}") from error
+    needed = weight_names(config, settings.layers if layer is None else min(layer, settings.layers))
+    found = read(needed)
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise ValueError(
+            f"{source}: need all weights of its configuration, {len(missing)} missing: {missing[0]}, ..."
+        )
+    weights = {name: found[name].float() for name in needed}
+    shapes = expected_shapes(config)
+    for name, tensor in weights.items():
+        shape = shapes.get(re.sub(r"(encoder\.layers)\.\d+\.", r"\1.*.", name))
+        if shape is not None and tuple(tensor.shape) != shape:
+            raise ValueError(
+                f"{source}: weight {name}: need shape {shape} by its settings, got {tuple(tensor.shape)}"
+            )
     return settings, without_weight_norm(weights)
 
 
@@ -134,7 +170,7 @@ def canonical_name(name: str) -> str:
 
 
 def read_weights(folder: Path, needed: list[str]) -> dict[str, torch.Tensor]:
-    """The needed weights of a Hugging Face directory, as float32."""
+    """What a Hugging Face directory has of the needed weights."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists():
         files = [folder / "model.safetensors"]
@@ -149,12 +185,7 @@ def read_weights(folder: Path, needed: list[str]) -> dict[str, torch.Tensor]:
         found |= (
             read_safetensors(file, needed) if file.suffix == ".safetensors" else read_pickled(file, needed)
         )
-    missing = [name for name in needed if name not in found]
-    if missing:
-        raise ValueError(
-            f"{files[0]}: need all weights of its configuration, {len(missing)} missing: {missing[0]}, ..."
-        )
-    return {name: found[name].float() for name in needed}
+    return found
 
 
 def read_safetensors(file: Path, needed: list[str]) -> dict[str, torch.Tensor]:
@@ -201,16 +232,44 @@ def without_weight_norm(weights: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return weights
 
 
-def check_shapes(folder: Path, weights: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
-    """Refuse weights that do not fit their configuration."""
-    expected = expected_shapes(config)
-    for name, tensor in weights.items():
-        shape = expected.get(re.sub(r"layers\.\d+\.", "layers.*.", name))
-        shape = expected.get(name, shape)
-        if shape is not None and tuple(tensor.shape) != shape:
-            raise ValueError(
-                f"{folder}: weight {name}: config.json says shape {shape}, got {tuple(tensor.shape)}"
-            )
+def read_bundle(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor], float | None]:
+    """A HuBERT among torchaudio's bundles; its weights are in torch's cache (`TORCH_HOME`) or on the network."""
+    import torchaudio
+
+    names = sorted(n for n in dir(torchaudio.pipelines) if n.startswith("HUBERT"))
+    if name not in names:
+        raise ValueError(f"torchaudio:{name}: need one of {names}")
+    bundle = getattr(torchaudio.pipelines, name)
+    try:
+        model = bundle.get_model(dl_kwargs={"weights_only": True, "progress": False})
+    except (OSError, RuntimeError, UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"torchaudio:{name}: its weights are not in torch's cache, nor to be had: {reason}"
+        ) from error
+    params = bundle._params
+    convolutions = params["extractor_conv_layer_config"]
+    config = {
+        "conv_dim": [channels for channels, _, _ in convolutions],
+        "conv_kernel": [kernel for _, kernel, _ in convolutions],
+        "conv_stride": [stride for _, _, stride in convolutions],
+        "conv_bias": params["extractor_conv_bias"],
+        "feat_extract_norm": "group" if params["extractor_mode"] == "group_norm" else "layer",
+        "num_conv_pos_embeddings": params["encoder_pos_conv_kernel"],
+        "num_conv_pos_embedding_groups": params["encoder_pos_conv_groups"],
+        "num_hidden_layers": params["encoder_num_layers"],
+        "hidden_size": params["encoder_embed_dim"],
+        "intermediate_size": params["encoder_ff_interm_features"],
+        "num_attention_heads": params["encoder_num_heads"],
+        "do_stable_layer_norm": params["encoder_layer_norm_first"],
+    }
+    found = {}
+    for theirs, tensor in (
+        getattr(model, "model", model).state_dict().items()
+    ):  # `.model`: inside a normalising wrapper
+        ours = theirs.replace("encoder.feature_projection.", "feature_projection.")
+        found[canonical_name(ours.replace("encoder.transformer.", "encoder."))] = tensor
+    return config, found, 1e-5 if bundle._normalize_waveform else None
 
 
 def expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -46,8 +46,8 @@ def load_encoder(
     """An encoder by name.
 
     Args:
-        name_or_path: "mfcc" (25 Hz), "mfcc-50hz" or "mfcc-100hz", which need no download; or a HuBERT in Hugging Face
-            format: a directory, or a name on the hub.
+        name_or_path: "mfcc" (25 Hz), "mfcc-50hz" or "mfcc-100hz", which need no download; or a HuBERT: a directory in
+            Hugging Face format or a name on the hub, a fairseq checkpoint `*.pt`, or "torchaudio:HUBERT_BASE".
         layer: of a HuBERT, take `hidden_states[layer]` of transformers (0: before the first block; default: the last).
             Blocks above it are neither loaded nor computed.
         device: "cpu", "cuda", "cuda:1", ...

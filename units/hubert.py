@@ -21,6 +21,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -163,7 +164,7 @@ class HubertEncoder:
             "weights": hash_tensors(weights),
             "layer": layer,
             "frame_rate": self.frame_rate,
-            **{key: value for key, value in asdict(settings).items() if key != "layers"},
+            **{key: json_type(value) for key, value in asdict(settings).items() if key != "layers"},
             "dtype": dtype,
             "chunking": chunking,
             "window_seconds": window_seconds,
@@ -476,6 +477,11 @@ def hash_tensors(weights: dict[str, torch.Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def json_type(value: Any) -> Any:
+    """Tuples as lists, so that a dict equals itself read back from JSON."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def hash_settings(settings: dict) -> str:

@@ -126,42 +126,46 @@ class Codebook:
         Raises:
             ValueError: names the first setting that differs. Half precision and chunking may differ.
         """
-        if encoder.dimension != self.dimension:
-            raise ValueError(
-                f"codebook: fitted on {self.dimension} dimensions, the encoder has {encoder.dimension}"
-            )
-        ours = self.provenance.get("encoder")
-        if ours is None:  # an imported codebook that does not say
-            return
-        theirs = encoder.provenance
-        for key in sorted(
-            (ours.keys() | theirs.keys()) - NOT_FEATURES, key=lambda key: (key == "weights", key)
-        ):
-            mine, other = (json.loads(json.dumps(settings.get(key))) for settings in (ours, theirs))
-            if mine != other:
-                raise ValueError(
-                    f"codebook: fitted on an encoder with {key} {mine!r}, this one has {other!r}"
-                )
+        check_encoder(self, encoder)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file whose metadata holds the provenance; all of it or nothing appears under `path`."""
-        metadata = {
-            "wordweave": json.dumps({"format": FORMAT, "provenance": self.provenance}, sort_keys=True)
-        }
-        content = save({"centroids": np.array(self.centroids)}, metadata)
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        tensors = {"centroids": np.array(self.centroids)}
+        write_safetensors(path, tensors, {"format": FORMAT, "provenance": self.provenance})
+
+
+def check_encoder(codebook: Any, encoder: Encoder) -> None:
+    """Refuse an encoder that differs from the one in the codebook's provenance; names the setting."""
+    if encoder.dimension != codebook.dimension:
+        raise ValueError(
+            f"codebook: fitted on {codebook.dimension} dimensions, the encoder has {encoder.dimension}"
+        )
+    ours, theirs = codebook.provenance.get("encoder"), encoder.provenance
+    if ours is None:  # an imported codebook that does not say
+        return
+    keys = (ours.keys() | theirs.keys()) - NOT_FEATURES
+    for key in sorted(keys, key=lambda key: (key == "weights", key)):  # a hash tells a reader least: last
+        if ours.get(key) != theirs.get(key):
+            mine, other = ours.get(key), theirs.get(key)
+            raise ValueError(f"codebook: fitted on an encoder with {key} {mine!r}, this one has {other!r}")
+
+
+def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
+    """All of the file or nothing appears under `path`; the metadata is one JSON text, so that bytes repeat."""
+    content = save(tensors, {"wordweave": json.dumps(metadata, sort_keys=True)})
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def load(path: str | Path) -> Codebook:

@@ -1,0 +1,199 @@
+"""The quality card of a codebook: how its units are used, what they cost in bits, how well they follow phones."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from units.deduplicate import deduplicate
+
+SMOOTHING = (
+    1.0  # frames of the overall phone distribution added to every unit's own, for scoring unseen speakers
+)
+
+
+def describe(units: Sequence[np.ndarray], *, clusters: int, frame_rate: float) -> dict[str, Any]:
+    """How a codebook is used.
+
+    Args:
+        units: (F,) integers in [0, clusters) of each utterance, one unit per frame.
+        clusters: K.
+        frame_rate: Hz.
+
+    Returns:
+        JSON-able: `frames`, `seconds`; `used` and `dead` clusters; `entropy` (bits per frame) and `perplexity` of the
+        units; `bitrate` (bits/s, entropy times rate); the same of the units left by deduplication, `runs_per_second`,
+        `entropy_deduplicated`, `bitrate_deduplicated` (run lengths not counted), `kept` (runs per frame); and
+        `run_lengths`: their `mean`, `median`, `longest` in frames and `histogram`, runs of 1, 2, ... 20 or more frames.
+
+    Raises:
+        ValueError: a unit outside [0, clusters), or no frames.
+
+    >>> card = describe([np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0])], clusters=4, frame_rate=25.0)
+    >>> card["used"], card["entropy"], card["bitrate"], card["bitrate_deduplicated"], card["run_lengths"]["mean"]
+    (2, 1.0, 25.0, 12.5, 2.0)
+    """
+    counts, kept_counts = np.zeros(clusters, np.int64), np.zeros(clusters, np.int64)
+    lengths = [np.zeros(0, np.int64)]
+    for sequence in units:
+        if len(sequence) and not 0 <= np.min(sequence) <= np.max(sequence) < clusters:
+            raise ValueError(
+                f"units: need ids in [0, {clusters}), got {np.min(sequence)} to {np.max(sequence)}"
+            )
+        kept, runs = deduplicate(np.asarray(sequence, dtype=np.int64))
+        counts += np.bincount(np.asarray(sequence, dtype=np.int64), minlength=clusters)
+        kept_counts += np.bincount(kept, minlength=clusters)
+        lengths.append(runs)
+    runs = np.concatenate(lengths)
+    frames = int(counts.sum())
+    if frames == 0:
+        raise ValueError("units: need at least one frame, got none")
+    seconds = frames / frame_rate
+    return {
+        "frames": frames,
+        "seconds": seconds,
+        "clusters": clusters,
+        "frame_rate": frame_rate,
+        "used": int((counts > 0).sum()),
+        "dead": int((counts == 0).sum()),
+        "entropy": entropy(counts),
+        "perplexity": 2 ** entropy(counts),
+        "bitrate": entropy(counts) * frame_rate,
+        "runs_per_second": len(runs) / seconds,
+        "kept": len(runs) / frames,
+        "entropy_deduplicated": entropy(kept_counts),
+        "bitrate_deduplicated": entropy(kept_counts) * len(runs) / seconds,
+        "run_lengths": {
+            "mean": float(runs.mean()),
+            "median": float(np.median(runs)),
+            "longest": int(runs.max()),
+            "histogram": np.bincount(np.minimum(runs, 20), minlength=21)[1:].tolist(),
+        },
+    }
+
+
+def phone_quality(
+    units: Sequence[np.ndarray],
+    phones: Sequence[np.ndarray],
+    *,
+    speakers: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How much units tell about phones.
+
+    On little speech `pnmi` is high even for units that know nothing, so it stands beside `pnmi_shuffled`, the same with
+    phones dealt out anew. `xpnmi` has no such floor: it predicts each speaker's phones from tables learnt on the
+    others, 1 - cross-entropy / H(phone); units worse than none give less than 0.
+
+    Args:
+        units: (F,) integers of each utterance.
+        phones: (F,) strings of each utterance, as from `phones_at_frames`; frames with "" do not count.
+        speakers: of each utterance, for `xpnmi`.
+        seed: of the shuffling.
+
+    Returns:
+        JSON-able: `frames`, `phones` (different ones), `pnmi` I(unit; phone) / H(phone), `pnmi_shuffled`,
+        `phone_purity` (share of frames that have the commonest phone of their unit), `cluster_purity` (the commonest
+        unit of their phone), and `xpnmi` if there are two speakers or more.
+
+    Raises:
+        ValueError: units and phones of an utterance differ in length, or no frame has a phone.
+
+    Source: Hsu et al. 2021 (HuBERT), arXiv:2106.07447, section IV-E; `xpnmi` is ours.
+
+    >>> quality = phone_quality([np.array([3, 3, 5, 5])], [np.array(["a", "a", "b", "b"])])
+    >>> quality["pnmi"], quality["phone_purity"], quality["cluster_purity"]
+    (1.0, 1.0, 1.0)
+    """
+    if [len(sequence) for sequence in units] != [len(sequence) for sequence in phones]:
+        raise ValueError("units, phones: need as many of each for every utterance")
+    unit = np.concatenate([np.zeros(0, np.int64), *(np.asarray(sequence, np.int64) for sequence in units)])
+    phone = np.concatenate([np.zeros(0, "U1"), *(np.asarray(sequence, dtype=str) for sequence in phones)])
+    known = phone != ""
+    if not known.any():
+        raise ValueError("phones: need at least one frame with a phone, got none")
+    unit, phone = (np.unique(labels[known], return_inverse=True)[1] for labels in (unit, phone))
+    table = contingency(unit, phone)
+    shuffled = contingency(unit, np.random.default_rng(seed).permutation(phone))
+    result: dict[str, Any] = {
+        "frames": len(unit),
+        "phones": table.shape[1],
+        "pnmi": normalized_information(table),
+        "pnmi_shuffled": normalized_information(shuffled),
+        "phone_purity": float(table.max(axis=1).sum() / table.sum()),
+        "cluster_purity": float(table.max(axis=0).sum() / table.sum()),
+    }
+    if speakers is not None and len(set(speakers)) > 1:
+        names = np.repeat(np.array(speakers, dtype=str), [len(sequence) for sequence in units])[known]
+        result["xpnmi"] = held_out_information(unit, phone, names)
+    return result
+
+
+def phones_at_frames(
+    phones: Sequence[tuple[str, float, float]],
+    *,
+    frames: int,
+    centre: int,
+    hop: int,
+    sample_rate: int = 16_000,
+) -> np.ndarray:
+    """The phone at the centre of each frame, "" where there is none.
+
+    Args:
+        phones: (name, start, end), half-open intervals in seconds, in order.
+        frames: F.
+        centre: of frame 0, in samples; hop: from frame to frame, in samples; as the encoder says.
+
+    Returns:
+        (F,) strings.
+
+    >>> phones_at_frames([("a", 0.0, 0.05), ("b", 0.05, 0.1)], frames=4, centre=360, hop=640).tolist()
+    ['a', 'b', '', '']
+    """
+    times = (centre + hop * np.arange(frames)) / sample_rate
+    starts = np.array([start for _, start, _ in phones])
+    ends = np.array([end for _, _, end in phones])
+    names = np.array([name for name, _, _ in phones] + [""])
+    place = np.searchsorted(starts, times, side="right") - 1
+    inside = (place >= 0) & (times < np.append(ends, -math.inf)[place])
+    return names[np.where(inside, place, len(phones))]
+
+
+def contingency(unit: np.ndarray, phone: np.ndarray) -> np.ndarray:
+    """Counts of frames per (unit, phone)."""
+    table = np.zeros((unit.max() + 1, phone.max() + 1), np.int64)
+    np.add.at(table, (unit, phone), 1)
+    return table
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Bits of the distribution that the counts give."""
+    share = counts[counts > 0] / counts.sum()
+    return max(0.0, float(-(share * np.log2(share)).sum()))
+
+
+def normalized_information(table: np.ndarray) -> float:
+    """I(unit; phone) / H(phone) of a table of counts; 0 if there is but one phone."""
+    of_phones = entropy(table.sum(axis=0))
+    if of_phones == 0:
+        return 0.0
+    return (of_phones + entropy(table.sum(axis=1)) - entropy(table.ravel())) / of_phones
+
+
+def held_out_information(unit: np.ndarray, phone: np.ndarray, speaker: np.ndarray) -> float:
+    """1 - cross-entropy / H(phone), each speaker's phones predicted from the tables of all others."""
+    table = contingency(unit, phone)
+    bits = 0.0
+    for name in np.unique(speaker):
+        mine = speaker == name
+        others = table.copy()
+        np.subtract.at(others, (unit[mine], phone[mine]), 1)
+        overall = (
+            others.sum(axis=0) + 1 / table.shape[1]
+        )  # a phone that only this speaker says is not impossible
+        overall = overall / overall.sum()
+        share = (others + SMOOTHING * overall) / (others.sum(axis=1, keepdims=True) + SMOOTHING)
+        bits -= np.log2(share[unit[mine], phone[mine]]).sum()
+    of_phones = entropy(table.sum(axis=0))
+    return float(1 - bits / len(unit) / of_phones) if of_phones else 0.0

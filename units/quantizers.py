@@ -1,0 +1,208 @@
+"""Codebooks that others made: read without running code, unless the caller says that the file may."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from units import kmeans
+from units.checkpoints import load_weights_only
+from units.encoders import Encoder
+from units.kmeans import Codebook, check_encoder, check_features, write_safetensors
+
+FORMAT = "wordweave linear quantizer 1"
+MOST_ROLLS = 10_000  # of the reference
+SLOPE = 0.01  # of torch's LeakyReLU
+
+
+@dataclass(frozen=True)
+class LinearQuantizer:
+    """A small network in the place of centroids, as in Spirit LM's release: its best-scoring label is the unit.
+
+    The last label is a blank, as in CTC. A blank frame takes the unit of the frame before it, the first frame that of
+    the last one, again and again until no blank is left; only if all frames are blank it stays.
+
+    `matrices` and `biases` are those of the linear layers, (out, in) and (out,) float32, with leaky ReLU in between.
+
+    Source: SPEC 1 and 11, from the released code of Spirit LM.
+    """
+
+    matrices: tuple[np.ndarray, ...]
+    biases: tuple[np.ndarray, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shapes = [matrix.shape for matrix in self.matrices]
+        fits = all(before[0] == after[1] for before, after in pairwise(shapes))
+        if (
+            not shapes
+            or not fits
+            or [bias.shape for bias in self.biases] != [(shape[0],) for shape in shapes]
+        ):
+            raise ValueError(f"quantizer: need linear layers that follow each other, got {shapes}")
+
+    @property
+    def clusters(self) -> int:
+        """Labels, blank included."""
+        return len(self.biases[-1])
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return self.matrices[0].shape[1]
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of weights and provenance."""
+        digest = hashlib.sha256(json.dumps(self.provenance, sort_keys=True).encode())
+        for array in self.matrices + self.biases:
+            digest.update(str(array.shape).encode() + array.astype("<f4").tobytes())
+        return digest.hexdigest()
+
+    def assign(self, features: np.ndarray) -> np.ndarray:
+        """(F, D) floating point, the frames of one recording -> (F,) int32 units.
+
+        Raises:
+            ValueError: wrong shape, or NaN or infinite features.
+        """
+        x = check_features(features, self.dimension).astype(np.float64)  # so that no batch decides a near tie
+        for i, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+            x = (np.where(x > 0, x, SLOPE * x) if i else x) @ matrix.T.astype(np.float64) + bias
+        return fill_blanks(x.argmax(axis=1).astype(np.int32), blank=self.clusters - 1)
+
+    def check(self, encoder: Encoder) -> None:
+        """Refuse an encoder it was not made for, as `Codebook.check` does."""
+        check_encoder(self, encoder)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with the provenance in its metadata; all of it or nothing appears under `path`."""
+        tensors = {f"matrix.{i}": matrix for i, matrix in enumerate(self.matrices)}
+        tensors |= {f"bias.{i}": bias for i, bias in enumerate(self.biases)}
+        write_safetensors(path, tensors, {"format": FORMAT, "provenance": self.provenance})
+
+
+def fill_blanks(units: np.ndarray, *, blank: int) -> np.ndarray:
+    """Give each blank frame the unit before it; blanks at the start take the unit of the end.
+
+    >>> fill_blanks(np.array([9, 9, 3, 9, 4, 9, 9]), blank=9)
+    array([4, 4, 3, 3, 4, 4, 4])
+    >>> fill_blanks(np.array([9, 9]), blank=9)
+    array([9, 9])
+    """
+    units = units.copy()
+    for _ in range(MOST_ROLLS):
+        blanks = units == blank
+        if not blanks.any() or blanks.all():
+            break
+        units[blanks] = np.roll(units, 1)[blanks]
+    return units
+
+
+def load_codebook(
+    path: str | Path, *, encoder: Encoder | None = None, trust_pickle: bool = False
+) -> Codebook | LinearQuantizer:
+    """A codebook from any file we know.
+
+    Args:
+        path: our own `.safetensors`; centroids (K, D) as `.npy`; or saved by torch: Spirit LM's linear quantizer
+            {`model_cfg`, `model_weight`} or centroids {`cluster_centers`, `n_clusters`}; or, with `trust_pickle`, a
+            scikit-learn k-means saved by joblib.
+        encoder: what it was made for, if the file does not say; other encoders will then be refused.
+        trust_pickle: allow a file that may run any code while it is read.
+
+    Raises:
+        ValueError: broken or of no known kind, or a pickle without `trust_pickle`; names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such codebook")
+    if path.suffix == ".safetensors":
+        codebook = load_safetensors(path)
+    else:
+        try:
+            codebook = read_npy(path) if path.suffix == ".npy" else read_saved(path, trust_pickle)
+        except ValueError as error:
+            message = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
+            raise ValueError(message) from error
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        codebook = replace(codebook, provenance={"encoder": None, "imported": path.name, "sha256": digest})
+    if encoder is not None:
+        try:
+            codebook.check(encoder)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        codebook = replace(codebook, provenance=codebook.provenance | {"encoder": encoder.provenance})
+    return codebook
+
+
+def load_safetensors(path: Path) -> Codebook | LinearQuantizer:
+    """One of our own files."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = json.loads((file.metadata() or {}).get("wordweave", "{}"))
+            if metadata.get("format") != FORMAT:
+                return kmeans.load(path)
+            layers = range(len(list(file.keys())) // 2)
+            arrays = [tuple(file.get_tensor(f"{part}.{i}") for i in layers) for part in ("matrix", "bias")]
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: need a whole codebook in safetensors format, got: {error}") from error
+    return LinearQuantizer(arrays[0], arrays[1], metadata["provenance"])
+
+
+def read_npy(path: Path) -> Codebook:
+    """Centroids as a plain array."""
+    try:
+        return Codebook(np.load(path, allow_pickle=False))
+    except (OSError, EOFError, TypeError) as error:
+        raise ValueError(f"need a whole array of centroids, got: {error}") from error
+
+
+def read_saved(path: Path, trust_pickle: bool) -> Codebook | LinearQuantizer:
+    """What torch saved, or what joblib saved if we may."""
+    try:
+        with torch.serialization.safe_globals(numpy_parts()):
+            content = load_weights_only(path)
+    except ValueError as error:
+        if not trust_pickle:
+            raise ValueError(
+                f"{error}; a pickle, as of scikit-learn, can run any code while it is read: "
+                "it needs trust_pickle=True (`--trust-pickle`)"
+            ) from error
+        import joblib  # comes with scikit-learn, which such a file needs anyway
+
+        content = {"cluster_centers": joblib.load(path).cluster_centers_}
+    match content:
+        case {"model_weight": dict(weights)}:
+            names = sorted({int(name.split(".")[-2]) for name in weights if name.endswith(".weight")})
+            plain = {name.split(".", name.count(".") - 1)[-1]: tensor for name, tensor in weights.items()}
+            matrices = tuple(plain[f"{i}.weight"].float().numpy() for i in names)
+            return LinearQuantizer(matrices, tuple(plain[f"{i}.bias"].float().numpy() for i in names))
+        case {"cluster_centers": centres}:
+            codebook = Codebook(np.asarray(centres))
+            if int(content.get("n_clusters", codebook.clusters)) != codebook.clusters:
+                raise ValueError(
+                    f"n_clusters says {content['n_clusters']}, there are {codebook.clusters} centroids"
+                )
+            return codebook
+    raise ValueError("need model_weight of a linear quantizer or cluster_centers, found neither")
+
+
+def numpy_parts() -> list[Callable | tuple[Callable, str]]:
+    """What a pickled array of plain numbers is made of; none of it runs code of the file."""
+    from numpy._core import multiarray
+
+    dtypes: list[Callable | tuple[Callable, str]] = [
+        type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8")
+    ]
+    names = [
+        (getattr(multiarray, part), f"numpy.core.multiarray.{part}") for part in ("_reconstruct", "scalar")
+    ]
+    return [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *names, *dtypes]
