@@ -13,12 +13,14 @@ one modality. What does not depend on the strategy is decided once:
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 from shards.stream import merge_ids
 from shards.utterance import TokenizedUtterance
@@ -68,6 +70,22 @@ class Strategy:
             )
 
 
+def strategy_of(record: Mapping[str, Any]) -> Strategy:
+    """The strategy that a sample's JSON or a settings table describes; made once per description.
+
+    >>> strategy_of({"name": "spirit", "text_words": [10, 30]}) == Strategy()
+    True
+    """
+    return _made(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+    )
+
+
+@lru_cache(maxsize=64)
+def _made(**fields: Any) -> Strategy:
+    return Strategy(**fields)
+
+
 class Span(NamedTuple):
     """Words [first, last) in one modality; `task` says that `[ASR]` or `[TTS]` opens it instead of its own marker."""
 
@@ -92,7 +110,18 @@ def generator(seed: int, epoch: int, key: str) -> np.random.Generator:
     True
     """
     digest = hashlib.sha256(f"{seed}\0{epoch}\0{key}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+    return np.random.Generator(np.random.PCG64(_Digest(digest)))  # type: ignore[arg-type]  # numpy takes any ISeedSequence
+
+
+class _Digest(ISeedSequence):
+    """A sha256 as the 256 bits PCG64 starts from; numpy would hash an integer again, at five times the cost."""
+
+    def __init__(self, digest: bytes):
+        self.words = np.frombuffer(digest, dtype="<u8")
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint64) -> np.ndarray:
+        assert (n_words, dtype) == (4, np.uint64)
+        return self.words
 
 
 def spans(words: int, strategy: Strategy | str, rng: np.random.Generator) -> list[Span]:
@@ -103,7 +132,7 @@ def spans(words: int, strategy: Strategy | str, rng: np.random.Generator) -> lis
     Raises:
         ValueError: no words, or no such strategy.
     """
-    strategy = Strategy(strategy) if isinstance(strategy, str) else strategy
+    strategy = strategy_of({"name": strategy}) if isinstance(strategy, str) else strategy
     if words < 1:
         raise ValueError(f"spans: need at least 1 word, got {words}")
     return STRATEGIES[strategy.name](words, strategy, rng)
@@ -118,25 +147,25 @@ def interleave(
 
 def weave(utterance: TokenizedUtterance, plan: Sequence[Span]) -> np.ndarray:
     """Ids of the sequence that a plan describes: (N,) int32."""
-    vocabulary = utterance.vocabulary
-    text, text_cuts = utterance.text, utterance.text_cuts
-    markers = vocabulary.marker_arrays
+    text, text_cuts, unit_cuts = utterance.text, utterance.text_cuts, utterance.unit_cuts
+    markers = utterance.vocabulary.marker_arrays
     expressive = utterance.pitch is not None or utterance.style is not None
+    runs, numbers = utterance.runs
     parts: list[np.ndarray] = []
-    if not vocabulary.tasks and any(span.task for span in plan):
-        raise ValueError(
-            "strategy concatenated: need a vocabulary with tasks=True, for its markers [ASR] and [TTS]"
-        )
     for first, last, speech, task in plan:
+        if task and not utterance.vocabulary.tasks:
+            raise ValueError(
+                "strategy concatenated: need a vocabulary with tasks=True, for its markers [ASR] and [TTS]"
+            )
         parts.append(markers[speech, task])
         if not speech:
             parts.append(text[text_cuts[first] : text_cuts[last]])
-        elif expressive:
-            parts.append(_expressive(utterance, utterance.unit_cuts[first], utterance.unit_cuts[last]))
-        else:
-            begin, end = utterance.unit_cuts[first], utterance.unit_cuts[last]
-            runs, run_cuts = utterance.runs
-            parts.append(runs[run_cuts[begin] : run_cuts[end - 1] + 1] if begin < end else runs[:0])
+            continue
+        begin, end = unit_cuts[first], unit_cuts[last]
+        if expressive:
+            parts.append(_expressive(utterance, begin, end))
+        elif begin < end:
+            parts.append(runs[numbers[begin] : numbers[end - 1] + 1])
     return np.concatenate(parts)
 
 
@@ -154,9 +183,15 @@ def text_tokens(utterance: TokenizedUtterance) -> np.ndarray:
 def document(tokens: np.ndarray | Sequence[int], vocabulary: Vocabulary, *, eos: bool = True) -> np.ndarray:
     """A training document: BOS where the tokenizer has one, the tokens, EOS where it has one and `eos` asks for
     it."""
-    opening = [] if vocabulary.bos is None else [vocabulary.bos]
-    closing = [] if vocabulary.eos is None or not eos else [vocabulary.eos]
-    return np.concatenate([np.asarray(part, dtype=np.int32) for part in (opening, tokens, closing)])
+    opening, closing = vocabulary.bos, vocabulary.eos if eos else None
+    opens, closes = opening is not None, closing is not None
+    ids = np.empty(len(tokens) + opens + closes, dtype=np.int32)
+    ids[opens : opens + len(tokens)] = tokens
+    if opening is not None:
+        ids[0] = opening
+    if closing is not None:
+        ids[-1] = closing
+    return ids
 
 
 def parse(tokens: np.ndarray | Sequence[int], vocabulary: Vocabulary) -> list[ParsedSpan]:

@@ -15,14 +15,14 @@ import hashlib
 import json
 import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from shards import files
-from shards.interleave import Strategy, document, generator, spans, weave
+from shards.interleave import Strategy, document, generator, spans, strategy_of, weave
 from shards.lanes import Place, Reader, Source, blocks_of
 from shards.mix import Mixer
 from shards.stream import PITCH_RATE, STYLE_RATE
@@ -174,14 +174,9 @@ def _redrawn(
     sample = {name: decode(name, content, key) for name, content in members.items()}
     utterance = read_utterance({"__key__": key, **sample}, vocabulary)
     record = sample["json"]
-    chosen = strategy or _strategy(json.dumps(record["strategy"], sort_keys=True))
+    chosen = strategy or strategy_of(record["strategy"])
     plan = spans(utterance.words, chosen, generator(seed, epoch, key))
     return document(weave(utterance, plan), vocabulary, eos=record["eos"])
-
-
-@lru_cache(maxsize=64)
-def _strategy(record: str) -> Strategy:
-    return Strategy(**json.loads(record))
 
 
 # The stream --------------------------------------------------------------------------------------------------------

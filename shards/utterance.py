@@ -1,5 +1,6 @@
 """One utterance, tokenised: what every interleaving is drawn from."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,21 +59,21 @@ class TokenizedUtterance:
                 self._check(values.ndim == 1 and _within(values, limit), f"{name}: need (N,) in [0, {limit})")
         self._check(self.unit_rate > 0 and self.seconds >= 0, "unit_rate and seconds: need > 0 Hz and >= 0 s")
         self._check(_within(self.text, self.vocabulary.text_size), "text: need ids of the tokenizer")
-        words = len(self.text_ends)
-        self._check(
-            len(self.starts) == len(self.ends) == words, "words: need as many starts and ends as text_ends"
-        )
-        last = int(self.text_ends[-1]) if words else 0
-        rising = bool((self.text_ends[1:] >= self.text_ends[:-1]).all()) and (
-            not words or self.text_ends[0] >= 0
-        )
+        text_ends, starts, ends = self.text_ends, self.starts, self.ends
+        words = len(text_ends)
+        self._check(len(starts) == len(ends) == words, "words: need as many starts and ends as text_ends")
+        last = int(text_ends[-1]) if words else 0
+        rising = not words or (text_ends[0] >= 0 and bool((text_ends[1:] >= text_ends[:-1]).all()))
         self._check(rising and last == len(self.text), "text_ends: need to rise to the number of text ids")
-        if words:
-            times = np.concatenate((self.starts, self.ends))
-            in_order = (self.starts < self.ends).all() and self.starts[0] >= 0 and np.isfinite(times).all()
-            in_order = in_order and (self.starts[1:] >= self.starts[:-1]).all()
-            in_order = in_order and (self.ends[1:] >= self.ends[:-1]).all()
-            self._check(bool(in_order), "word times: need 0 <= start < end, in order, finite")
+        # NaN fails every comparison, so that only the last end can still be infinite
+        in_order = not words or (
+            starts[0] >= 0
+            and math.isfinite(ends[-1])
+            and bool(
+                (starts < ends).all() and (starts[1:] >= starts[:-1]).all() and (ends[1:] >= ends[:-1]).all()
+            )
+        )
+        self._check(in_order, "word times: need 0 <= start < end, in order, finite")
 
     def _check(self, holds: bool, rule: str) -> None:
         if not holds:
@@ -105,8 +106,9 @@ class TokenizedUtterance:
 
         Frames [a, b), cut and then deduplicated, are ids[numbers[a] : numbers[b - 1] + 1].
         """
-        changes = np.ones(len(self.units), dtype=bool)
-        changes[1:] = self.units[1:] != self.units[:-1]
+        changes = np.empty(len(self.units), dtype=bool)
+        changes[:1] = True
+        np.not_equal(self.units[1:], self.units[:-1], out=changes[1:])
         ids = self.units[changes].astype(np.int32)
         ids += self.vocabulary.first_unit
         return ids, np.cumsum(changes) - 1
@@ -118,4 +120,5 @@ class TokenizedUtterance:
 
 
 def _within(values: np.ndarray, limit: int) -> bool:
-    return not values.size or bool(values.min() >= 0 and values.max() < limit)
+    unsigned = values.view(f"u{values.itemsize}")  # a negative value becomes a large one
+    return not values.size or bool(unsigned.max() < limit)

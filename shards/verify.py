@@ -12,7 +12,7 @@ import numpy as np
 
 from corpus.records import SAMPLE_RATE
 from shards import files
-from shards.interleave import Strategy, document, generator, interleave, parse, speech_tokens
+from shards.interleave import document, generator, interleave, parse, speech_tokens, strategy_of
 from shards.read import read_index, read_samples, read_utterance
 from shards.vocabulary import Vocabulary
 
@@ -144,7 +144,7 @@ def _sample(
     elif record["strategy"] is None or record["seed"] is None:
         return
     else:
-        strategy = Strategy(**record["strategy"])
+        strategy = strategy_of(record["strategy"])
         expected = np.array(interleave(utterance, strategy, generator(record["seed"], 0, key)))
     if not np.array_equal(tokens, document(expected, vocabulary, eos=record["eos"])):
         yield "tokens.npy must be what its units, words, strategy and seed give"

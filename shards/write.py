@@ -5,9 +5,9 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from corpus.records import SAMPLE_RATE, Utterance, Word
 from shards.interleave import Strategy
-from shards.tar import encode
+from shards.tar import encode, end, member
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import KINDS, Vocabulary, replace_file
 
@@ -135,39 +135,45 @@ def write_shard(
     The tar appears under its name when it is whole: a killed writer leaves only a file whose name begins with a dot.
 
     Returns:
-        The entry for `write_index`: file, samples, tokens per kind, audio_samples and seconds, bytes, sha256, first and
-        last key, and per block of 64 samples its offset and crc32.
+        The entry for `write_index`: file, samples, tokens per kind, audio_samples and seconds, bytes, sha256, first
+        and last key, and per block of 64 samples its offset and crc32.
 
     Raises:
         ValueError: a key comes twice, or a sample has another vocabulary.
     """
-    from webdataset import TarWriter  # pulls torch
-
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     counts = np.zeros(len(KINDS), dtype=np.int64)
     keys: dict[str, None] = {}
     offsets: list[int] = []
-    audio_samples = 0
-    with open(partial, "wb", buffering=1 << 20) as file:
-        writer = TarWriter(file, encoder=False, mtime=0, user="wordweave", group="wordweave", mode=0o444)
-        for one in samples:
-            key, record = one["__key__"], one["json"]
-            if key in keys:
-                raise ValueError(f"{path}: key {key!r} comes twice")
-            if record["vocabulary"] != vocabulary.hash:
-                raise ValueError(f"{path}: sample {key} was made with another vocabulary")
-            if len(keys) % BLOCK == 0:
-                offsets.append(writer.tarstream.offset)
-            keys[key] = None
-            audio_samples += record["samples"]
-            counts += np.bincount(vocabulary.kind(one["tokens.npy"]), minlength=len(counts))
-            members = {name: encode(name, value) for name, value in one.items() if name != "__key__"}
-            writer.write({"__key__": key, **members})
-        end = writer.tarstream.offset
-        writer.close()
-    digest, checksums = _checksums(partial, offsets, end)
-    size = partial.stat().st_size
+    checksums: list[int] = []
+    digest = hashlib.sha256()
+    audio_samples = position = 0
+    with open(partial, "wb") as file:
+        for block in _blocks(samples):
+            parts = []
+            for one in block:
+                key, record = one["__key__"], one["json"]
+                if key in keys:
+                    raise ValueError(f"{path}: key {key!r} comes twice")
+                if record["vocabulary"] != vocabulary.hash:
+                    raise ValueError(f"{path}: sample {key} was made with another vocabulary")
+                keys[key] = None
+                audio_samples += record["samples"]
+                counts += np.bincount(vocabulary.kind(one["tokens.npy"]), minlength=len(KINDS))
+                parts += [
+                    member(f"{key}.{name}", encode(name, one[name]))
+                    for name in sorted(one)
+                    if name != "__key__"
+                ]
+            content = b"".join(parts)
+            offsets.append(position)
+            checksums.append(zlib.crc32(content))
+            digest.update(content)
+            position += file.write(content)
+        closing = end(position)
+        digest.update(closing)
+        file.write(closing)
     os.replace(partial, path)
     names = list(keys)
     return {
@@ -176,11 +182,11 @@ def write_shard(
         "tokens": {kind: int(count) for kind, count in zip(KINDS, counts, strict=True) if count},
         "audio_samples": audio_samples,
         "seconds": audio_samples / SAMPLE_RATE,
-        "bytes": size,
-        "sha256": digest,
+        "bytes": position + len(closing),
+        "sha256": digest.hexdigest(),
         "first": names[0] if names else None,
         "last": names[-1] if names else None,
-        "blocks": {"samples": BLOCK, "offsets": [*offsets, end], "crc32": checksums},
+        "blocks": {"samples": BLOCK, "offsets": [*offsets, position], "crc32": checksums},
     }
 
 
@@ -219,14 +225,8 @@ def write_index(
     return folder / "index.json"
 
 
-def _checksums(path: Path, offsets: list[int], end: int) -> tuple[str, list[int]]:
-    """sha256 of the file, crc32 of each block; read back once, a block at a time."""
-    digest = hashlib.sha256()
-    checksums = []
-    with open(path, "rb") as file:
-        for start, stop in pairwise([*offsets, end]):
-            block = file.read(stop - start)
-            digest.update(block)
-            checksums.append(zlib.crc32(block))
-        digest.update(file.read())
-    return digest.hexdigest(), checksums
+def _blocks(samples: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Samples, BLOCK at a time."""
+    rest = iter(samples)
+    while block := list(islice(rest, BLOCK)):
+        yield block

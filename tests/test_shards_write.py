@@ -13,7 +13,7 @@ from shards_toy import toy_build, toy_sample, toy_utterance, toy_vocabulary
 
 from shards.interleave import document, generator, interleave, parse, speech_tokens, text_tokens
 from shards.read import read_documents, read_samples, read_utterance
-from shards.tar import decode, encode
+from shards.tar import decode, encode, end, member
 from shards.vocabulary import Vocabulary
 from shards.write import STREAMS, sample, text_metadata, write_index, write_shard
 
@@ -48,6 +48,31 @@ def test_the_same_samples_give_the_same_bytes(tmp_path):
     with tarfile.open(tmp_path / "a.tar") as tar:
         facts = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar.getmembers()}
     assert facts == {(0, 0, 0, "wordweave", "wordweave", 0o444)}
+
+
+def test_the_bytes_are_those_of_webdataset_s_own_writer(tmp_path):
+    samples = [toy_sample(row, "interleaved") for row in rows()]
+    write_shard(tmp_path / "ours.tar", samples, toy_vocabulary())
+    writer = webdataset.TarWriter(
+        str(tmp_path / "theirs.tar"), encoder=False, mtime=0, user="wordweave", group="wordweave", mode=0o444
+    )
+    for one in samples:
+        writer.write(
+            {name: value if name == "__key__" else encode(name, value) for name, value in one.items()}
+        )
+    writer.close()
+    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+
+
+@given(st.from_regex(r"[A-Za-z0-9_=-]{1,80}\.[a-z.]{1,19}", fullmatch=True), st.binary(max_size=1500))
+@settings(deadline=None, max_examples=50)
+def test_a_member_is_what_tarfile_writes(name, content):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode, info.uname, info.gname = len(content), 0o444, "wordweave", "wordweave"
+        tar.addfile(info, io.BytesIO(content))
+    assert member(name, content) + end(len(member(name, content))) == buffer.getvalue()
 
 
 @pytest.mark.parametrize(
