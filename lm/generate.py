@@ -19,12 +19,13 @@ SPOKEN = ("unit", "pitch", "style")
 
 
 def load(directory: str | Path, *, device: str | torch.device = "cpu") -> tuple[Model, Vocabulary]:
-    """A trained model and its vocabulary, from a checkpoint or `best/` of a run.
+    """A trained model and its vocabulary, from a checkpoint, `best/` of a run, or an export.
 
     Raises:
         ValueError: either is missing or damaged, or they do not belong together.
     """
-    vocabulary = Vocabulary.load(directory)
+    apart = Path(directory) / "vocabulary"  # in an export tokenizer.json is that of transformers
+    vocabulary = Vocabulary.load(apart if apart.is_dir() else directory)
     return Model.from_pretrained(directory, vocabulary=vocabulary, device=device).eval(), vocabulary
 
 

@@ -1,15 +1,15 @@
 """lm/extend.py and lm/export.py: a text model gains speech, and goes back to transformers."""
 
-
 import pytest
 import torch
 from lm_toy import toy_vocabulary
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from lm.export import export
 from lm.extend import extend, new_rows
-from lm.generate import load
-from lm.model import Model
+from lm.generate import load, prompt
+from lm.model import Model, preset
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +111,39 @@ def test_a_wrong_rule_and_writing_over_the_source_are_refused(vocabulary, tmp_pa
         extend(source, vocabulary, tmp_path / "out", initialise="zero")
     with pytest.raises(ValueError, match="is the source itself"):
         extend(source, vocabulary, source)
+
+
+@pytest.fixture
+def exported(vocabulary, tmp_path):
+    torch.manual_seed(0)
+    model = Model(preset("nano", vocabulary.padded_size, hidden_size=32))
+    model.save_pretrained(tmp_path / "run", vocabulary_hash=vocabulary.hash)
+    vocabulary.save(tmp_path / "run")
+    return export(tmp_path / "run", tmp_path / "out")
+
+
+def test_the_exported_tokenizer_gives_our_ids_and_their_text_back(exported, vocabulary):
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    ids = [
+        vocabulary.bos,
+        *prompt([("text", "the cat sat"), ("speech", "[Hu3][Hu39]"), ("text", "on")], vocabulary)[1:],
+    ]
+    written = vocabulary.render(ids)
+    assert written == "<s>[Text] the cat sat[Speech][Hu3][Hu39][Text] on"
+    assert tokenizer.encode(written, add_special_tokens=False) == ids
+    assert tokenizer.decode(ids) == written
+    assert tokenizer.decode(ids, skip_special_tokens=True) == written.removeprefix("<s>")
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (vocabulary.bos, vocabulary.eos)
+
+
+def test_an_export_opens_in_transformers_and_here(exported, vocabulary):
+    ours, loaded = load(exported)
+    tokens = torch.arange(30)[None]
+    theirs = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+    torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=1e-4, rtol=0)
+    assert loaded.hash == vocabulary.hash
+
+
+def test_an_export_over_its_source_is_refused(exported):
+    with pytest.raises(ValueError, match="is the source itself"):
+        export(exported, exported)
