@@ -18,7 +18,30 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class FrontDoor(click.Group):
+    """A group that says every mistake in one line on stderr: exit 2 for bad usage, 1 for bad data or a failed stage."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the work, not of the alphabet."""
+        return list(self.commands)
+
+    def main(self, *args: Any, **more: Any) -> None:  # type: ignore[override]
+        try:
+            sys.exit(super().main(*args, **{**more, "standalone_mode": False}) or 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(2)
+        except click.ClickException as error:
+            line = " ".join(error.format_message().split())
+            help_of = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
+            click.echo(f"wordweave: {line}{f'; see `{help_of} --help`' if help_of else ''}", err=True)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            click.echo("wordweave: stopped", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=FrontDoor, name="wordweave", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="wordweave")
 def cli() -> None:
     """Recordings, transcripts and text in; interleaved speech-text shards and a language model out."""
@@ -37,11 +60,13 @@ def command(group: click.Group, name: str | None = None) -> Callable[[Callable[.
             try:
                 result = function(**arguments)
             except ValueError as error:
-                raise Failed(str(error)) from error
+                raise click.ClickException(str(error)) from error
             except OSError as error:
-                raise Failed(f"{error.filename or 'file'}: {error.strerror or error}") from error
+                raise click.ClickException(
+                    f"{error.filename or 'file'}: {error.strerror or error}"
+                ) from error
             except KeyboardInterrupt:
-                raise Failed(
+                raise click.ClickException(
                     "stopped; finished parts are kept, the same command goes on from there"
                 ) from None
             if as_json:
@@ -55,13 +80,6 @@ def command(group: click.Group, name: str | None = None) -> Callable[[Callable[.
         return group.command(name)(said(run))
 
     return make
-
-
-class Failed(click.ClickException):
-    """Bad data or a failed stage: one line, exit 1."""
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"wordweave: {' '.join(self.format_message().split())}", err=True)
 
 
 def brief(value: Any) -> str:
@@ -133,7 +151,10 @@ config_option = click.option(
 @click.option("--voices", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 def synth(folder: Path, utterances: int, voices: int, seed: int) -> dict[str, Any]:
-    """Make a small spoken corpus in FOLDER: audio, manifest.jsonl, true word times, text. Same seed, same bytes."""
+    """Speak a small corpus, to try things on.
+
+    Writes audio, manifest.jsonl, the true word times and text that was not spoken into FOLDER. Same seed, same bytes.
+    """
     from tqdm import tqdm
 
     from corpus.synth import synthesise
@@ -155,7 +176,10 @@ def synth(folder: Path, utterances: int, voices: int, seed: int) -> dict[str, An
 @click.argument("build", type=FOLDER)
 @config_option
 def ingest(adapter: str, source: Path, build: Path, config: Path | None) -> dict[str, Any]:
-    """Read SOURCE into the manifest of BUILD; what cannot be used stays in it with a reason."""
+    """Read a corpus into a build's manifest.
+
+    SOURCE is a JSONL manifest or a LibriSpeech folder. What cannot be used stays in the manifest with a reason.
+    """
     from pipelines import build as steps
     from pipelines import settings
 
@@ -173,7 +197,10 @@ def fit() -> None:
 @config_option
 @engine_options
 def fit_units(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
-    """Fit the k-means codebook of BUILD on frames drawn from all its parts."""
+    """Fit the k-means codebook of units.
+
+    Frames are drawn from all parts of BUILD by (seed, id).
+    """
     from pipelines import build as steps
 
     return {"codebook": str(steps.fit_units(build, settings_of(build, config), engine, say=say))}
@@ -184,7 +211,7 @@ def fit_units(build: Path, config: Path | None, engine: "Engine") -> dict[str, A
 @config_option
 @engine_options
 def units(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
-    """Encode every utterance of BUILD into units."""
+    """Utterances to units."""
     from pipelines import build as steps
 
     return steps.encode(build, settings_of(build, config), engine)
@@ -195,7 +222,7 @@ def units(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
 @config_option
 @engine_options
 def align(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
-    """Find the time of every word of BUILD."""
+    """Utterances to word times."""
     from pipelines import build as steps
 
     return steps.align(build, settings_of(build, config), engine)
@@ -206,7 +233,10 @@ def align(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
 @config_option
 @engine_options
 def interleave(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
-    """Interleave words and units of BUILD and write its speech, text and interleaved shards."""
+    """Words and units to shards.
+
+    Writes the speech, text and interleaved shards of BUILD, their vocabulary and index.
+    """
     from pipelines import build as steps
 
     return steps.interleave(build, settings_of(build, config), engine, say=say)
@@ -222,7 +252,10 @@ def interleave(build: Path, config: Path | None, engine: "Engine") -> dict[str, 
 @click.option("--build", "folder", type=FOLDER, help="Where to build, in place of the file's `build`.")
 @engine_options
 def build(config: Path, source: Path | None, folder: Path | None, engine: "Engine") -> dict[str, Any]:
-    """Run every stage as CONFIG says: ingest, fit, units, align, interleave, report. Finished parts are kept."""
+    """All of it: ingest, fit, units, align, ...
+
+    Runs every stage as CONFIG says, and the report. Finished parts are kept: run it again after a crash.
+    """
     from pipelines import build as steps
     from pipelines import report as reports
     from pipelines import settings
@@ -252,7 +285,10 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
 @command(cli)
 @click.argument("build", type=FOLDER)
 def report(build: Path) -> dict[str, Any]:
-    """Account for every second of BUILD: report.json, rejects.jsonl, and a page to look at."""
+    """Account for every second.
+
+    Writes report.json, rejects.jsonl and a page to look at into BUILD/report.
+    """
     from pipelines import report as reports
 
     return brief_report(reports.report(build), build)
@@ -274,7 +310,10 @@ def brief_report(said: dict[str, Any], build: Path) -> dict[str, Any]:
     "--count", type=click.IntRange(min=1), default=3, help="How many, without an ID.", show_default=True
 )
 def show(build: Path, utterance_id: str | None, count: int) -> dict[str, Any]:
-    """Print interleaved sequences of BUILD as a person reads them: text, and speech spans with words and units."""
+    """Print interleaved sequences.
+
+    As a person reads them: text spans, and speech spans with their words and units.
+    """
     from shards.show import read_spans
 
     shown = 0
@@ -304,9 +343,14 @@ def show(build: Path, utterance_id: str | None, count: int) -> dict[str, Any]:
 @command(cli)
 @click.argument("build", type=FOLDER)
 def verify(build: Path) -> dict[str, Any]:
-    """Check every shard of BUILD against its index: sums, members, vocabulary, nothing that could carry code."""
+    """Check what a build holds.
+
+    Every shard against its index: sums, members, vocabulary, nothing that could carry code.
+    """
     from shards.verify import verify as find
 
+    if not (build / "shards" / "index.json").is_file():
+        raise ValueError(f"{build}: no finished shards here; run `wordweave interleave` first")
     findings = find(build)
     for line in findings:
         say(f"  {line}")
@@ -332,7 +376,10 @@ def train(
     minutes: float | None,
     resume: bool,
 ) -> dict[str, Any]:
-    """Train the compact model on the shards of BUILD, a third each of text, speech and interleaved."""
+    """Train the compact model.
+
+    On the shards of BUILD, by default a third each of text, speech and interleaved.
+    """
     import tomllib
 
     from tqdm import tqdm
@@ -418,7 +465,10 @@ def generate(
     build: Path, model: Path | None, prompts: list[tuple[str, str]], audio: tuple[Path, ...], spoken: tuple[str, ...],
     to: str, all_directions: bool, length: int, temperature: float, top_p: float, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Continue a prompt of text, recordings or units (in this order) as text or as speech tokens."""
+    """Continue text or speech.
+
+    The prompt is text, recordings and units, in this order; the answer is text or speech tokens.
+    """
     import torch
 
     from lm import generate as lm

@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
 )
 
 ROWS_PER_PART = 5000  # rows without samples end a part too, so that memory is bounded
-KEY_LENGTH = 200  # characters
+KEY_LENGTH = 80  # characters; a tar header has room for 100 bytes with the ending
 DETAIL_LENGTH = 500  # characters
 SUMMARY = "manifest.json"  # written last: a folder without it holds no finished manifest
 STRINGS = ("id", "audio", "text", "speaker", "language", "licence", "alignment")
