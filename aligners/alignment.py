@@ -49,11 +49,15 @@ class Timed(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a backend returns for one utterance: one time per token, in order, with the token's spoken words."""
+    """What a backend returns for one utterance: one time per token, in order, with the token's spoken words.
+
+    A backend sets `reject` where it measured something and refuses all the same; else it raises Reject.
+    """
 
     words: Sequence[Timed]
     phones: Sequence[Phone] | None = None
     quality: dict[str, float] = {}
+    reject: Reject | None = None
 
 
 class Item(NamedTuple):
@@ -163,6 +167,8 @@ def finish(item: Item | Reject, result: Found | Reject) -> Alignment:
     """Check what a backend found and give every word its original writing."""
     if isinstance(item, Reject) or isinstance(result, Reject):
         return Alignment(reject=item if isinstance(item, Reject) else result)  # type: ignore[arg-type]
+    if result.reject:
+        return Alignment(reject=result.reject, quality=result.quality)
     try:
         checked = check(result.words, [" ".join(token.spoken) for token in item.tokens], item.seconds)
     except Reject as reject:

