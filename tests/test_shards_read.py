@@ -182,6 +182,21 @@ def test_fewer_samples_than_lanes_are_shared(tmp_path):
     assert stream_hash(one) == stream_hash(four)
 
 
+def test_a_build_behind_a_url_gives_the_same_stream(build):
+    import fsspec
+
+    remote = fsspec.filesystem("memory")
+    remote.put(str(build), "/bucket/build", recursive=True)
+    url = "memory://bucket/build"
+    assert stream_hash(take(url, 40)[0]) == stream_hash(take(build, 40)[0])
+    found = list(read_documents(url, "text"))
+    assert all(
+        np.array_equal(one, other) for one, other in zip(found, read_documents(build, "text"), strict=True)
+    )
+    with pytest.raises(ValueError, match="memory://bucket/nothing"):
+        take("memory://bucket/nothing", 1)
+
+
 # The mixture -------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@ import hashlib
 import io
 import json
 import tarfile
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,18 +29,20 @@ def rows(words=(5, 40, 12)):
     return [toy_utterance(count, seed=i, id=f"u{i}") for i, count in enumerate(words)]
 
 
-def test_plain_webdataset_reads_a_shard_in_five_lines(build):
-    shard = str(build / "shards" / "interleaved" / "train-000000.tar")
-    dataset = webdataset.WebDataset(shard, shardshuffle=False)
-    for one in dataset:
-        record = json.loads(one["json"])
-        tokens = np.load(io.BytesIO(one["tokens.npy"]), allow_pickle=False)
-        break
-    dataset.close()
-    vocabulary = Vocabulary.load(build / "shards")
-    assert (record["id"], record["vocabulary"]) == (one["__key__"], vocabulary.hash)
-    assert vocabulary.render(tokens).startswith(("<s>[Text]", "<s>[Speech]"))
-    assert tokens.dtype == np.int32
+def test_plain_webdataset_reads_a_shard_in_the_five_lines_of_the_format_page(build, capsys, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
+    lines = page.split("```python\n")[1].split("```")[0]
+    assert len(lines.splitlines()) == 5
+    monkeypatch.chdir(build.parent)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", ResourceWarning
+        )  # webdataset leaves its file to the garbage collector
+        exec(lines.replace("build/shards", str(build / "shards")))
+    first = next(read_samples(build / "shards/interleaved/train-000000.tar"))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"{first['__key__']} {first['json']['seconds']} {first['tokens.npy'][:10]}"
+    assert len(printed) == 40
 
 
 def test_the_same_samples_give_the_same_bytes(tmp_path):
