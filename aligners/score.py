@@ -95,7 +95,7 @@ def pairs(reference: Path, estimate: Path) -> list[tuple[Path, Path]]:
     if not reference.is_dir():
         return [(reference, estimate)]
     found = [
-        {path.stem: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in READERS}
+        {path.stem: path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(tuple(READERS))}
         for folder in (reference, estimate)
     ]
     return [(found[0][stem], found[1][stem]) for stem in sorted(found[0].keys() & found[1].keys())]

@@ -1,5 +1,8 @@
 """Word times that came with the data."""
 
+import gzip
+import json
+
 import numpy as np
 import pytest
 
@@ -142,6 +145,82 @@ def test_a_tier_of_another_name_is_found_by_its_setting(tmp_path):
     path.write_text(LONG.replace('"words"', '"Wörter"'))
     assert times(align(path, "forty two x", words_tier="Wörter"))[0] == ("forty", 0.3, 0.7)
     assert "no tier 'words'" in align(path, "forty two x").reject.detail
+
+
+HI = [("Hi", 0.5, 0.75), ("there", 0.75, 1.5)]
+FORMATS = {
+    "a.json": json.dumps(
+        {
+            "start": 0,
+            "end": 2.0,
+            "tiers": {
+                "words": {"type": "interval", "entries": [[0.5, 0.75, "hi"], [0.75, 1.5, "there"]]},
+                "phones": {"type": "interval", "entries": [[0.5, 0.6, "HH"], [1.5, 1.6, "sil"]]},
+            },
+        }
+    ),
+    "list.json": json.dumps(
+        [{"word": "hi", "start": 0.5, "end": 0.75}, {"word": "there", "start": 0.75, "end": 1.5}]
+    ),
+    "a.csv": "Begin,End,Label,Type,Speaker\n0.5,0.75,hi,words,anna\n0.75,1.5,there,words,anna\n"
+    "0.5,0.6,HH,phones,anna\n",
+    "a.ctm": ";; comment\nother 1 0.0 1.0 no 0.5\nu 1 0.75 0.75 there NA\nu 1 0.5 0.25 hi 0.9\n",
+    "c.alignment.txt": 'v "NO" "1.0"\nu ",HI,THERE," "0.5,0.75,1.5,2.0"\n',
+    "s.jsonl": json.dumps({"id": "u", "alignment": {"word": [["hi", 0.5, 0.25, 0.9], ["there", 0.75, 0.75]]}})
+    + "\n",
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_words(tmp_path, name):
+    path = tmp_path / name
+    path.write_text(FORMATS[name])
+    result = align(path, "Hi there")
+    assert times(result) == HI
+    if name in ("a.json", "a.csv"):
+        assert result.phones == (Phone("HH", 0.5, 0.6),)
+    if name in ("a.ctm", "s.jsonl"):
+        assert [word.confidence for word in result.words] == [0.9, None]
+
+
+def test_lhotse_may_be_zipped_and_counts_from_the_start_of_the_recording(tmp_path):
+    path = tmp_path / "s.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        file.write(FORMATS["s.jsonl"])
+    assert times(align(path, "there", first_frame=12_000, seconds=1)) == [("there", 0.0, 0.75)]
+
+
+@pytest.mark.parametrize("name", ["a.ctm", "c.alignment.txt", "s.jsonl"])
+def test_an_utterance_that_a_file_does_not_name_is_missing(tmp_path, name):
+    path = tmp_path / name
+    path.write_text(FORMATS[name])
+    assert align(path, "Hi there", id="w").reject.reason == "align.missing"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("keep", [0.3, 0.7, 0.95])
+def test_a_file_that_breaks_off_is_a_reject(tmp_path, name, keep):
+    path = tmp_path / name
+    path.write_bytes(FORMATS[name].encode()[: int(len(FORMATS[name]) * keep)] + b"\x00\xff")
+    assert align(path, "Hi there").reject.reason in (
+        "align.unreadable",
+        "align.missing",
+        "align.token_mismatch",
+    )
+
+
+def test_a_file_that_changed_is_read_again(tmp_path):
+    path = tmp_path / "a.ctm"
+    path.write_text("u 1 0 1 hi\n")
+    assert times(align(path, "hi")) == [("hi", 0.0, 1.0)]
+    path.write_text("u 1 0 2 hi\n")
+    assert times(align(path, "hi")) == [("hi", 0.0, 2.0)]
+
+
+def test_times_that_are_no_numbers_never_come_through(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text('[{"word": "hi", "start": NaN, "end": 1.0}]')
+    assert align(path, "hi").reject.reason == "align.bad_times"
 
 
 @pytest.mark.parametrize(
