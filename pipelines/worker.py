@@ -8,8 +8,6 @@ import sys
 import threading
 import time
 
-from apache_beam.runners.worker import sdk_worker_main
-
 
 def leave_with(driver: int) -> None:
     """End this process, from a thread, as soon as process `driver` is no longer its parent."""
@@ -24,4 +22,6 @@ def leave_with(driver: int) -> None:
 
 if __name__ == "__main__":
     leave_with(int(sys.argv[1]))
+    from apache_beam.runners.worker import sdk_worker_main  # takes a second: the watch stands first
+
     sdk_worker_main.main(sys.argv[:1])
