@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import HubertConfig, HubertModel
 
 from units import hubert, kmeans
+from units.encode import encode_units
 from units.encoders import load_encoder
 from units.hubert import HubertEncoder, HubertSettings, window_moments
 from units.kmeans import Codebook, fit
@@ -324,6 +325,19 @@ def test_windows_are_bounded_in_order_and_keep_each_frame_once(models, samples, 
         assert piece.first == context * 25
 
 
+@pytest.mark.parametrize("layout", ["base", "25 Hz"])
+def test_units_in_one_step_are_those_of_features_and_codebook(models, layout):
+    rng = np.random.default_rng(0)
+    waveforms = [speech_like(rng, samples) for samples in (16_000, 300, 90_000, 2_000)]
+    encoder = load_encoder(models[layout][1], 2, window_seconds=3, context_seconds=1, batch_seconds=4)
+    features = encoder.encode(waveforms)
+    codebook = flat_codebook(features, 30)
+    units = encode_units(encoder, codebook, waveforms)
+    assert [sequence.tolist() for sequence in units] == [codebook.assign(x).tolist() for x in features]
+    assert all(sequence.dtype == np.int32 for sequence in units)
+    assert encode_units(encoder, codebook, []) == []
+
+
 def test_up_to_the_window_chunking_changes_nothing(models):
     waveform = speech_like(np.random.default_rng(0), 30_000)
     results = [load_encoder(models["25 Hz"][1], chunking=c).encode([waveform])[0] for c in hubert.CHUNKINGS]
@@ -442,7 +456,9 @@ def test_a_click_shows_in_the_mfcc_frame_whose_centre_it_is():
         encoder = load_encoder(name)
         waveform = np.random.default_rng(0).normal(size=32_000).astype(np.float32) * 1e-3
         waveform[encoder.centre + 10 * encoder.hop] = 1.0
-        assert encoder.encode([waveform])[0][:, 0].argmax() == 10
+        loudness = encoder.encode([waveform])[0][:, 0]
+        assert loudness.argmax() == 10
+        assert loudness[9] == pytest.approx(loudness[11], abs=0.1 * float(np.ptp(loudness)))
 
 
 def test_mfcc_is_normalised_per_utterance_and_does_not_hear_loudness():
@@ -468,6 +484,16 @@ def test_mfcc_agrees_with_kaldi_and_deltas_of_the_whole_waveform(monkeypatch):
     both = torch.cat([cepstra, deltas], dim=1).numpy()
     expected = (both - both.mean(axis=0)) / both.std(axis=0)
     assert np.allclose(load_encoder("mfcc-100hz").encode([waveform])[0][:, :26], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "first", "step", "width"), [("mfcc", 1, 4, 5), ("mfcc-50hz", 0, 2, 3)])
+def test_slower_mfcc_are_means_of_those_at_100_hz_around_the_same_centre(name, first, step, width):
+    waveform = speech_like(np.random.default_rng(0), 20_000)
+    slow, fast = (load_encoder(rate).encode([waveform])[0] for rate in (name, "mfcc-100hz"))
+    for k in (3, len(slow) - 2):
+        middle = first + step * k
+        expected = fast[middle - width // 2 : middle + width // 2 + 1].mean(axis=0)
+        assert np.allclose(slow[k], expected, rtol=0, atol=1e-5)
 
 
 def test_mfcc_takes_no_settings_of_other_encoders():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -43,7 +44,11 @@ def test_the_nearest_centroid_is_the_one_double_precision_finds(seed, clusters, 
     rng = np.random.default_rng(seed)
     centroids = (rng.integers(-2, 3, (clusters, dimension)) + offset).astype(np.float32)  # a grid: many ties
     features = (rng.integers(-4, 5, (50, dimension)) / 2 + offset).astype(np.float32)
-    assert np.array_equal(Codebook(centroids).assign(features), brute_force(features, centroids))
+    codebook = Codebook(centroids)
+    assert np.array_equal(codebook.assign(features), brute_force(features, centroids))
+    assert np.array_equal(
+        codebook.assign_on_device(torch.from_numpy(features)), brute_force(features, centroids)
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -64,7 +69,9 @@ def test_no_frames_give_no_units():
 
 def test_frames_too_large_for_single_precision_scores_still_find_the_nearest():
     codebook = Codebook(np.array([[0.0], [1e30], [3e30]]))
-    assert codebook.assign(np.array([[2.5e30], [4e29]], np.float32)).tolist() == [2, 0]
+    features = np.array([[2.5e30], [4e29]], np.float32)
+    assert codebook.assign(features).tolist() == [2, 0]
+    assert codebook.assign_on_device(torch.from_numpy(features)).tolist() == [2, 0]
 
 
 def test_features_that_cannot_be_assigned_are_refused_with_the_rule():
@@ -73,6 +80,10 @@ def test_features_that_cannot_be_assigned_are_refused_with_the_rule():
         codebook.assign(np.zeros((4, 2)))
     with pytest.raises(ValueError, match="features: need finite numbers"):
         codebook.assign(np.array([[0, np.nan, 0]]))
+    with pytest.raises(ValueError, match="features: need finite numbers"):
+        codebook.assign_on_device(torch.tensor([[0, 1, 0], [0, np.nan, 0]]))
+    with pytest.raises(ValueError, match=r"features: need shape \(F, 3\), got \(4, 2\)"):
+        codebook.assign_on_device(torch.zeros(4, 2))
 
 
 @pytest.mark.parametrize("seeding", ["k-means++", "afk-mc2", "random"])

@@ -186,23 +186,31 @@ class HubertEncoder:
         Raises:
             ValueError: a waveform is not one-dimensional or holds NaN or infinite samples.
         """
-        return [features.float().cpu().numpy() for features in self.encode_on_device(waveforms)]
+        return self.map(waveforms, lambda features: features.cpu().numpy())
 
     @torch.inference_mode()
-    def encode_on_device(self, waveforms: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """As `encode`, but leaves the features on the encoder's device."""
+    def map(
+        self, waveforms: Sequence[np.ndarray], function: Callable[[torch.Tensor], np.ndarray]
+    ) -> list[np.ndarray]:
+        """As `encode`, with `function` applied to features while they are on the device.
+
+        Args:
+            waveforms: as for `encode`.
+            function: (F, D) float32 tensor -> (F, ...) array, frame by frame: a long recording comes in pieces.
+
+        Returns:
+            One (F, ...) array per waveform, in order.
+        """
         waveforms = [check_waveform(waveform, i) for i, waveform in enumerate(waveforms)]
         pieces = [self._pieces(i, len(waveform)) for i, waveform in enumerate(waveforms)]
-        done: dict[Piece, torch.Tensor] = {}
+        done: dict[Piece, np.ndarray] = {}
         for batch in self._batches([piece for several in pieces for piece in several]):
-            done |= zip(
-                batch, self._forward([self._front_end(waveforms[p.index], p) for p in batch]), strict=True
-            )
-        empty = torch.zeros(0, self.dimension, device=self.device)
-        return [
-            torch.cat([done[piece][piece.first : piece.last] for piece in several] or [empty])
-            for several in pieces
-        ]
+            features = self._forward([self._front_end(waveforms[piece.index], piece) for piece in batch])
+            kept = [part[piece.first : piece.last] for piece, part in zip(batch, features, strict=True)]
+            mapped = np.split(function(torch.cat(kept)), np.cumsum([len(part) for part in kept])[:-1])
+            done |= zip(batch, mapped, strict=True)
+        empty = function(torch.zeros(0, self.dimension, device=self.device))
+        return [np.concatenate([done[piece] for piece in several] or [empty]) for several in pieces]
 
     def _pieces(self, index: int, samples: int) -> list[Piece]:
         """The stretches in which a waveform is encoded."""

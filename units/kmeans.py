@@ -7,13 +7,16 @@ import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from units.encoders import Encoder
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = "wordweave codebook 1"
 BLOCK = 16_384  # rows assigned at a time: bounded memory
@@ -98,8 +101,7 @@ class Codebook:
         scores = self._half_squares - x @ self.centroids.T  # half of |x - c|^2 - |x|^2, in single precision
         best = scores.argmin(axis=1)
         # Rounding moves a score by less than `slack`; where two are closer than that, double precision decides.
-        size = np.sqrt(np.einsum("fd,fd->f", x, x)) + self._reach
-        slack = 2 * np.finfo(np.float32).eps * (self.dimension + 2) * size * self._reach
+        slack = self._slack(np.sqrt(np.einsum("fd,fd->f", x, x)))
         rows = np.arange(len(x))
         limit = scores[rows, best] + 2 * slack
         scores[rows, best] = np.inf
@@ -110,6 +112,34 @@ class Codebook:
             candidates = np.flatnonzero(~(scores[row] > limit[row]))
             best[row] = candidates[distances(x[row], self.centroids[candidates]).argmin()]
         return best
+
+    def assign_on_device(self, features: "torch.Tensor") -> np.ndarray:
+        """The same as `assign`, for (F, D) features on whatever device: only doubtful frames travel to the host."""
+        import torch
+
+        x = features.float()
+        if x.ndim != 2 or x.shape[1] != self.dimension:
+            raise ValueError(f"features: need shape (F, {self.dimension}), got {tuple(x.shape)}")
+        centroids, halves = (
+            torch.from_numpy(np.array(array)).to(x.device) for array in (self.centroids, self._half_squares)
+        )
+        units = np.zeros(len(x), np.int32)
+        for start in range(0, len(x), BLOCK):
+            block = x[start : start + BLOCK]
+            scores = torch.addmm(halves, block, centroids.T, alpha=-1)
+            two, ids = scores.topk(min(2, self.clusters), dim=1, largest=False)
+            slack = self._slack(block.norm(dim=1))
+            doubtful = ~(two[:, -1] > two[:, 0] + 2 * slack)  # not finite: doubtful, and refused below
+            units[start : start + BLOCK] = ids[:, 0].cpu().numpy()
+            rows = doubtful.nonzero().flatten().cpu().numpy()
+            units[start + rows] = self.assign(block[doubtful].cpu().numpy())
+        return units
+
+    def _slack(self, lengths: Any) -> Any:
+        """More than rounding moves a score in single precision, for frames of such lengths."""
+        return (
+            2 * np.finfo(np.float32).eps.item() * (self.dimension + 2) * self._reach * (lengths + self._reach)
+        )
 
     @cached_property
     def _half_squares(self) -> np.ndarray:

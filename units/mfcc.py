@@ -12,26 +12,29 @@ from units.hubert import check_waveform, hash_settings
 FRAME = 400  # samples: 25 ms
 SHIFT = 160  # samples: 10 ms
 BLOCK = 6_000  # frames transformed at a time: bounded memory for hours-long recordings
-TAKE = {25: (3, 4), 50: (1, 2), 100: (1, 1)}  # rate -> 10 ms frames averaged into one, and step
+# Rate -> 10 ms frames from one feature frame to the next, place of the first, frames averaged around it. Averaging
+# helps: PNMI of 501 units with MFA's phones (35 utterances of one voice, k-means on 150 others) at 25 Hz was 0.525 from
+# single frames, 0.546, 0.565, 0.565 and 0.555 from means of 3, 5, 7 and 9; shuffled 0.29 to 0.28.
+GRIDS = {25: (4, 1, 5), 50: (2, 0, 3), 100: (1, 0, 1)}
 
 
 class MfccEncoder:
     """13 mel cepstra with first and second differences: 39 numbers, normalised to mean 0 and variance 1 per utterance.
 
-    Frame k of the 25 Hz features is the mean of the 10 ms frames 4k to 4k + 2, at 50 Hz it is frame 2k. So it covers
-    exactly the samples that frame k of a HuBERT of that rate covers, [640 k, 640 k + 720) or [320 k, 320 k + 400),
-    frame counts are equal, and the two encoders can be swapped.
+    Frame k of the 25 Hz features is the mean of the five 10 ms frames around the centre of frame k of a HuBERT of that
+    rate, sample 640 k + 360; at 50 Hz it is the mean of three around 320 k + 200, at 100 Hz a single one. There are as
+    many frames as that HuBERT gives, so the two encoders can be swapped; at the edges the outermost frame is repeated.
 
     Fields as in `units.encoders.Encoder`.
     """
 
     def __init__(self, frame_rate: int = 25):
-        if frame_rate not in TAKE:
-            raise ValueError(f"mfcc.frame_rate: need one of {list(TAKE)} Hz, got {frame_rate}")
-        self._mean_of, self._step = TAKE[frame_rate]
+        if frame_rate not in GRIDS:
+            raise ValueError(f"mfcc.frame_rate: need one of {list(GRIDS)} Hz, got {frame_rate}")
+        self._step, self._first, self._width = GRIDS[frame_rate]
         self.frame_rate = float(frame_rate)
         self.hop = SHIFT * self._step
-        self.minimum = FRAME + SHIFT * (self._mean_of - 1)
+        self.minimum = FRAME + 2 * SHIFT * self._first
         self.centre = self.minimum // 2
         self.dimension = 39
         self.provenance = {"encoder": "mfcc", "version": 1, "frame_rate": self.frame_rate, "layer": None}
@@ -54,11 +57,14 @@ class MfccEncoder:
         first = torchaudio.functional.compute_deltas(cepstra)
         second = torchaudio.functional.compute_deltas(first)
         features = torch.cat([cepstra, first, second]).T.numpy()
+        features -= features.mean(axis=0)
         spread = features.std(axis=0)
-        still = spread < 1e-6  # far below any speech, above what rounding leaves of a constant
-        features = np.where(still, 0, (features - features.mean(axis=0)) / np.where(still, 1, spread))
-        frames = (len(features) - self._mean_of) // self._step + 1
-        taken = [features[i :: self._step][:frames] for i in range(self._mean_of)]
+        features /= np.where(
+            spread < 1e-6, np.inf, spread
+        )  # far below any speech, above the rounding of a constant
+        centres = self._step * np.arange((len(waveform) - self.minimum) // self.hop + 1) + self._first
+        around = range(-(self._width // 2), self._width // 2 + 1)
+        taken = [features[np.clip(centres + i, 0, len(features) - 1)] for i in around]
         return np.mean(taken, axis=0).astype(np.float32)
 
 
@@ -68,15 +74,11 @@ def mel_cepstra(waveform: np.ndarray) -> torch.Tensor:
     In double precision, so that what the number of threads moves is rounded away. No dither: the same waveform has to
     give the same units.
     """
-    samples = torch.from_numpy(waveform).double().unsqueeze(0)
     frames = (len(waveform) - FRAME) // SHIFT + 1
     blocks = []
     for start in range(0, frames, BLOCK):
         stop = min(frames, start + BLOCK)
-        block = samples[:, start * SHIFT : (stop - 1) * SHIFT + FRAME]
-        blocks.append(
-            torchaudio.compliance.kaldi.mfcc(
-                block, sample_frequency=SAMPLE_RATE, use_energy=False, dither=0.0
-            )
-        )
+        samples = torch.from_numpy(waveform[start * SHIFT : (stop - 1) * SHIFT + FRAME]).double()
+        settings = {"sample_frequency": SAMPLE_RATE, "use_energy": False, "dither": 0.0}
+        blocks.append(torchaudio.compliance.kaldi.mfcc(samples[None], **settings))
     return torch.cat(blocks)
