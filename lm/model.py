@@ -34,6 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": tied,
     }
     for name, width, inner, layers, heads, key_value_heads, tied in (
+        ("pico", 64, 192, 2, 4, 4, False),  # for an hour of speech or less
         ("nano", 128, 352, 4, 4, 4, False),  # 1 M parameters and the vocabulary: CPU tests, make demo
         ("tiny", 256, 704, 6, 8, 8, False),
         ("small", 512, 1408, 8, 8, 8, False),
@@ -400,26 +401,48 @@ class Model(nn.Module):
 
 
 def document_mask(documents: Tensor) -> list[int] | BlockMask:
-    """Who may see whom in packed sequences: a token sees itself and what went before it in its document.
+    """Who may see whom among packed (B, L) documents: a token sees itself and what went before it in its document."""
+    return document_blocks(documents) if documents.device.type == "cuda" else document_lengths(documents)
 
-    Args:
-        documents: (B, L) int, equal for tokens of one document.
 
-    Returns:
-        On a CPU the lengths of all documents, row by row; on a GPU a BlockMask, which skips the blocks where nobody
-        sees anybody.
+def document_lengths(documents: Tensor) -> list[int]:
+    """Lengths of all documents, row by row.
+
+    >>> document_lengths(torch.tensor([[0, 0, 1], [1, 1, 1]]))
+    [2, 1, 3]
     """
-    batch, length = documents.shape
-    if documents.device.type == "cuda":
-
-        def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return (q >= k) & (documents[b, q] == documents[b, k])
-
-        return create_block_mask(visible, batch, None, length, length, device=documents.device)
     starts = torch.ones_like(documents, dtype=torch.bool)
     starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
     places = torch.nonzero(starts.flatten())[:, 0]
-    return torch.diff(places, append=places.new_tensor([batch * length])).tolist()
+    return torch.diff(places, append=places.new_tensor([documents.numel()])).tolist()
+
+
+def document_blocks(documents: Tensor) -> BlockMask:
+    """For flex_attention, which skips the blocks where nobody sees anybody."""
+    batch, length = documents.shape
+
+    def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q >= k) & (documents[b, q] == documents[b, k])
+
+    return create_block_mask(visible, batch, None, length, length, device=documents.device)
+
+
+def flops_per_token(settings: ModelSettings, length: int) -> float:
+    """Floating-point operations that training spends on a token of a sequence of `length`, recomputation not counted.
+
+    6 for each weight of a matrix that multiplies (the embedding only looks up), and for attention, causal, 6 for each
+    layer, head dimension and place of the sequence.
+
+    Source: Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B; half of its attention, because ours is causal.
+
+    >>> f"{flops_per_token(preset('7b', 32_000), 4096):.3g}"
+    '4.29e+10'
+    """
+    s = settings
+    heads = s.num_attention_heads * s.head_dim
+    attention = s.hidden_size * (2 * heads + 2 * s.num_key_value_heads * s.head_dim)
+    weights = s.num_hidden_layers * (attention + 3 * s.hidden_size * s.intermediate_size)
+    return 6.0 * (weights + s.vocab_size * s.hidden_size) + 6.0 * s.num_hidden_layers * heads * length
 
 
 _compiled_flex: list[Any] = []

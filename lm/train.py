@@ -32,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lm import held_out
 from lm.curve import draw
-from lm.model import IGNORE, Model, preset, replace
+from lm.model import IGNORE, Model, flops_per_token, preset, replace
 from shards.read import open_stream, read_documents
 from shards.vocabulary import KINDS, Vocabulary
 
@@ -179,6 +179,10 @@ def train(
     else:
         shape = preset(settings.preset, vocabulary.padded_size, **settings.shape)
         model = Model(shape, dropout=settings.dropout, recompute=settings.recompute).to(device)
+    if settings.compile and device.type == "cpu":
+        raise ValueError(
+            "train.compile: needs a GPU; on a CPU every mix of document lengths would compile anew"
+        )
     if settings.compile:
         for layer in model.model.layers:
             layer.compile()
@@ -278,10 +282,10 @@ def train(
         ):  # always before a save, so that a resumed log is the same
             seconds = time.monotonic() - window_start
             line = {"step": step, "tokens": tokens, **window.report(), "rate": rate, "norm": float(norm)}
-            log(line | {"tokens_per_second": window_tokens / max(seconds, 1e-9)})
+            log(line | speed(window_tokens / max(seconds, 1e-9), model, settings, device, world))
             window, window_tokens, window_start = Tally(tuple(mixture), device), 0, time.monotonic()
         if saving:
-            loader, generators = everyone(stream.state()), everyone(torch.get_rng_state())
+            loader, generators = everyone(stream.state()), everyone(generator_states())
             facts = {"step": step, "tokens": tokens, "best": best, "waited": waited, "loader": loader}
             save_checkpoint(output, model, vocabulary, optimisers, settings, facts, generators, rank)
         if over:
@@ -414,6 +418,23 @@ def evaluate(
     }
 
 
+PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
+"""Dense bfloat16 operations per second, as the vendor's data sheets say, by a part of the device's name."""
+
+
+def speed(
+    tokens_per_second: float, model: Model, settings: TrainSettings, device: torch.device, world: int
+) -> dict[str, float]:
+    """Tokens per second and, on a GPU we know, MFU: flops_per_token x tokens per second / (PEAK x devices)."""
+    found = {"tokens_per_second": tokens_per_second}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    for part, peak in PEAK.items():
+        if part in name:
+            flops = flops_per_token(model.settings, settings.sequence_length)
+            found["mfu"] = flops * tokens_per_second / (peak * world)
+    return found
+
+
 def held_out_loss(scores: Mapping[str, Any], mixture: Mapping[str, float]) -> float:
     """One number of an evaluation: the streams' losses, weighted as they are mixed."""
     return sum(scores[name]["loss"] * weight for name, weight in mixture.items()) / sum(mixture.values())
@@ -517,10 +538,14 @@ def last_checkpoint(output: Path) -> Path | None:
 def save_model(directory: Path, model: Model, vocabulary: Vocabulary, rank: int) -> None:
     """Write a model directory with the vocabulary that goes with it; all processes call it, the first one writes."""
     weights = model.weights(keep=rank == 0)
-    if rank == 0:
-        ids = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos}
+    if rank:
+        return
+    ids = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos}
+    try:
         model.save_pretrained(directory, weights=weights, vocabulary_hash=vocabulary.hash, **ids)
         vocabulary.save(directory)
+    except OSError as error:
+        raise unwritten(directory, error) from error
 
 
 def save_checkpoint(
@@ -538,8 +563,8 @@ def save_checkpoint(
     temporary = output / f".{final.name}.tmp"
     states = [optimiser_state(optimiser) for optimiser, _ in optimisers]
     facts = facts | {"settings": asdict(settings), "vocabulary_hash": vocabulary.hash, "commit": commit()}
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
         save_model(temporary, model, vocabulary, rank)
         if rank:
             return
@@ -547,14 +572,19 @@ def save_checkpoint(
         replace(temporary / "state.json", json.dumps(facts).encode())
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        last = last_checkpoint(output)
-        raise ValueError(
-            f"{final}: cannot be written ({error}); the last good checkpoint is {last}"
-        ) from error
+    except (OSError, RuntimeError) as error:  # torch.save of a full disk raises the second
+        raise unwritten(final, error) from error
+    finally:
+        if rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
     for old in sorted(output.glob(CHECKPOINTS), key=lambda path: int(path.name[5:]))[: -settings.keep]:
         shutil.rmtree(old)
+
+
+def unwritten(path: Path, error: Exception) -> ValueError:
+    """Say what could not be saved, and from where one can go on."""
+    last = last_checkpoint(path.parent)
+    return ValueError(f"{path}: cannot be written ({error}); the last good checkpoint is {last}")
 
 
 def whole(tensor: Any) -> Any:
@@ -567,6 +597,11 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     state = optimiser.state_dict()
     moments = {i: {name: whole(value) for name, value in own.items()} for i, own in state["state"].items()}
     return {"state": moments, "param_groups": state["param_groups"]}
+
+
+def generator_states() -> list[Tensor]:
+    """Where torch's generators stand: the CPU's, and the GPU's if there is one."""
+    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])
 
 
 def read_state(checkpoint: Path, settings: TrainSettings, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -616,7 +651,10 @@ def restore(checkpoint: Path, optimisers: list[tuple[torch.optim.Optimizer, floa
             for name, value in own.items():
                 if isinstance(parameter, DTensor) and value.shape == parameter.shape:
                     own[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements)
-    torch.set_rng_state(states["generators"][rank % len(states["generators"])])
+    own = states["generators"][rank % len(states["generators"])]
+    torch.set_rng_state(own[0])
+    if torch.cuda.is_available() and len(own) > 1:
+        torch.cuda.set_rng_state(own[1])
 
 
 def start_log(output: Path, settings: TrainSettings, step: int) -> None:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -202,6 +203,30 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(toy, monkeypatch):
         train(settings, resume=True)
     assert same(weights_of(f"{settings.output}/step-000008"), good)
     assert not list(Path(settings.output).glob(".step*"))
+
+
+def test_a_full_disk_under_the_best_model_is_one_clear_line(toy, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lm.model.save_file", full)
+    with pytest.raises(ValueError, match=r"best: cannot be written .*No space left.* checkpoint is None"):
+        train(toy(evaluate_every=2))
+
+
+def test_a_stream_the_build_lacks_is_one_clear_line(toy, build, tmp_path):
+    shutil.copytree(build, tmp_path / "less")
+    index = json.loads((tmp_path / "less" / "shards" / "index.json").read_text())
+    del index["streams"]["speech"]
+    (tmp_path / "less" / "shards" / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="need speech/train, this build has interleaved/train") as caught:
+        train(toy(build=str(tmp_path / "less")))
+    assert "\n" not in str(caught.value)
+
+
+def test_sequences_longer_than_any_document_are_filled_with_several(toy):
+    summary = train(toy(sequence_length=1024, batch_tokens=1024, tokens=2048))
+    assert summary["best"]["streams"]["text"]["tokens"] > 0
 
 
 def test_a_run_stops_when_the_held_out_loss_no_longer_falls(toy):
