@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aligners.alignment import Aligner
 
-BACKENDS = {"pocketsphinx": "Pocketsphinx", "given": "Given"}
+BACKENDS = {"pocketsphinx": "Pocketsphinx", "given": "Given", "ctc": "Ctc", "mfa": "Mfa"}
 """Backend, which is also the name of its file -> its class; its settings are the class's name + Settings."""
 
 

@@ -71,7 +71,7 @@ def substituted(batch: Batch, seed: int) -> tuple[Batch, list[int]]:
     )
     changed, places = [], []
     for utterance, wave in batch:
-        words = [" ".join(token.spoken) for token in normalise(utterance.text or "")]
+        words = [word for token in normalise(utterance.text or "") for word in token.spoken]
         place = int(rng.integers(len(words)))
         word = lexicon[rng.integers(len(lexicon))]
         if word != words[place]:

@@ -1,0 +1,217 @@
+"""Word times over a CTC model: against brute force, a slow Viterbi and planted peaks."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aligners import load_aligner
+from aligners.ctc import Acoustics, Span, align_piece, align_words, best_states, spell, to_times
+from corpus.records import Reject, Utterance
+
+BLANK, DELIMITER = 0, 1
+
+
+def collapse(path):
+    return [label for label, _ in itertools.groupby(path) if label != BLANK]
+
+
+def log_softmax(scores):
+    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+
+
+def random_log_probs(frames, tokens, seed):
+    return log_softmax(np.random.default_rng(seed).normal(0, 2, (frames, tokens)))
+
+
+def brute_force(log_probs, target):
+    """Score of the best of all paths that collapse to the target, by trying them all."""
+    paths = itertools.product(range(log_probs.shape[1]), repeat=len(log_probs))
+    return max(
+        (
+            sum(row[label] for row, label in zip(log_probs, path))
+            for path in paths
+            if collapse(path) == target
+        ),
+        default=-np.inf,
+    )
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(1, 5), st.integers(0, 10**6))
+@settings(deadline=None, max_examples=60)
+def test_the_path_is_the_best_of_all(target, frames, seed):
+    log_probs = random_log_probs(frames, 4, seed).astype(np.float32)
+    best = brute_force(log_probs, target)
+    words = [[token] for token in target]
+    if not np.isfinite(best):
+        with pytest.raises(Reject, match="too_short"):
+            align_piece(log_probs, 0, frames, words, BLANK, None)
+        return
+    spans = align_piece(log_probs, 0, frames, words, BLANK, None)
+    path = np.full(frames, BLANK)
+    for token, span in zip(target, spans):
+        path[span.first : span.last] = token
+    assert collapse(path) == target
+    assert sum(row[label] for row, label in zip(log_probs, path)) == pytest.approx(best, abs=1e-4)
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(1, 5), st.integers(0, 10**6))
+@settings(deadline=None, max_examples=60)
+def test_with_a_free_end_the_path_is_the_best_over_all_beginnings_of_the_text(target, frames, seed):
+    log_probs = random_log_probs(frames, 4, seed)
+    states = best_states(log_probs, np.array(target), BLANK)
+    labels = np.where(states % 2 == 1, np.array([*target, 0])[states // 2], BLANK)
+    best = max(brute_force(log_probs, target[:length]) for length in range(len(target) + 1))
+    assert collapse(labels) == target[: len(collapse(labels))]
+    assert sum(row[label] for row, label in zip(log_probs, labels)) == pytest.approx(best)
+
+
+def planted(words, rng, gap=(1, 12), quiet=0.0):
+    """Log probabilities with a clear peak for every letter, and the true frames of every word."""
+    path, spans = [BLANK] * int(rng.integers(*gap)), []
+    for number, word in enumerate(words):
+        if number:
+            path += [DELIMITER] + [BLANK] * int(rng.integers(*gap))
+        first = len(path)
+        for letter in word:
+            path += [letter] * int(rng.integers(1, 3)) + [BLANK] * int(rng.integers(1, 4))
+            last = len(path)
+        while path[last - 1] == BLANK:
+            last -= 1
+        spans.append((first, last))
+    scores = rng.normal(0, 0.5, (len(path), 30))
+    scores[np.arange(len(path)), path] += 6
+    return log_softmax(scores), spans
+
+
+def some_words(count, rng):
+    return [list(map(int, rng.integers(2, 30, int(rng.integers(1, 9))))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_long_recording_aligned_in_pieces_has_every_word_where_it_was_planted(seed):
+    rng = np.random.default_rng(seed)
+    words = some_words(150, rng)
+    log_probs, spans = planted(words, rng)
+    found = align_words(log_probs, words, BLANK, DELIMITER, piece=400)
+    assert len(log_probs) > 2500
+    assert [(span.first, span.last) for span in found] == spans
+    assert align_words(log_probs, words, BLANK, DELIMITER, piece=100_000) == found
+
+
+def test_long_silences_between_pieces_do_no_harm():
+    rng = np.random.default_rng(9)
+    words = some_words(12, rng)
+    log_probs, spans = planted(words, rng, gap=(300, 900))
+    found = align_words(log_probs, words, BLANK, DELIMITER, piece=400)
+    assert [(span.first, span.last) for span in found] == spans
+
+
+@pytest.mark.slow
+def test_an_hour_is_aligned_in_bounded_memory():
+    import resource
+
+    rng = np.random.default_rng(2)
+    words = some_words(9000, rng)
+    log_probs, spans = planted(words, rng)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = align_words(log_probs, words, BLANK, DELIMITER)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert len(log_probs) / 50 > 3000  # seconds at 50 frames a second
+    assert np.mean([(a.first, a.last) == b for a, b in zip(found, spans)]) > 0.999
+    assert grown < 200_000  # kB
+
+
+def test_what_torchaudio_accepts_silently_is_refused():
+    good = random_log_probs(9, 4, 0)
+    for value, reason in ((np.nan, "backend_error"), (-np.inf, "backend_error")):
+        bad = good.copy()
+        bad[3] = value
+        with pytest.raises(Reject, match=reason):
+            align_words(bad, [[2]], BLANK)
+    with pytest.raises(Reject, match="too_short"):
+        align_words(good[:3], [[2, 2], [3]], BLANK)
+
+
+def test_a_word_ends_half_way_to_the_next_but_soon_after_its_last_letter():
+    acoustics = Acoustics(None, {}, 0, None, hop=320, receptive=320, normalise=False)
+    spans = [Span(5, 10, 0.9), Span(14, 20, 0.8), Span(70, 72, 0.7)]
+    times = list(to_times(spans, ["a", "b", "c"], acoustics, 2.0))
+    assert [(time.start, round(time.end, 3)) for time in times] == [(0.1, 0.24), (0.28, 0.5), (1.4, 1.54)]
+
+
+def test_words_are_spelled_in_the_models_case_and_unknown_letters_named():
+    assert spell("can't", {"C": 1, "A": 2, "N": 3, "T": 4}) == [1, 2, 3, 4]
+    with pytest.raises(Reject, match="'цa': the model has no 'ц'"):
+        spell("цa", {"a": 1})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A random Wav2Vec2 CTC model of a few kilobytes."""
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    torch.manual_seed(0)
+    letters = ["<pad>", "|", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+    config = Wav2Vec2Config(
+        vocab_size=len(letters), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        conv_dim=(8,) * 7, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, pad_token_id=0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny")
+    Wav2Vec2ForCTC(config).save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({letter: number for number, letter in enumerate(letters)}))
+    return folder
+
+
+WAVE = np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32)
+
+
+def align(tiny, text, wave=WAVE, **settings):
+    utterance = Utterance("u", "u.wav", len(wave), text=text)
+    return load_aligner("ctc", model=str(tiny), **settings).align([(utterance, wave)])[0]
+
+
+def test_a_model_directory_aligns_every_word(tiny):
+    result = align(tiny, "Dr. Smith can't pay $3.50")
+    assert result.reject is None, result.reject
+    assert [word.text for word in result.words] == ["Dr.", "Smith", "can't", "pay", "$3.50"]
+    assert all(0 < word.confidence < 1 for word in result.words)
+    assert result.words[-1].end <= 3.0
+
+
+def test_window_and_context_only_bound_the_memory(tiny):
+    whole, cut = (
+        align(tiny, "some words in a row", window_seconds=w, context_seconds=1.5) for w in (60, 0.5)
+    )
+    assert cut.reject is None
+    assert [word.text for word in cut.words] == [word.text for word in whole.words]
+
+
+@pytest.mark.parametrize(
+    ("text", "wave", "reason"),
+    [
+        ("слово", WAVE, "align.out_of_vocabulary"),
+        ("a" * 400, WAVE, "align.too_short"),
+        ("hi", WAVE[:100], "align.too_short"),
+        ("hi", WAVE[:0], "align.too_short"),
+        ("hello there", WAVE[:2000], "align.too_short"),
+        ("", WAVE, "text.empty"),
+    ],
+)
+def test_what_cannot_be_aligned_is_rejected_with_a_reason(tiny, text, wave, reason):
+    assert align(tiny, text, wave).reject.reason == reason
+
+
+def test_low_confidence_is_low_quality(tiny):
+    result = align(tiny, "hello", minimum_confidence=0.99)
+    assert result.reject.reason == "align.low_quality"
+    assert 0 < result.quality["confidence"] < 0.99
+
+
+def test_settings_out_of_range_are_refused(tiny):
+    with pytest.raises(ValueError, match="need window_seconds > 0"):
+        load_aligner("ctc", model=str(tiny), window_seconds=0)
