@@ -15,6 +15,7 @@ from shards import files
 from shards.interleave import document, generator, interleave, parse, speech_tokens, strategy_of
 from shards.read import read_index, read_samples, read_utterance
 from shards.vocabulary import Vocabulary
+from shards.write import drawn_words
 
 _MOST = 5
 """Findings per shard; one bad setting can spoil every sample."""
@@ -76,8 +77,8 @@ def _shard(
                 found = [*found[:_MOST], f"{path}: more findings, left out"]
                 break
         else:
-            counted = {name: value for name, value in entry["tokens"].items()}
-            expected = {"samples": entry["samples"], "audio_samples": entry["audio_samples"], **counted}
+            words = {f"{name} words": count for name, count in entry["words"].items()}
+            expected = {name: entry[name] for name in ("samples", "audio_samples")} | entry["tokens"] | words
             if {name: value for name, value in expected.items() if value} != {
                 k: v for k, v in totals.items() if v
             }:
@@ -125,6 +126,7 @@ def _sample(
     record, key, tokens = sample["json"], sample["__key__"], sample["tokens.npy"]
     totals["audio_samples"] += record["samples"]
     totals.update(vocabulary.counts(tokens))
+    totals.update({f"{name} words": count for name, count in drawn_words(record).items()})
     if record.get("schema") != 1 or record.get("id") != key or record.get("stream") != stream:
         yield f"json must say schema 1, its key and stream {stream}"
         return

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from corpus.records import SAMPLE_RATE, Utterance, Word
-from shards.interleave import Strategy
+from shards.interleave import Strategy, generator, spans, strategy_of
 from shards.tar import encode, end, member
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import KINDS, Vocabulary, replace_file
@@ -135,8 +136,8 @@ def write_shard(
     The tar appears under its name when it is whole: a killed writer leaves only a file whose name begins with a dot.
 
     Returns:
-        The entry for `write_index`: file, samples, tokens per kind, audio_samples and seconds, bytes, sha256, first
-        and last key, and per block of 64 samples its offset and crc32.
+        The entry for `write_index`: file, samples, tokens per kind, audio_samples and seconds, words written and
+        spoken, bytes, sha256, first and last key, and per block of 64 samples its offset and crc32.
 
     Raises:
         ValueError: a key comes twice, or a sample has another vocabulary.
@@ -148,6 +149,7 @@ def write_shard(
     offsets: list[int] = []
     checksums: list[int] = []
     digest = hashlib.sha256()
+    words: Counter[str] = Counter()
     audio_samples = position = 0
     with open(partial, "wb") as file:
         for block in _blocks(samples):
@@ -160,6 +162,7 @@ def write_shard(
                     raise ValueError(f"{path}: sample {key} was made with another vocabulary")
                 keys[key] = None
                 audio_samples += record["samples"]
+                words.update(drawn_words(record))
                 counts += np.bincount(vocabulary.kind(one["tokens.npy"]), minlength=len(KINDS))
                 parts += [
                     member(f"{key}.{name}", encode(name, one[name]))
@@ -182,12 +185,24 @@ def write_shard(
         "tokens": {kind: int(count) for kind, count in zip(KINDS, counts, strict=True) if count},
         "audio_samples": audio_samples,
         "seconds": audio_samples / SAMPLE_RATE,
+        "words": dict(words),
         "bytes": position + len(closing),
         "sha256": digest.hexdigest(),
         "first": names[0] if names else None,
         "last": names[-1] if names else None,
         "blocks": {"samples": BLOCK, "offsets": [*offsets, position], "crc32": checksums},
     }
+
+
+def drawn_words(record: Mapping[str, Any]) -> dict[str, int]:
+    """How many words the materialised sequence of an interleaved sample writes and speaks: what a ratio came to."""
+    if not record.get("words") or record["strategy"] is None or record["seed"] is None:
+        return {}
+    plan = spans(
+        len(record["words"]), strategy_of(record["strategy"]), generator(record["seed"], 0, record["id"])
+    )
+    spoken = sum(span.last - span.first for span in plan if span.speech)
+    return {"spoken": spoken, "written": sum(span.last - span.first for span in plan) - spoken}
 
 
 def write_index(

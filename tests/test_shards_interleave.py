@@ -112,6 +112,24 @@ def test_frames_belong_to_the_word_that_holds_their_centre(words, seed):
     assert [list(range(a, b)) for a, b in itertools.pairwise(cuts)] == frames_of_words(utterance)
 
 
+def test_a_centre_exactly_between_two_words_belongs_to_the_later():
+    times = {
+        "starts": [0.0, 2.0, 3.0],
+        "ends": [1.0, 3.0, 4.0],
+        "seconds": 5.0,
+        "unit_rate": 1.0,
+        "unit_centre": 0.5,
+    }
+    ids = {
+        "units": [0, 1, 2, 3, 4],
+        "text": [1, 2, 3],
+        "text_ends": [1, 2, 3],
+        "vocabulary": toy_vocabulary(),
+    }
+    # centres 0.5, 1.5, 2.5, 3.5, 4.5; the words meet at 1.5 and at 3.0
+    assert TokenizedUtterance(id="x", **times, **ids).unit_cuts.tolist() == [0, 1, 3, 5]
+
+
 def test_spirit_draws_spans_within_its_bounds_and_all_of_them():
     seen = {False: set(), True: set()}
     firsts = 0

@@ -279,6 +279,13 @@ def test_a_harmed_shard_is_named_by_the_loader(copy, harm):
         open_stream(copy, THIRDS, **STREAM)
 
 
+def test_a_shard_that_lost_only_its_closing_zeros_is_named(copy):
+    path = copy / SHARD
+    path.write_bytes(path.read_bytes()[:-512])
+    with pytest.raises(ValueError, match=r"interleaved/train-000001\.tar: need \d+ bytes as in the index"):
+        open_stream(copy, THIRDS, **STREAM)
+
+
 @pytest.mark.parametrize("harm", [truncate, remove])
 def test_a_harmed_shard_is_named_when_read_alone(copy, harm):
     harm(copy / SHARD)

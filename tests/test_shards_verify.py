@@ -135,10 +135,10 @@ def test_a_record_that_says_what_is_not_so_is_found(copy, name, value):
     assert "u1: " in line
 
 
-@pytest.mark.parametrize("name", ["samples", "audio_samples", "first", "tokens", "sha256"])
+@pytest.mark.parametrize("name", ["samples", "audio_samples", "first", "tokens", "sha256", "words"])
 def test_an_index_that_says_what_is_not_so_is_found(copy, name):
     index = json.loads((copy / "shards/index.json").read_text())
-    other = {"tokens": {"unit": 1}, "first": "x", "sha256": "0"}.get(name, 12345)
+    other = {"tokens": {"unit": 1}, "words": {"spoken": 1}, "first": "x", "sha256": "0"}.get(name, 12345)
     index["streams"]["interleaved"]["train"][1][name] = other
     (copy / "shards/index.json").write_text(json.dumps(index))
     found = verify(copy)

@@ -3,6 +3,7 @@ import io
 import json
 import tarfile
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from shards_toy import toy_build, toy_sample, toy_utterance, toy_vocabulary
 
-from shards.interleave import document, generator, interleave, parse, speech_tokens, text_tokens
+from shards.interleave import Strategy, document, generator, interleave, parse, speech_tokens, text_tokens
 from shards.read import read_documents, read_samples, read_utterance
 from shards.tar import decode, encode, end, member
 from shards.vocabulary import Vocabulary
@@ -134,6 +135,17 @@ def test_the_entry_counts_what_the_shard_holds(tmp_path):
     assert entry["seconds"] == entry["audio_samples"] / 16000
     content = (tmp_path / "a.tar").read_bytes()
     assert (entry["bytes"], entry["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+@pytest.mark.parametrize(("strategy", "share"), [("poisson", 0.3), ("continuation", 0.5), ("word", 0.5)])
+def test_the_entry_says_what_a_ratio_came_to(tmp_path, strategy, share):
+    samples = []
+    for i in range(300):
+        one = toy_sample(toy_utterance(30, seed=i % 5, id=f"u{i}"), "interleaved")
+        samples.append(one | {"json": one["json"] | {"strategy": asdict(Strategy(strategy))}})
+    words = write_shard(tmp_path / "a.tar", samples, toy_vocabulary())["words"]
+    assert sum(words.values()) == 9000 * (1 + (strategy == "word"))
+    assert abs(words["spoken"] / sum(words.values()) - share) < 0.01
 
 
 def test_blocks_cover_the_shard_and_begin_with_a_sample(tmp_path):
