@@ -1,0 +1,310 @@
+"""Word times from the Montreal Forced Aligner, as its users have it: on PATH, in a conda environment or in a container.
+
+It runs as a program, in a process group and with a root and temporary folder of its own. It exits with 0 though files
+are missing, so that the truth is the set difference; its words are not the words it was given, so that they are matched
+back. To install it: `aligners/data/mfa-environment.yaml` (conda) or `aligners/data/mfa.Dockerfile`.
+
+    python -m aligners.mfa download acoustic english_us_arpa      # print and run the MFA command for it
+    python -m aligners.mfa g2p WORDS MODEL DICTIONARY
+    python -m aligners.mfa train CORPUS DICTIONARY MODEL
+
+Contract: MFA 3.3 to 3.4 (`align`), from 4.0 on `align_legacy`.
+"""
+
+import argparse
+import contextlib
+import csv
+import math
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import soundfile
+
+from aligners.alignment import Aligner, Found, Item, Phone
+from aligners.given import GivenSettings, Tiers, read
+from aligners.match import SILENCE, match
+from corpus.records import SAMPLE_RATE, Reject
+
+LOG_BYTES = 20_000  # how much of its output is kept: it may print without end
+INSTALL = "try `conda env create -f aligners/data/mfa-environment.yaml` and command='conda run -n mfa mfa'"
+
+
+@dataclass(frozen=True)
+class MfaSettings:
+    """Settings of the backend `mfa`.
+
+    command: how to start it, for example "conda run -n mfa mfa". A container must see `scratch` under the same path.
+    dictionary, acoustic_model, g2p_model: installed names or paths.
+    beam, retry_beam: of the first run; wide_beam, wide_retry_beam: of the run on what the first left out.
+    timeout_seconds, timeout_per_second: limit of one run = the first + the second x seconds of audio.
+    single_speaker: one speaker for all, which lets one speaker's part use several jobs and turns adaptation off.
+    scratch: where corpora and results live for a moment; the system's folder for temporary files by default.
+    """
+
+    command: str = "mfa"
+    dictionary: str = "english_us_arpa"
+    acoustic_model: str = "english_us_arpa"
+    g2p_model: str | None = None
+    beam: int = 10
+    retry_beam: int = 40
+    wide_beam: int = 100
+    wide_retry_beam: int = 400
+    jobs: int = 2
+    single_speaker: bool = False
+    timeout_seconds: float = 600.0
+    timeout_per_second: float = 1.0
+    scratch: str | None = None
+
+
+class Run(NamedTuple):
+    """How a program ended: exit status (None: it was stopped after its time), the end of what it printed."""
+
+    status: int | None
+    log: str
+
+
+class Mfa(Aligner):
+    """Forced alignment by MFA, a part at a time; see the module."""
+
+    name = "mfa"
+
+    def __init__(self, settings: MfaSettings):
+        self.settings = settings
+        self.version = find_version(settings.command)
+
+    def align_all(self, items: list[Item]) -> Sequence[Found | Reject]:
+        settings = self.settings
+        results = self._attempt(items, settings.beam, settings.retry_beam)
+        again = [place for place, result in enumerate(results) if is_missing(result)]
+        if again:
+            wide = self._attempt(
+                [items[place] for place in again], settings.wide_beam, settings.wide_retry_beam
+            )
+            for place, result in zip(again, wide, strict=True):
+                results[place] = result
+        return results
+
+    def _attempt(self, items: list[Item], beam: int, retry_beam: int) -> list[Found | Reject]:
+        """One run of `mfa align` on some utterances."""
+        with tempfile.TemporaryDirectory(
+            prefix="wordweave-mfa-", dir=self.settings.scratch, ignore_cleanup_errors=True
+        ) as name:
+            folder = Path(name)
+            for inner in ("corpus", "output", "temporary", "root"):
+                (folder / inner).mkdir()
+            link_models(folder / "root", os.environ)
+            write_corpus(items, folder / "corpus")
+            command = align_command(self.settings, self.version, folder, beam, retry_beam)
+            seconds = sum(item.seconds for item in items)
+            limit = self.settings.timeout_seconds + self.settings.timeout_per_second * seconds
+            ended = run(command, limit, {**os.environ, "MFA_ROOT_DIR": str(folder / "root")})
+            written = {path.stem: path for path in sorted((folder / "output").rglob("u*.json"))}
+            quality = read_analysis(folder / "output" / "alignment_analysis.csv")
+            return [
+                collect(item, written[stem], quality.get(stem, {})) if stem in written else why_missing(ended)
+                for stem, item in ((stem_of(place), item) for place, item in enumerate(items))
+            ]
+
+
+def is_missing(result: Found | Reject) -> bool:
+    """Whether a wider beam may help: MFA wrote nothing, but did not fail."""
+    return isinstance(result, Reject) and result.reason == "align.unalignable"
+
+
+def stem_of(place: int) -> str:
+    """File name of an utterance: ids may hold anything, and MFA changes some characters."""
+    return f"u{place:06d}"
+
+
+def write_corpus(items: Sequence[Item], folder: Path) -> None:
+    """One folder per speaker, a 16-bit WAV and a .lab with the spoken words per utterance."""
+    speakers: dict[str | None, Path] = {}
+    for place, item in enumerate(items):
+        speaker = speakers.setdefault(item.utterance.speaker, folder / f"s{len(speakers):06d}")
+        speaker.mkdir(exist_ok=True)
+        soundfile.write(speaker / f"{stem_of(place)}.wav", item.waveform, SAMPLE_RATE, subtype="PCM_16")
+        (speaker / f"{stem_of(place)}.lab").write_text(" ".join(item.spoken) + "\n", encoding="utf-8")
+
+
+def link_models(root: Path, environment: Mapping[str, str]) -> None:
+    """Let a root of our own see the models installed in the user's."""
+    home = Path(environment.get("MFA_ROOT_DIR") or Path("~/Documents/MFA").expanduser())
+    if (home / "pretrained_models").is_dir():
+        (root / "pretrained_models").symlink_to(
+            (home / "pretrained_models").resolve(), target_is_directory=True
+        )
+
+
+def align_command(settings: MfaSettings, version: str, folder: Path, beam: int, retry_beam: int) -> list[str]:
+    """The command line of one run; `folder` holds corpus, output and temporary."""
+    command = [*shlex.split(settings.command), "align_legacy" if int(version.split(".")[0]) >= 4 else "align"]
+    command += [str(folder / "corpus"), settings.dictionary, settings.acoustic_model, str(folder / "output")]
+    command += ["--output_format", "json", "--temporary_directory", str(folder / "temporary")]
+    command += ["--beam", str(beam), "--retry_beam", str(retry_beam), "--num_jobs", str(settings.jobs)]
+    command += ["--clean", "--overwrite", "--quiet"]
+    if settings.single_speaker:
+        command.append("--single_speaker")
+    if settings.g2p_model:
+        command += ["--g2p_model_path", settings.g2p_model]
+    return command
+
+
+def find_version(command: str) -> str:
+    """What `mfa version` answers: having the program is not enough, from PyPI it installs without its Kaldi part.
+
+    Raises:
+        ValueError: it does not answer; says how to install it.
+    """
+    try:
+        ended = run([*shlex.split(command), "version"], 120, os.environ)
+    except OSError as error:
+        raise ValueError(
+            f"mfa.command {command!r}: cannot be started ({error.strerror}); {INSTALL}"
+        ) from error
+    found = re.search(r"\b[0-9]+\.[0-9]+(\.[0-9a-z]+)*", ended.log)
+    if ended.status != 0 or not found:
+        raise ValueError(f"mfa.command {command!r}: `version` failed ({last_line(ended.log)!r}); {INSTALL}")
+    return found[0]
+
+
+def run(command: Sequence[str], seconds: float, environment: Mapping[str, str]) -> Run:
+    """Run a program in a process group of its own; afterwards nothing of it is left running.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    tail = bytearray()
+    reader = threading.Thread(target=keep_tail, args=(process.stdout, tail), daemon=True)
+    reader.start()
+    status: int | None = None
+    try:
+        status = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        reader.join(5)
+        process.stdout.close()
+    return Run(status, tail.decode("utf-8", "replace"))
+
+
+def keep_tail(stream: IO[bytes], tail: bytearray) -> None:
+    """Read to the end, remember the last of it."""
+    with contextlib.suppress(ValueError, OSError):
+        while chunk := stream.read1(4096):  # type: ignore[attr-defined]
+            tail += chunk
+            del tail[:-LOG_BYTES]
+
+
+def last_line(log: str) -> str:
+    """The last line that says something, which for Python programs is the exception."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "no output"
+
+
+def why_missing(ended: Run) -> Reject:
+    """Why MFA wrote nothing for an utterance."""
+    if ended.status is None:
+        return Reject("align.timeout")
+    if ended.status == 0 or "NoAlignmentsError" in ended.log:
+        return Reject("align.unalignable")
+    return Reject("align.backend_error", f"mfa ended with status {ended.status}: {last_line(ended.log)}")
+
+
+def collect(item: Item, path: Path, quality: dict[str, float]) -> Found | Reject:
+    """Match one file's labels to our words."""
+    try:
+        tiers: Tiers = read(str(path), path.stem, GivenSettings())
+        words = match(tiers.words, item.tokens, str(item.utterance.text))
+    except Reject as reject:
+        return reject
+    phones = [
+        Phone(label.text, label.start, label.end)
+        for label in tiers.phones or ()
+        if label.text.lower() not in SILENCE and 0 <= label.start < label.end
+    ]
+    return Found(words, phones, quality)
+
+
+def read_analysis(path: Path) -> dict[str, dict[str, float]]:
+    """The numbers in `alignment_analysis.csv`, by file; read by header, for columns change from version to version."""
+    if not path.is_file():
+        return {}
+    found = {}
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        for row in csv.DictReader(file):
+            numbers = {
+                name: number(value)
+                for name, value in row.items()
+                if name not in ("file", "begin", "end", "speaker")
+            }
+            kept = {str(name): value for name, value in numbers.items() if value is not None}
+            found[Path(row.get("file") or "").name] = kept
+    return found
+
+
+def number(text: object) -> float | None:
+    """A finite number, else None."""
+    try:
+        value = float(str(text))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def tool_command(arguments: argparse.Namespace) -> list[str]:
+    """The MFA command line of `download`, `g2p` or `train`."""
+    start = shlex.split(arguments.mfa_command)
+    if arguments.tool == "download":
+        return [*start, "model", "download", arguments.kind, arguments.name]
+    if arguments.tool == "g2p":
+        return [*start, "g2p", arguments.words, arguments.model, arguments.dictionary]
+    return [*start, "train", arguments.corpus, arguments.dictionary, arguments.model]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the MFA command for a task and run it; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m aligners.mfa", description="models and dictionaries for MFA"
+    )
+    parser.add_argument("--mfa-command", default="mfa", help='for example "conda run -n mfa mfa"')
+    parser.add_argument("--dry-run", action="store_true", help="only print the command")
+    tools = parser.add_subparsers(dest="tool", required=True)
+    positionals = {
+        "download": ["kind", "name"],
+        "g2p": ["words", "model", "dictionary"],
+        "train": ["corpus", "dictionary", "model"],
+    }
+    for tool, names in positionals.items():
+        inner = tools.add_parser(tool)
+        for name in names:
+            inner.add_argument(name)
+    options = parser.parse_args(arguments)
+    command = tool_command(options)
+    print(shlex.join(command), flush=True)
+    return 0 if options.dry_run else subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,333 @@
+"""The contract with MFA: every behaviour that its documentation and reports describe, imitated by a fake executable."""
+
+import json
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aligners import load_aligner, mfa
+from aligners.mfa import MfaSettings, align_command
+from corpus.adapters import read_jsonl
+from corpus.audio import decode
+from corpus.records import Utterance
+
+FAKE = '''#!{python}
+"""An `mfa` that spreads the words of every .lab evenly and misbehaves as {behaviour} says."""
+import csv, json, os, pathlib, signal, subprocess, sys, time, wave
+
+behaviour = {behaviour!r}
+log = pathlib.Path({log!r})
+if sys.argv[1] == "version":
+    if behaviour == "broken":
+        print("ModuleNotFoundError: No module named '_kalpy'")
+        sys.exit(1)
+    print({version!r})
+    sys.exit(0)
+words = sys.argv[2:]
+corpus, dictionary, model, output = map(pathlib.Path, words[:4])
+options = dict(zip(words[4:], words[5:]))
+labs = sorted(corpus.rglob("*.lab"))
+entry = {{"arguments": sys.argv[1:], "root": os.environ["MFA_ROOT_DIR"], "texts": [lab.read_text() for lab in labs],
+         "models": os.path.exists(os.environ["MFA_ROOT_DIR"] + "/pretrained_models/acoustic")}}
+log.write_text(log.read_text() + json.dumps(entry) + "\\n" if log.exists() else json.dumps(entry) + "\\n")
+wide = int(options["--beam"]) >= 100
+if behaviour == "hang":
+    child = subprocess.Popen(["sleep", "600"])
+    pathlib.Path({log!r} + ".child").write_text(str(child.pid))
+    time.sleep(600)
+if behaviour == "garbage":
+    sys.stdout.buffer.write(os.urandom(1 << 20))
+    sys.exit(1)
+if behaviour == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if behaviour == "usage":
+    print("Error: no such dictionary")
+    sys.exit(2)
+if behaviour == "crash":
+    print("Traceback (most recent call last):")
+    print("OSError: [Errno 28] No space left on device")
+    sys.exit(1)
+if behaviour == "none" or (behaviour == "none at first" and not wide):
+    print("NoAlignmentsError: There were no successful alignments")
+    sys.exit(1)
+analysis = []
+for place, lab in enumerate(labs):
+    if "xyzzy" in lab.read_text() and not (wide and behaviour == "found by the wide beam"):
+        continue
+    with wave.open(str(lab.with_suffix(".wav"))) as sound:
+        assert (sound.getframerate(), sound.getsampwidth(), sound.getnchannels()) == (16000, 2, 1)
+        seconds = sound.getnframes() / 16000
+    labels = lab.read_text().split()
+    if behaviour == "splits":
+        labels = [part for label in labels for part in label.replace("'s", " 's").split()]
+    if behaviour == "unknown":
+        labels = ["<unk>" if label == "zyxel" else label for label in labels]
+    if behaviour == "other words":
+        labels = labels[:-1] + ["nonsense"]
+    step = seconds / (len(labels) + 1)
+    entries = [[step * i, step * (i + 1), label] for i, label in enumerate(labels)]
+    tiers = {{"words": {{"type": "interval", "entries": entries}},
+             "phones": {{"type": "interval", "entries": [[0.0, step, "AH0"], [step, 2 * step, "sil"]]}}}}
+    target = output / lab.parent.name / (lab.stem + ".json")
+    target.parent.mkdir(exist_ok=True)
+    text = json.dumps({{"start": 0, "end": seconds, "tiers": tiers}})
+    target.write_text(text[:20] if behaviour == "half a file" else text)
+    analysis.append([lab.stem, 0, seconds, lab.parent.name, -45.5, -47.0, 3.0, 9.5])
+header = "file,begin,end,speaker,overall_log_likelihood,speech_log_likelihood,phone_duration_deviation,snr".split(",")
+if behaviour == "3.4 table":
+    header.insert(7, "max_running_short_interval")
+    analysis = [row[:7] + [2] + row[7:] + [""] for row in analysis]
+    header.append("intensity_deviation")
+with open(output / "alignment_analysis.csv", "w", newline="") as file:
+    csv.writer(file).writerows([header, *analysis])
+'''
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """fake(behaviour) -> (aligner settings, function that reads what the fake was told)."""
+
+    def make(behaviour="well", version="3.4.3"):
+        program, log = tmp_path / "mfa", tmp_path / "log"
+        program.write_text(
+            FAKE.format(python=sys.executable, behaviour=behaviour, log=str(log), version=version)
+        )
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        scratch = tmp_path / "scratch"
+        scratch.mkdir(exist_ok=True)
+        calls = lambda: [json.loads(line) for line in log.read_text().splitlines()]  # noqa: E731
+        return {"command": str(program), "scratch": str(scratch), "timeout_seconds": 20.0}, calls
+
+    return make
+
+
+def batch(*texts, speaker=None):
+    wave = np.zeros(32_000, np.float32)
+    return [
+        (Utterance(f"id/{i}", "u.wav", len(wave), text=text, speaker=speaker), wave)
+        for i, text in enumerate(texts)
+    ]
+
+
+def reasons(results):
+    return [result.reject and result.reject.reason for result in results]
+
+
+def test_words_come_back_in_their_writing_with_phones_and_quality(fake, tmp_path):
+    settings, calls = fake()
+    (first, second) = load_aligner("mfa", **settings).align(batch("Dr. Smith paid $3.50.", "twice"))
+    assert reasons([first, second]) == [None, None]
+    assert [(word.text, word.spoken) for word in first.words] == [
+        ("Dr.", "doctor"),
+        ("Smith", "smith"),
+        ("paid", "paid"),
+        ("$3.50.", "three dollars fifty"),
+    ]
+    assert [phone.text for phone in first.phones] == ["AH0"]
+    assert first.quality == {
+        "overall_log_likelihood": -45.5,
+        "speech_log_likelihood": -47.0,
+        "phone_duration_deviation": 3.0,
+        "snr": 9.5,
+    }
+    assert [call["texts"] for call in calls()] == [["doctor smith paid three dollars fifty\n", "twice\n"]]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_the_table_of_3_4_is_read_by_its_header(fake):
+    settings, _ = fake("3.4 table")
+    (result,) = load_aligner("mfa", **settings).align(batch("hello"))
+    assert result.quality["max_running_short_interval"] == 2
+    assert result.quality["snr"] == 9.5
+    assert "intensity_deviation" not in result.quality
+
+
+def test_a_missing_file_is_sought_once_more_with_a_wide_beam_and_then_unalignable(fake):
+    settings, calls = fake()
+    results = load_aligner("mfa", **settings).align(batch("one", "xyzzy", "two"))
+    assert reasons(results) == [None, "align.unalignable", None]
+    first, second = calls()
+    beams = [call["arguments"][call["arguments"].index("--beam") + 1] for call in (first, second)]
+    assert beams == ["10", "100"]
+    assert second["texts"] == ["xyzzy\n"]
+    assert first["root"] != second["root"]
+
+
+@pytest.mark.parametrize("behaviour", ["found by the wide beam", "none at first"])
+def test_what_the_wide_beam_finds_is_aligned(fake, behaviour):
+    settings, _ = fake(behaviour)
+    results = load_aligner("mfa", **settings).align(batch("one", "xyzzy" if "wide" in behaviour else "two"))
+    assert reasons(results) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "expected"),
+    [
+        ("none", "align.unalignable"),
+        ("garbage", "align.backend_error"),
+        ("killed", "align.backend_error"),
+        ("usage", "align.backend_error"),
+        ("crash", "align.backend_error"),
+        ("half a file", "align.unreadable"),
+        ("other words", "align.token_mismatch"),
+    ],
+)
+def test_every_failure_is_a_reason(fake, behaviour, expected):
+    settings, _ = fake(behaviour)
+    assert reasons(load_aligner("mfa", **settings).align(batch("one two", "three"))) == [expected] * 2
+
+
+def test_a_crash_is_told_in_its_own_words(fake):
+    settings, _ = fake("crash")
+    (result,) = load_aligner("mfa", **settings).align(batch("one"))
+    assert result.reject.detail == "mfa ended with status 1: OSError: [Errno 28] No space left on device"
+
+
+def test_split_clitics_and_unknown_words_are_matched_back(fake):
+    settings, _ = fake("splits")
+    (result,) = load_aligner("mfa", **settings).align(batch("WBUR's law"))
+    assert [word.text for word in result.words] == ["WBUR's", "law"]
+    settings, _ = fake("unknown")
+    (result,) = load_aligner("mfa", **settings).align(batch("my Zyxel, dear"))
+    assert [word.text for word in result.words] == ["my", "Zyxel,", "dear"]
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def test_an_aligner_that_hangs_is_stopped_with_its_children(fake, tmp_path):
+    settings, _ = fake("hang")
+    start = time.monotonic()
+    results = load_aligner("mfa", **{**settings, "timeout_seconds": 2.0, "timeout_per_second": 0.0}).align(
+        batch("one")
+    )
+    assert reasons(results) == ["align.timeout"]
+    assert time.monotonic() - start < 15
+    child = int((tmp_path / "log.child").read_text())
+    deadline = time.monotonic() + 5
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(child)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_program_that_cannot_say_its_version_is_refused_with_the_way_out(fake, tmp_path):
+    settings, _ = fake("broken")
+    with pytest.raises(ValueError, match=r"`version` failed .*_kalpy.*conda env create"):
+        load_aligner("mfa", **settings)
+    with pytest.raises(ValueError, match="cannot be started"):
+        load_aligner("mfa", command=str(tmp_path / "nothing"))
+
+
+def test_installed_models_are_seen_from_a_root_of_its_own(fake, tmp_path, monkeypatch):
+    (tmp_path / "home" / "pretrained_models" / "acoustic").mkdir(parents=True)
+    monkeypatch.setenv("MFA_ROOT_DIR", str(tmp_path / "home"))
+    settings, calls = fake()
+    load_aligner("mfa", **settings).align(batch("one"))
+    (call,) = calls()
+    assert call["models"]
+    assert call["root"] != str(tmp_path / "home")
+
+
+def test_speakers_have_folders_of_their_own(fake, tmp_path):
+    items = [*batch("one", speaker="a/../b"), *batch("two", speaker=None), *batch("three", speaker="a/../b")]
+    prepared = [mfa.Item(utterance, (), wave) for utterance, wave in items]
+    mfa.write_corpus(prepared, tmp_path)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.wav")) == [
+        "s000000/u000000.wav",
+        "s000000/u000002.wav",
+        "s000001/u000001.wav",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "verb"), [("3.3.8", "align"), ("3.4.3", "align"), ("4.0.0a1", "align_legacy")]
+)
+def test_the_command_line_follows_the_version(version, verb):
+    settings = MfaSettings(command="conda run -n a mfa", g2p_model="g2p.zip", single_speaker=True)
+    assert align_command(settings, version, Path("/x"), 10, 40) == [
+        *[
+            "conda",
+            "run",
+            "-n",
+            "a",
+            "mfa",
+            verb,
+            "/x/corpus",
+            "english_us_arpa",
+            "english_us_arpa",
+            "/x/output",
+        ],
+        *[
+            "--output_format",
+            "json",
+            "--temporary_directory",
+            "/x/temporary",
+            "--beam",
+            "10",
+            "--retry_beam",
+            "40",
+        ],
+        *[
+            "--num_jobs",
+            "2",
+            "--clean",
+            "--overwrite",
+            "--quiet",
+            "--single_speaker",
+            "--g2p_model_path",
+            "g2p.zip",
+        ],
+    ]
+
+
+def test_the_version_is_part_of_the_identity(fake):
+    identities = [load_aligner("mfa", **fake(version=version)[0]).identity for version in ("3.4.1", "3.4.3")]
+    assert identities[0].startswith("mfa-3.4.1-")
+    assert identities[0] != identities[1]
+
+
+def test_tools_print_the_command_they_run(capsys):
+    assert (
+        mfa.main(["--dry-run", "--mfa-command", "conda run mfa", "download", "acoustic", "english_us_arpa"])
+        == 0
+    )
+    assert mfa.main(["--dry-run", "train", "my corpus", "d.dict", "m.zip"]) == 0
+    assert mfa.main(["--dry-run", "g2p", "words.txt", "m", "d.dict"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "conda run mfa model download acoustic english_us_arpa",
+        "mfa train 'my corpus' d.dict m.zip",
+        "mfa g2p words.txt m d.dict",
+    ]
+
+
+@pytest.fixture(params=["fake", "real"])
+def either(request, fake):
+    """Settings of the fake, and of a real MFA where `mfa version` answers (command: WORDWEAVE_MFA)."""
+    if request.param == "fake":
+        return fake()[0]
+    command = os.environ.get("WORDWEAVE_MFA", "mfa")
+    try:
+        mfa.find_version(command)
+    except ValueError as error:
+        pytest.skip(str(error))
+    return {"command": command}
+
+
+def test_spoken_sentences_keep_their_words(either, spoken_corpus):
+    utterances = list(read_jsonl(spoken_corpus))[:6]
+    results = load_aligner("mfa", **either).align(
+        [(utterance, decode(utterance)) for utterance in utterances]
+    )
+    for utterance, result in zip(utterances, results):
+        assert result.reject is None, result.reject
+        assert [word.text for word in result.words] == utterance.text.split()
