@@ -1,5 +1,6 @@
 """What became of every second: totals to the sample, rejects with reasons, and a page to look at."""
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from corpus.records import REASONS, SAMPLE_RATE
 from pipelines.build import part_names, recall
 from pipelines.split import FATES, fates
 from pipelines.stage import marker, write_atomically
+from shards.show import read_spans
 from shards.write import STREAMS
 
 
@@ -86,10 +88,20 @@ def report(build: Path) -> dict[str, Any]:
                 )
     write_atomically(folder / "report.json", json.dumps(said, indent=1, sort_keys=True).encode())
     page = Environment(loader=PackageLoader("pipelines", "data"), autoescape=True).get_template("report.html")
-    write_atomically(
-        folder / "index.html", page.render(build=build.name, report=said, settings=settings).encode()
-    )
+    curve = "../model/loss.png" if (build / "model" / "loss.png").is_file() else None
+    shown = examples(build) if "shards" in said else []
+    html = page.render(build=build.name, report=said, settings=settings, examples=shown, curve=curve)
+    write_atomically(folder / "index.html", html.encode())
     return said
+
+
+def examples(build: Path, count: int = 4) -> list[dict[str, Any]]:
+    """The first interleaved samples that switch modality at least twice, as the page shows them."""
+    found = ((sample["json"], spans) for sample, spans in read_spans(build) if len(spans) > 2)
+    return [
+        {**{name: record[name] for name in ("id", "seconds", "speaker")}, "spans": spans}
+        for record, spans in itertools.islice(found, count)
+    ]
 
 
 def streams(index: dict[str, Any]) -> dict[str, dict[str, Any]]:
