@@ -150,7 +150,7 @@ def weave(utterance: TokenizedUtterance, plan: Sequence[Span]) -> np.ndarray:
     text, text_cuts, unit_cuts = utterance.text, utterance.text_cuts, utterance.unit_cuts
     markers = utterance.vocabulary.marker_arrays
     expressive = utterance.pitch is not None or utterance.style is not None
-    runs, numbers = utterance.runs
+    runs, begun = utterance.runs
     parts: list[np.ndarray] = []
     for first, last, speech, task in plan:
         if task and not utterance.vocabulary.tasks:
@@ -165,7 +165,7 @@ def weave(utterance: TokenizedUtterance, plan: Sequence[Span]) -> np.ndarray:
         if expressive:
             parts.append(_expressive(utterance, begin, end))
         elif begin < end:
-            parts.append(runs[numbers[begin] : numbers[end - 1] + 1])
+            parts.append(runs[begun[begin] - 1 : begun[end - 1]])
     return np.concatenate(parts)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -86,37 +86,49 @@ class TokenizedUtterance:
 
     @cached_property
     def text_cuts(self) -> np.ndarray:
-        """(W + 1,) where words begin and end in `text`: words [a, b) are text[cuts[a]:cuts[b]]."""
-        return np.concatenate((np.zeros(1, dtype=np.int32), self.text_ends))
+        """(W + 1,) int32 where words begin and end in `text`: words [a, b) are text[cuts[a]:cuts[b]]."""
+        cuts = np.zeros(self.words + 1, dtype=np.int32)
+        cuts[1:] = self.text_ends
+        return cuts
 
     @cached_property
     def unit_cuts(self) -> np.ndarray:
-        """(W + 1,) where words begin and end in `units`: words [a, b) are units[cuts[a]:cuts[b]].
+        """(W + 1,) int64 where words begin and end in `units`: words [a, b) are units[cuts[a]:cuts[b]].
 
         Two neighbouring words meet in the middle of the gap between them, and a frame belongs to the word that holds
         its centre (a centre exactly on the boundary to the later one). Silence at either end goes to the outer word.
         """
-        boundaries = (self.ends[:-1] + self.starts[1:]) / 2
-        inner = np.searchsorted(self.centres, boundaries, side="left")
-        return np.concatenate(([0], inner, [len(self.units)])).astype(np.int64)
+        cuts = np.zeros(self.words + 1, dtype=np.int64)
+        cuts[1:-1] = np.searchsorted(self.centres, (self.ends[:-1] + self.starts[1:]) / 2, side="left")
+        cuts[-1] = len(self.units)
+        return cuts
 
     @cached_property
     def runs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Deduplicated ids and where each frame finds its own: ids (N,) int32, numbers (F,) of the run of each frame.
+        """Deduplicated ids and where each frame finds its own: ids (N,) int32, counts (F,) of runs begun so far.
 
-        Frames [a, b), cut and then deduplicated, are ids[numbers[a] : numbers[b - 1] + 1].
+        Frames [a, b), cut and then deduplicated, are ids[counts[a] - 1 : counts[b - 1]].
         """
         changes = np.empty(len(self.units), dtype=bool)
         changes[:1] = True
         np.not_equal(self.units[1:], self.units[:-1], out=changes[1:])
         ids = self.units[changes].astype(np.int32)
         ids += self.vocabulary.first_unit
-        return ids, np.cumsum(changes) - 1
+        return ids, changes.cumsum()
 
     @property
     def centres(self) -> np.ndarray:
         """(F,) centres of the frames, seconds."""
-        return self.unit_centre + np.arange(len(self.units)) / self.unit_rate
+        frames = len(self.units)
+        return _centres(self.unit_rate, self.unit_centre, 1 << frames.bit_length())[:frames]
+
+
+@lru_cache(maxsize=64)
+def _centres(unit_rate: float, unit_centre: float, frames: int) -> np.ndarray:
+    """Centres are the same for all utterances of a build: made once per power of two."""
+    centres = unit_centre + np.arange(frames) / unit_rate
+    centres.setflags(write=False)
+    return centres
 
 
 def _within(values: np.ndarray, limit: int) -> bool:
