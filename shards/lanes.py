@@ -111,16 +111,17 @@ class Reader:
         path, key, members = self._samples[self.index]
         try:
             return self.source.document(key, members, self.epoch)
-        except ValueError as error:
+        except KeyError as error:
+            raise ValueError(f"{path}: sample {key} lacks {error}") from error
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
 
     def _fill(self) -> None:
         """Read the window of this place; past the last one, the first of the next epoch."""
         source = self.source
         share = source.share(self.lane, self.epoch)
-        windows = (
-            np.cumsum(source.blocks["samples"][share]) - 1
-        ) // source.buffer  # a large block skips numbers
+        ends = np.cumsum(source.blocks["samples"][share])
+        windows = (ends - 1) // source.buffer  # a block larger than the buffer skips numbers
         if self.window > windows[-1]:
             self.epoch, self.window = self.epoch + 1, 0
             return self._fill()

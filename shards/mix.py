@@ -17,8 +17,9 @@ class Mixer:
     turn, then it goes there. So after any number of sequences each stream has its share to within about one turn.
 
     Args:
-        stages: (tokens, weights): from so many tokens on, the weights of the streams. One stage at 0 is a constant
-        mixture.
+        stages: (tokens, weights): from so many tokens on, the weights of the streams. One stage at 0 is constant.
+        sequence_length: L, tokens.
+        lanes: which lane fills sequence g: g mod lanes.
     """
 
     def __init__(self, stages: Sequence[tuple[int, Sequence[float]]], sequence_length: int, lanes: int):
@@ -31,7 +32,7 @@ class Mixer:
             (start, [int(share * self.whole) for share in row])
             for (start, _), row in zip(stages, shares, strict=True)
         ]
-        self.lanes = lanes
+        self.lanes, self.sequence_length = lanes, sequence_length
         count = -(-sequence_length // TURN)
         cuts = [sequence_length * i // count for i in range(count + 1)]
         self.turns = [stop - start for start, stop in pairwise(cuts)]
@@ -42,9 +43,8 @@ class Mixer:
 
     def next(self) -> list[tuple[int, int]]:
         """(stream, tokens) of the next global sequence, each stream at most once."""
-        weights = next(
-            row for start, row in reversed(self.stages) if start <= self.sequence * sum(self.turns)
-        )
+        tokens = self.sequence * self.sequence_length
+        weights = next(row for start, row in reversed(self.stages) if start <= tokens)
         drawn = self.drawn[self.sequence % self.lanes]
         self.sequence += 1
         found: dict[int, int] = {}
@@ -56,8 +56,8 @@ class Mixer:
             else:
                 total = sum(drawn) + turn
                 due = [
-                    weight * total - tokens * self.whole if overall > 0 else None
-                    for weight, tokens, overall in zip(weights, drawn, owed, strict=True)
+                    weight * total - given * self.whole if overall > 0 else None
+                    for weight, given, overall in zip(weights, drawn, owed, strict=True)
                 ]
                 stream = due.index(max(value for value in due if value is not None))
             owed[stream] -= turn * self.whole

@@ -174,6 +174,8 @@ def _redrawn(
     sample = {name: decode(name, content, key) for name, content in members.items()}
     utterance = read_utterance({"__key__": key, **sample}, vocabulary)
     record = sample["json"]
+    if strategy is None and record["strategy"] is None:
+        raise ValueError(f"sample {key}: does not say how to draw it; give the stream a strategy")
     chosen = strategy or strategy_of(record["strategy"])
     plan = spans(utterance.words, chosen, generator(seed, epoch, key))
     return document(weave(utterance, plan), vocabulary, eos=record["eos"])
@@ -327,18 +329,8 @@ def open_stream(
         raise ValueError(
             f"stream: need a world size that divides {lanes} lanes and a rank below it, got {world_size} and {rank}"
         )
-    stages = [(0, mixture)] if isinstance(mixture, Mapping) else list(mixture)
+    stages = _stages(mixture)
     names = list(dict.fromkeys(name for _, weights in stages for name in weights))
-    starts = [start for start, _ in stages]
-    usable = all(min(weights.values()) >= 0 and sum(weights.values()) > 0 for _, weights in stages if weights)
-    if (
-        not names
-        or not usable
-        or starts[0] != 0
-        or starts != sorted(set(starts))
-        or not all(w for _, w in stages)
-    ):
-        raise ValueError(f"mixture: need weights >= 0, not all 0, in stages from token 0 on, got {mixture}")
     strategy = Strategy(strategy) if isinstance(strategy, str) else strategy
 
     folder = files.join(build, "shards")
@@ -387,6 +379,20 @@ def open_stream(
     if state is not None:
         places = _resume(mixer, settings, [state] if isinstance(state, Mapping) else list(state), own)
     return Stream(sources, vocabulary, mixer, rank, world_size, settings, places)
+
+
+def _stages(
+    mixture: Mapping[str, float] | Sequence[tuple[int, Mapping[str, float]]],
+) -> list[tuple[int, dict]]:
+    """A mixture or a schedule of them as checked stages."""
+    given = [(0, mixture)] if isinstance(mixture, Mapping) else mixture
+    stages = [(start, dict(weights)) for start, weights in given]
+    starts = [start for start, _ in stages]
+    in_order = starts[:1] == [0] and starts == sorted(set(starts))
+    sums = [sum(weights.values()) for _, weights in stages if all(weight >= 0 for weight in weights.values())]
+    if not in_order or len(sums) < len(stages) or not all(0 < total < float("inf") for total in sums):
+        raise ValueError(f"mixture: need weights >= 0, not all 0, in stages from token 0 on, got {mixture}")
+    return stages
 
 
 def _resume(

@@ -108,9 +108,12 @@ def scan(
 def _header(header: bytes, position: int, where: str, *, check: bool) -> tuple[str, int]:
     """Name and size of a regular member."""
     try:
-        size = int(header[_SIZE].strip(b" \0"), 8)
-        if len(header) < 512 or header[_KIND] not in b"0\0":
+        digits = header[_SIZE].strip(b" \0")
+        if (
+            len(header) < 512 or header[_KIND] not in b"0\0" or not digits.isdigit()
+        ):  # int() would take a minus sign
             raise ValueError("not a regular file")
+        size = int(digits, 8)
         if check:
             total = sum(header) - sum(header[_CHECKSUM]) + 8 * 32
             if total != int(header[_CHECKSUM].strip(b" \0"), 8):
@@ -134,7 +137,7 @@ def decode(name: str, content: bytes, where: str) -> Any:
         length = int.from_bytes(content[8:10], "little")
         dtype, shape = _parse_npy_header(content[: 10 + length])
         return np.frombuffer(content, dtype=dtype, offset=10 + length).reshape(shape)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}.{name}: cannot be decoded: {error}") from error
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shards_toy import toy_build, toy_vocabulary
+from shards_toy import toy_build, toy_sample, toy_utterance, toy_vocabulary
 
 from shards.interleave import parse
 from shards.mix import Mixer
 from shards.read import open_stream, read_documents, read_samples, read_utterance
 from shards.vocabulary import Vocabulary
+from shards.write import write_index, write_shard
 
 THIRDS = {"text": 1, "speech": 1, "interleaved": 1}
 STREAM = {"seed": 5, "sequence_length": 300, "lanes": 16, "buffer": 4}
@@ -323,6 +324,43 @@ def test_a_member_that_could_carry_code_is_refused_unread(tmp_path, name):
         list(read_samples(tmp_path / "x.tar"))
 
 
+def rewritten(folder, change):
+    """A build of one interleaved sample, changed."""
+    (folder / "shards/interleaved").mkdir(parents=True)
+    one = toy_sample(toy_utterance(20), "interleaved")
+    one = {name: value for name, value in (one | change(one)).items() if value is not None}
+    entry = write_shard(folder / "shards/interleaved/train-000000.tar", [one], toy_vocabulary())
+    write_index(folder / "shards", {"interleaved": {"train": [entry]}}, toy_vocabulary())
+    return open_stream(folder, {"interleaved": 1}, **STREAM)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda one: {"text.npy": None}, "u1: does not follow the schema: .*text_ends|text_ends"),
+        (lambda one: {"units.npy": None}, "u1: does not follow the schema: KeyError.'units.npy'"),
+        (lambda one: {"json": {n: v for n, v in one["json"].items() if n != "words"}}, "u1: does not follow"),
+        (lambda one: {"json": {n: v for n, v in one["json"].items() if n != "eos"}}, "u1 lacks 'eos'"),
+        (lambda one: {"json": one["json"] | {"strategy": None}}, "u1: does not say how to draw it"),
+        (lambda one: {"json": one["json"] | {"strategy": {"name": "spirits"}, "seed": None}}, "need one of"),
+        (lambda one: {"units.npy": np.array([501], dtype=np.int16)}, "units: need"),
+    ],
+)
+def test_a_sample_that_breaks_the_schema_is_named_with_its_shard(tmp_path, change, rule):
+    stream = rewritten(tmp_path, change)
+    with pytest.raises(ValueError, match=rf"train-000000\.tar: .*({rule})"):
+        next(stream)
+
+
+@pytest.mark.parametrize("size", [b"-0000000100\0", b"99999999999\0", b"0000000_100\0", b"\0" * 12])
+def test_a_header_with_an_impossible_size_is_refused(build, tmp_path, size):
+    content = bytearray((build / SHARD).read_bytes())
+    content[124:136] = size
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.tar: truncated or damaged|x\.tar: truncated inside"):
+        list(read_samples(tmp_path / "x.tar"))
+
+
 def test_what_is_no_tar_is_named(tmp_path):
     for content in (b"", b"x" * 2000, b"\0" * 100):
         (tmp_path / "x.tar").write_bytes(content)
@@ -356,6 +394,11 @@ def test_a_sample_of_another_vocabulary_is_refused(build):
         ({"mixture": {"text": 0}}, "mixture"),
         ({"mixture": {"text": -1, "speech": 2}}, "mixture"),
         ({"mixture": [(5, {"text": 1})]}, "mixture"),
+        ({"mixture": [(0, {"text": 1}), (9, {})]}, "mixture"),
+        ({"mixture": [(0, {"text": 1}), (0, {"speech": 1})]}, "mixture"),
+        ({"mixture": {"text": float("nan")}}, "mixture"),
+        ({"mixture": {"text": float("inf")}}, "mixture"),
+        ({"mixture": []}, "mixture"),
         ({"world_size": 3}, "divides 16 lanes"),
         ({"rank": 2, "world_size": 2}, "rank below it"),
         ({"sequence_length": 0}, "sequence_length"),
