@@ -24,6 +24,8 @@ from shards.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parent.parent
 
+FAST = {"learning_rate": 5e-3, "matrix_learning_rate": 0.025}
+
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory):
@@ -74,7 +76,7 @@ def same(a, b):
 
 
 def test_the_loss_falls_far_below_the_unigram_entropy_on_a_toy_corpus(toy):
-    settings = toy(tokens=256 * 150, evaluate_every=50, save_every=1000, dropout=0.0)
+    settings = toy(tokens=256 * 150, evaluate_every=50, save_every=1000, dropout=0.0, **FAST)
     summary = train(settings)
     for stream in STREAMS:
         score = summary["best"]["streams"][stream]
@@ -196,7 +198,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(toy, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training.torch, "save", full)
+    monkeypatch.setattr("torch.save", full)
     with pytest.raises(
         ValueError, match=r"step-000012: cannot be written .*No space left.* is .*step-000008"
     ):
@@ -413,6 +415,7 @@ def test_two_processes_train_as_one_and_their_checkpoint_goes_on_in_one(sharding
         "optimiser": "adamw",
         "schedule": "constant",
         "warmup": 0.0,
+        "micro_batch": 1,
         "sharding": sharding,
     }
     one, two = toy("one", **common), toy("two", **common)
