@@ -282,7 +282,8 @@ class Vocabulary:
             ValueError: a file is missing, was changed after it was written, or is no vocabulary; the message names
             it.
         """
-        folder = str(path).removesuffix(f"/{FILE}") if str(path).endswith(FILE) else str(path)
+        before, _, last = str(path).rpartition("/")
+        folder = (before or ".") if last == FILE else str(path)
         path = files.join(folder, FILE)
         try:
             record = json.loads(files.read(path))

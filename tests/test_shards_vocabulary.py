@@ -79,10 +79,11 @@ def test_task_markers_are_an_error_where_the_vocabulary_has_none():
         toy_vocabulary(tasks=False).encode("[ASR]")
 
 
-def test_a_saved_vocabulary_is_the_same_when_loaded(tmp_path):
+def test_a_saved_vocabulary_is_the_same_when_loaded(tmp_path, monkeypatch):
     vocabulary = toy_vocabulary(64, 100)
     path = vocabulary.save(tmp_path)
-    for loaded in (Vocabulary.load(path), Vocabulary.load(tmp_path)):
+    monkeypatch.chdir(tmp_path)
+    for loaded in (Vocabulary.load(path), Vocabulary.load(tmp_path), Vocabulary.load("vocabulary.json")):
         assert (loaded.hash, loaded.names) == (vocabulary.hash, vocabulary.names)
     before = path.read_bytes()
     Vocabulary.load(path).save(tmp_path)
