@@ -16,6 +16,7 @@ from units.encode import encode_units
 from units.encoders import load_encoder
 from units.hubert import HubertEncoder, HubertSettings, window_moments
 from units.kmeans import Codebook, fit
+from units.verify import verify
 
 ROOT = Path(__file__).parent.parent
 SPEECH = Path(os.environ.get("WORDWEAVE_SPEECH", ROOT.parent / "shared" / "speech"))
@@ -404,6 +405,30 @@ def test_weights_that_are_broken_or_incomplete_are_refused_by_file(models, tmp_p
         load_encoder(tmp_path)
 
 
+def test_weights_in_several_files_are_read_from_all_of_them(models, tmp_path):
+    model, folder = models["base"]
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    assert load_encoder(tmp_path).identity == load_encoder(folder).identity
+    next(tmp_path.glob("model-*.safetensors")).unlink()
+    with pytest.raises(ValueError, match=r"model-.*.safetensors: need a whole safetensors file"):
+        load_encoder(tmp_path)
+
+
+def test_a_name_of_the_hub_is_read_from_where_the_hub_client_puts_it(models, monkeypatch):
+    _, folder = models["base"]
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert load_encoder("someone/hubert-small").identity == load_encoder(folder).identity
+    patterns = ["config.json", "preprocessor_config.json", "model*.safetensors*"]
+    assert asked == [("someone/hubert-small", patterns)]  # and no pickle, where there is something better
+
+
 def test_an_older_pytorch_model_is_read_without_running_code(models, tmp_path):
     model, folder = models["base"]
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
@@ -525,15 +550,19 @@ def test_mfcc_has_the_same_bytes_on_any_number_of_threads():
 
 
 @pytest.fixture(scope="module")
-def real_speech():
+def all_speech():
     manifest = SPEECH / "dev" / "manifest.jsonl"
     if not manifest.exists():
         pytest.skip("no recorded speech: set WORDWEAVE_SPEECH")
     import soundfile
 
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    rows = sorted(rows, key=lambda row: row["id"])[:: len(rows) // 20][:20]
+    rows = sorted(map(json.loads, manifest.read_text().splitlines()), key=lambda row: row["id"])
     return [soundfile.read(manifest.parent / row["audio"], dtype="float32")[0] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def real_speech(all_speech):
+    return all_speech[:: len(all_speech) // 20][:20]
 
 
 def test_units_of_real_speech_do_not_depend_on_batch_or_order(models, real_speech):
@@ -544,6 +573,26 @@ def test_units_of_real_speech_do_not_depend_on_batch_or_order(models, real_speec
         together = encoder.encode([real_speech[i] for i in order])
         for i, features in zip(order, together):
             assert np.array_equal(codebook.assign(features), codebook.assign(alone[i]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["base", "25 Hz", "large"])
+def test_no_unit_of_all_recorded_speech_depends_on_its_batch(models, all_speech, layout):
+    encoder = load_encoder(models[layout][1], batch_seconds=120)
+    codebook = flat_codebook(encoder.encode(all_speech[:40]), 501)
+    assert verify(encoder, codebook, all_speech) == 0
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.integers(480, 960_000), min_size=2, max_size=6), st.integers(0, 2**32 - 1))
+def test_no_unit_of_a_minute_depends_on_its_batch(models, lengths, seed):
+    rng = np.random.default_rng(seed)
+    waveforms = [speech_like(rng, samples) for samples in lengths]
+    encoder = load_encoder(models["base"][1], batch_seconds=120)
+    features = encoder.encode(waveforms)
+    if sum(map(len, features)):
+        assert verify(encoder, flat_codebook(features, 501), waveforms) == 0
 
 
 def test_real_speech_features_equal_those_of_transformers(models, real_speech):
