@@ -167,6 +167,18 @@ def test_the_cache_gives_the_logits_of_the_whole_sequence_for_unequal_lengths():
             torch.testing.assert_close(logits[b, 0], model(tokens[b : b + 1, : at[b] + 1])[0, -1])
 
 
+def test_bfloat16_autocast_comes_close_and_leaves_float32_gradients():
+    model, tokens, targets = Model(small()), ids(2, 12), ids(2, 12, seed=1)
+    documents = torch.tensor([[0] * 5 + [1] * 7, [0] * 12])
+    wanted = model(tokens, None, documents, targets=targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(tokens, None, documents, targets=targets)
+    losses.sum().backward()
+    assert losses.dtype == torch.float32
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    torch.testing.assert_close(losses, wanted, atol=0.05, rtol=0)
+
+
 def test_presets_have_the_sizes_their_names_say():
     def millions(name):
         with torch.device("meta"):
