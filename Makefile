@@ -4,13 +4,14 @@ PYTHON ?= python3.11
 WORKERS ?= 2
 CONFIG ?= config/corpus.toml
 BUILD ?= build/demo
+TRAIN ?= config/lm/small.toml
 BIN := .venv/bin
 READY := .venv/ready
 export OMP_NUM_THREADS ?= 1
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: SOURCE=manifest.jsonl BUILD=$(BUILD) WORKERS=$(WORKERS) CONFIG=$(CONFIG) PYTHON=$(PYTHON)"
+	@echo "  variables: SOURCE=manifest.jsonl BUILD=$(BUILD) WORKERS=$(WORKERS) CONFIG=$(CONFIG) TRAIN=$(TRAIN) PYTHON=$(PYTHON)"
 
 setup: $(READY) ## make .venv from the pinned versions
 
@@ -23,7 +24,7 @@ $(READY): constraints.txt pyproject.toml
 demo: $(READY) ## the whole path on speech made on the spot: synth, build, train, generate
 	$(BIN)/wordweave synth build/demo-speech
 	$(BIN)/wordweave build config/demo.toml --workers $(WORKERS)
-	$(BIN)/wordweave train build/demo --config config/demo-train.toml
+	$(BIN)/wordweave train build/demo --config config/lm/demo.toml
 	$(BIN)/wordweave show build/demo
 	$(BIN)/wordweave generate build/demo --all-directions
 	@echo "look at build/demo/report/index.html and build/demo/model/loss.png"
@@ -33,7 +34,7 @@ corpus: $(READY) ## a build of your recordings: make corpus SOURCE=manifest.json
 	$(BIN)/wordweave build $(CONFIG) --source $(SOURCE) --build $(BUILD) --workers $(WORKERS)
 
 train: $(READY) ## train the compact model on BUILD
-	$(BIN)/wordweave train $(BUILD)
+	$(BIN)/wordweave train $(BUILD) --config $(TRAIN)
 
 report: $(READY) ## where the hours of BUILD went
 	$(BIN)/wordweave report $(BUILD)

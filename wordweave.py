@@ -363,7 +363,7 @@ def verify(build: Path) -> dict[str, Any]:
 
 @command(cli)
 @click.argument("build", type=FOLDER)
-@click.option("--config", type=FILE, help="TOML file with training settings, see config/demo-train.toml.")
+@click.option("--config", type=FILE, help="TOML file with training settings, see config/lm/demo.toml.")
 @click.option("--output", type=FOLDER, help="Where to train; default BUILD/model.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Budget, in place of the file's.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
