@@ -8,7 +8,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 FRAMES_PER_SECOND = 100
 WINDOW = 0.025625  # seconds of sound that one frame looks at
 LOG_UNIT = math.log(1.0001)  # pocketsphinx counts in logarithms to this base
+HOP = SAMPLE_RATE // FRAMES_PER_SECOND
 SHORTEST_PHONE = 3  # frames: one per state of a phone's model
 LONGEST_WORD = 50  # letters; the longest of the dictionary has 34
+PIECE = 4000  # frames: a longer recording (by half) is cut first, and the cut is sought in so many
+SHORTEST_WORD = 20  # frames: nobody speaks more words than one in so many for as long as a piece
+MARGIN = 50  # frames kept before a word that a piece does not finish
 LADDER: tuple[dict[str, float], ...] = (
     {},
     {"beam": 1e-100, "wbeam": 1e-80, "pbeam": 1e-100},
@@ -32,7 +36,7 @@ LADDER: tuple[dict[str, float], ...] = (
 )
 """Beams tried one after the other until one finds a path."""
 
-CONFIDENCE_MIDDLE, CONFIDENCE_SCALE = -63.3, 15.9
+CONFIDENCE_MIDDLE, CONFIDENCE_SCALE = -65.7, 13.2
 """A word is as likely wrong as right at this score per frame x root of its phones. Fitted on 248 real transcripts of
 13 speakers with one word of each replaced, twice; `benchmarks/align.py` measures what it is worth."""
 
@@ -66,8 +70,16 @@ class Pocketsphinx(Aligner):
         language = item.utterance.language
         if language is not None and not is_english(language):
             raise Reject("align.language", f"pocketsphinx knows English, not {language!r}")
-        pcm = to_pcm(item.waveform)
-        rung, words = search(item, pcm)
+        rungs, words, lengths = [], [], []
+        phones: list[Phone] | None = [] if self.settings.phones else None
+        for piece in cut(item.spoken, item.waveform):
+            rung, found = search(piece)
+            decoder = load_decoder(rung)
+            if phones is not None:
+                phones += read_phones(decoder, piece, item.seconds)
+            rungs.append(rung)
+            words += found
+            lengths += know(decoder, piece.words)
         frames = sum(word.frames for word in words)
         score = sum(word.score for word in words) / frames
         quality = {
@@ -75,31 +87,93 @@ class Pocketsphinx(Aligner):
             "lowest_word_score": min(word.score / word.frames for word in words),
             "speech_fraction": min(1.0, frames / FRAMES_PER_SECOND / item.seconds),
             "words_per_second": len(words) / item.seconds,
-            "rung": float(rung),
+            "rung": float(max(rungs)),
         }
         minimum = self.settings.minimum_score
         if minimum is not None and score < minimum:
-            reject = Reject(
-                "align.low_quality", f"score per frame {score:.1f} is below minimum_score {minimum}"
-            )
-            return Found((), None, quality, reject)
-        phones = read_phones(load_decoder(rung), pcm, item.seconds) if self.settings.phones else None
-        lengths = know(load_decoder(rung), item.spoken)
-        times = [word.timed(item.seconds, phones) for word, phones in zip(words, lengths, strict=True)]
+            detail = f"score per frame {score:.1f} is below minimum_score {minimum}"
+            return Found((), None, quality, Reject("align.low_quality", detail))
+        times = [word.timed(item.seconds, length) for word, length in zip(words, lengths, strict=True)]
         return Found(by_token(item.tokens, times), phones, quality)
 
 
-def search(item: Item, pcm: bytes) -> "tuple[int, list[Segment]]":
-    """Climb the ladder of beams; the rung and one segment per spoken word. Raises Reject."""
+class Piece(NamedTuple):
+    """A stretch of a recording: the frame it begins with, its samples, and the words in it."""
+
+    first: int
+    waveform: np.ndarray
+    words: Sequence[str]
+
+
+def cut(spoken: Sequence[str], waveform: np.ndarray) -> list[Piece]:
+    """Cut a long recording where a word surely ends, so that memory and beams do not grow with it.
+
+    A piece of 40 s is searched with a grammar of which every beginning of the coming text is a sentence. Words that
+    end in its first four fifths are kept, the last fifth is only looked at: what follows decides where a word ends.
+    """
+    pieces: list[Piece] = []
+    first, done, size = 0, 0, PIECE
+    while len(waveform) // HOP - first > size * 3 // 2 and done < len(spoken):
+        ahead = spoken[done : done + size // SHORTEST_WORD]
+        heard = search_beginning(Piece(first, waveform[first * HOP : (first + size) * HOP], ahead))
+        count, step = where_to_cut(heard, size * 4 // 5)
+        if count:
+            pieces.append(
+                Piece(first, waveform[first * HOP : (first + step) * HOP], spoken[done : done + count])
+            )
+        first, done = first + step, done + count
+        size = PIECE if step else size * 2  # no word ends in the piece: look at a longer one
+    if done < len(spoken):
+        pieces.append(Piece(first, waveform[first * HOP :], spoken[done:]))
+    return pieces
+
+
+def where_to_cut(words: "Sequence[Segment]", limit: int) -> tuple[int, int]:
+    """(number of words that end before a frame, frame half-way between the last of them and the next).
+
+    >>> where_to_cut([Segment("a", 10, 20, -1.0), Segment("b", 40, 50, -1.0), Segment("c", 95, 20, -1.0)], 100)
+    (2, 93)
+    """
+    count = sum(word.first + word.frames <= limit for word in words)
+    begin = min(words[count].first, limit) if count < len(words) else limit
+    if not count:
+        return 0, max(0, begin - MARGIN)
+    last = words[count - 1]
+    return count, (last.first + last.frames + begin + 1) // 2
+
+
+def search_beginning(piece: Piece) -> "list[Segment]":
+    """Words of a piece that may hold any number of the first of its words, frames counted from its own begin."""
+    number = len(piece.words)
+    steps = [(place, place + 1, 1.0, word) for place, word in enumerate(piece.words)]
+    ends = [(place, number + 1, 1.0) for place in range(number + 1)]
     for rung in range(len(LADDER)):
         decoder = load_decoder(rung)
-        phones = sum(know(decoder, item.spoken))
-        if phones * SHORTEST_PHONE > item.seconds * FRAMES_PER_SECOND:
-            raise Reject("align.too_short", f"{phones} phones do not fit into {item.seconds:.2f} s")
-        words = [segment for segment in run(decoder, pcm, " ".join(item.spoken)) if segment.word]
-        if [segment.word for segment in words] == item.spoken:
+        know(decoder, piece.words)
+        decoder.add_fsg("beginning", decoder.create_fsg("beginning", 0, number + 1, steps + ends))
+        decoder.activate_search("beginning")
+        feed(decoder, piece)
+        found = segments_of(decoder, 0)
+        words = [segment for segment in found if segment.word]
+        if found and [word.word for word in words] == list(piece.words[: len(words)]):
+            return words
+    raise Reject("align.unalignable", f"nothing fits from {piece.first / FRAMES_PER_SECOND:.0f} s on")
+
+
+def search(piece: Piece) -> "tuple[int, list[Segment]]":
+    """Climb the ladder of beams; the rung, and one segment per word. Raises Reject."""
+    seconds = len(piece.waveform) / SAMPLE_RATE
+    for rung in range(len(LADDER)):
+        decoder = load_decoder(rung)
+        phones = sum(know(decoder, piece.words))
+        if phones * SHORTEST_PHONE > seconds * FRAMES_PER_SECOND:
+            raise Reject("align.too_short", f"{phones} phones do not fit into {seconds:.2f} s")
+        decoder.set_align_text(" ".join(piece.words))
+        feed(decoder, piece)
+        words = [segment for segment in segments_of(decoder, piece.first) if segment.word]
+        if [word.word for word in words] == list(piece.words):
             for word in words:
-                if word.is_silent(item.waveform):
+                if word.is_silent(piece):
                     raise Reject("align.unalignable", f"{word.word!r} lies in digital silence")
             return rung, words
     raise Reject("align.unalignable")
@@ -119,10 +193,10 @@ class Segment:
         start, end = boundary(self.first, seconds), boundary(self.first + self.frames, seconds)
         return Timed(self.word, start, end, to_confidence(self.score / self.frames, phones))
 
-    def is_silent(self, waveform: np.ndarray) -> bool:
+    def is_silent(self, piece: Piece) -> bool:
         """Whether no sample of the word is above digital silence."""
-        hop = SAMPLE_RATE // FRAMES_PER_SECOND
-        inside = waveform[self.first * hop : (self.first + self.frames) * hop]
+        first = self.first - piece.first
+        inside = piece.waveform[first * HOP : (first + self.frames) * HOP]
         return float(np.max(np.abs(inside), initial=0.0)) < SILENT
 
 
@@ -140,7 +214,7 @@ def to_confidence(score_per_frame: float, phones: int) -> float:
     """Logistic calibration of a word's score per frame; the more phones, the more a score says.
 
     >>> round(to_confidence(-12.0, 5), 2), round(to_confidence(-60.0, 5), 2)
-    (0.91, 0.01)
+    (0.95, 0.01)
     """
     return 1 / (1 + math.exp((CONFIDENCE_MIDDLE - score_per_frame * math.sqrt(phones)) / CONFIDENCE_SCALE))
 
@@ -180,30 +254,28 @@ def lookup(decoder: "pocketsphinx.Decoder", word: str) -> Phones | None:
     return tuple(found.split()) if found else None
 
 
-def run(decoder: "pocketsphinx.Decoder", pcm: bytes, text: str) -> list[Segment]:
-    """One forced alignment; [] where no path was found."""
-    decoder.set_align_text(text)
-    feed(decoder, pcm)
-    if decoder.hyp() is None:
-        return []
+def segments_of(decoder: "pocketsphinx.Decoder", offset: int) -> list[Segment]:
+    """What was found, silences included, frames counted from `offset`; [] where no path was found."""
+    found = decoder.seg()  # not hyp(): that is None for silence alone, too
     return [
         Segment(
             plain(segment.word),
-            segment.start_frame,
+            offset + segment.start_frame,
             segment.end_frame - segment.start_frame + 1,
             math.log(segment.ascore) / LOG_UNIT,
         )
-        for segment in decoder.seg()
-        if segment.end_frame >= segment.start_frame
+        for segment in found or ()
+        if segment.end_frame >= segment.start_frame >= 0
     ]
 
 
-def feed(decoder: "pocketsphinx.Decoder", pcm: bytes) -> None:
+def feed(decoder: "pocketsphinx.Decoder", piece: Piece) -> None:
+    """Let the decoder hear a piece from a fresh start."""
     # a fresh front end: its noise estimate outlives an utterance, and times would depend on what came before
     decoder.reinit_feat()
     decoder.start_utt()
     try:
-        decoder.process_raw(pcm, full_utt=True)
+        decoder.process_raw(to_pcm(piece.waveform), full_utt=True)
     finally:
         decoder.end_utt()  # a decoder left open fails on every later utterance
 
@@ -217,13 +289,14 @@ def plain(label: str) -> str:
     return "" if label[:1] in "<[(" else label.split("(")[0]
 
 
-def read_phones(decoder: "pocketsphinx.Decoder", pcm: bytes, seconds: float) -> list[Phone]:
+def read_phones(decoder: "pocketsphinx.Decoder", piece: Piece, seconds: float) -> list[Phone]:
     """Phones of the alignment just found, by a second pass; silences left out."""
     decoder.set_alignment()
-    feed(decoder, pcm)
+    feed(decoder, piece)
     phones = []
     for word in decoder.get_alignment():
         for phone in word if plain(word.name) else ():
-            last = phone.start + phone.duration
-            phones.append(Phone(phone.name, boundary(phone.start, seconds), boundary(last, seconds)))
+            first = piece.first + phone.start
+            start, end = boundary(first, seconds), boundary(first + phone.duration, seconds)
+            phones.append(Phone(phone.name, start, end))
     return phones

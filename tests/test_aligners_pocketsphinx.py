@@ -69,7 +69,9 @@ def test_a_score_is_a_whole_number_of_steps_of_the_decoders_logarithm(spoken):
     """Pins the unit: with best path on, or in another release, these would not be whole numbers."""
     words = spoken[0][0].text.lower().replace(",", "").replace(".", "").split()
     decoder = pocketsphinx.load_decoder(0)
-    segments = pocketsphinx.run(decoder, pocketsphinx.to_pcm(spoken[0][1]), " ".join(words))
+    decoder.set_align_text(" ".join(words))
+    pocketsphinx.feed(decoder, pocketsphinx.Piece(0, spoken[0][1], words))
+    segments = pocketsphinx.segments_of(decoder, 0)
     scores = [segment.score for segment in segments]
     assert [segment.word for segment in segments if segment.word] == words
     assert np.allclose(scores, np.round(scores), atol=1e-3)
@@ -84,6 +86,46 @@ def test_phones_lie_inside_their_words_and_fill_them(spoken, aligned):
         inside = [p for p in result.phones if word.start - 0.02 <= p.start and p.end <= word.end + 0.02]
         assert inside
         assert sum(p.end - p.start for p in inside) == pytest.approx(word.end - word.start, abs=0.045)
+
+
+def concatenated(pairs, pause=8_000):
+    """Utterances one after the other, as one; and where each begins, in seconds."""
+    waves = [np.pad(wave, (0, pause)) + np.float32(1e-3) for _, wave in pairs]
+    whole = np.concatenate(waves)
+    starts = np.cumsum([0, *(len(wave) for wave in waves[:-1])]) / SAMPLE_RATE
+    text = " ".join(utterance.text for utterance, _ in pairs)
+    return (Utterance("long", "long.wav", len(whole), text=text), whole), starts
+
+
+def test_a_long_recording_is_cut_and_aligned_as_its_parts_would_be(spoken, aligned):
+    pair, starts = concatenated(spoken[:8])
+    (result,) = load_aligner("pocketsphinx", minimum_score=None, phones=True).align([pair])
+    assert result.reject is None, result.reject
+    assert len(pocketsphinx.cut([word.spoken for word in result.words], pair[1])) > 1
+    apart = [(word.text, word.start + at) for at, part in zip(starts, aligned) for word in part.words]
+    assert [word.text for word in result.words] == [text for text, _ in apart]
+    errors = np.abs([word.start - start for word, (_, start) in zip(result.words, apart)])
+    assert np.mean(errors <= 0.05) > 0.9
+    assert [phone.start for phone in result.phones] == sorted(phone.start for phone in result.phones)
+
+
+def test_a_long_recording_with_another_text_is_rejected(spoken):
+    (utterance, wave), _ = concatenated(spoken[:8])
+    other = " ".join(utterance.text for utterance, _ in spoken[8:16])
+    (result,) = load_aligner("pocketsphinx").align([(replace(utterance, text=other), wave)])
+    assert result.reject.reason in ("align.low_quality", "align.unalignable", "align.too_short")
+
+
+def test_long_silence_before_and_after_the_words_is_no_obstacle(spoken, aligned):
+    utterance, wave = spoken[0]
+    quiet = np.random.default_rng(0).normal(0, 1e-4, 90 * SAMPLE_RATE).astype(np.float32)
+    whole = np.concatenate([quiet, wave, quiet])
+    (result,) = load_aligner("pocketsphinx", minimum_score=None).align(
+        [(replace(utterance, frames=len(whole)), whole)]
+    )
+    assert result.reject is None, result.reject
+    errors = [abs(a.start - 90 - b.start) for a, b in zip(result.words, aligned[0].words)]
+    assert np.median(errors) < 0.05
 
 
 def test_another_transcript_is_rejected(spoken):
@@ -153,8 +195,7 @@ def test_english_has_many_names(language):
 
 
 def test_the_decoder_works_on_after_an_error(spoken, aligned, monkeypatch):
-    def broken(decoder, pcm, text):
-        decoder.set_align_text(text)
+    def broken(decoder, piece):
         decoder.start_utt()
         try:
             raise RuntimeError("in the middle")
@@ -163,7 +204,7 @@ def test_the_decoder_works_on_after_an_error(spoken, aligned, monkeypatch):
 
     aligner = load_aligner("pocketsphinx", minimum_score=None)
     with monkeypatch.context() as patch:
-        patch.setattr(pocketsphinx, "run", broken)
+        patch.setattr(pocketsphinx, "feed", broken)
         assert aligner.align(spoken[:1])[0].reject.reason == "align.backend_error"
     assert aligner.align(spoken[:1]) == aligned[:1]
 
