@@ -285,7 +285,7 @@ def train(
         if step % settings.log_every == 0 or saving:  # before a save always: a resumed log is then the same
             seconds = time.monotonic() - window_start
             line = {"step": step, "tokens": tokens, **window.report(), "rate": rate, "norm": float(norm)}
-            log(line | speed(window_tokens / max(seconds, 1e-9), model, settings, device, world))
+            log(line | speed(window_tokens / max(seconds, 1e-9), model, device, world))
             window, window_tokens, window_start = Tally(tuple(mixture), device), 0, time.monotonic()
         if saving:
             loader, generators = everyone(stream.state()), everyone(generator_states())
@@ -425,15 +425,16 @@ PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 """Dense bfloat16 operations per second, as the vendor's data sheets say, by a part of the device's name."""
 
 
-def speed(
-    tokens_per_second: float, model: Model, settings: TrainSettings, device: torch.device, world: int
-) -> dict[str, float]:
-    """Tokens per second and, on a GPU we know, MFU: flops_per_token x tokens per second / (PEAK x devices)."""
+def speed(tokens_per_second: float, model: Model, device: torch.device, world: int) -> dict[str, float]:
+    """Tokens per second and, on a GPU we know, MFU: flops_per_token x tokens per second / (PEAK x devices).
+
+    Attention is left out, because packed documents skip most of it: a lower bound.
+    """
     found = {"tokens_per_second": tokens_per_second}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     for part, peak in PEAK.items():
         if part in name:
-            flops = flops_per_token(model.settings, settings.sequence_length)
+            flops = flops_per_token(model.settings, 0)
             found["mfu"] = flops * tokens_per_second / (peak * world)
     return found
 
