@@ -70,9 +70,10 @@ def main() -> None:
         runs[f"wordweave {seeding}"] = lambda s=seeding: (
             fit(features, clusters=arguments.clusters, seeding=s).centroids
         )
-    runs["wordweave k-means++, 50 iterations"] = lambda: (
-        fit(features, clusters=arguments.clusters, iterations=50).centroids
-    )
+    for iterations in (10, 50):
+        runs[f"wordweave k-means++, {iterations} iterations"] = lambda n=iterations: (
+            fit(features, clusters=arguments.clusters, iterations=n).centroids
+        )
     print(f"{'':36}{'CPU s':>8}{'ratio':>8}{'inertia':>11}{'ratio':>8}{'dead':>6}")
     first: tuple[float, float] | None = None
     for name, run in runs.items():

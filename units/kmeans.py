@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = "wordweave codebook 1"
-BLOCK = 16_384  # rows assigned at a time: bounded memory
+BLOCK = 1_024  # frames assigned at a time: their scores stay in the cache, half the time of 16,384
+DEVICE_BLOCK = 65_536  # the same on a GPU: bounded memory
 SEEDINGS = ("k-means++", "afk-mc2", "random")
 NOT_FEATURES = {
     "dtype",
@@ -124,13 +125,13 @@ class Codebook:
             torch.from_numpy(np.array(array)).to(x.device) for array in (self.centroids, self._half_squares)
         )
         units = np.zeros(len(x), np.int32)
-        for start in range(0, len(x), BLOCK):
-            block = x[start : start + BLOCK]
+        for start in range(0, len(x), DEVICE_BLOCK):
+            block = x[start : start + DEVICE_BLOCK]
             scores = torch.addmm(halves, block, centroids.T, alpha=-1)
             two, ids = scores.topk(min(2, self.clusters), dim=1, largest=False)
             slack = self._slack(block.norm(dim=1))
             doubtful = ~(two[:, -1] > two[:, 0] + 2 * slack)  # not finite: doubtful, and refused below
-            units[start : start + BLOCK] = ids[:, 0].cpu().numpy()
+            units[start : start + DEVICE_BLOCK] = ids[:, 0].cpu().numpy()
             rows = doubtful.nonzero().flatten().cpu().numpy()
             units[start + rows] = self.assign(block[doubtful].cpu().numpy())
         return units
