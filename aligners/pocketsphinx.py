@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ SHORTEST_PHONE = 3  # frames: one per state of a phone's model
 LONGEST_WORD = 50  # letters; the longest of the dictionary has 34
 PIECE = 4000  # frames: a longer recording (by half) is cut first, and the cut is sought in so many
 SHORTEST_WORD = 20  # frames: nobody speaks more words than one in so many for as long as a piece
-MARGIN = 50  # frames kept before a word that a piece does not finish
+MARGIN = 50  # frames of silence kept at the side of a cut
 LADDER: tuple[dict[str, float], ...] = (
     {},
     {"beam": 1e-100, "wbeam": 1e-80, "pbeam": 1e-100},
@@ -65,6 +66,7 @@ class Pocketsphinx(Aligner):
 
     def __init__(self, settings: PocketsphinxSettings):
         self.settings = settings
+        self.version = f"1-{version('pocketsphinx')}"
 
     def align_one(self, item: Item) -> Found:
         language = item.utterance.language
@@ -110,6 +112,7 @@ def cut(spoken: Sequence[str], waveform: np.ndarray) -> list[Piece]:
 
     A piece of 40 s is searched with a grammar of which every beginning of the coming text is a sentence. Words that
     end in its first four fifths are kept, the last fifth is only looked at: what follows decides where a word ends.
+    Not handled: silences of half a piece and more, which spoil the mean that the features are measured against.
     """
     pieces: list[Piece] = []
     first, done, size = 0, 0, PIECE
@@ -129,7 +132,7 @@ def cut(spoken: Sequence[str], waveform: np.ndarray) -> list[Piece]:
 
 
 def where_to_cut(words: "Sequence[Segment]", limit: int) -> tuple[int, int]:
-    """(number of words that end before a frame, frame half-way between the last of them and the next).
+    """(number of words that end before a frame, frame half-way from the last of them to the next, or soon after it).
 
     >>> where_to_cut([Segment("a", 10, 20, -1.0), Segment("b", 40, 50, -1.0), Segment("c", 95, 20, -1.0)], 100)
     (2, 93)
@@ -138,8 +141,8 @@ def where_to_cut(words: "Sequence[Segment]", limit: int) -> tuple[int, int]:
     begin = min(words[count].first, limit) if count < len(words) else limit
     if not count:
         return 0, max(0, begin - MARGIN)
-    last = words[count - 1]
-    return count, (last.first + last.frames + begin + 1) // 2
+    end = words[count - 1].first + words[count - 1].frames
+    return count, min((end + begin + 1) // 2, end + MARGIN)
 
 
 def search_beginning(piece: Piece) -> "list[Segment]":
