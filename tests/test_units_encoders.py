@@ -241,6 +241,18 @@ def test_the_waveform_is_normalised_where_the_checkpoint_asks_for_it(models, tmp
     encoder = load_encoder(tmp_path)
     assert np.abs(encoder.encode([waveform])[0] - transformers_alone(model, normalised, 3)).max() < 1e-4
     assert encoder.identity != load_encoder(folder).identity
+    assert load_encoder(folder, normalize=True).identity == encoder.identity
+    assert load_encoder(tmp_path, normalize=False).identity == load_encoder(folder).identity
+
+
+def test_a_device_or_precision_that_does_not_exist_is_refused(models):
+    for device in ("cuda:99", "toaster"):
+        with pytest.raises(
+            ValueError, match=f"encoder.device: need one that torch can use here, got '{device}'"
+        ):
+            load_encoder(models["base"][1], device=device)
+    with pytest.raises(ValueError, match=r"encoder.dtype: need one of \[.*\], got 'int8'"):
+        load_encoder(models["base"][1], dtype="int8")
 
 
 def test_identity_follows_weights_and_settings_and_not_the_place(models, tmp_path):

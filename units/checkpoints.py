@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from units.fairseq import read_fairseq
 from units.hubert import HubertSettings
 
+NORMALIZE_EPSILON = 1e-7  # of transformers' feature extractor
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -53,7 +54,9 @@ def read_hubert(
         )
     preprocessor = folder / "preprocessor_config.json"
     normalized = preprocessor.exists() and read_json(preprocessor).get("do_normalize", True)
-    return checked(str(folder), config, 1e-7 if normalized else None, layer, partial(read_weights, folder))
+    return checked(
+        str(folder), config, NORMALIZE_EPSILON if normalized else None, layer, partial(read_weights, folder)
+    )
 
 
 def checked(

@@ -1,6 +1,7 @@
 """Audio to features: what an encoder is, and how to get one by name."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +42,8 @@ def load_encoder(
     layer: int | None = None,
     device: str = "cpu",
     dtype: str = "float32",
+    *,
+    normalize: bool | None = None,
     **settings: Any,
 ) -> Encoder:
     """An encoder by name.
@@ -52,6 +55,8 @@ def load_encoder(
             Blocks above it are neither loaded nor computed.
         device: "cpu", "cuda", "cuda:1", ...
         dtype: "float32", or "bfloat16" or "float16" for the large matrix products; features are float32 always.
+        normalize: of a HuBERT, bring each waveform to mean 0 and variance 1 first; default: as the checkpoint says.
+            (Some say so that were trained without; with a group norm in front it changes next to nothing.)
         **settings: of a HuBERT: `chunking`, what to do with recordings longer than 100 s: "overlap" (windows of
             `window_seconds`, with `context_seconds` at both ends thrown away; frame k stays at centre + k * hop),
             "reference" (Spirit LM's tokenizer: chunks of 1,600,000 samples on their own, a last one under 1280 samples
@@ -67,13 +72,17 @@ def load_encoder(
     """
     name = str(name_or_path)
     if name in MFCC_RATES:
-        if layer is not None or device != "cpu" or dtype != "float32" or settings:
+        if layer is not None or device != "cpu" or dtype != "float32" or normalize is not None or settings:
             raise ValueError(f"encoder {name}: has no layer, device, dtype or other settings; leave them out")
         from units.mfcc import MfccEncoder
 
         return MfccEncoder(MFCC_RATES[name])
-    from units.checkpoints import read_hubert
+    from units.checkpoints import NORMALIZE_EPSILON, read_hubert
     from units.hubert import HubertEncoder
 
     checkpoint, weights = read_hubert(name_or_path, layer)
+    if normalize is not None:
+        checkpoint = replace(
+            checkpoint, normalize=(checkpoint.normalize or NORMALIZE_EPSILON) if normalize else None
+        )
     return HubertEncoder(checkpoint, weights, layer=layer, device=device, dtype=dtype, **settings)

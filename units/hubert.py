@@ -151,7 +151,7 @@ class HubertEncoder:
                 f"got {window_seconds} and {context_seconds}"
             )
         self.settings, self.layer, self.dtype, self.chunking = settings, layer, dtype, chunking
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.hop = settings.hop
         self.minimum = settings.receptive_field
         self.centre = settings.receptive_field // 2
@@ -465,6 +465,19 @@ def window_moments(waveform: np.ndarray, size: int, stride: int) -> tuple[np.nda
         products += block.T @ block
     mean = total / len(windows)
     return mean + pivot, products / len(windows) - np.outer(mean, mean)
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name, or ValueError."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"encoder.device: need one that torch can use here, got {name!r}: {reason}"
+        ) from error
+    return device
 
 
 def check_waveform(waveform: np.ndarray, index: int) -> np.ndarray:
