@@ -72,7 +72,7 @@ def test_a_few_minutes_of_training_beat_the_unigram_entropy_of_held_out_speech(b
         "--config",
         str(ROOT / "config" / "lm" / "small.toml"),
         "--tokens",
-        "100000",
+        "200000",
         "--json",
     ]
     result = CliRunner().invoke(wordweave.cli, words)
