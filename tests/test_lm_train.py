@@ -154,6 +154,9 @@ def test_small_batches_add_up_to_one_large_one(toy):
     for a, b in zip(log_of(whole), log_of(parts), strict=True):
         if "loss" in a:
             assert math.isclose(a["loss"], b["loss"], rel_tol=1e-3)
+            assert math.isclose(
+                a["norm"], b["norm"], rel_tol=1e-2
+            )  # optimisers forgive a wrong scale, this does not
 
 
 def test_no_target_crosses_documents_and_padding_has_none():
@@ -405,7 +408,7 @@ def run_processes(count, settings, *more):
 
 
 def losses_of(settings):
-    return [line["loss"] for line in log_of(settings) if "loss" in line]
+    return [(line["loss"], line["norm"]) for line in log_of(settings) if "loss" in line]
 
 
 @pytest.mark.slow
@@ -423,5 +426,5 @@ def test_two_processes_train_as_one_and_their_checkpoint_goes_on_in_one(sharding
     train(one)
     run_processes(2, dataclasses.replace(two, tokens=256 * 8))
     train(two, resume=True)  # step 8 was saved by two processes
-    assert np.allclose(losses_of(two), losses_of(one), rtol=2e-3)
+    assert np.allclose(losses_of(two), losses_of(one), rtol=1e-2)
     assert {line["step"] for line in log_of(two)} == {line["step"] for line in log_of(one)}
