@@ -342,11 +342,16 @@ def show(build: Path, utterance_id: str | None, count: int) -> dict[str, Any]:
 
 @command(cli)
 @click.argument("build", type=FOLDER)
-def verify(build: Path) -> dict[str, Any]:
+@click.option(
+    "--utterances", type=click.IntRange(min=0), default=50, help="To encode again.", show_default=True
+)
+def verify(build: Path, utterances: int) -> dict[str, Any]:
     """Check what a build holds.
 
-    Every shard against its index: sums, members, vocabulary, nothing that could carry code.
+    Every shard against its index: sums, members, vocabulary, nothing that could carry code. And the units of some
+    utterances, drawn by hash, against a second encoding of each alone.
     """
+    from pipelines.listen import verify_units
     from shards.verify import verify as find
 
     if not (build / "shards" / "index.json").is_file():
@@ -358,7 +363,7 @@ def verify(build: Path) -> dict[str, Any]:
         raise ValueError(
             f"{build}: {len(findings)} findings; remove what is damaged and run `wordweave interleave {build}`"
         )
-    return {"findings": 0}
+    return {"findings": 0, **verify_units(build, utterances)}
 
 
 @command(cli)

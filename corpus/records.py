@@ -50,6 +50,12 @@ class Reject(ValueError):
         self.reason = reason
         self.detail = detail or REASONS[reason]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reject) and (self.reason, self.detail) == (other.reason, other.detail)
+
+    def __hash__(self) -> int:
+        return hash((self.reason, self.detail))
+
     def __reduce__(self) -> tuple:  # an exception must survive the trip from a worker process
         return Reject, (self.reason, self.detail)
 

@@ -1,13 +1,20 @@
-"""One recording as a build's speech tokens: what the units stage does, for a prompt."""
+"""Recordings as a build's units, one at a time: for a prompt, and to check what the units stage wrote."""
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
 
 from corpus.audio import decode, probe
 from corpus.records import Reject, Utterance
-from pipelines.build import codebook_path, recall
+from pipelines.build import codebook_path, part_names, recall
+from pipelines.split import draw
+from pipelines.stage import utterance
 from units import kmeans
 from units.deduplicate import deduplicate
-from units.encoders import load_encoder
+from units.encoders import Encoder, load_encoder
+from units.kmeans import Codebook
 
 
 def listen(build: Path, audio: Path) -> str:
@@ -16,18 +23,61 @@ def listen(build: Path, audio: Path) -> str:
     Raises:
         ValueError: the recording cannot be used, or the build has no codebook.
     """
-    settings = recall(build)
-    units = settings.units
     try:
         header = probe(audio)
         wave = decode(Utterance(audio.stem, str(audio), header.frames, header.sample_rate))
     except Reject as reject:
         raise ValueError(f"{audio}: {reject.reason}: {reject.detail}") from reject
-    encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=units.dtype)
-    codebook = kmeans.load(codebook_path(build, settings))
-    codebook.check(encoder)
+    encoder, codebook = models(build)
     (features,) = encoder.encode([wave])
     if not len(features):
         raise ValueError(f"{audio}: need at least {encoder.minimum} samples at 16 kHz, got {len(wave)}")
     kept, _ = deduplicate(codebook.assign(features))
     return "".join(f"[Hu{unit}]" for unit in kept)
+
+
+def models(build: Path) -> tuple[Encoder, Codebook]:
+    """The encoder and codebook a build's units are made with."""
+    settings = recall(build)
+    units = settings.units
+    encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=units.dtype)
+    codebook = kmeans.load(codebook_path(build, settings))
+    codebook.check(encoder)
+    return encoder, codebook
+
+
+def verify_units(build: Path, count: int) -> dict[str, Any]:
+    """Encode some utterances again, each alone, and compare with the units table.
+
+    Args:
+        count: utterances, those with the lowest hash of their id.
+
+    Returns:
+        {"units_checked", "units_differ", "share"}: frames compared, frames that differ, their share in per cent.
+
+    Raises:
+        ValueError: a recording has changed or is gone, or the build has no units.
+    """
+    chosen: list[tuple[float, str, int]] = []
+    for name in part_names(build):
+        table = pq.read_table(build / "manifest" / name, columns=["id"])
+        rejects = pq.read_table(build / "units" / name, columns=["reject"])["reject"].to_pylist()
+        ids = table["id"].to_pylist()
+        chosen += [(draw(0, one), name, row) for row, one in enumerate(ids) if rejects[row] is None]
+        chosen = sorted(chosen)[:count]
+    encoder, codebook = models(build)
+    checked = differ = 0
+    for name in sorted({name for _, name, _ in chosen}):
+        rows = sorted(row for _, part, row in chosen if part == name)
+        manifest = pq.read_table(build / "manifest" / name).take(rows).to_pylist()
+        table = pq.read_table(build / "units" / name).take(rows).to_pylist()
+        for row, stored in zip(manifest, table, strict=True):
+            try:
+                (features,) = encoder.encode([decode(utterance(row))])
+            except Reject as reject:
+                raise ValueError(f"{row['audio']}: {reject.reason}: {reject.detail}") from reject
+            units, old = codebook.assign(features), np.array(stored["units"])
+            checked += max(len(units), len(old))
+            same = min(len(units), len(old))
+            differ += max(len(units), len(old)) - int((units[:same] == old[:same]).sum())
+    return {"units_checked": checked, "units_differ": differ, "share": 100 * differ / max(checked, 1)}
