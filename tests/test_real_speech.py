@@ -70,9 +70,9 @@ def test_a_few_minutes_of_training_beat_the_unigram_entropy_of_held_out_speech(b
         "train",
         str(built),
         "--config",
-        str(ROOT / "config" / "lm" / "small.toml"),
+        str(ROOT / "config" / "lm" / "small_corpus.toml"),
         "--tokens",
-        "200000",
+        "300000",
         "--json",
     ]
     result = CliRunner().invoke(wordweave.cli, words)
