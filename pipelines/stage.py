@@ -16,14 +16,17 @@ import os
 import secrets
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpus.records import Utterance
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,17 @@ class TableStage(abc.ABC):
     def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """One row out per row in, in order; what cannot be used carries its reason in the column `reject`."""
 
+    def processed(self, cut: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+        """Each batch with what `process` makes of it; a stage that can read ahead says so here."""
+        return ((batch, self.process(batch)) for batch in cut)
+
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Map the task's only input table batch by batch and count rows, samples and rejects."""
         table = pq.read_table(build / task.inputs[0])
         rows = 0
         rejects: dict[str, int] = {}
         with pq.ParquetWriter(temporary, self.schema, compression="zstd") as writer:
-            for batch in batches(table):
-                made = self.process(batch)
+            for batch, made in self.processed(batches(table)):
                 if made.schema != self.schema or made.num_rows != batch.num_rows:
                     raise AssertionError(
                         f"{type(self).__name__}: need one row out per row in with its schema"
@@ -89,6 +95,22 @@ def batches(table: pa.Table, minutes: float = 5.0) -> Iterator[pa.RecordBatch]:
             yield table.slice(start, row - start).combine_chunks().to_batches()[0]
             start, filled = row, 0
         filled += length
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items in the same order, the next one made by a thread while the present one is worked on.
+
+    One item waits at most, so that memory holds two. What making an item raises is raised here.
+
+    >>> list(ahead(iter("abc")))
+    ['a', 'b', 'c']
+    """
+    over = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+        coming = thread.submit(next, items, over)
+        while (item := coming.result()) is not over:
+            coming = thread.submit(next, items, over)
+            yield item  # type: ignore[misc]
 
 
 def utterance(row: dict[str, Any]) -> Utterance:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from aligners import load_aligner
 from corpus.audio import decode
 from corpus.records import Reject, Utterance
-from pipelines.stage import TableStage, Task, utterance
+from pipelines.stage import TableStage, Task, ahead, batches, utterance
 
 UNITS = pa.schema(
     [("id", pa.string()), ("units", pa.list_(pa.int16())), ("reject", pa.string()), ("detail", pa.string())]
@@ -39,7 +39,10 @@ WORDS = pa.schema(
 )
 
 
-def decoded(batch: pa.RecordBatch) -> Iterator[tuple[Utterance | None, np.ndarray | None, Reject | None]]:
+Row = tuple[Utterance | None, np.ndarray | None, Reject | None]
+
+
+def decoded(batch: pa.RecordBatch) -> Iterator[Row]:
     """Each manifest row with its waveform, or with the reason why it has none."""
     for row in batch.to_pylist():
         if row["reject"] is not None:
@@ -63,37 +66,47 @@ class EncodeUnits(TableStage):
     encoder_identity: str
     codebook: str
     codebook_hash: str
+    trust_pickle: bool = False
     name: ClassVar[str] = "units"
     version: ClassVar[int] = 1
-    outside_key: ClassVar[tuple[str, ...]] = ("encoder", "device", "codebook")
+    outside_key: ClassVar[tuple[str, ...]] = ("encoder", "device", "codebook", "trust_pickle")
     schema: ClassVar[pa.Schema] = UNITS
 
     def setup(self) -> None:
         object.__setattr__(
             self, "_encoder", one_thread_encoder(self.encoder, self.layer, self.device, self.dtype)
         )
-        from units import kmeans
+        from units.quantizers import load_codebook
 
-        object.__setattr__(self, "_codebook", kmeans.load(self.codebook))
+        object.__setattr__(self, "_codebook", load_codebook(self.codebook, trust_pickle=self.trust_pickle))
 
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Note the units' hop and first centre (samples at 16 kHz) beside the part: interleaving needs them."""
         frames = {"hop": self._encoder.hop, "centre": self._encoder.centre}  # type: ignore[attr-defined]
         return {**super().make(build, task, temporary), **frames}
 
+    def processed(self, cut: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+        """Recordings of the next batch are decoded while the model works on this one."""
+        for batch, rows in ahead((batch, list(decoded(batch))) for batch in cut):
+            yield batch, self.encoded(batch, rows)
+
     def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return self.encoded(batch, list(decoded(batch)))
+
+    def encoded(self, batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:
+        """The units of a batch whose recordings are decoded."""
+        from units.encode import encode_units
+
         encoder, codebook = self._encoder, self._codebook  # type: ignore[attr-defined]
-        rows = list(decoded(batch))
-        waves = [wave for _, wave, _ in rows if wave is not None]
-        features = iter(encoder.encode(waves))
+        made = iter(encode_units(encoder, codebook, [wave for _, wave, _ in rows if wave is not None]))
         units: list[np.ndarray | None] = []
         rejects: list[Reject | None] = []
         for _, wave, reject in rows:
-            frames = next(features) if wave is not None else None
-            if wave is not None and frames is not None and len(frames) == 0:
+            sequence = next(made) if wave is not None else None
+            if wave is not None and sequence is not None and len(sequence) == 0:
                 reject = Reject("units.too_short", f"{len(wave)} samples, need {encoder.minimum}")
             rejects.append(reject)
-            units.append(None if reject else codebook.assign(frames).astype(np.int16))
+            units.append(None if reject or sequence is None else sequence.astype(np.int16))
         return pa.record_batch(
             [batch.column("id"), pa.array(units, UNITS.field("units").type), *reasons(rejects)], schema=UNITS
         )
@@ -161,15 +174,11 @@ class SampleFrames:
 
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Write the drawn frames of one manifest part as a Parquet column of fixed-size lists."""
-        from pipelines.stage import batches
-
         encoder = self._encoder  # type: ignore[attr-defined]
         column = pa.list_(pa.float32(), encoder.dimension)
         schema, count = pa.schema([("frame", column)]), 0
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for batch in batches(pq.read_table(build / task.inputs[0])):
-                taken = [self.draw(name) < self.utterance_share for name in batch.column("id").to_pylist()]
-                rows = [row for row in decoded(batch.filter(pa.array(taken))) if row[1] is not None]
+            for rows in ahead(map(self.taken, batches(pq.read_table(build / task.inputs[0])))):
                 for (item, _, _), frames in zip(rows, encoder.encode([row[1] for row in rows]), strict=True):
                     rng = np.random.default_rng(int.from_bytes(self.digest(item.id), "big"))  # type: ignore[union-attr]
                     kept = np.ascontiguousarray(
@@ -179,6 +188,11 @@ class SampleFrames:
                     writer.write_batch(pa.record_batch([flat], schema=schema))
                     count += len(kept)
         return {"frames": count}
+
+    def taken(self, batch: pa.RecordBatch) -> list[Row]:
+        """The drawn utterances of a batch that can be decoded."""
+        drawn = [self.draw(name) < self.utterance_share for name in batch.column("id").to_pylist()]
+        return [row for row in decoded(batch.filter(pa.array(drawn))) if row[1] is not None]
 
     def digest(self, name: str) -> bytes:
         """sha256 of (seed, id)."""
