@@ -259,6 +259,7 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
     from pipelines import build as steps
     from pipelines import report as reports
     from pipelines import settings
+    from pipelines.run import alone
 
     asked = read_settings(config)
     if source is not None:
@@ -274,12 +275,14 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
     if not Path(asked.corpus.source).exists():
         raise click.UsageError(f"corpus.source: no such file or folder {asked.corpus.source}")
     place = Path(asked.build)
-    steps.ingest(place, asked, say=say)
-    steps.fit_units(place, asked, engine, say=say)
-    steps.encode(place, asked, engine)
-    steps.align(place, asked, engine)
-    steps.interleave(place, asked, engine, say=say)
-    return brief_report(reports.report(place), place)
+    with alone(place):
+        steps.ingest(place, asked, say=say)
+        steps.fit_units(place, asked, engine, say=say)
+        steps.encode(place, asked, engine)
+        steps.align(place, asked, engine)
+        steps.interleave(place, asked, engine, say=say)
+        made = reports.report(place)
+    return brief_report(made, place)
 
 
 @command(cli)

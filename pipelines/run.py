@@ -64,18 +64,33 @@ def run_stage(
     return {"tasks": len(tasks), "done": len(todo), "skipped": len(tasks) - len(todo)}
 
 
+HELD: set[Path] = set()
+"""Builds this process holds."""
+
+
 @contextmanager
 def alone(build: Path) -> Iterator[None]:
-    """Hold the build: two drivers would remove each other's temporary files. The lock goes with the process, however it
-    ends; what a killed run left half-written is swept first."""
-    with open(build / ".lock", "a") as lock:
+    """Hold the build: two drivers would remove each other's temporary files.
+
+    The lock goes with the process, however it ends; what a killed run left half-written is swept first.
+    """
+    place = build.resolve()
+    if place in HELD:
+        yield
+        return
+    place.mkdir(parents=True, exist_ok=True)
+    with open(place / ".lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{build}: another run works on this build; wait for it, or end it") from None
         for stale in build.glob("**/.*.tmp-*"):
             stale.unlink(missing_ok=True)
-        yield
+        HELD.add(place)
+        try:
+            yield
+        finally:
+            HELD.discard(place)
 
 
 def failure(build: Path, task: Task) -> str:

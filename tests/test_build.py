@@ -260,8 +260,12 @@ def test_a_second_run_does_nothing_and_one_changed_setting_redoes_its_stage_and_
 def test_two_runs_on_one_build_are_refused(tmp_path):
     from pipelines.run import alone
 
-    with alone(tmp_path), pytest.raises(ValueError, match="another run works on this build"), alone(tmp_path):
-        pass
+    with alone(tmp_path), alone(tmp_path):  # a build holds what its stages hold
+        code = f"from pathlib import Path; from pipelines.run import alone; alone(Path({str(tmp_path)!r})).__enter__()"
+        other = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    assert "another run works on this build" in other.stderr
 
 
 def bad_corpus(folder: Path, good: Path) -> tuple[Path, dict[str, str | None]]:
@@ -449,3 +453,78 @@ def test_the_front_door_prints_one_line_of_json(built):
     assert result.exit_code == 0
     said = json.loads(result.stdout.strip().splitlines()[-1])
     assert said["utterances_in"] == said["utterances_out"] + said["utterances_rejected"] == 24
+
+
+def test_given_word_times_go_into_the_shard_as_they_are(spoken_corpus, tmp_path):
+    from praatio import textgrid
+
+    said = asked(spoken_corpus, align={"backend": "given", "options": {}}, units={"clusters": 50})
+    run(tmp_path, said, Engine("local"))
+    kept = members(tmp_path, "interleaved")
+    assert len(kept) == 24
+    for key, sample in kept.items():
+        path = spoken_corpus.parent / "alignments" / f"{key}.TextGrid"
+        true = textgrid.openTextgrid(path, includeEmptyIntervals=False).getTier("words").entries
+        assert [word[2:4] for word in sample["json"]["words"]] == [[entry.start, entry.end] for entry in true]
+
+
+def test_any_hubert_directory_and_layer_makes_units(spoken_corpus, tmp_path):
+    import torch
+    from transformers import HubertConfig, HubertModel
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 3}
+    front = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    HubertModel(HubertConfig(**shape, **front)).save_pretrained(tmp_path / "hubert")
+    units = {"encoder": str(tmp_path / "hubert"), "layer": 2, "clusters": 60}
+    run(tmp_path / "build", asked(spoken_corpus, units=units), Engine("local"))
+    sample = next(iter(members(tmp_path / "build", "speech").values()))
+    assert (sample["json"]["unit_rate"], sample["json"]["unit_hop"]) == (50.0, 320)
+    assert len(sample["units.npy"]) == (sample["json"]["samples"] - 400) // 320 + 1
+    codebook = str(tmp_path / "build" / "codebooks" / "units.safetensors")
+    other = asked(spoken_corpus, units={**units, "layer": 1, "codebook": codebook})
+    with pytest.raises(ValueError, match="layer"):  # a codebook of one layer refuses the features of another
+        steps.fit_units(tmp_path / "build", other, Engine("local"))
+
+
+def test_a_tokenizer_of_the_users_own_is_taken_as_it_is(built, spoken_corpus, tmp_path):
+    from shards.vocabulary import Vocabulary
+
+    shutil.copytree(built, tmp_path / "build")
+    (tmp_path / "tokenizer").mkdir()
+    shutil.copy(built / "shards" / "tokenizer.json", tmp_path / "tokenizer")
+    special = {"bos_token": "</s>", "eos_token": None}
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(special))
+    said = asked(spoken_corpus, text={"tokenizer": str(tmp_path / "tokenizer")})
+    steps.interleave(tmp_path / "build", said, Engine("local"))
+    vocabulary = Vocabulary.load(tmp_path / "build" / "shards")
+    assert (vocabulary.bos, vocabulary.eos) == (1, None)
+    assert vocabulary.hash != Vocabulary.load(built / "shards").hash
+    sample = next(iter(members(tmp_path / "build", "interleaved").values()))
+    assert sample["tokens.npy"][0] == 1
+    assert sample["json"]["vocabulary"] == vocabulary.hash
+
+
+def test_text_documents_make_the_text_stream_longer_and_bad_ones_are_counted_out(spoken_corpus, tmp_path):
+    (tmp_path / "good.txt").write_text("They went out together.\n\nThe boat was small.\n")
+    (tmp_path / "mixed.jsonl").write_text(
+        '{"text": "Once more."}\n{"title": "none"}\nnot json\n{"text": "..."}\n'
+    )
+    documents = [str(tmp_path / "good.txt"), str(tmp_path / "mixed.jsonl")]
+    said = asked(spoken_corpus, text={"documents": documents}, units={"clusters": 50})
+    run(tmp_path / "build", said, Engine("local"))
+    kept = members(tmp_path / "build", "text")
+    texts = [sample["json"]["text"] for key, sample in kept.items() if "synth" not in key]
+    assert sorted(texts) == ["Once more.", "The boat was small.", "They went out together."]
+    assert len(kept) == len(members(tmp_path / "build", "interleaved")) + 3
+
+
+@pytest.mark.parametrize("strategy", ["poisson", "binomial", "word", "concatenated", "continuation", "none"])
+def test_every_strategy_builds_shards_that_verify(built, spoken_corpus, tmp_path, strategy):
+    from shards.verify import verify
+
+    shutil.copytree(built, tmp_path / "build")
+    steps.interleave(
+        tmp_path / "build", asked(spoken_corpus, interleave={"strategy": strategy}), Engine("local")
+    )
+    assert verify(tmp_path / "build") == []
