@@ -32,7 +32,7 @@ class WriteShard:
     seed: int
     eos: bool
     name: ClassVar[str] = "interleave"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     outside_key: ClassVar[tuple[str, ...]] = ("vocabulary",)
 
     def setup(self) -> None:

@@ -13,17 +13,19 @@ one modality. What does not depend on the strategy is decided once:
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
+from functools import cached_property, lru_cache
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
 from shards.stream import merge_ids
-from shards.utterance import TokenizedUtterance
+from shards.utterance import TokenizedUtterance, find_runs, frame_centres
 from shards.vocabulary import KINDS, Vocabulary
 
 
@@ -95,6 +97,17 @@ class Span(NamedTuple):
     task: bool = False
 
 
+class Plan(tuple[Span, ...]):
+    """The spans of one utterance, in order."""
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """(3, S), of each span: 2 * first + speech, 2 * last + speech, 2 * task + speech; what `weave` looks up by."""
+        numbers = np.fromiter(chain.from_iterable(self), dtype=np.int64, count=4 * len(self)).reshape(-1, 4)
+        first, last, speech, task = numbers.T
+        return np.stack((2 * first + speech, 2 * last + speech, 2 * task + speech))
+
+
 class ParsedSpan(NamedTuple):
     """A span as it stands in a sequence: its marker ("[Text]", ...), its modality, and the ids after the marker."""
 
@@ -124,7 +137,7 @@ class _Digest(ISeedSequence):
         return self.words
 
 
-def spans(words: int, strategy: Strategy | str, rng: np.random.Generator) -> list[Span]:
+def spans(words: int, strategy: Strategy | str, rng: np.random.Generator) -> Plan:
     """Draw the spans of an utterance of so many words, in order.
 
     All strategies but `word` and `concatenated` (which give every word in both modalities) give every word once.
@@ -147,26 +160,134 @@ def interleave(
 
 def weave(utterance: TokenizedUtterance, plan: Sequence[Span]) -> np.ndarray:
     """Ids of the sequence that a plan describes: (N,) int32."""
+    _check_tasks([plan], utterance.vocabulary)
+    expressive = utterance.pitch is not None or utterance.style is not None
+    if len(plan) > _MANY and not expressive:
+        return _weave_many(utterance, plan if isinstance(plan, Plan) else Plan(plan))
     text, text_cuts, unit_cuts = utterance.text, utterance.text_cuts, utterance.unit_cuts
     markers = utterance.vocabulary.marker_arrays
-    expressive = utterance.pitch is not None or utterance.style is not None
-    runs, begun = utterance.runs
+    runs, begins, ends = utterance.runs
     parts: list[np.ndarray] = []
     for first, last, speech, task in plan:
-        if task and not utterance.vocabulary.tasks:
-            raise ValueError(
-                "strategy concatenated: need a vocabulary with tasks=True, for its markers [ASR] and [TTS]"
-            )
         parts.append(markers[speech, task])
         if not speech:
             parts.append(text[text_cuts[first] : text_cuts[last]])
-            continue
-        begin, end = unit_cuts[first], unit_cuts[last]
-        if expressive:
-            parts.append(_expressive(utterance, begin, end))
-        elif begin < end:
-            parts.append(runs[begun[begin] - 1 : begun[end - 1]])
+        elif expressive:
+            parts.append(_expressive(utterance, unit_cuts[first], unit_cuts[last]))
+        elif unit_cuts[first] < unit_cuts[last]:
+            parts.append(runs[begins[first] : ends[last]])
     return np.concatenate(parts)
+
+
+def _check_tasks(plans: Iterable[Sequence[Span]], vocabulary: Vocabulary) -> None:
+    if not vocabulary.tasks and any(plan[-1].task for plan in plans):
+        raise ValueError(
+            "strategy concatenated: need a vocabulary with tasks=True, for its markers [ASR] and [TTS]"
+        )
+
+
+_MANY = 16
+"""Spans from which on index arithmetic is faster than a slice for each."""
+
+
+def _weave_many(utterance: TokenizedUtterance, plan: Plan) -> np.ndarray:
+    """As `weave`, all spans at once."""
+    cuts = utterance.text_cuts, utterance.unit_cuts
+    return _gather(utterance.text, utterance.runs, *cuts, plan.columns, utterance.vocabulary)[0]
+
+
+def weave_all(
+    texts: Sequence[np.ndarray],
+    text_ends: Sequence[np.ndarray],
+    units: Sequence[np.ndarray],
+    times: Sequence[np.ndarray],
+    plans: Sequence[Plan],
+    *,
+    vocabulary: Vocabulary,
+    unit_rate: float,
+    unit_centre: float,
+) -> list[np.ndarray]:
+    """What `weave` gives for each of many utterances without pitch and style, in one pass over all of them.
+
+    Args:
+        texts, text_ends, units: of each utterance, as in `TokenizedUtterance`; each has words.
+        times: of each utterance, (2, W) starts and ends of its words, seconds.
+        plans: of each utterance, from `spans`.
+
+    Returns:
+        (N,) int32 ids of each utterance.
+    """
+    words = np.array([len(one) for one in text_ends])
+    frames = np.array([len(one) for one in units])
+    first_word, first_frame = np.cumsum(words) - words, np.cumsum(frames) - frames
+    first_text = np.cumsum([0, *map(len, texts)])[:-1]
+    # an utterance of W words has W + 1 cuts; those between two words are where their neighbours' times meet
+    first_cut = first_word + np.arange(len(words))
+    last_cut = first_cut + words
+    starts, ends = np.concatenate(times, axis=1)
+    inner = np.ones(len(starts) + len(words), dtype=bool)
+    inner[first_cut] = False
+    text_cuts = np.zeros(len(inner), dtype=np.int64)
+    text_cuts[inner] = np.concatenate(text_ends)
+    text_cuts += first_text.repeat(words + 1)
+    inner[last_cut] = False
+    middles = np.delete((ends[:-1] + starts[1:]) / 2, first_word[1:] - 1)
+    unit_cuts = np.zeros(len(inner), dtype=np.int64)
+    unit_cuts[inner] = frame_centres(unit_rate, unit_centre, int(frames.max())).searchsorted(middles)
+    unit_cuts[last_cut] = frames
+    np.minimum(unit_cuts, frames.repeat(words + 1), out=unit_cuts)
+    unit_cuts += first_frame.repeat(words + 1)
+
+    counts = [len(plan) for plan in plans]
+    _check_tasks(plans, vocabulary)
+    known = all(
+        "columns" in vars(plan) for plan in plans
+    )  # every word both ways: the same plan again and again
+    columns = (
+        np.concatenate([plan.columns for plan in plans], axis=1)
+        if known
+        else Plan(chain.from_iterable(plans)).columns
+    )
+    columns[:2] += (2 * first_cut).repeat(counts)
+    runs = find_runs(np.concatenate(units), unit_cuts, vocabulary.first_unit, first_frame)
+    ids, heads = _gather(np.concatenate(texts), runs, text_cuts, unit_cuts, columns, vocabulary)
+    return np.split(ids, heads[np.cumsum(counts)[:-1]])
+
+
+def _gather(
+    text: np.ndarray,
+    runs: tuple[np.ndarray, np.ndarray, np.ndarray],
+    text_cuts: np.ndarray,
+    unit_cuts: np.ndarray,
+    columns: np.ndarray,
+    vocabulary: Vocabulary,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of all spans, and where the marker of each stands, by index arithmetic."""
+    firsts, lasts, kinds = columns
+    run_ids, run_begins, run_ends = runs
+    begins, ends = np.empty((2, len(unit_cuts), 2), dtype=np.int64)  # text beside speech, as in the columns
+    begins[:, 0] = ends[:, 0] = text_cuts
+    begins[:, 1], ends[:, 1] = run_begins, run_ends
+    begins[:, 1] += len(text)  # each id is looked up in text and runs, one after the other
+    ends[:, 1] += len(text)
+    starts = begins.ravel().take(firsts)
+    places = ends.ravel().take(lasts)  # where each span ends in the source, soon in the sequence
+    places -= starts
+    if not (
+        unit_cuts[1:] > unit_cuts[:-1]
+    ).all():  # a span of words without a frame would say the run around it
+        places[(kinds % 2 == 1) & (unit_cuts[firsts // 2] == unit_cuts[lasts // 2])] = 0
+    places += 1  # the marker
+    lengths = places.copy()
+    places = places.cumsum()
+    heads = places - lengths
+    starts -= heads
+    starts -= 1
+    index = starts.repeat(lengths)
+    index += np.arange(len(index))
+    ids = np.concatenate((text, run_ids)).take(index, mode="wrap")  # at a marker anything, -1 too
+    ids[heads] = vocabulary.marker_ids.take(kinds)
+    return ids, heads
 
 
 def speech_tokens(utterance: TokenizedUtterance) -> np.ndarray:
@@ -245,80 +366,123 @@ def _expressive(utterance: TokenizedUtterance, first: int, last: int) -> np.ndar
 # The strategies ----------------------------------------------------------------------------------------------------
 
 
-def _spirit(words: int, strategy: Strategy, rng: np.random.Generator) -> list[Span]:
+def _spirit(words: int, strategy: Strategy, rng: np.random.Generator) -> Plan:
     bounds = (strategy.text_words, strategy.speech_words)
     most = 2 * (words // (bounds[0][0] + bounds[1][0]) + 1)
-    draws = rng.random(most + 1).tolist()  # one call: a call costs more than the numbers
-
-    def length(number: int, speech: bool) -> int:
-        low, high = bounds[speech]
-        return low + int(draws[number + 1] * (high - low + 1))
-
-    return _alternate(words, draws[0] < 0.5, length)
-
-
-def _binomial(words: int, strategy: Strategy, rng: np.random.Generator) -> list[Span]:
-    first = rng.random() < 0.5
-    lengths = np.maximum(rng.binomial(strategy.trials, strategy.probability, size=words), 1).tolist()
-    return _alternate(words, first, lambda number, _: lengths[number])
-
-
-def _alternate(words: int, speech: bool, length: Callable[[int, bool], int]) -> list[Span]:
+    draws = iter(rng.random(most + 1).tolist())  # one call: a call costs more than the numbers
     found: list[Span] = []
-    first = 0
+    first, speech = 0, next(draws) < 0.5
     while first < words:
-        last = min(words, first + length(len(found), speech))
+        low, high = bounds[speech]
+        last = min(words, first + low + int(next(draws) * (high - low + 1)))
         found.append(Span(first, last, speech))
         first, speech = last, not speech
-    return found
+    return Plan(found)
 
 
-def _poisson(words: int, strategy: Strategy, rng: np.random.Generator) -> list[Span]:
+def _binomial(words: int, strategy: Strategy, rng: np.random.Generator) -> Plan:
+    table = _binomial_table(strategy.trials, strategy.probability)
+    draws = iter(rng.random(words + 1).tolist())
+    found: list[Span] = []
+    first, speech = 0, next(draws) < 0.5
+    while first < words:
+        last = min(words, first + max(1, bisect_right(table, next(draws))))
+        found.append(Span(first, last, speech))
+        first, speech = last, not speech
+    return Plan(found)
+
+
+def _poisson(words: int, strategy: Strategy, rng: np.random.Generator) -> Plan:
     """Lengths are drawn until they hold the promised number of words, the last one cut, then dealt to the gaps.
 
     The number of spoken words is ratio * words, rounded up or down at random so that its mean is exact. Were lengths
     and starts drawn until the ratio is *passed*, as the published code does, 30-word utterances would get 43 % for
     30 %. The words are turned like a wheel at the end: every word is spoken equally often, those at the ends too.
     """
-    spoken = min(words, int(strategy.ratio * words + rng.random()))
+    draws = iter(rng.random(2 * words + 2).tolist())
+    spoken = min(words, int(strategy.ratio * words + next(draws)))
+    turn = int(next(draws) * words)
+    table = _poisson_table(strategy.mean_words)
     lengths: list[int] = []
-    while spoken > (so_far := sum(lengths)):
-        lengths.append(min(max(1, int(rng.poisson(strategy.mean_words))), spoken - so_far))
+    rest = spoken
+    while rest:
+        lengths.append(min(max(1, bisect_right(table, next(draws))), rest))
+        rest -= lengths[-1]
     written = words - spoken
     while len(lengths) > written + 1:  # more speech spans than gaps between written words: join two
         lengths.append(lengths.pop() + lengths.pop())
-    gaps = np.sort(rng.permutation(written + 1)[: len(lengths)])  # number of written words before each
-    speech = np.zeros(words, dtype=bool)
-    first = 0
-    for gap, length in zip(gaps.tolist(), lengths, strict=True):
-        speech[gap + first : gap + first + length] = True
+    gaps: set[int] = set()  # number of written words before each: so many different ones, all choices alike
+    for most in range(written + 1 - len(lengths), written + 1):
+        gap = int(next(draws) * (most + 1))
+        gaps.add(most if gap in gaps else gap)
+    switches = []  # where the modality changes on the wheel, words [0, words) turned
+    first = turn
+    for gap, length in zip(sorted(gaps), lengths, strict=True):
+        switches += [(first + gap) % words, (first + gap + length) % words]
         first += length
-    speech = np.roll(speech, int(rng.integers(words)))
-    cuts = [0, *(np.flatnonzero(speech[1:] != speech[:-1]) + 1).tolist(), words]
-    return [Span(a, b, bool(speech[a])) for a, b in pairwise(cuts)]
+    return _switched(words, switches, spoken)
 
 
-def _word(words: int, strategy: Strategy, rng: np.random.Generator) -> list[Span]:
-    return [Span(word, word + 1, speech) for word in range(words) for speech in (False, True)]
+def _switched(words: int, switches: list[int], spoken: int) -> Plan:
+    """Spans of a wheel of words that turns to speech at switches 0, 2, ... and to text at 1, 3, ..."""
+    if spoken in (0, words):
+        return Plan((Span(0, words, spoken > 0),))
+    opening, closing = set(switches[::2]), set(switches[1::2])
+    both = opening & closing  # speech that ends where speech begins is no switch
+    cuts = sorted((opening | closing) - both - {0})
+    speech = cuts[0] in closing
+    found = []
+    for first, last in zip([0, *cuts], [*cuts, words], strict=True):
+        found.append(Span(first, last, speech))
+        speech = not speech
+    return Plan(found)
 
 
-def _concatenated(words: int, strategy: Strategy, rng: np.random.Generator) -> list[Span]:
+@lru_cache(maxsize=64)
+def _poisson_table(mean: float) -> list[float]:
+    """Probability of k or fewer, k = 0, 1, ...: a uniform number's place in it is a Poisson number."""
+    most = int(mean + 12 * math.sqrt(mean) + 30)
+    return list(accumulate(math.exp(k * math.log(mean) - mean - math.lgamma(k + 1)) for k in range(most)))
+
+
+@lru_cache(maxsize=64)
+def _binomial_table(trials: int, probability: float) -> list[float]:
+    """The same of a binomial number, without the last k, whose probability is 1."""
+    if probability in (0, 1):
+        return [1 - probability] * trials
+    yes, no = math.log(probability), math.log1p(-probability)
+    ways = (math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) for k in range(trials))
+    return list(accumulate(math.exp(way + k * yes + (trials - k) * no) for k, way in enumerate(ways)))
+
+
+@lru_cache(maxsize=128)
+def _every_word(words: int) -> Plan:
+    plan = Plan(Span(word, word + 1, speech) for word in range(words) for speech in (False, True))
+    assert plan.columns.size  # computed here, once for all utterances of so many words
+    return plan
+
+
+def _word(words: int, strategy: Strategy, rng: np.random.Generator) -> Plan:
+    return _every_word(words)
+
+
+def _concatenated(words: int, strategy: Strategy, rng: np.random.Generator) -> Plan:
     speech = rng.random() < 0.5
-    return [Span(0, words, speech), Span(0, words, not speech, task=True)]
+    return Plan((Span(0, words, speech), Span(0, words, not speech, task=True)))
 
 
-def _continuation(words: int, strategy: Strategy, rng: np.random.Generator) -> list[Span]:
+def _continuation(words: int, strategy: Strategy, rng: np.random.Generator) -> Plan:
     speech = rng.random() < 0.5
     middle = (words + int(rng.random() < 0.5)) // 2
-    halves = [Span(0, middle, speech), Span(middle, words, not speech)]
-    return [half for half in halves if half.first < half.last]
+    halves = (Span(0, middle, speech), Span(middle, words, not speech))
+    return Plan(half for half in halves if half.first < half.last)
 
 
-def _none(words: int, strategy: Strategy, rng: np.random.Generator) -> list[Span]:
-    return [Span(0, words, rng.random() < 0.5)]
+def _none(words: int, strategy: Strategy, rng: np.random.Generator) -> Plan:
+    return Plan((Span(0, words, rng.random() < 0.5),))
 
 
-STRATEGIES: dict[str, Callable[[int, Strategy, np.random.Generator], list[Span]]] = {
+STRATEGIES: dict[str, Callable[[int, Strategy, np.random.Generator], Plan]] = {
     "spirit": _spirit,
     "poisson": _poisson,
     "binomial": _binomial,

@@ -26,6 +26,10 @@ Place = Sequence[int]
 """Epoch, window in the epoch, document in the window, tokens of that document already given."""
 
 
+Sample = tuple[str, str, dict[str, bytes]]
+"""Path of its shard, key, members by extension."""
+
+
 @dataclass
 class Source:
     """One stream of a build, dealt to lanes.
@@ -35,7 +39,7 @@ class Source:
         paths: of its shards.
         blocks: (B,) of BLOCK.
         members: the extensions a document is made from; others are not kept.
-        document: (key, members as bytes, epoch) -> (N,) int32 ids.
+        documents: (samples, epoch) -> (N,) int32 ids of each.
         seed, lanes: what the order depends on.
         buffer: samples per window.
     """
@@ -44,7 +48,7 @@ class Source:
     paths: list[str]
     blocks: np.ndarray
     members: frozenset[str]
-    document: Callable[[str, Mapping[str, bytes], int], np.ndarray]
+    documents: Callable[[list[Sample], int], list[np.ndarray]]
     seed: int
     lanes: int
     buffer: int
@@ -60,8 +64,8 @@ class Source:
         order = self._orders[epoch]
         return order[lane :: self.lanes] if lane < len(order) else order[[lane % len(order)]]
 
-    def read(self, number: int) -> list[tuple[str, str, dict[str, bytes]]]:
-        """Shard, key and kept members of each sample of a block, its checksum compared."""
+    def read(self, number: int) -> list[Sample]:
+        """The samples of a block, its checksum compared, with the members that are kept."""
         content, path = read_block(self.paths, self.blocks[number])
         return [
             (path, key, {name: content[a:b] for name, (a, b) in members.items() if name in self.members})
@@ -79,7 +83,7 @@ class Reader:
     def move(self, place: Place) -> None:
         """Go on from another place."""
         self.epoch, self.window, self.index, self.offset = place
-        self._samples: list[tuple[str, str, dict[str, bytes]]] | None = None
+        self._window: list[np.ndarray] | None = None
         self._document: np.ndarray | None = None
 
     @property
@@ -103,18 +107,12 @@ class Reader:
         return found
 
     def _read(self) -> np.ndarray:
-        if self._samples is None:
+        if self._window is None:
             self._fill()
-        while self._samples is None or self.index >= len(self._samples):
+        while self._window is None or self.index >= len(self._window):
             self.window, self.index = self.window + 1, 0
             self._fill()
-        path, key, members = self._samples[self.index]
-        try:
-            return self.source.document(key, members, self.epoch)
-        except KeyError as error:
-            raise ValueError(f"{path}: sample {key} lacks {error}") from error
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from error
+        return self._window[self.index]
 
     def _fill(self) -> None:
         """Read the window of this place; past the last one, the first of the next epoch."""
@@ -128,7 +126,7 @@ class Reader:
         samples = [sample for number in share[windows == self.window] for sample in source.read(int(number))]
         name = f"{source.name}/{self.lane}/{self.window}"
         order = generator(source.seed, self.epoch, name).permutation(len(samples))
-        self._samples = [samples[i] for i in order]
+        self._window = source.documents([samples[i] for i in order], self.epoch)
         return None
 
 

@@ -14,7 +14,7 @@ So a state is four integers per lane and stream, and the mixer's counts.
 import hashlib
 import json
 import mmap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +23,14 @@ import numpy as np
 
 from shards import files
 from shards.interleave import Strategy, document, generator, spans, strategy_of, weave
-from shards.lanes import Place, Reader, Source, blocks_of
+from shards.lanes import Place, Reader, Sample, Source, blocks_of
 from shards.mix import Mixer
+from shards.redraw import redraw_all
 from shards.stream import PITCH_RATE, STYLE_RATE
 from shards.tar import EXTENSIONS, decode, scan
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
+from shards.write import SHARED
 
 
 class Packed(NamedTuple):
@@ -91,7 +93,7 @@ def read_utterance(sample: Mapping[str, Any], vocabulary: Vocabulary) -> Tokeniz
             f"sample {key}: made with vocabulary {record.get('vocabulary')}, this one is {vocabulary.hash}"
         )
     try:
-        words = record["words"] if "ends.npy" in sample else []
+        starts, ends = sample["times.npy"] if "ends.npy" in sample else np.zeros((2, 0))
         return TokenizedUtterance(
             id=key,
             units=sample["units.npy"],
@@ -99,8 +101,8 @@ def read_utterance(sample: Mapping[str, Any], vocabulary: Vocabulary) -> Tokeniz
             unit_centre=record["unit_centre"],
             text=sample.get("text.npy", ()),
             text_ends=sample.get("ends.npy", ()),
-            starts=np.array([word[2] for word in words], dtype=float),
-            ends=np.array([word[3] for word in words], dtype=float),
+            starts=starts,
+            ends=ends,
             seconds=record["seconds"],
             vocabulary=vocabulary,
             pitch=sample.get("pitch.npy"),
@@ -179,6 +181,49 @@ def _redrawn(
     chosen = strategy or strategy_of(record["strategy"])
     plan = spans(utterance.words, chosen, generator(seed, epoch, key))
     return document(weave(utterance, plan), vocabulary, eos=record["eos"])
+
+
+def _one_by_one(
+    document_of: Callable[[str, Mapping[str, bytes], int], np.ndarray], samples: list[Sample], epoch: int
+) -> list[np.ndarray]:
+    """The documents of samples; what is wrong with one is said with its shard."""
+    found = []
+    for path, key, members in samples:
+        try:
+            found.append(document_of(key, members, epoch))
+        except KeyError as error:
+            raise ValueError(f"{path}: sample {key} lacks {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
+    return found
+
+
+def _all_redrawn(
+    vocabulary: Vocabulary,
+    seed: int,
+    strategy: Strategy | None,
+    shared: Mapping[str, Any],
+    samples: list[Sample],
+    epoch: int,
+) -> list[np.ndarray]:
+    """The utterances interleaved anew for this epoch: together where that can be, else one by one."""
+    found = redraw_all(samples, epoch, vocabulary, seed, strategy, shared)
+    return found or _one_by_one(partial(_redrawn, vocabulary, seed, strategy), samples, epoch)
+
+
+def _shared(paths: Sequence[str], entries: Sequence[Mapping[str, Any]], vocabulary: Vocabulary) -> dict:
+    """What all samples of a stream share, as the index says."""
+    for path, entry in zip(paths, entries, strict=True):
+        if "shared" not in entry:
+            raise ValueError(f"{path}: the index does not say what its samples share; write the shards again")
+        found = entry["shared"].get("vocabulary")
+        if found != vocabulary.hash:
+            raise ValueError(f"{path}: made with vocabulary {found}, this one is {vocabulary.hash}")
+        if entry["samples"] and entry["shared"] != entries[0]["shared"]:
+            raise ValueError(
+                f"{path}: need what {paths[0]} says of {', '.join(SHARED)}; write the shards again"
+            )
+    return entries[0]["shared"]
 
 
 # The stream --------------------------------------------------------------------------------------------------------
@@ -341,18 +386,20 @@ def open_stream(
             f"{folder}: index.json was made with vocabulary {index['vocabulary']}, not {vocabulary.hash}"
         )
     entries = {name: _entries(index, name, split) for name in names}
-    drawn = partial(_redrawn, vocabulary, seed, strategy)
     sources = []
     for name in names:
         anew = redraw and name == "interleaved"
         paths = [files.join(folder, entry["file"]) for entry in entries[name]]
+        shared = _shared(paths, entries[name], vocabulary)
         sources.append(
             Source(
                 name=name,
                 paths=paths,
                 blocks=blocks_of(paths, entries[name], 16 * lanes),
                 members=EXTENSIONS - {"tokens.npy"} if anew else frozenset({"tokens.npy"}),
-                document=drawn if anew else _materialised,
+                documents=partial(_all_redrawn, vocabulary, seed, strategy, shared)
+                if anew
+                else partial(_one_by_one, _materialised),
                 seed=seed,
                 lanes=lanes,
                 buffer=buffer,

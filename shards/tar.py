@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-EXTENSIONS = frozenset(("json", "units.npy", "pitch.npy", "style.npy", "text.npy", "ends.npy", "tokens.npy"))
+EXTENSIONS = frozenset(
+    ("json", "units.npy", "pitch.npy", "style.npy", "text.npy", "ends.npy", "times.npy", "tokens.npy")
+)
 """The members a sample may have."""
 
 _SIZE = slice(124, 136)  # fields of a POSIX ustar header

@@ -56,9 +56,9 @@ class TokenizedUtterance:
             values = getattr(self, name)
             if values is not None:
                 object.__setattr__(self, name, values := np.asarray(values, dtype=np.int16))
-                self._check(values.ndim == 1 and _within(values, limit), f"{name}: need (N,) in [0, {limit})")
+                self._check(values.ndim == 1 and within(values, limit), f"{name}: need (N,) in [0, {limit})")
         self._check(self.unit_rate > 0 and self.seconds >= 0, "unit_rate and seconds: need > 0 Hz and >= 0 s")
-        self._check(_within(self.text, self.vocabulary.text_size), "text: need ids of the tokenizer")
+        self._check(within(self.text, self.vocabulary.text_size), "text: need ids of the tokenizer")
         text_ends, starts, ends = self.text_ends, self.starts, self.ends
         words = len(text_ends)
         self._check(len(starts) == len(ends) == words, "words: need as many starts and ends as text_ends")
@@ -99,28 +99,45 @@ class TokenizedUtterance:
         its centre (a centre exactly on the boundary to the later one). Silence at either end goes to the outer word.
         """
         cuts = np.zeros(self.words + 1, dtype=np.int64)
-        cuts[1:-1] = np.searchsorted(self.centres, (self.ends[:-1] + self.starts[1:]) / 2, side="left")
+        middles = self.ends[:-1] + self.starts[1:]
+        middles *= 0.5
+        cuts[1:-1] = self.centres.searchsorted(middles)
         cuts[-1] = len(self.units)
         return cuts
 
     @cached_property
-    def runs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Deduplicated ids and where each frame finds its own: ids (N,) int32, counts (F,) of runs begun so far.
+    def runs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Deduplicated ids, and where words begin and end among them: ids (N,) int32, begins and ends (W + 1,) int64.
 
-        Frames [a, b), cut and then deduplicated, are ids[counts[a] - 1 : counts[b - 1]].
+        The frames of words [a, b), cut and then deduplicated, are ids[begins[a] : ends[b]], unless there are none.
         """
-        changes = np.empty(len(self.units), dtype=bool)
-        changes[:1] = True
-        np.not_equal(self.units[1:], self.units[:-1], out=changes[1:])
-        ids = self.units[changes].astype(np.int32)
-        ids += self.vocabulary.first_unit
-        return ids, changes.cumsum()
+        return find_runs(self.units, self.unit_cuts, self.vocabulary.first_unit)
 
     @property
     def centres(self) -> np.ndarray:
         """(F,) centres of the frames, seconds."""
-        frames = len(self.units)
-        return _centres(self.unit_rate, self.unit_centre, 1 << frames.bit_length())[:frames]
+        return frame_centres(self.unit_rate, self.unit_centre, len(self.units))
+
+
+def find_runs(
+    units: np.ndarray, cuts: np.ndarray, first_unit: int, breaks: np.ndarray | int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Runs of units as in `TokenizedUtterance.runs`; frames `breaks` begin a run whatever stands before them."""
+    changes = np.empty(len(units), dtype=bool)
+    np.not_equal(units[1:], units[:-1], out=changes[1:])
+    if len(units):
+        changes[breaks] = True
+    (starts,) = changes.nonzero()
+    ids = units.take(starts).astype(np.int32)
+    ids += first_unit
+    begins = starts.searchsorted(cuts, "right")
+    begins -= 1
+    return ids, begins, starts.searchsorted(cuts)
+
+
+def frame_centres(unit_rate: float, unit_centre: float, frames: int) -> np.ndarray:
+    """(F,) centres of the frames, seconds."""
+    return _centres(unit_rate, unit_centre, 1 << frames.bit_length())[:frames]
 
 
 @lru_cache(maxsize=64)
@@ -131,6 +148,7 @@ def _centres(unit_rate: float, unit_centre: float, frames: int) -> np.ndarray:
     return centres
 
 
-def _within(values: np.ndarray, limit: int) -> bool:
+def within(values: np.ndarray, limit: int) -> bool:
+    """Whether all values are in [0, limit)."""
     unsigned = values.view(f"u{values.itemsize}")  # a negative value becomes a large one
     return not values.size or bool(unsigned.max() < limit)

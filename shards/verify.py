@@ -15,7 +15,7 @@ from shards import files
 from shards.interleave import document, generator, interleave, parse, speech_tokens, strategy_of
 from shards.read import read_index, read_samples, read_utterance
 from shards.vocabulary import Vocabulary
-from shards.write import drawn_words
+from shards.write import SHARED, drawn_words
 
 _MOST = 5
 """Findings per shard; one bad setting can spoil every sample."""
@@ -61,6 +61,7 @@ def _shard(
     digests: list[int] = []
     found: list[str] = []
     totals: Counter[str] = Counter()
+    shared: list[dict[str, Any]] = []
     first = last = None
     try:
         found += [f"{path}: {rule}" for rule in _content(path, entry)]
@@ -69,6 +70,8 @@ def _shard(
             first = first or last
             digests.append(_digest(last))
             totals["samples"] += 1
+            said = {name: value for name, value in sample["json"].items() if name in SHARED}
+            shared = shared if said in shared else [*shared, said]
             try:
                 found += [f"{path}: {last}: {rule}" for rule in _sample(sample, stream, vocabulary, totals)]
             except (ValueError, KeyError, TypeError) as error:
@@ -85,6 +88,8 @@ def _shard(
                 found.append(
                     f"{path}: the index must say what the shard holds, {dict(totals)}, it says {expected}"
                 )
+            if any(value != entry["shared"] for value in shared):
+                found.append(f"{path}: the index must say what all samples share, it says {entry['shared']}")
             if (first, last) != (entry["first"], entry["last"]):
                 found.append(f"{path}: the index must name its first and last key, {first} and {last}")
             if entry["seconds"] != entry["audio_samples"] / SAMPLE_RATE:
@@ -141,6 +146,8 @@ def _sample(
     if stream == "text":
         return
     utterance = read_utterance(sample, vocabulary)
+    if stream == "interleaved" and sample["times.npy"].T.tolist() != [word[2:4] for word in record["words"]]:
+        yield "times.npy must be the starts and ends of its words"
     if stream == "speech":
         expected = speech_tokens(utterance)
     elif record["strategy"] is None or record["seed"] is None:

@@ -147,6 +147,12 @@ class Vocabulary:
             ids |= {(False, True): self.asr_marker, (True, True): self.tts_marker}
         return {key: np.array([id], dtype=np.int32) for key, id in ids.items()}
 
+    @cached_property
+    def marker_ids(self) -> np.ndarray:
+        """(4,) int32 markers by 2 * task + speech; the task markers are -1 where there are none."""
+        tasks = (self.asr_marker, self.tts_marker) if self.tasks else (-1, -1)
+        return np.array([self.text_marker, self.speech_marker, *tasks], dtype=np.int32)
+
     def counts(self, ids: np.ndarray) -> dict[str, int]:
         """Number of tokens per kind; kinds that do not occur are left out."""
         found = np.bincount(self.kind(ids), minlength=len(KINDS))

@@ -26,6 +26,9 @@ SCHEMA = 1
 BLOCK = 64
 """Samples per block: what a loader reads at once. The index holds the offset and checksum of each block."""
 
+SHARED = ("vocabulary", "eos", "unit_rate", "unit_centre", "strategy")
+"""Fields of the `.json` that all samples of a shard share. The index repeats them, for loaders to read once."""
+
 _KEY = re.compile(r"[A-Za-z0-9_=-]{1,80}")  # a key ends at the first dot; a ustar name has 100 bytes
 
 
@@ -124,7 +127,8 @@ def sample(
             raise ValueError(
                 f"sample {key}: need {tokenized.words} words in its record, got {len(record['words'])}"
             )
-        members |= {"text.npy": tokenized.text, "ends.npy": tokenized.text_ends}
+        times = np.stack((tokenized.starts, tokenized.ends))
+        members |= {"text.npy": tokenized.text, "ends.npy": tokenized.text_ends, "times.npy": times}
     return members
 
 
@@ -137,10 +141,11 @@ def write_shard(
 
     Returns:
         The entry for `write_index`: file, samples, tokens per kind, audio_samples and seconds, words written and
-        spoken, bytes, sha256, first and last key, and per block of 64 samples its offset and crc32.
+        spoken, what all samples share, bytes, sha256, first and last key, and per block of 64 samples its offset and
+        crc32.
 
     Raises:
-        ValueError: a key comes twice, or a sample has another vocabulary.
+        ValueError: a key comes twice, a sample has another vocabulary, or samples differ in what they must share.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
@@ -150,6 +155,7 @@ def write_shard(
     checksums: list[int] = []
     digest = hashlib.sha256()
     words: Counter[str] = Counter()
+    shared: dict[str, Any] = {"vocabulary": vocabulary.hash}
     audio_samples = position = 0
     with open(partial, "wb") as file:
         for block in _blocks(samples):
@@ -160,6 +166,12 @@ def write_shard(
                     raise ValueError(f"{path}: key {key!r} comes twice")
                 if record["vocabulary"] != vocabulary.hash:
                     raise ValueError(f"{path}: sample {key} was made with another vocabulary")
+                said = {name: record[name] for name in SHARED if name in record}
+                shared = shared if keys else said
+                if said != shared:
+                    raise ValueError(
+                        f"{path}: all samples must share {', '.join(SHARED)}; {key} has other ones"
+                    )
                 keys[key] = None
                 audio_samples += record["samples"]
                 words.update(drawn_words(record))
@@ -186,6 +198,7 @@ def write_shard(
         "audio_samples": audio_samples,
         "seconds": audio_samples / SAMPLE_RATE,
         "words": dict(words),
+        "shared": shared,
         "bytes": position + len(closing),
         "sha256": digest.hexdigest(),
         "first": names[0] if names else None,

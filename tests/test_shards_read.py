@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shards_toy import toy_build, toy_sample, toy_utterance, toy_vocabulary
 
-from shards.interleave import parse
+from shards.interleave import STRATEGIES, Strategy, document, generator, parse, spans, weave
 from shards.mix import Mixer
-from shards.read import open_stream, read_documents, read_samples, read_utterance
+from shards.read import _redrawn, open_stream, read_documents, read_samples, read_utterance
+from shards.redraw import redraw_all
+from shards.tar import encode
 from shards.vocabulary import Vocabulary
-from shards.write import write_index, write_shard
+from shards.write import SHARED, write_index, write_shard
 
 THIRDS = {"text": 1, "speech": 1, "interleaved": 1}
 STREAM = {"seed": 5, "sequence_length": 300, "lanes": 16, "buffer": 4}
@@ -89,8 +91,8 @@ def documents_of(sequences, lanes):
     found = {}
     open_ends = {}
     for number, packed in enumerate(sequences):
-        for document in range(packed.documents[-1] + 1):
-            chosen = packed.documents == document
+        for index in range(packed.documents[-1] + 1):
+            chosen = packed.documents == index
             tokens, positions, stream = (
                 packed.tokens[chosen],
                 packed.positions[chosen],
@@ -166,6 +168,44 @@ def test_interleavings_are_drawn_anew_each_epoch_and_say_the_same_words(build):
         for s in read_samples(build / f"shards/interleaved/train-00000{k}.tar")
     ]
     assert len(units) == 100
+
+
+@pytest.mark.parametrize("expressive", [False, True])
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_a_window_drawn_together_is_what_its_samples_give_one_by_one(name, expressive):
+    rows = [toy_utterance(1 + 3 * i % 50, seed=i, id=f"u{i}", expressive=expressive) for i in range(60)]
+    vocabulary = rows[0].vocabulary
+    made = [toy_sample(row, "interleaved") for row in rows]
+    shared = {name: made[0]["json"][name] for name in SHARED}
+    samples = [
+        ("x.tar", one["__key__"], {name: encode(name, one[name]) for name in one if name != "__key__"})
+        for one in made
+    ]
+    expected = [
+        document(weave(row, spans(row.words, name, generator(3, 7, row.id))), vocabulary) for row in rows
+    ]
+    found = redraw_all(samples, 7, vocabulary, 3, Strategy(name), shared)
+    if expressive:
+        assert found is None
+        found = [_redrawn(vocabulary, 3, Strategy(name), key, members, 7) for _, key, members in samples]
+    assert [one.tolist() for one in found] == [one.tolist() for one in expected]
+    assert {one.dtype for one in found} == {np.dtype(np.int32)}
+
+
+def test_shards_that_do_not_share_what_they_must_are_named(copy):
+    index = json.loads((copy / "shards/index.json").read_text())
+    entry = index["streams"]["interleaved"]["train"][1]
+    for shared, rule in (
+        (entry["shared"] | {"vocabulary": "0"}, "made with vocabulary 0"),
+        (entry["shared"] | {"eos": False}, "need what .*train-000000.tar says"),
+        (None, "write the shards again"),
+    ):
+        entry["shared"] = shared
+        if shared is None:
+            del entry["shared"]
+        (copy / "shards/index.json").write_text(json.dumps(index))
+        with pytest.raises(ValueError, match=rf"interleaved/train-000001\.tar: .*{rule}"):
+            open_stream(copy, THIRDS, **STREAM)
 
 
 def test_a_strategy_given_to_the_loader_replaces_that_of_the_build(build):
@@ -339,7 +379,10 @@ def rewritten(folder, change):
     [
         (lambda one: {"text.npy": None}, "u1: does not follow the schema: .*text_ends|text_ends"),
         (lambda one: {"units.npy": None}, "u1: does not follow the schema: KeyError.'units.npy'"),
-        (lambda one: {"json": {n: v for n, v in one["json"].items() if n != "words"}}, "u1: does not follow"),
+        (lambda one: {"times.npy": None}, "u1: does not follow the schema: KeyError.'times.npy'"),
+        (lambda one: {"times.npy": one["times.npy"][:, 1:]}, "u1.: words: need as many starts"),
+        (lambda one: {"times.npy": one["times.npy"][::-1].copy()}, "u1.: word times"),
+        (lambda one: {"ends.npy": one["ends.npy"][:-1]}, "u1.: "),
         (lambda one: {"json": {n: v for n, v in one["json"].items() if n != "eos"}}, "u1 lacks 'eos'"),
         (lambda one: {"json": one["json"] | {"strategy": None}}, "u1: does not say how to draw it"),
         (lambda one: {"json": one["json"] | {"strategy": {"name": "spirits"}, "seed": None}}, "need one of"),

@@ -135,10 +135,24 @@ def test_a_record_that_says_what_is_not_so_is_found(copy, name, value):
     assert "u1: " in line
 
 
-@pytest.mark.parametrize("name", ["samples", "audio_samples", "first", "tokens", "sha256", "words"])
+def test_word_times_that_are_not_those_of_the_words_are_found(copy):
+    good = toy_sample(toy_utterance(40), "interleaved")
+    times = good["times.npy"].copy()
+    times[0, 0] += 1e-9
+    (line,) = rewritten(copy, [good | {"times.npy": times}])
+    assert line.endswith("u1: times.npy must be the starts and ends of its words")
+
+
+@pytest.mark.parametrize("name", ["samples", "audio_samples", "first", "tokens", "sha256", "words", "shared"])
 def test_an_index_that_says_what_is_not_so_is_found(copy, name):
     index = json.loads((copy / "shards/index.json").read_text())
-    other = {"tokens": {"unit": 1}, "words": {"spoken": 1}, "first": "x", "sha256": "0"}.get(name, 12345)
+    other = {
+        "tokens": {"unit": 1},
+        "words": {"spoken": 1},
+        "shared": {"eos": False},
+        "first": "x",
+        "sha256": "0",
+    }.get(name, 12345)
     index["streams"]["interleaved"]["train"][1][name] = other
     (copy / "shards/index.json").write_text(json.dumps(index))
     found = verify(copy)

@@ -85,7 +85,7 @@ def test_a_member_is_what_tarfile_writes(name, content):
     [
         ("text", {"json", "tokens.npy"}),
         ("speech", {"json", "tokens.npy", "units.npy"}),
-        ("interleaved", {"json", "tokens.npy", "units.npy", "text.npy", "ends.npy"}),
+        ("interleaved", {"json", "tokens.npy", "units.npy", "text.npy", "ends.npy", "times.npy"}),
     ],
 )
 def test_a_sample_comes_back_as_it_was_written(tmp_path, stream, members):
@@ -188,6 +188,11 @@ def test_a_failed_shard_leaves_nothing_under_its_name(tmp_path):
         write_shard(tmp_path / "a.tar", [one, one], toy_vocabulary())
     with pytest.raises(ValueError, match="another vocabulary"):
         write_shard(tmp_path / "a.tar", [one], toy_vocabulary(64, 100))
+    other = toy_sample(toy_utterance(3, id="u2"), "text")
+    with pytest.raises(ValueError, match="all samples must share"):
+        write_shard(
+            tmp_path / "a.tar", [one, other | {"json": other["json"] | {"eos": False}}], toy_vocabulary()
+        )
     assert not (tmp_path / "a.tar").exists()
 
 
