@@ -136,6 +136,55 @@ def test_a_codebook_of_fewer_different_frames_than_clusters_says_so():
     assert fit(features, clusters=16).provenance["dead"] == 6
 
 
+class GpuFaiss:
+    """What `fits_on` asks of a GPU build of faiss."""
+
+    StandardGpuResources = object
+
+    def __init__(self, gpus):
+        self.gpus = gpus
+
+    def get_num_gpus(self):
+        if self.gpus is None:
+            raise RuntimeError("CUDA error 35 CUDA driver version is insufficient for CUDA runtime version")
+        return self.gpus
+
+
+def test_a_gpu_is_taken_only_by_a_gpu_build_that_sees_one():
+    assert [kmeans.fits_on(GpuFaiss(gpus)) for gpus in (2, 1, 0, None)] == ["gpu", "gpu", "cpu", "cpu"]
+
+    class CpuFaiss:
+        def get_num_gpus(self):  # of GPUs that others could use
+            return 1
+
+    assert kmeans.fits_on(CpuFaiss()) == "cpu"
+
+
+def test_a_fit_on_a_gpu_asks_faiss_for_it_and_says_so(monkeypatch):
+    import faiss
+
+    features, _ = blobs()
+    assert fit(features, clusters=5, device="cpu").provenance["fitted_on"] == "cpu"
+    asked = []
+    plain = faiss.Kmeans
+
+    def kmeans_with_gpu(*sizes, gpu, **settings):
+        asked.append(gpu)
+        return plain(*sizes, **settings)
+
+    monkeypatch.setattr(faiss, "Kmeans", kmeans_with_gpu)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    assert fit(features, clusters=5).provenance["fitted_on"] == "gpu"
+    assert fit(features, clusters=5, device="cpu").provenance["fitted_on"] == "cpu"
+    assert asked == [True, False]
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    with pytest.raises(ValueError, match=r"kmeans.device: need a GPU build of faiss and a GPU it sees"):
+        fit(features, clusters=5, device="gpu")
+    with pytest.raises(ValueError, match=r"kmeans.device: need one of \['auto', 'cpu', 'gpu'\], got 'tpu'"):
+        fit(features, clusters=5, device="tpu")
+
+
 def test_impossible_fits_are_refused_with_the_rule():
     features, _ = blobs(frames=24)
     with pytest.raises(ValueError, match=r"kmeans.clusters: need at most the number of frames, 24, got 501"):
