@@ -1,30 +1,52 @@
-"""Text documents for the text stream: plain text (one document a line) or JSONL with a field "text"."""
+"""Text documents for the text stream: plain text (one document a line), JSONL with a field "text", Parquet with a
+column "text"."""
 
 import hashlib
-import itertools
 import json
 import os
-import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS = 5000  # documents per part
+from corpus.duplicates import finder, open_database
+from corpus.manifest import KEY_LENGTH, escape_id
+from corpus.records import Reject
+
+ROWS = 5000  # documents per part, fewer where they are long:
+PART_BYTES = 64 << 20  # of text
+DOCUMENT_BYTES = 16 << 20  # most of one document
+_BATCH = 256  # rows of a Parquet file read at once
+_DIGITS = 10  # of the line number in an id
+DUPLICATES = ("keep", "exact", "near")
 SCHEMA = pa.schema(
     [("id", pa.string()), ("text", pa.string()), ("reject", pa.string()), ("detail", pa.string())]
 )
 
+Row = dict[str, str | None]
 
-def read_documents(paths: list[Path]) -> Iterator[dict[str, str | None]]:
-    """Documents in file order, as rows of SCHEMA; blank lines are skipped, a bad line carries its reason.
 
-    The id is file name and line number, so that it does not change when other files are added.
+@dataclass(frozen=True, slots=True)
+class DocumentsSummary:
+    """What the text parts hold."""
+
+    documents: int  # good ones
+    rejected: dict[str, int]  # reason -> documents
+
+
+def read_documents(paths: list[Path]) -> Iterator[Row]:
+    """Documents in file order, as rows of SCHEMA; blank lines are skipped, a bad row carries its reason.
+
+    What a file is, its ending says: `.jsonl`, `.parquet`, else plain text. It is read in pieces, never whole. The id is
+    file name and line (or row) number, so that it does not change when other files are added.
 
     Raises:
-        ValueError: a file is missing, or two files have the same name.
+        ValueError: a file is missing or no Parquet with a column of strings "text", or two files have the same name.
     """
     names = [path.name for path in paths]
     for path in paths:
@@ -33,43 +55,162 @@ def read_documents(paths: list[Path]) -> Iterator[dict[str, str | None]]:
         if names.count(path.name) > 1:
             raise ValueError(f"text.documents: need different file names, got {path.name} twice; rename one")
     for path in paths:
-        stem = re.sub(r"[^A-Za-z0-9_-]", lambda found: f"={ord(found[0]):02X}", path.name)
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _document(f"{stem}-{number:09d}", line, path)
+        stem = _stem(path.name)
+        read = _parquet if path.suffix == ".parquet" else _lines
+        for number, content in read(path):
+            yield _document(f"{stem}-{number:0{_DIGITS}d}", content, path)
 
 
-def _document(name: str, line: bytes, path: Path) -> dict[str, str | None]:
+def write_documents(rows: Iterable[Row], folder: Path, *, duplicates: str = "keep") -> DocumentsSummary:
+    """Write text parts and, last, their summary `text.json`. The same rows give the same bytes.
+
+    A folder that holds them already is left untouched. Memory does not grow with the number of documents.
+
+    Args:
+        duplicates: "keep", or reject a document that says the same words as an earlier one ("exact") or nearly the
+            same ("near", see `corpus.duplicates`).
+
+    Raises:
+        ValueError: `duplicates` is something else.
+    """
+    if duplicates not in DUPLICATES:
+        raise ValueError(f"text.duplicates: need one of {', '.join(DUPLICATES)}, got {duplicates!r}")
+    fresh = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
+    fresh.mkdir(parents=True)
+    counts: Counter[str | None] = Counter()
+    parts: list[dict[str, str | int]] = []
     try:
-        text = line.decode("utf-8").strip()
-        if path.suffix == ".jsonl":
-            said = json.loads(text)
-            text = said["text"] if isinstance(said, dict) and isinstance(said.get("text"), str) else ""
-            if not text:
-                detail = 'need a JSON object with a string "text"'
-                return {"id": name, "text": None, "reject": "manifest.missing_field", "detail": detail}
-    except ValueError as error:
-        return {"id": name, "text": None, "reject": "manifest.not_json", "detail": f"{path.name}: {error}"}
-    if not any(letter.isalnum() for letter in text):
-        return {"id": name, "text": None, "reject": "text.empty", "detail": "the document holds no words"}
+        if duplicates != "keep":
+            rows = _without_duplicates(rows, duplicates, fresh / "seen.sqlite")
+        for block in _blocks(rows):
+            counts.update(row["reject"] for row in block)
+            path = fresh / f"part-{len(parts):05d}.parquet"
+            pq.write_table(pa.Table.from_pylist(block, SCHEMA), path, compression="zstd")
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            parts.append({"name": path.name, "rows": len(block), "samples": 0, "sha256": digest})
+        (fresh / f"{folder.name}.json").write_text(json.dumps({"parts": parts}, indent=1))
+        if not _same(fresh, folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return DocumentsSummary(
+        counts.pop(None, 0), {str(reason): counts[reason] for reason in sorted(counts, key=str)}
+    )
+
+
+def _stem(name: str) -> str:
+    """A file name as the first part of keys; a long one ends in its hash.
+
+    >>> _stem("text.txt"), _stem("é" * 40 + ".jsonl")[36:]
+    ('text=2Etxt', '=C3=A9=C3=A9=C3=-bc6d9ab992f074ae')
+    """
+    stem = escape_id(name)
+    most = KEY_LENGTH - _DIGITS - 1
+    if len(stem) <= most:
+        return stem
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return f"{stem[: most - len(digest) - 1]}-{digest}"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """Number and content of the lines that are not blank; of one that is too long, None."""
+    with open(path, "rb") as file:
+        number = 0
+        while line := file.readline(DOCUMENT_BYTES + 1):
+            number += 1
+            if len(line) > DOCUMENT_BYTES:
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(DOCUMENT_BYTES)
+                yield number, None
+            elif line.strip():
+                yield number, line
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """Number and content of the rows, a batch at a time; of one that is too long, None; of a null, nothing."""
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            kind = schema.field("text").type if "text" in schema.names else None
+            kind = kind.value_type if kind is not None and pa.types.is_dictionary(kind) else kind
+            if kind not in (pa.string(), pa.large_string(), pa.string_view()):
+                raise ValueError(f'need a column of strings "text", got {", ".join(schema.names)}')
+            number = 0
+            for batch in file.iter_batches(_BATCH, columns=["text"]):
+                column = batch.column("text").cast(pa.large_string()).cast(pa.large_binary())
+                for value in column:
+                    number += 1
+                    content = value.as_py() or b""
+                    yield number, content if len(content) <= DOCUMENT_BYTES else None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"text.documents: {path} cannot be read as Parquet: {error}") from error
+
+
+def _document(name: str, content: bytes | None, path: Path) -> Row:
+    try:
+        text = _text(content, path)
+    except Reject as reject:
+        return {"id": name, "text": None, "reject": reject.reason, "detail": reject.detail}
     return {"id": name, "text": text, "reject": None, "detail": None}
 
 
-def write_documents(rows: Iterable[dict[str, str | None]], folder: Path) -> int:
-    """Write text parts and, last, their summary `text.json`; returns the number of documents."""
-    fresh = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    parts: list[dict[str, str | int]] = []
-    count, rows = 0, iter(rows)
-    while block := list(itertools.islice(rows, ROWS)):
-        path = fresh / f"part-{len(parts):05d}.parquet"
-        pq.write_table(pa.Table.from_pylist(block, SCHEMA), path, compression="zstd")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        parts.append({"name": path.name, "rows": len(block), "samples": 0, "sha256": digest})
-        count += len(block)
-    (fresh / f"{folder.name}.json").write_text(json.dumps({"parts": parts}, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(fresh, folder)
-    return count
+def _text(content: bytes | None, path: Path) -> str:
+    """The text of one line or row."""
+    if content is None:
+        raise Reject("manifest.bad_field", f"need at most {DOCUMENT_BYTES} bytes a document")
+    try:
+        text = content.decode("utf-8")
+        if path.suffix == ".jsonl":
+            said = json.loads(text)
+            found = said.get("text") if isinstance(said, dict) else None
+            text = found if isinstance(found, str) else ""
+            text.encode("utf-8")
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise Reject("manifest.bad_field", f"need text that UTF-8 can hold: {error.reason}") from error
+    except (ValueError, RecursionError) as error:
+        raise Reject("manifest.not_json", str(error)) from error
+    text = text.strip()
+    if not text and path.suffix == ".jsonl":
+        raise Reject("manifest.missing_field", 'need a JSON object with a string "text"')
+    if not any(letter.isalnum() for letter in text):
+        raise Reject("text.empty", "the document holds no words")
+    return text
+
+
+def _without_duplicates(rows: Iterable[Row], how: str, path: Path) -> Iterator[Row]:
+    """The rows, those that repeat an earlier good one marked."""
+    with closing(open_database(path)) as database:
+        find = finder(how, database)
+        for row in rows:
+            id, text = row["id"], row["text"]
+            same = None if id is None or text is None else find(id, text)
+            if same is not None:
+                row = row | {"text": None, "reject": "text.duplicate", "detail": f"{how}: as {same}"}
+            yield row
+    path.unlink()
+
+
+def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows, a part at a time."""
+    block: list[Row] = []
+    size = 0
+    for row in rows:
+        block.append(row)
+        size += len(row["text"] or "")
+        if len(block) == ROWS or size >= PART_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files."""
+    if not other.is_dir():
+        return False
+    names = sorted(path.name for path in one.iterdir())
+    return names == sorted(path.name for path in other.iterdir()) and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in names
+    )

@@ -20,6 +20,7 @@ REASONS = {
     "audio.too_long": "the utterance is longer than the configured maximum",
     "text.missing": "there is no transcript",
     "text.empty": "the transcript holds no words",
+    "text.duplicate": "the document says what an earlier one says",
     "align.language": "the aligner does not know the language of the transcript",
     "align.out_of_vocabulary": "a word has no pronunciation, for instance because it is in another script",
     "align.too_short": "the audio is too short for its transcript",

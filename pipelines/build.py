@@ -45,7 +45,9 @@ def ingest(build: Path, settings: Settings, *, say: Say = lambda line: None) -> 
         transcripts="required" if corpus.unaligned == "reject" else "optional",
     )
     documents = write_documents(
-        read_documents([Path(name) for name in settings.text.documents]), build / "text"
+        read_documents([Path(name) for name in settings.text.documents]),
+        build / "text",
+        duplicates=settings.text.duplicates,
     )
     remember(build, settings)
     said: dict[str, Any] = {
@@ -53,10 +55,12 @@ def ingest(build: Path, settings: Settings, *, say: Say = lambda line: None) -> 
         "samples": summary.samples,
         "parts": summary.parts,
     }
-    said |= {"rejected": summary.rejected, "documents": documents}
+    said |= {"rejected": summary.rejected, "documents": documents.documents}
+    said |= {"documents_rejected": documents.rejected}
     bad = sum(summary.rejected.values())
     say(
-        f"ingest: {said['utterances']} utterances in {said['parts']} parts, {bad} rejected, {documents} documents"
+        f"ingest: {said['utterances']} utterances in {said['parts']} parts, {bad} rejected, "
+        f"{documents.documents} documents, {sum(documents.rejected.values())} rejected"
     )
     return said
 

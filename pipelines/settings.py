@@ -91,13 +91,15 @@ class TextSettings:
     size: int = 1000  # of the trained BPE
     documents: list[str] = field(
         default_factory=list
-    )  # text files, one document a line, or JSONL with "text"
+    )  # text files, one document a line, JSONL with "text", or Parquet with a column "text"
+    duplicates: str = "keep"  # of documents; "exact" rejects those of the same words, "near" of nearly the same
     writing: str = (
         "spoken"  # "spoken": lower case without punctuation, as the released model's strings; or "original"
     )
 
     def __post_init__(self) -> None:
         one_of("text.writing", self.writing, ("spoken", "original"))
+        one_of("text.duplicates", self.duplicates, ("keep", "exact", "near"))
         if self.size < 300:
             raise ValueError(
                 f"text.size: need at least 300 (256 bytes and the special tokens), got {self.size}"
