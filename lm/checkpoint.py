@@ -1,8 +1,8 @@
 """Checkpoints of a run: written whole or not at all, read back or refused with one line.
 
-step-000100/ holds a model directory (config.json, model.safetensors, the vocabulary), optimisers.pt (their states and
-torch's generators) and state.json (settings, place in the data, best score, commit). It is the same for any number of
-processes, sharded or not.
+step-000100/ holds a model directory (config.json, model.safetensors, the vocabulary), optimisers.pt (their states,
+torch's generators, and adapters) and state.json (settings, place in the data, best score, commit). It is the same for
+any number of processes, sharded or not.
 """
 
 import json
@@ -55,6 +55,9 @@ def save_checkpoint(
     final = output / f"step-{facts['step']:06d}"
     temporary = output / f".{final.name}.tmp"
     states = [optimiser_state(optimiser) for optimiser, _ in optimisers]
+    trained = {name: whole(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
+    if len(trained) == len(list(model.parameters())):
+        trained = {}  # else adapters, which the model directory holds merged only
     facts = facts | {"settings": dict(settings), "vocabulary_hash": vocabulary.hash, "commit": commit()}
     if rank:  # only the first process touches the disk; the others lend it their shards
         save_model(temporary, model, vocabulary, rank)
@@ -62,7 +65,8 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         save_model(temporary, model, vocabulary, rank)
-        torch.save({"optimisers": states, "generators": generators}, temporary / "optimisers.pt")
+        held = {"optimisers": states, "generators": generators, "trained": trained}
+        torch.save(held, temporary / "optimisers.pt")
         replace(temporary / "state.json", json.dumps(facts).encode())
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
@@ -114,11 +118,15 @@ def read_state(checkpoint: Path, settings: Mapping[str, Any], vocabulary: Vocabu
         "sequence_length",
         "batch_tokens",
         "optimiser",
+        "lora_rank",
+        "lora_alpha",
+        "lora_targets",
+        *(["start_from"] if asked["lora_rank"] else []),
         "seed",
     ):
-        if state["settings"][name] != asked[name]:
+        if state["settings"].get(name) != asked[name]:
             raise ValueError(
-                f"train.{name}: {checkpoint} was trained with {state['settings'][name]!r}, got {asked[name]!r}; "
+                f"train.{name}: {checkpoint} was trained with {state['settings'].get(name)!r}, got {asked[name]!r}; "
                 f"resume with the old value or train into another folder"
             )
     if state["vocabulary_hash"] != vocabulary.hash:
@@ -129,8 +137,10 @@ def read_state(checkpoint: Path, settings: Mapping[str, Any], vocabulary: Vocabu
     return state
 
 
-def restore(checkpoint: Path, optimisers: list[tuple[torch.optim.Optimizer, float]], rank: int) -> None:
-    """Put optimisers and torch's generator back to where the checkpoint left them."""
+def restore(
+    checkpoint: Path, model: Model, optimisers: list[tuple[torch.optim.Optimizer, float]], rank: int
+) -> None:
+    """Put optimisers, adapters and torch's generator back to where the checkpoint left them."""
     path = checkpoint / "optimisers.pt"
     try:
         states = torch.load(path, weights_only=True, map_location="cpu")
@@ -138,12 +148,21 @@ def restore(checkpoint: Path, optimisers: list[tuple[torch.optim.Optimizer, floa
         raise ValueError(
             f"{path}: missing or damaged ({type(error).__name__}); remove {checkpoint}"
         ) from error
+
+    def placed(value: Tensor, parameter: Tensor) -> Tensor:  # as the parameter lies over the processes
+        if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+            return value
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in states["trained"].items():
+            parameters[name].copy_(placed(value.to(parameters[name].device), parameters[name]))
     for (optimiser, _), state in zip(optimisers, states["optimisers"], strict=True):
         optimiser.load_state_dict(state)
         for parameter, own in optimiser.state.items():
             for name, value in own.items():
-                if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-                    own[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+                own[name] = placed(value, parameter)
     own = states["generators"][rank % len(states["generators"])]
     torch.set_rng_state(own[0])
     if torch.cuda.is_available() and len(own) > 1:

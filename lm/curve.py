@@ -1,7 +1,9 @@
 """Draw a run's log: the training loss, the held-out losses, and the entropies they have to fall below."""
 
 import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def draw(output: str | Path) -> Path:
@@ -35,3 +37,39 @@ def draw(output: str | Path) -> Path:
     figure.savefig(output / "loss.png", dpi=120)
     pyplot.close(figure)
     return output / "loss.png"
+
+
+def board(output: str | Path, step: int) -> Callable[[Mapping[str, Any]], None]:
+    """Open `output`/tensorboard from `step` on; gives back what writes a line of the log into it.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            "train.tensorboard: needs the package tensorboard; `pip install tensorboard`, or set it to false"
+        ) from error
+    writer = SummaryWriter(str(Path(output) / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write(line: Mapping[str, Any]) -> None:
+        for name, value in scalars(line):
+            if name not in ("step", "tokens"):
+                writer.add_scalar(name, value, line["step"])
+        writer.flush()
+
+    return write
+
+
+def scalars(line: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a line of the log, by path.
+
+    >>> dict(scalars({"loss": 2.5, "kinds": {"text": 3.0, "unit": 2.0}}))
+    {'loss': 2.5, 'kinds/text': 3.0, 'kinds/unit': 2.0}
+    """
+    for name, value in line.items():
+        if isinstance(value, Mapping):
+            yield from scalars(value, f"{before}{name}/")
+        else:
+            yield before + name, value

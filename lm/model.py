@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
+from lm.lora import merge
+
 IGNORE = -1
 """A target that is not to be predicted: the first token of a document, or padding."""
 
@@ -385,7 +387,7 @@ class Model(nn.Module):
         return model.requires_grad_(True)
 
     def weights(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """Name -> tensor as a checkpoint holds them: whole, on the CPU, a tied head once, as the embedding.
+        """Name -> tensor as others read them: whole, on the CPU, adapters merged, a tied head once, as the embedding.
 
         Where the model is sharded over processes all of them call this; those with keep=False get nothing.
         """
@@ -397,6 +399,7 @@ class Model(nn.Module):
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             if keep:
                 found[name] = whole.detach().cpu().contiguous()
+        merge(self, found)
         return found
 
 

@@ -39,7 +39,8 @@ from lm.checkpoint import (
     save_model,
     whole,
 )
-from lm.curve import draw
+from lm.curve import board, draw
+from lm.lora import TARGETS, adapt
 from lm.model import IGNORE, Model, flops_per_token, preset, replace
 from shards.read import open_stream, read_documents
 from shards.vocabulary import KINDS, Vocabulary
@@ -83,6 +84,11 @@ class TrainSettings:
     last_rate: float = 0.1  # part of the full learning rate, at the end of cosine and wsd
     clip: float = 1.0  # largest norm of the gradient
     dropout: float = 0.2
+    lora_rank: int = (
+        0  # of adapters beside the layers' matrices, which then stay (needs start_from); 0: train all
+    )
+    lora_alpha: float = 16.0  # adapters count alpha / rank
+    lora_targets: tuple[str, ...] = TARGETS
     chunk: int = 0  # places at a time in the loss (for large vocabularies); 0: all
     recompute: bool = False  # activation checkpointing
     compile: bool = False
@@ -94,6 +100,7 @@ class TrainSettings:
     save_every: int = 200
     keep: int = 2  # checkpoints
     patience: int = 10  # stop after so many evaluations without a new best; 0: never
+    tensorboard: bool = False  # the log also as TensorBoard reads it
     device: str = "auto"
     threads: int | None = None
 
@@ -114,6 +121,15 @@ class TrainSettings:
             raise ValueError(
                 f"train.batch_tokens: need a multiple of sequence_length {self.sequence_length}, "
                 f"got {self.batch_tokens}"
+            )
+        if self.lora_rank < 0 or (self.lora_rank and not (self.start_from and self.lora_alpha > 0)):
+            raise ValueError(
+                f"train.lora_rank: need at least 0, and above 0 a model to adapt (start_from) and lora_alpha > 0, "
+                f"got {self.lora_rank}, {self.start_from} and {self.lora_alpha}"
+            )
+        if not self.lora_targets or set(self.lora_targets) - set(TARGETS):
+            raise ValueError(
+                f"train.lora_targets: some of {', '.join(TARGETS)}, got {list(self.lora_targets)}"
             )
         if self.sharding == "shard" and self.optimiser == "muon":
             raise ValueError("train.sharding: muon needs whole matrices; use optimiser adamw with shard")
@@ -177,7 +193,7 @@ def train(
     kind_of = torch.from_numpy(np.asarray(vocabulary.kind(np.arange(vocabulary.padded_size)))).to(device)
 
     # What is trained.
-    start = checkpoint or settings.start_from
+    start = settings.start_from if settings.lora_rank else checkpoint or settings.start_from
     if start:
         model = Model.from_pretrained(
             start,
@@ -189,6 +205,9 @@ def train(
     else:
         shape = preset(settings.preset, vocabulary.padded_size, **settings.shape)
         model = Model(shape, dropout=settings.dropout, recompute=settings.recompute).to(device)
+    if settings.lora_rank:
+        lora = {"rank": settings.lora_rank, "alpha": settings.lora_alpha, "targets": settings.lora_targets}
+        adapt(model.model.layers, **lora)  # type: ignore[arg-type]
     if settings.compile and device.type == "cpu":
         raise ValueError(
             "train.compile: needs a GPU; on a CPU every mix of document lengths would compile anew"
@@ -207,11 +226,12 @@ def train(
     best: dict[str, Any] = {"loss": math.inf, "streams": {}}
     if state:
         step, tokens, best, waited = (state[name] for name in ("step", "tokens", "best", "waited"))
-        restore(checkpoint, optimisers, rank)  # type: ignore[arg-type]
+        restore(checkpoint, model, optimisers, rank)  # type: ignore[arg-type]
     else:
         torch.manual_seed(settings.seed + rank)  # dropout differs between processes
     if rank == 0:
         start_log(output, settings, step)
+    scalars = board(output, step) if settings.tensorboard and rank == 0 else None
 
     def autocast() -> Any:  # weights stay float32
         return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
@@ -227,6 +247,8 @@ def train(
         if rank == 0:
             with open(output / "log.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
+            if scalars:
+                scalars(line)
             if progress:
                 progress(line)
 
@@ -479,11 +501,11 @@ def learning_rate(done: float, settings: TrainSettings) -> float:
 def make_optimisers(model: Model, settings: TrainSettings) -> list[tuple[torch.optim.Optimizer, float]]:
     """Optimisers with their full learning rates: Muon for the layers' matrices where asked, AdamW for all else.
 
-    Norms and biases do not decay.
+    Norms and biases do not decay. Adapters are AdamW's: Muon is for whole matrices.
     """
-    named = dict(model.named_parameters())
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = [p for name, p in named.items() if p.ndim == 2 and ".layers." in name]
-    if settings.optimiser == "adamw":
+    if settings.optimiser == "adamw" or settings.lora_rank:
         matrices = []
     taken = {id(p) for p in matrices}
     rest = [p for p in named.values() if id(p) not in taken]
@@ -569,8 +591,6 @@ def read_settings(path: str | Path, **changes: Any) -> TrainSettings:
     unknown = sorted(set(found) - set(known))
     if unknown:
         raise ValueError(f"{path}: has no {unknown}; it knows {known}")
-    if "betas" in found:
-        found["betas"] = tuple(found["betas"])
     return TrainSettings(**found)
 
 

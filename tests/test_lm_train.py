@@ -17,7 +17,8 @@ from lm_toy import toy_build, toy_vocabulary
 
 from lm import train as training
 from lm.held_out import NGrams, pack, prepare
-from lm.model import IGNORE, Model
+from lm.lora import adapt
+from lm.model import IGNORE, Model, preset
 from lm.train import STREAMS, TrainSettings, learning_rate, make_optimisers, read_batch, read_settings, train
 from shards.read import Packed
 from shards.vocabulary import Vocabulary
@@ -108,9 +109,25 @@ def test_a_run_leaves_its_log_summary_curve_and_models(toy):
     assert Vocabulary.load(folder / "best").hash == Vocabulary.load(f"{settings.build}/shards").hash
 
 
-@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
-def test_a_resumed_run_equals_the_unbroken_one_to_the_bit(optimiser, toy):
-    unbroken = toy("unbroken", optimiser=optimiser)
+@pytest.fixture
+def adapters(build, tmp_path):
+    """Changes of settings that adapt a small model."""
+    torch.manual_seed(3)
+    vocabulary = Vocabulary.load(build / "shards")
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    model = Model(preset("nano", vocabulary.padded_size, **shape))
+    model.save_pretrained(tmp_path / "start", vocabulary_hash=vocabulary.hash)
+    return {
+        "start_from": str(tmp_path / "start"),
+        "lora_rank": 4,
+        "lora_targets": ["q_proj", "down_proj"],
+    }
+
+
+@pytest.mark.parametrize("way", ["muon", "adamw", "adapters"])
+def test_a_resumed_run_equals_the_unbroken_one_to_the_bit(way, toy, adapters):
+    changes = adapters if way == "adapters" else {"optimiser": way}
+    unbroken = toy("unbroken", **changes)
     train(unbroken)
 
     class Killed(Exception):
@@ -120,13 +137,65 @@ def test_a_resumed_run_equals_the_unbroken_one_to_the_bit(optimiser, toy):
         if line["step"] == 10:
             raise Killed
 
-    broken = toy("broken", optimiser=optimiser)
+    broken = toy("broken", **changes)
     with pytest.raises(Killed):
         train(broken, progress=kill)
     train(broken, resume=True)
     assert log_of(broken) == log_of(unbroken)
     for name in ("step-000008", "step-000012", "best"):
         assert same(weights_of(f"{broken.output}/{name}"), weights_of(f"{unbroken.output}/{name}"))
+
+
+def test_adapters_change_their_matrices_by_low_rank_and_rows_freely(toy, adapters):
+    settings = toy(**adapters)
+    summary = train(settings)
+    before, after = weights_of(settings.start_from), weights_of(summary["model"])
+    ranks = {name: int(torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-4)) for name in before
+             if before[name].ndim == 2}  # fmt: skip
+    layer = "model.layers.0."
+    low = {layer + "self_attn.q_proj.weight": 4, layer + "mlp.down_proj.weight": 4}
+    free = {"model.embed_tokens.weight": 32, "lm_head.weight": 32}
+    assert ranks == dict.fromkeys(ranks, 0) | low | free
+    assert torch.equal(after[layer + "input_layernorm.weight"], before[layer + "input_layernorm.weight"])
+    assert summary["final"]["loss"] < log_of(settings)[0]["loss"]
+
+
+def test_a_merged_model_says_what_the_adapted_one_says(tmp_path):
+    torch.manual_seed(0)
+    model = Model(preset("nano", 128, hidden_size=32, num_hidden_layers=2, model_type="qwen2")).eval()
+    tokens, plain = torch.arange(20)[None], Model.forward
+    before = plain(model, tokens)
+    adapt(model.model.layers, rank=3, alpha=6)
+    assert torch.equal(plain(model, tokens), before)  # the change starts at nothing
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_up"):
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path)
+    merged = Model.from_pretrained(tmp_path).eval()
+    assert not torch.allclose(merged(tokens), before, atol=1e-2)
+    torch.testing.assert_close(merged(tokens), model(tokens), atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_are_those_of_peft():
+    peft = pytest.importorskip("peft", reason="peft is the oracle of this test; nothing else needs it")
+    torch.manual_seed(0)
+    ours = Model(preset("nano", 128, hidden_size=32, num_hidden_layers=1)).eval()
+    theirs = Model(ours.settings).eval()
+    theirs.load_state_dict(ours.state_dict())
+    adapt(ours.model.layers, rank=3, alpha=6, targets=["q_proj", "up_proj"])
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "up_proj"]), theirs
+    )
+    thin = {name: p for name, p in ours.named_parameters() if "lora" in name}
+    for name, parameter in theirs.named_parameters():
+        if "lora" in name:
+            mine = name.replace("lora_A.default.weight", "lora_down").replace(
+                "lora_B.default.weight", "lora_up"
+            )
+            torch.nn.init.normal_(thin[mine])
+            parameter.data.copy_(thin[mine])
+    tokens = torch.arange(20)[None]
+    torch.testing.assert_close(ours(tokens), theirs(tokens), atol=1e-5, rtol=1e-5)
 
 
 def test_training_afresh_forgets_the_old_run(toy):
@@ -232,6 +301,30 @@ def test_sequences_longer_than_any_document_are_filled_with_several(toy):
     assert summary["best"]["streams"]["text"]["tokens"] > 0
 
 
+def test_tensorboard_gets_the_numbers_of_the_log(toy):
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is optional"
+    )
+    settings = toy(tensorboard=True)
+    train(settings)
+    shown = reader.EventAccumulator(f"{settings.output}/tensorboard")
+    shown.Reload()
+    lines = [line for line in log_of(settings) if "loss" in line]
+    for name, value in (
+        ("loss", lambda line: line["loss"]),
+        ("kinds/unit", lambda line: line["kinds"]["unit"]),
+    ):
+        assert [(point.step, point.value) for point in shown.Scalars(name)] == [
+            (line["step"], pytest.approx(value(line))) for line in lines
+        ]
+
+
+def test_without_tensorboard_its_log_is_refused_in_one_line(toy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"train\.tensorboard: needs the package tensorboard"):
+        train(toy(tensorboard=True))
+
+
 def test_a_run_stops_when_the_held_out_loss_no_longer_falls(toy):
     summary = train(
         toy(tokens=256 * 400, learning_rate=0.0, matrix_learning_rate=0.0, evaluate_every=2, patience=3)
@@ -299,6 +392,8 @@ def test_a_build_with_another_vocabulary_is_refused(toy, tmp_path):
         ({"schedule": "step"}, "train.schedule: .* got 'step'"),
         ({"mixture": {"song": 1.0}}, "train.mixture: need weights >= 0 of text, speech, interleaved"),
         ({"mixture": {"text": 0.0}}, "train.mixture: .* not all 0"),
+        ({"lora_rank": 4}, r"train.lora_rank: .* a model to adapt \(start_from\)"),
+        ({"lora_targets": ["lm_head"]}, r"train.lora_targets: some of q_proj, .* got \['lm_head'\]"),
         ({"dropout": 1.0}, "train.dropout: need less than 1, got 1.0"),
         ({"learning_rate": math.nan}, "train.learning_rate: need a finite number >= 0, got nan"),
         ({"sharding": "shard"}, "train.sharding: muon needs whole matrices"),
@@ -312,7 +407,7 @@ def test_impossible_settings_are_refused(changes, message, toy):
 
 
 def test_every_parameter_has_one_optimiser(toy):
-    model = Model(training.preset("nano", 128))
+    model = Model(preset("nano", 128))
     for name in ("muon", "adamw"):
         optimisers = make_optimisers(model, toy(optimiser=name))
         taken = [
@@ -412,9 +507,11 @@ def losses_of(settings):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("adapting", [False, True])
 @pytest.mark.parametrize("sharding", ["replicate", "shard"])
-def test_two_processes_train_as_one_and_their_checkpoint_goes_on_in_one(sharding, toy):
+def test_two_processes_train_as_one_and_their_checkpoint_goes_on_in_one(sharding, adapting, toy, adapters):
     common = {
+        **(adapters if adapting else {}),
         "dropout": 0.0,
         "optimiser": "adamw",
         "schedule": "constant",

@@ -1,0 +1,55 @@
+"""Low-rank adapters: each matrix of the layers stays, and two thin ones beside it learn.
+
+Written here rather than taken from peft, which renames every weight that it adapts: these sixty lines keep Hugging
+Face's names, so that nothing that saves, loads or shards a model has to know of them.
+"""
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The matrices of a layer, each of which can be adapted."""
+
+
+class Adapted(nn.Linear):
+    """A linear map that stays, and a change of low rank that learns: x W' + scale (x down') up'.
+
+    `down` (rank, inputs) starts random and `up` (outputs, rank) at 0, so that nothing changes before the first step.
+
+    Source: Hu et al. 2021 (LoRA), arXiv:2106.09685; the initial scale of `down` as in its released code.
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float):
+        outputs, inputs = linear.weight.shape
+        super().__init__(inputs, outputs, bias=linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.scale = alpha / rank
+        self.lora_down = nn.Parameter(torch.empty(rank, inputs, device=linear.weight.device))
+        self.lora_up = nn.Parameter(torch.zeros(outputs, rank, device=linear.weight.device))
+        nn.init.kaiming_uniform_(self.lora_down, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        change = F.linear(F.linear(x, self.lora_down), self.lora_up)
+        return F.linear(x, self.weight, self.bias) + self.scale * change
+
+
+def adapt(layers: nn.Module, *, rank: int, alpha: float, targets: Collection[str] = TARGETS) -> None:
+    """Freeze all that is in `layers` and put adapters beside the matrices named in `targets`, in place."""
+    layers.requires_grad_(False)
+    for parent in list(layers.modules()):
+        for name, child in list(parent.named_children()):
+            if name in targets and isinstance(child, nn.Linear):
+                setattr(parent, name, Adapted(child, rank, alpha))
+
+
+def merge(model: nn.Module, weights: dict[str, Any]) -> None:
+    """In named weights of an adapted model, add every adapter's change to its matrix and drop the adapter."""
+    for name, module in model.named_modules():
+        if isinstance(module, Adapted) and f"{name}.weight" in weights:
+            down, up = weights.pop(f"{name}.lora_down"), weights.pop(f"{name}.lora_up")
+            weights[f"{name}.weight"] = weights[f"{name}.weight"] + module.scale * (up @ down)
