@@ -371,6 +371,31 @@ def verify(build: Path, utterances: int) -> dict[str, Any]:
 
 @command(cli)
 @click.argument("build", type=FOLDER)
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["parquet", "tokens"]),
+    required=True,
+    help="parquet: for Hugging Face datasets; tokens: flat files of ids with Megatron's index.",
+)
+def export(build: Path, folder: Path, form: str) -> dict[str, Any]:
+    """Write a build's documents for those who train elsewhere.
+
+    Into FOLDER: the documents as the shards hold them, and the vocabulary that says which id is which token.
+    """
+    from shards.export import export_parquet, export_tokens
+
+    if not (build / "shards" / "index.json").is_file():
+        raise ValueError(f"{build}: no finished shards here; run `wordweave interleave` first")
+    counts = export_parquet(build, folder) if form == "parquet" else export_tokens(build, folder)
+    for name, count in counts.items():
+        say(f"  {name}: {count} {'documents' if form == 'parquet' else 'tokens'}")
+    return {"folder": str(folder), "documents" if form == "parquet" else "tokens": sum(counts.values())}
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
 @click.option("--config", type=FILE, help="TOML file with training settings, see config/lm/demo.toml.")
 @click.option("--output", type=FOLDER, help="Where to train; default BUILD/model.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Budget, in place of the file's.")

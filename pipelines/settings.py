@@ -92,7 +92,7 @@ class TextSettings:
     documents: list[str] = field(
         default_factory=list
     )  # text files, one document a line, JSONL with "text", or Parquet with a column "text"
-    duplicates: str = "keep"  # of documents; "exact" rejects those of the same words, "near" of nearly the same
+    duplicates: str = "keep"  # documents; "exact" rejects those of the same words, "near" nearly the same
     writing: str = (
         "spoken"  # "spoken": lower case without punctuation, as the released model's strings; or "original"
     )

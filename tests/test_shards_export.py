@@ -4,8 +4,10 @@ import struct
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from shards_toy import toy_build, toy_vocabulary
 
+import wordweave
 from shards.export import _megatron_index, export_parquet, export_tokens
 from shards.read import read_documents, read_samples
 from shards.vocabulary import Vocabulary
@@ -85,3 +87,28 @@ def test_a_vocabulary_beyond_sixteen_bits_takes_four_bytes():
     content = _megatron_index(np.array([3, 2], dtype="<i4"), np.dtype("<i4"))
     assert content[17] == 4
     assert np.frombuffer(content, "<i8", 2, 34 + 8).tolist() == [0, 12]
+
+
+@pytest.mark.parametrize(("form", "what"), [("parquet", "documents"), ("tokens", "tokens")])
+def test_the_command_writes_what_the_functions_write(build, tmp_path, form, what):
+    said = CliRunner().invoke(
+        wordweave.cli, ["export", str(build), str(tmp_path / "a"), "--format", form, "--json"]
+    )
+    assert said.exit_code == 0, said.output
+    counts = {"parquet": export_parquet, "tokens": export_tokens}[form](build, tmp_path / "b")
+    line = json.loads(said.stdout.splitlines()[-1])
+    assert line == {"folder": str(tmp_path / "a"), what: sum(counts.values())}
+    files = {path.relative_to(tmp_path / "b"): path.read_bytes() for path in tmp_path.glob("b/**/*.*")}
+    assert {
+        path.relative_to(tmp_path / "a"): path.read_bytes() for path in tmp_path.glob("a/**/*.*")
+    } == files
+    assert len(files) > 5
+
+
+def test_the_command_says_what_is_missing(tmp_path):
+    said = CliRunner().invoke(
+        wordweave.cli, ["export", str(tmp_path), str(tmp_path / "a"), "--format", "tokens"]
+    )
+    assert said.exit_code == 1
+    assert "no finished shards here; run `wordweave interleave` first" in said.output
+    assert CliRunner().invoke(wordweave.cli, ["export", str(tmp_path), str(tmp_path)]).exit_code == 2
