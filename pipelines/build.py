@@ -5,26 +5,35 @@ shards) run here in the driver, once, over part outputs, in bounded memory.
 """
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from corpus import manifest
 from corpus.adapters import ADAPTERS
+from corpus.audio import decode
 from corpus.documents import read_documents, write_documents
+from corpus.records import Reject, Utterance
 from pipelines import settings as toml
 from pipelines.run import Engine, run_stage
 from pipelines.settings import Settings, one_of
 from pipelines.shard import WriteShard, in_writing, inputs_of
-from pipelines.split import Split, choose
-from pipelines.stage import Stage, Task, key, marker, sha256, write_atomically
+from pipelines.split import Split, choose, draw
+from pipelines.stage import Stage, Task, key, marker, sha256, utterance, write_atomically
 from pipelines.stages import AlignWords, EncodeUnits, SampleFrames
+
+if TYPE_CHECKING:
+    from units.encoders import Encoder
+    from units.kmeans import Codebook
+    from units.quantizers import LinearQuantizer
 
 Say = Callable[[str], None]
 
@@ -106,71 +115,187 @@ def map_tasks(build: Path, stage: Stage, table: str) -> list[Task]:
 
 
 def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> Path:
-    """Draw frames from every part and fit the codebook; an up-to-date or given one is left as it is."""
+    """Draw frames from every part and fit the codebook; an up-to-date, given or imported one is left as it is."""
+    import faiss
+
     from units import kmeans
-    from units.encoders import load_encoder
 
     units = settings.units
     target = build / "codebooks" / "units.safetensors"
-    encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=units.dtype)
     if units.codebook:
-        kmeans.load(units.codebook).check(encoder)
+        open_codebook(Path(units.codebook), settings)
         return Path(units.codebook)
-    samples = sum(entry["samples"] for entry in listed(build).values())
-    share = min(1.0, units.fit_hours * 3600 * 16_000 / max(samples, 1))
-    frames = samples * share / encoder.hop
-    stage = SampleFrames(
-        units.encoder, units.layer_or_last, units.dtype, units.device, encoder.identity, units.seed,
-        utterance_share=share, frame_share=min(1.0, units.fit_frames / max(frames, 1)),
-    )  # fmt: skip
+    held = marker(target) or {}
+    if target.exists() and "imported" in held:
+        open_codebook(target, settings)
+        say(f"fit units: {target} was imported ({held['imported']}) and stays; remove it to fit one")
+        return target
+    stage, encoder = frame_sampling(build, settings)
     tasks = map_tasks(build, stage, "frames")
-    fitted = hashlib.sha256(
-        json.dumps([[task.key for task in tasks], units.clusters, units.seed]).encode()
-    ).hexdigest()
-    if target.exists() and (marker(target) or {}).get("key") == fitted:
+    asked = [[task.key for task in tasks], units.clusters, units.seed]
+    fitted = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    if target.exists() and held.get("key") == fitted:
         return target
     run_stage(stage, build, tasks, engine)
-    drawn = [(build / task.output, marker(build / task.output)) for task in tasks]
-    count = sum(said["frames"] for _, said in drawn if said)
-    features, filled = np.empty((count, encoder.dimension), np.float32), 0
-    for path, _ in drawn:
-        for batch in pq.ParquetFile(path).iter_batches(50_000):
-            block = batch.column("frame").flatten().to_numpy().reshape(-1, encoder.dimension)
-            features[filled : filled + len(block)] = block
-            filled += len(block)
+    features = gather_frames(build, tasks, encoder.dimension, limit=units.fit_frames, seed=units.seed)
+    count = len(features)
     if count < units.clusters:
         raise ValueError(
             f"units.clusters: {units.clusters} clusters need at least as many frames, the corpus gave {count}; "
             "add recordings or ask for fewer clusters"
         )
-    say(f"fit units: k-means of {count} frames of {encoder.dimension} numbers into {units.clusters} clusters")
-    codebook = kmeans.fit(features, clusters=units.clusters, seed=units.seed, encoder=encoder)
+    where = "GPU" if kmeans.fits_on(faiss) == "gpu" else "CPU"
+    numbers = f"{count} frames of {encoder.dimension} numbers into {units.clusters} clusters"
+    say(f"fit units: k-means of {numbers}, by faiss on the {where}")
+    codebook, reference = (
+        kmeans.fit(features, clusters=units.clusters, seed=seed, encoder=encoder)
+        for seed in (units.seed, units.seed + 1)  # the second says how far inertia hangs on the seed
+    )
     target.parent.mkdir(exist_ok=True)
     target.with_name(target.name + ".done").unlink(missing_ok=True)  # before the data, as in stage.run_task
     codebook.save(target)
-    write_atomically(target.with_name(target.name + ".done"), json.dumps({"key": fitted}).encode())
+    inertias = {
+        name: book.provenance["inertia"] for name, book in (("own", codebook), ("second seed", reference))
+    }
+    said = {"key": fitted, "inertia": inertias, "frames": count}
+    write_atomically(target.with_name(target.name + ".done"), json.dumps(said).encode())
     shutil.rmtree(build / "frames", ignore_errors=True)  # features are large and made again at need
     return target
 
 
-def units_stage(settings: Settings, codebook: Path) -> EncodeUnits:
-    """The units stage with the identities of its models."""
-    from units import kmeans
+def frame_sampling(build: Path, settings: Settings) -> "tuple[SampleFrames, Encoder]":
+    """The stage that draws frames for k-means, in single precision whatever units are made with, and its encoder."""
     from units.encoders import load_encoder
 
     units = settings.units
-    encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=units.dtype)
-    book = kmeans.load(codebook)
-    book.check(encoder)
+    dtype = "float32" if units.dtype == "auto" else units.dtype
+    encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=dtype)
+    samples = sum(entry["samples"] for entry in listed(build).values())
+    share = min(1.0, units.fit_hours * 3600 * 16_000 / max(samples, 1))
+    frames = samples * share / encoder.hop
+    stage = SampleFrames(
+        units.encoder, units.layer_or_last, dtype, units.device, encoder.identity, units.seed,
+        utterance_share=share, frame_share=min(1.0, units.fit_frames / max(frames, 1)),
+    )  # fmt: skip
+    return stage, encoder
+
+
+def gather_frames(build: Path, tasks: list[Task], dimension: int, *, limit: int, seed: int) -> np.ndarray:
+    """The drawn frames of all parts, (rows, D) float32, rows <= limit: of more, an equal chance for each.
+
+    Memory holds `limit` rows and one block, however many were drawn.
+    """
+    counts = [(marker(build / task.output) or {}).get("frames", 0) for task in tasks]
+    kept = draw_rows(sum(counts), limit, seed)
+    features, filled, seen = np.empty((len(kept), dimension), np.float32), 0, 0
+    for task in tasks:
+        for batch in pq.ParquetFile(build / task.output).iter_batches(50_000):
+            block = batch.column("frame").flatten().to_numpy().reshape(-1, dimension)
+            rows = kept[filled : np.searchsorted(kept, seen + len(block))] - seen
+            features[filled : filled + len(rows)] = block[rows]
+            filled, seen = filled + len(rows), seen + len(block)
+    return features
+
+
+def draw_rows(count: int, limit: int, seed: int) -> np.ndarray:
+    """At most `limit` of the rows 0 to count - 1, in order, every such choice as likely as any other.
+
+    >>> draw_rows(3, 5, 0).tolist(), len(draw_rows(9, 5, 0))
+    ([0, 1, 2], 5)
+    """
+    if count <= limit:
+        return np.arange(count)
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}|rows".encode()).digest(), "big"))
+    return np.sort(rng.choice(count, limit, replace=False, shuffle=False))
+
+
+def open_codebook(
+    path: Path, settings: Settings, dtype: str = "float32"
+) -> "tuple[Encoder, Codebook | LinearQuantizer]":
+    """The encoder a build's settings name and the codebook in `path`, of ours or of others, if they fit.
+
+    Raises:
+        ValueError: the file cannot be read or trusted, was made for another encoder, or has not `units.clusters` units.
+    """
+    from units.encoders import load_encoder
+    from units.quantizers import load_codebook
+
+    units = settings.units
+    encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=dtype)
+    codebook = load_codebook(path, encoder=encoder, trust_pickle=units.trust_pickle)
+    if codebook.clusters != units.clusters:
+        raise ValueError(
+            f"{path}: has {codebook.clusters} units, units.clusters asks for {units.clusters}; "
+            f"set `clusters = {codebook.clusters}`, or fit or import another with `wordweave fit units`"
+        )
+    return encoder, codebook
+
+
+def units_stage(build: Path, settings: Settings) -> EncodeUnits:
+    """The units stage with the identities of its models."""
+    units, codebook = settings.units, codebook_path(build, settings)
+    dtype = units_dtype(build, settings)
+    encoder, book = open_codebook(codebook, settings, dtype)
     return EncodeUnits(
         units.encoder,
         units.layer_or_last,
-        units.dtype,
+        dtype,
         units.device,
         encoder.identity,
         str(codebook),
         book.hash,
+        units.trust_pickle,
     )
+
+
+def units_dtype(build: Path, settings: Settings) -> str:
+    """What units are computed in: as asked; "auto" is decided once per model, codebook and device, by measurement.
+
+    bfloat16 is taken where the device computes in it and under 0.5 % of the units of some utterances differ from those
+    of float32. codebooks/dtype.json holds what was measured.
+    """
+    from units.encoders import load_encoder
+    from units.verify import HALF_LIMIT, choose_dtype, device_name
+
+    units = settings.units
+    if units.dtype != "auto":
+        return units.dtype
+    exact, codebook = open_codebook(codebook_path(build, settings), settings)
+    path = build / "codebooks" / "dtype.json"
+    device = device_name(units.device)
+    asked = [exact.identity, codebook.hash, device, HALF_LIMIT]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    try:
+        held = json.loads(path.read_text())
+    except (OSError, ValueError):
+        held = {}
+    if held.get("key") != key:
+        waves = [wave for _, wave in drawn_speech(build, count=16)]
+        load = functools.partial(load_encoder, units.encoder, units.layer_or_last, units.device)
+        held = {"key": key, "device": device, **choose_dtype(exact, codebook, waves, load)}
+        write_atomically(path, json.dumps(held, indent=1, sort_keys=True).encode())
+    return held["dtype"]
+
+
+def drawn_rows(build: Path, count: int, table: str = "manifest") -> list[tuple[str, int]]:
+    """(part, row) of the `count` utterances of lowest hash that have no reject in `table`, in order of the manifest."""
+    chosen: list[tuple[float, str, int]] = []
+    for name in part_names(build):
+        ids = pq.read_table(build / "manifest" / name, columns=["id"])["id"].to_pylist()
+        rejects = pq.read_table(build / table / name, columns=["reject"])["reject"].to_pylist()
+        chosen += [(draw(0, one), name, row) for row, one in enumerate(ids) if rejects[row] is None]
+        chosen = sorted(chosen)[:count]
+    return sorted((name, row) for _, name, row in chosen)
+
+
+def drawn_speech(build: Path, count: int) -> Iterator[tuple[Utterance, np.ndarray]]:
+    """The `count` utterances of lowest hash with their waveforms, but for those that cannot be decoded."""
+    for name, rows in itertools.groupby(drawn_rows(build, count), key=lambda place: place[0]):
+        for row in pq.read_table(build / "manifest" / name).take([row for _, row in rows]).to_pylist():
+            try:
+                yield utterance(row), decode(utterance(row))
+            except Reject:  # said by the stage that meets it
+                continue
 
 
 def codebook_path(build: Path, settings: Settings) -> Path:
@@ -183,7 +308,7 @@ def codebook_path(build: Path, settings: Settings) -> Path:
 
 def encode(build: Path, settings: Settings, engine: Engine) -> dict[str, int]:
     """Units of every part."""
-    stage = units_stage(settings, codebook_path(build, settings))
+    stage = units_stage(build, settings)
     return run_stage(stage, build, map_tasks(build, stage, "units"), engine)
 
 
@@ -382,6 +507,7 @@ def provenance(build: Path, settings: Settings, stage: WriteShard) -> None:
         "versions": versions,
         "commit": git.stdout.strip() or None,
         "codebook": sha256(codebook),
+        "units_dtype": units_dtype(build, settings),
         "vocabulary": stage.vocabulary_hash,
         "settings": dataclasses.asdict(settings),
     }

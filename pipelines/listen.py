@@ -1,5 +1,6 @@
 """Recordings as a build's units, one at a time: for a prompt, and to check what the units stage wrote."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,12 @@ import pyarrow.parquet as pq
 
 from corpus.audio import decode, probe
 from corpus.records import Reject, Utterance
-from pipelines.build import codebook_path, part_names, recall
-from pipelines.split import draw
+from pipelines.build import codebook_path, drawn_rows, open_codebook, recall, units_dtype
 from pipelines.stage import utterance
-from units import kmeans
 from units.deduplicate import deduplicate
-from units.encoders import Encoder, load_encoder
+from units.encoders import Encoder
 from units.kmeans import Codebook
+from units.quantizers import LinearQuantizer
 
 
 def listen(build: Path, audio: Path) -> str:
@@ -36,14 +36,10 @@ def listen(build: Path, audio: Path) -> str:
     return "".join(f"[Hu{unit}]" for unit in kept)
 
 
-def models(build: Path) -> tuple[Encoder, Codebook]:
+def models(build: Path) -> tuple[Encoder, Codebook | LinearQuantizer]:
     """The encoder and codebook a build's units are made with."""
     settings = recall(build)
-    units = settings.units
-    encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=units.dtype)
-    codebook = kmeans.load(codebook_path(build, settings))
-    codebook.check(encoder)
-    return encoder, codebook
+    return open_codebook(codebook_path(build, settings), settings, units_dtype(build, settings))
 
 
 def verify_units(build: Path, count: int) -> dict[str, Any]:
@@ -58,17 +54,11 @@ def verify_units(build: Path, count: int) -> dict[str, Any]:
     Raises:
         ValueError: a recording has changed or is gone, or the build has no units.
     """
-    chosen: list[tuple[float, str, int]] = []
-    for name in part_names(build):
-        table = pq.read_table(build / "manifest" / name, columns=["id"])
-        rejects = pq.read_table(build / "units" / name, columns=["reject"])["reject"].to_pylist()
-        ids = table["id"].to_pylist()
-        chosen += [(draw(0, one), name, row) for row, one in enumerate(ids) if rejects[row] is None]
-        chosen = sorted(chosen)[:count]
+    chosen = drawn_rows(build, count, "units")
     encoder, codebook = models(build)
     checked = differ = 0
-    for name in sorted({name for _, name, _ in chosen}):
-        rows = sorted(row for _, part, row in chosen if part == name)
+    for name, places in itertools.groupby(chosen, key=lambda place: place[0]):
+        rows = [row for _, row in places]
         manifest = pq.read_table(build / "manifest" / name).take(rows).to_pylist()
         table = pq.read_table(build / "units" / name).take(rows).to_pylist()
         for row, stored in zip(manifest, table, strict=True):

@@ -50,13 +50,14 @@ class UnitsSettings:
 
     encoder: str = "mfcc"  # or a directory or hub name in Hugging Face HuBERT format
     layer: int = -1  # transformer block whose output is taken; -1 is the last one
-    dtype: str = "float32"
+    dtype: str = "float32"  # or "bfloat16", "float16"; "auto": bfloat16 if next to no unit differs here
     device: str = "cpu"
     clusters: int = 501
     seed: int = 0
     fit_hours: float = 20.0  # audio drawn for k-means
     fit_frames: int = 200_000  # frames drawn from that audio
-    codebook: str = ""  # a finished codebook; empty: fit one
+    codebook: str = ""  # a finished codebook, of ours or of others; empty: fit one
+    trust_pickle: bool = False  # let that file run code while it is read: scikit-learn's need it
 
     @property
     def layer_or_last(self) -> int | None:
@@ -64,8 +65,9 @@ class UnitsSettings:
         return None if self.layer < 0 else self.layer
 
     def __post_init__(self) -> None:
-        if self.clusters < 2:
-            raise ValueError(f"units.clusters: need at least 2, got {self.clusters}")
+        one_of("units.dtype", self.dtype, ("float32", "bfloat16", "float16", "auto"))
+        if not 2 <= self.clusters <= 32_767:  # units are written as 16-bit integers
+            raise ValueError(f"units.clusters: need 2 to 32767, got {self.clusters}")
         if self.fit_hours <= 0 or self.fit_frames < self.clusters:
             raise ValueError(
                 f"units: need fit_hours > 0 and fit_frames >= clusters ({self.clusters}), "

@@ -1,13 +1,85 @@
 """The k-means lab around a build: foreign codebooks, the sample, the sweep, the card, half precision, reading ahead."""
 
+import json
+import shutil
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines import build as steps
+from pipelines import settings as toml
+from pipelines.build import draw_rows, gather_frames, map_tasks
+from pipelines.listen import listen, verify_units
+from pipelines.run import Engine, run_stage
 from pipelines.stage import ahead
+from units import verify
+from units.encoders import load_encoder
+from units.kmeans import Codebook
+from units.quantizers import load_codebook
+
+LOCAL = Engine("local")
+CENTRES = np.random.default_rng(0).normal(size=(30, 39)).astype(np.float32)
+
+
+def asked(manifest: Path, **units) -> toml.Settings:
+    said = toml.replace(toml.Settings(), "corpus", source=str(manifest), part_minutes=1.0)
+    return toml.replace(said, "units", **{"clusters": 30, "fit_frames": 800, **units})
+
+
+@pytest.fixture(scope="module")
+def manifest(spoken_corpus) -> Path:
+    """Eight of the utterances."""
+    path = spoken_corpus.with_name("eight.jsonl")
+    path.write_text("".join(spoken_corpus.read_text().splitlines(keepends=True)[::3]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ingested(manifest, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    steps.ingest(folder, asked(manifest))
+    return folder
+
+
+@pytest.fixture
+def fresh(ingested, manifest, tmp_path) -> tuple[Path, toml.Settings]:
+    """A build with a manifest and nothing else, and its settings."""
+    folder = tmp_path / "build"
+    shutil.copytree(ingested, folder)
+    return folder, asked(manifest)
+
+
+def units_of(build: Path) -> list[list[int]]:
+    return [
+        units
+        for path in sorted(build.glob("units/*.parquet"))
+        for units in pq.read_table(path)["units"].to_pylist()
+    ]
+
+
+@pytest.fixture(scope="module")
+def hubert(tmp_path_factory) -> str:
+    """A small random HuBERT of 25 Hz."""
+    from transformers import HubertConfig, HubertModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    strides = {
+        "conv_dim": [16] * 8,
+        "conv_kernel": [10, 3, 3, 3, 3, 2, 2, 2],
+        "conv_stride": [5, 2, 2, 2, 2, 2, 2, 2],
+    }
+    position = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("hubert")
+    HubertModel(HubertConfig(**sizes, **strides, **position)).save_pretrained(folder)
+    return str(folder)
 
 
 @settings(deadline=None, max_examples=25)
@@ -50,3 +122,137 @@ def test_a_reader_that_stops_early_leaves_no_thread():
     next(reading)
     reading.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_the_sample_is_never_larger_than_asked_and_the_same_each_time(fresh):
+    folder, said = fresh
+    stage, encoder = steps.frame_sampling(folder, said)
+    tasks = map_tasks(folder, stage, "frames")
+    run_stage(stage, folder, tasks, LOCAL, quiet=True)
+    everything = gather_frames(folder, tasks, encoder.dimension, limit=10**9, seed=0)
+    assert 700 < len(everything) < 900
+    some, again, other = (gather_frames(folder, tasks, 39, limit=300, seed=seed) for seed in (0, 0, 1))
+    assert some.shape == (300, 39)
+    assert np.array_equal(some, again)
+    assert not np.array_equal(some, other)
+    assert np.array_equal(some, everything[draw_rows(len(everything), 300, 0)])
+    exact = len(everything)
+    for limit in (exact - 1, exact, exact + 1):
+        assert len(gather_frames(folder, tasks, 39, limit=limit, seed=0)) == min(limit, exact)
+
+
+def test_a_fit_sees_at_most_the_frames_asked_for(fresh):
+    folder, said = fresh
+    for frames in (200, 600):
+        path = steps.fit_units(folder, toml.replace(said, "units", fit_frames=frames), LOCAL)
+        assert 0.8 * frames < load_codebook(path).provenance["frames"] <= frames
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 5))
+def test_drawn_rows_are_in_order_and_different(count, limit, seed):
+    rows = draw_rows(count, limit, seed).tolist()
+    assert rows == sorted(set(rows))
+    assert len(rows) == min(count, limit)
+    assert set(rows) <= set(range(count))
+
+
+def test_every_row_is_drawn_equally_often():
+    times = np.bincount(np.concatenate([draw_rows(20, 5, seed) for seed in range(4000)]), minlength=20)
+    assert np.abs(times - 1000).max() < 5 * np.sqrt(1000 * 0.75)
+
+
+def test_foreign_codebooks_are_used_as_they_are_named(fresh, tmp_path):
+    folder, said = fresh
+    np.save(tmp_path / "centres.npy", CENTRES)
+    torch.save({"cluster_centers": torch.from_numpy(CENTRES), "n_clusters": 30}, tmp_path / "fairseq.pt")
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(39, 8), torch.nn.LeakyReLU(), torch.nn.Linear(8, 30))
+    torch.save({"model_cfg": {}, "model_weight": layers.state_dict()}, tmp_path / "quantizer.pt")
+    encoder = load_encoder("mfcc")
+    rows = pq.read_table(folder / "manifest" / "part-00000.parquet").to_pylist()
+    for name in ("centres.npy", "fairseq.pt", "quantizer.pt"):
+        used = toml.replace(said, "units", codebook=str(tmp_path / name))
+        steps.remember(folder, used)
+        assert steps.fit_units(folder, used, LOCAL) == tmp_path / name
+        assert steps.encode(folder, used, LOCAL)["done"] > 0
+        codebook = load_codebook(tmp_path / name)
+        stored = pq.read_table(folder / "units" / "part-00000.parquet")["units"].to_pylist()
+        for row, units in zip(rows, stored, strict=True):
+            (features,) = encoder.encode([steps.decode(steps.utterance(row))])
+            assert codebook.assign(features).tolist() == units
+        assert verify_units(folder, 5)["units_differ"] == 0
+        assert listen(folder, Path(rows[0]["audio"])).startswith("[Hu")
+
+
+def test_a_codebook_of_another_size_or_dimension_is_refused_by_name(fresh, tmp_path):
+    folder, said = fresh
+    np.save(tmp_path / "seven.npy", CENTRES[:7])
+    np.save(tmp_path / "narrow.npy", CENTRES[:, :5])
+    for name, line in (
+        ("seven.npy", "has 7 units, units.clusters asks for 30"),
+        ("narrow.npy", "5 dimensions"),
+    ):
+        for step in (steps.fit_units, steps.encode):
+            with pytest.raises(ValueError, match=f"{name}: .*{line}"):
+                step(folder, toml.replace(said, "units", codebook=str(tmp_path / name)), LOCAL)
+
+
+def test_a_pickled_codebook_needs_trust_in_the_settings(fresh, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    cluster = pytest.importorskip("sklearn.cluster")
+    folder, said = fresh
+    joblib.dump(cluster.KMeans(30, n_init=1, max_iter=1, random_state=0).fit(CENTRES), tmp_path / "km.bin")
+    named = toml.replace(said, "units", codebook=str(tmp_path / "km.bin"))
+    with pytest.raises(ValueError, match=r"km.bin: .*any code"):
+        steps.encode(folder, named, LOCAL)
+    assert steps.encode(folder, toml.replace(named, "units", trust_pickle=True), LOCAL)["done"] > 0
+    assert max(map(max, units_of(folder))) < 30
+
+
+class Exact:
+    """An encoder that `choose_dtype` may ask for half precision."""
+
+    provenance, device, minimum, hop = {"dtype": "float32"}, torch.device("cpu"), 1, 1
+
+    def __init__(self, wrong=0):
+        self.wrong = wrong  # frames in a thousand
+
+    def encode(self, waveforms):
+        return [np.where(np.arange(len(wave)) % 1000 < self.wrong, 1.0, 0.0)[:, None] for wave in waveforms]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "dtype"), [(0, "bfloat16"), (4, "bfloat16"), (5, "float32"), (900, "float32")]
+)
+def test_half_precision_is_taken_below_half_a_percent_of_other_units(wrong, dtype, monkeypatch):
+    codebook, waves = Codebook(np.array([[0.0], [1.0]])), [np.zeros(1000), np.zeros(2000)]
+    monkeypatch.setattr(verify, "computes_in_bfloat16", lambda device: True)
+    said = verify.choose_dtype(Exact(), codebook, waves, lambda dtype: Exact(wrong))
+    assert (said["dtype"], said["share"], said["frames"]) == (dtype, wrong / 1000, 3000)
+    assert verify.choose_dtype(Exact(), codebook, [], lambda dtype: Exact())["dtype"] == "float32"
+    monkeypatch.setattr(verify, "computes_in_bfloat16", lambda device: False)
+    said = verify.choose_dtype(Exact(), codebook, waves, lambda dtype: Exact())
+    assert (said["dtype"], said["share"]) == ("float32", None)
+    assert verify.choose_dtype(load_encoder("mfcc"), codebook, waves, load_encoder)["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(("limit", "dtype"), [(2.0, "bfloat16"), (0.0, "float32")])
+def test_the_automatic_dtype_is_measured_once_written_down_and_used(fresh, hubert, limit, dtype, monkeypatch):
+    folder, said = fresh
+    monkeypatch.setattr(verify, "HALF_LIMIT", limit)
+    monkeypatch.setattr(verify, "computes_in_bfloat16", lambda device: True)
+    said = toml.replace(said, "units", encoder=hubert, dtype="auto")
+    steps.fit_units(folder, said, LOCAL)
+    assert (
+        load_codebook(folder / "codebooks" / "units.safetensors").provenance["encoder"]["dtype"] == "float32"
+    )
+    assert steps.units_stage(folder, said).dtype == dtype
+    written = json.loads((folder / "codebooks" / "dtype.json").read_text())
+    assert written["dtype"] == dtype
+    assert 0 <= written["share"] < 0.5
+    assert written["frames"] > 1000
+    monkeypatch.setattr(verify, "choose_dtype", None)  # not asked again
+    assert steps.encode(folder, said, LOCAL)["done"] > 0
+    asked_for = steps.units_stage(folder, toml.replace(said, "units", dtype=dtype))
+    assert asked_for == steps.units_stage(folder, said)
