@@ -27,7 +27,7 @@ from pipelines.run import Engine, run_stage
 from pipelines.settings import Settings, one_of
 from pipelines.shard import WriteShard, in_writing, inputs_of
 from pipelines.split import Split, choose, draw
-from pipelines.stage import Stage, Task, key, marker, sha256, utterance, write_atomically
+from pipelines.stage import Stage, Task, done, key, marker, sha256, utterance, write_atomically
 from pipelines.stages import AlignWords, EncodeUnits, SampleFrames
 
 if TYPE_CHECKING:
@@ -66,12 +66,26 @@ def ingest(build: Path, settings: Settings, *, say: Say = lambda line: None) -> 
     }
     said |= {"rejected": summary.rejected, "documents": documents.documents}
     said |= {"documents_rejected": documents.rejected}
-    bad = sum(summary.rejected.values())
     say(
-        f"ingest: {said['utterances']} utterances in {said['parts']} parts, {bad} rejected, "
-        f"{documents.documents} documents, {sum(documents.rejected.values())} rejected"
+        f"ingest: {said['utterances']} utterances in {said['parts']} parts, {rejected(summary.rejected)}; "
+        f"{documents.documents} documents, {rejected(documents.rejected)}"
     )
+    if not summary.utterances:
+        raise ValueError(
+            f"{corpus.source}: need at least one usable utterance, got {summary.rows} with {rejected(summary.rejected)}; "
+            f"each stands with its reason in {build / 'manifest'}"
+        )
     return said
+
+
+def rejected(reasons: dict[str, int]) -> str:
+    """Counts by reason in words.
+
+    >>> rejected({"audio.missing": 2, "text.empty": 1}), rejected({})
+    ('3 rejected (audio.missing 2, text.empty 1)', '0 rejected')
+    """
+    told = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+    return f"{sum(reasons.values())} rejected" + (f" ({told})" if told else "")
 
 
 def remember(build: Path, settings: Settings) -> None:
@@ -342,6 +356,8 @@ def interleave(
         for part in SPLITS
         for task in deal(build, settings, stage, stream, part, hashes)
     ]
+    if not all(done(build, task) for task in tasks):
+        (build / "shards" / "index.json").unlink(missing_ok=True)  # no index over half-rewritten shards
     counts = run_stage(stage, build, tasks, engine)
     entries: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for task in tasks:

@@ -528,3 +528,11 @@ def test_every_strategy_builds_shards_that_verify(built, spoken_corpus, tmp_path
         tmp_path / "build", asked(spoken_corpus, interleave={"strategy": strategy}), Engine("local")
     )
     assert verify(tmp_path / "build") == []
+
+
+def test_a_corpus_without_one_usable_utterance_is_one_line_that_counts_the_reasons(tmp_path):
+    (tmp_path / "manifest.jsonl").write_text('{"id": "a", "audio": "gone.wav", "text": "hi"}\nnot json\n')
+    words = ["build", str(ROOT / "config" / "corpus.toml"), "--source", str(tmp_path / "manifest.jsonl")]
+    result = CliRunner().invoke(wordweave.cli, [*words, "--build", str(tmp_path / "build")])
+    assert result.exit_code == 1
+    assert "2 rejected (audio.missing 1, manifest.not_json 1)" in result.output.strip().splitlines()[-1]
