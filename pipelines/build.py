@@ -72,7 +72,7 @@ def ingest(build: Path, settings: Settings, *, say: Say = lambda line: None) -> 
     )
     if not summary.utterances:
         raise ValueError(
-            f"{corpus.source}: need at least one usable utterance, got {summary.rows} with {rejected(summary.rejected)}; "
+            f"{corpus.source}: need a usable utterance, got {summary.rows}, {rejected(summary.rejected)}; "
             f"each stands with its reason in {build / 'manifest'}"
         )
     return said
