@@ -47,7 +47,18 @@ def cli() -> None:
     """Recordings, transcripts and text in; interleaved speech-text shards and a language model out."""
 
 
-def command(group: click.Group, name: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:
+class InOrder(click.Command):
+    """Keeps in ctx.meta["order"] the names of options as they were given, which click orders anew."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        ctx.meta["order"] = [param.name for param in order]
+        return super().parse_args(ctx, args)
+
+
+def command(
+    group: click.Group, name: str | None = None, cls: type[click.Command] = click.Command
+) -> Callable[[Callable[..., Any]], click.Command]:
     """A command that prints its result as the last line and turns a user's mistake into one line on stderr.
 
     The function returns a dict; the line is `key=value` words, or JSON with --json. ValueError is bad data or a failed
@@ -77,7 +88,7 @@ def command(group: click.Group, name: str | None = None) -> Callable[[Callable[.
                     click.echo(" ".join(f"{key}={brief(value)}" for key, value in plain.items()))
 
         said = click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
-        return group.command(name)(said(run))
+        return group.command(name, cls=cls)(said(run))
 
     return make
 
@@ -461,17 +472,10 @@ def train(
     }
 
 
-@command(cli)
+@command(cli, cls=InOrder)
 @click.argument("build", type=FOLDER)
 @click.option("--model", type=FOLDER, help="Model folder; default BUILD/model/best.")
-@click.option(
-    "--text",
-    "prompts",
-    multiple=True,
-    type=str,
-    callback=lambda _c, _p, said: [("text", one) for one in said],
-    help="Text of the prompt.",
-)
+@click.option("--text", multiple=True, help="Text of the prompt.")
 @click.option(
     "--audio", multiple=True, type=FILE, help="Recording of the prompt, encoded as BUILD's speech was."
 )
@@ -484,23 +488,43 @@ def train(
     show_default=True,
 )
 @click.option(
+    "--task", is_flag=True, help="Ask with [ASR] or [TTS], for a model of strategy concatenated; needs --to."
+)
+@click.option(
     "--all-directions",
     is_flag=True,
     help="Four answers to a held-out utterance: text and speech, to text and speech.",
+)
+@click.option(
+    "--count", type=click.IntRange(min=1), default=1, help="Answers to a prompt.", show_default=True
 )
 @click.option(
     "--length", type=click.IntRange(min=1), default=40, help="New tokens, at most.", show_default=True
 )
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True)
 @click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=0.95, show_default=True)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Draw from so many tokens; 0: all.",
+    show_default=True,
+)
+@click.option(
+    "--repetition-penalty",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    help="Above 1: what was said becomes less likely.",
+    show_default=True,
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 def generate(
-    build: Path, model: Path | None, prompts: list[tuple[str, str]], audio: tuple[Path, ...], spoken: tuple[str, ...],
-    to: str, all_directions: bool, length: int, temperature: float, top_p: float, seed: int,
+    build: Path, model: Path | None, text: tuple[str, ...], audio: tuple[Path, ...], spoken: tuple[str, ...], to: str,
+    task: bool, all_directions: bool, count: int, length: int, seed: int, **choices: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Continue text or speech.
 
-    The prompt is text, recordings and units, in this order; the answer is text or speech tokens.
+    The prompt is what --text, --audio and --units say, in the order given; the answer is text or speech tokens.
     """
     import torch
 
@@ -508,11 +532,15 @@ def generate(
     from pipelines.listen import listen
     from shards.show import read_spans
 
-    loaded, vocabulary = lm.load(model or build / "model" / "best")
-    if all_directions and (prompts or audio or spoken):
+    given: dict[str, Any] = {"text": iter(text), "audio": iter(audio), "spoken": iter(spoken)}
+    order = [name for name in click.get_current_context().meta["order"] if name in given]
+    if all_directions and (order or task):
         raise click.UsageError(
-            "--all-directions: takes its prompts from BUILD, leave --text, --audio and --units out"
+            "--all-directions: takes its prompts from BUILD, leave --text, --audio, --units and --task out"
         )
+    if task and to == "free":
+        raise click.UsageError("--task: needs --to text or --to speech")
+    loaded, vocabulary = lm.load(model or build / "model" / "best")
     asked: list[tuple[list[tuple[str, str]], str | None]]
     if all_directions:
         sample = next((sample for sample, _ in read_spans(build, None, split="valid")), None)
@@ -524,23 +552,26 @@ def generate(
             ([one], answer) for one in (("text", written), ("speech", heard)) for answer in ("text", "speech")
         ]
     else:
-        parts = [
-            *prompts,
-            *(("speech", listen(build, path)) for path in audio),
-            *(("speech", names) for names in spoken),
-        ]
+        parts = []
+        for name in order:
+            content: Any = next(given[name])
+            if name == "audio":
+                content = listen(build, content)
+            parts.append(("text" if name == "text" else "speech", content))
         asked = [(parts, None if to == "free" else to)]
     answers = []
     for parts, answer in asked:
-        made = lm.generate(
-            loaded, vocabulary, lm.prompt(parts, vocabulary, answer), modality=answer, max_new_tokens=length,
-            temperature=temperature, top_p=top_p, generator=torch.Generator().manual_seed(seed),
+        made = lm.generate_batch(
+            loaded, vocabulary, [lm.prompt(parts, vocabulary, answer, task=task)] * count, modality=answer,
+            max_new_tokens=length, generator=torch.Generator().manual_seed(seed), **choices,
         )  # fmt: skip
-        answers.append({"prompt": parts, "to": answer or "free", "answer": vocabulary.render(made).strip()})
-        for modality, content in parts:
-            click.secho(f"{modality} to {answer or 'free'}", bold=True)
+        heading = " + ".join(modality for modality, _ in parts) or "nothing"
+        click.secho(f"{heading} to {answer or 'free'}", bold=True)
+        for _, content in parts:
             click.secho(f"  {content if len(content) < 160 else content[:160] + ' ...'}", dim=True)
-        click.echo(f"  {answers[-1]['answer']}")
+        for ids in made:
+            answers.append({"prompt": parts, "to": answer or "free", **lm.described(ids, vocabulary)})
+            click.echo(f"  {answers[-1]['tokens']}")
     return {"answers": answers}
 
 

@@ -29,44 +29,54 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> tuple[
     return Model.from_pretrained(directory, vocabulary=vocabulary, device=device).eval(), vocabulary
 
 
-def prompt(parts: Sequence[tuple[str, str]], vocabulary: Vocabulary, output: str | None = None) -> list[int]:
+def prompt(
+    parts: Sequence[tuple[str, str]], vocabulary: Vocabulary, output: str | None = None, *, task: bool = False
+) -> list[int]:
     """Ids of a prompt: BOS, a marker before each part whose modality differs from the one before, the parts.
 
     Args:
         parts: ("text", written words) or ("speech", unit names as one string); none at all is allowed.
         output: "text" or "speech" appends that marker where the last part is of the other modality; None appends none.
+        task: ask for a transcript or a reading, as strategy `concatenated` shows them: where the prompt changes to the
+            modality of the output, the marker is `[ASR]` before text, `[TTS]` before speech. Pairs before the last
+            part are examples.
 
     Raises:
-        ValueError: unknown modality, or a speech part that is not unit, pitch and style names alone.
+        ValueError: unknown modality, a speech part that is not unit, pitch and style names alone, or a task without
+            output, without a part of the other modality at the end, or without task markers in the vocabulary.
 
-    Source: the prompt rules of Spirit LM (Nguyen et al. 2024, arXiv:2402.05755).
+    Source: the prompt rules of Spirit LM (Nguyen et al. 2024, arXiv:2402.05755), sections 4.1 and appendix B.
     """
     markers = {"text": vocabulary.text_marker, "speech": vocabulary.speech_marker}
     for modality in [modality for modality, _ in parts] + [output] * (output is not None):
         if modality not in markers:
             raise ValueError(f"modality: 'text' or 'speech', got {modality!r}")
+    if task and not vocabulary.tasks:
+        raise ValueError("task: this vocabulary has no [ASR] and [TTS]; build with strategy concatenated")
+    if task and (output is None or not parts or parts[-1][0] == output):
+        raise ValueError("task: need an output modality, and a last part of the other one")
+    task_markers = {"text": vocabulary.asr_marker, "speech": vocabulary.tts_marker}
     ids = [] if vocabulary.bos is None else [vocabulary.bos]
     last = None
-    for modality, content in parts:
+    for modality, content in [*parts, *([(output, "")] if output is not None else [])]:
         if modality != last:
-            ids.append(markers[modality])
+            asked = task and last is not None and modality == output
+            ids.append((task_markers if asked else markers)[modality])
         if modality == "text":
             ids += vocabulary.tokenizer.encode(content.strip())
         else:
-            spoken = vocabulary.encode(content.replace(" ", ""))
-            wrong = [
-                name
-                for name, kind in zip(vocabulary.decode(spoken), kinds(spoken, vocabulary), strict=True)
-                if kind not in SPOKEN
-            ]
-            if wrong:
-                raise ValueError(
-                    f"speech prompt: need unit, pitch and style names such as [Hu3], got {wrong[0]!r}"
-                )
-            ids += spoken
+            ids += speech_ids(content, vocabulary)
         last = modality
-    if output is not None and output != last:
-        ids.append(markers[output])
+    return ids
+
+
+def speech_ids(names: str, vocabulary: Vocabulary) -> list[int]:
+    """Ids of unit, pitch and style names, "[Hu3] [Hu71]", and of nothing else."""
+    ids = vocabulary.encode(names.replace(" ", ""))
+    for id, kind in zip(ids, kinds(ids, vocabulary), strict=True):
+        if kind not in SPOKEN:
+            name = vocabulary.names[id]
+            raise ValueError(f"speech prompt: need unit, pitch and style names such as [Hu3], got {name!r}")
     return ids
 
 
@@ -227,3 +237,10 @@ def parts(ids: Sequence[int], vocabulary: Vocabulary) -> list[tuple[str, str]]:
         )
         for modality, some in found
     ]
+
+
+def described(ids: Sequence[int], vocabulary: Vocabulary) -> dict[str, Any]:
+    """An answer in three ways: its text, its token string, and the numbers of its units."""
+    units = [id - vocabulary.first_unit for id in ids if kinds([id], vocabulary) == ["unit"]]
+    text = " ".join(content for modality, content in parts(ids, vocabulary) if modality == "text")
+    return {"text": text, "tokens": vocabulary.render(ids).strip(), "units": units}

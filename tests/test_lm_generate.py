@@ -1,14 +1,21 @@
 """lm/generate.py: prompt rules, forced modalities with a random model, sampling, agreement with transformers."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from lm.generate import allowed, generate, generate_batch, kinds, load, parts, prompt
+import wordweave
+from lm.generate import allowed, described, generate, generate_batch, kinds, load, parts, prompt
 from lm.model import Model, preset
+from shards.interleave import document, interleave
 from shards.text import train_bpe
+from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
 
 TEXTS = ["the cat sat on the mat", "a dog ran out of the house", "they went out together"]
@@ -73,6 +80,124 @@ def test_the_marker_of_the_output_is_appended_only_when_it_differs(last, output,
 
 def test_an_empty_prompt_is_bos_and_the_marker(vocabulary):
     assert prompt([], vocabulary, "speech") == [vocabulary.bos, vocabulary.speech_marker]
+
+
+@pytest.mark.parametrize(
+    ("some", "output", "written"),
+    [
+        ([("speech", "[Hu3]")], "text", "<s>[Speech][Hu3][ASR]"),
+        ([("text", "the cat")], "speech", "<s>[Text] the cat[TTS]"),
+        (
+            [("speech", "[Hu3]"), ("text", "the cat"), ("speech", "[Hu5]")],
+            "text",
+            "<s>[Speech][Hu3][ASR] the cat[Speech][Hu5][ASR]",
+        ),
+        (
+            [("text", "a dog"), ("speech", "[Hu3]"), ("text", "the cat")],
+            "speech",
+            "<s>[Text] a dog[TTS][Hu3][Text] the cat[TTS]",
+        ),
+    ],
+)
+def test_a_task_is_asked_with_its_marker_where_the_prompt_turns_to_the_answer(
+    some, output, written, vocabulary
+):
+    assert vocabulary.render(prompt(some, vocabulary, output, task=True)) == written
+
+
+def test_a_task_prompt_begins_as_its_training_sequences_do(vocabulary):
+    words, unit_frames = ["the", "cat", "sat"], np.repeat([3, 5, 7], 4)
+    ids, ends = vocabulary.tokenizer.encode_words(words)
+    times = np.arange(4) * 4 / 25
+    spoken = TokenizedUtterance(
+        "u1", unit_frames, 25.0, 0.02, ids, ends, times[:-1], times[1:], times[-1], vocabulary
+    )
+    for seed in range(8):
+        drawn = document(interleave(spoken, "concatenated", np.random.default_rng(seed)), vocabulary).tolist()
+        given = ("speech", "[Hu3][Hu5][Hu7]"), ("text", "the cat sat")
+        first, output = given if "[ASR]" in vocabulary.decode(drawn) else given[::-1]
+        asked = prompt([first], vocabulary, output[0], task=True)
+        assert drawn[: len(asked)] == asked
+
+
+def test_a_task_that_cannot_be_asked_is_one_clear_line(vocabulary):
+    for some, output in (([], "text"), ([("text", "a")], "text"), ([("text", "a")], None)):
+        with pytest.raises(ValueError, match="task: need an output modality, and a last part of the other"):
+            prompt(some, vocabulary, output, task=True)
+    plain = Vocabulary(vocabulary.tokenizer, units=60)
+    with pytest.raises(ValueError, match=r"task: this vocabulary has no \[ASR\] and \[TTS\]"):
+        prompt([("text", "a")], plain, "speech", task=True)
+
+
+def test_an_answer_is_told_as_text_token_string_and_units(vocabulary):
+    ids = prompt([("text", "the cat"), ("speech", "[St1][Pi2][Hu3][Hu5]"), ("text", "sat")], vocabulary)
+    assert described(ids, vocabulary) == {
+        "text": "the cat sat",
+        "tokens": "<s>[Text] the cat[Speech][St1][Pi2][Hu3][Hu5][Text] sat",
+        "units": [3, 5],
+    }
+
+
+@pytest.fixture
+def front_door(model, vocabulary, tmp_path, monkeypatch):
+    """Runs `wordweave generate` on a small model; hearing a recording gives [Hu9]."""
+    model.save_pretrained(tmp_path / "model" / "best", vocabulary_hash=vocabulary.hash)
+    vocabulary.save(tmp_path / "model" / "best")
+    (tmp_path / "a.wav").write_bytes(b"")
+    monkeypatch.setattr("pipelines.listen.listen", lambda build, path: "[Hu9]")
+
+    def run(*words):
+        words = [str(tmp_path / "a.wav") if word == "a.wav" else word for word in words]
+        return CliRunner().invoke(wordweave.cli, ["generate", str(tmp_path), *words])
+
+    return run
+
+
+def test_prompts_are_read_in_the_order_given(front_door):
+    given = ["--units", "[Hu3]", "--text", "the cat", "--audio", "a.wav", "--text", "sat", "--units", "[Hu4]"]
+    done = front_door(*given, "--to", "speech", "--count", "3", "--length", "5", "--top-k", "9", "--json")
+    assert done.exit_code == 0, done.output
+    answers = json.loads(done.stdout.splitlines()[-1])["answers"]
+    said = [
+        ["speech", "[Hu3]"],
+        ["text", "the cat"],
+        ["speech", "[Hu9]"],
+        ["text", "sat"],
+        ["speech", "[Hu4]"],
+    ]
+    assert [answer["prompt"] for answer in answers] == [said] * 3
+    assert [answer["to"] for answer in answers] == ["speech"] * 3
+    assert all(answer["text"] == "" and answer["tokens"].startswith("[") for answer in answers)
+    assert len({answer["tokens"] for answer in answers}) == 3  # three draws, not one three times
+
+
+@pytest.mark.parametrize("to", ["text", "speech", "free"])
+def test_the_command_forces_a_modality_or_leaves_it_free(to, front_door, vocabulary):
+    done = front_door(
+        "--text", "the cat", "--to", to, "--count", "4", "--repetition-penalty", "1.3", "--json"
+    )
+    answers = json.loads(done.stdout.splitlines()[-1])["answers"]
+    found = {kind for answer in answers for kind in kinds(vocabulary.encode(answer["tokens"]), vocabulary)}
+    wanted = {"text": {"text"}, "speech": {"unit", "pitch", "style"}}
+    assert found <= wanted.get(to, {"text", "unit", "pitch", "style", "marker"})
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["--text", "a", "--task"], 2, "--task: needs --to text or --to speech"),
+        (["--text", "a", "--all-directions"], 2, "--all-directions: takes its prompts from BUILD"),
+        (["--units", "[Hu3]x"], 1, "speech prompt: need unit, pitch and style names"),
+        (["--units", "[Hu77]"], 1, "token '[Hu77]': not in this vocabulary"),
+        (["--text", "a", "--length", "5000"], 1, "more than the model's 4096"),
+        (["--count", "0"], 2, "--count"),
+    ],
+)
+def test_a_wrong_question_is_one_clear_line(words, code, line, front_door):
+    done = front_door(*words)
+    assert (done.exit_code, line in done.output, len(done.output.splitlines())) == (code, True, 1), (
+        done.output
+    )
 
 
 @pytest.mark.parametrize(
