@@ -206,15 +206,68 @@ def fit() -> None:
 @command(fit, "units")
 @click.argument("build", type=FOLDER)
 @config_option
+@click.option("--import", "source", type=FILE, help="Take this codebook of others instead of fitting one.")
+@click.option("--trust-pickle", is_flag=True, help="Let that file run code: scikit-learn's need it.")
+@click.option(
+    "--sweep",
+    "lists",
+    multiple=True,
+    metavar="LISTS",
+    help='Only compare: "layers=6,9,11 clusters=100,501". Numbers go to codebooks/sweep.json; no codebook is kept.',
+)
 @engine_options
-def fit_units(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
+def fit_units(
+    build: Path,
+    config: Path | None,
+    source: Path | None,
+    trust_pickle: bool,
+    lists: tuple[str, ...],
+    engine: "Engine",
+) -> dict[str, Any]:
     """Fit the k-means codebook of units.
 
-    Frames are drawn from all parts of BUILD by (seed, id).
+    Frames are drawn from all parts of BUILD by (seed, id). Codebooks that can be imported: centroids as .npy or saved
+    by torch, Spirit LM's linear quantizer, and scikit-learn's, which are pickles.
     """
     from pipelines import build as steps
+    from pipelines import settings
 
-    return {"codebook": str(steps.fit_units(build, settings_of(build, config), engine, say=say))}
+    if lists and (source or trust_pickle):
+        raise click.UsageError("--sweep: imports nothing; leave --import and --trust-pickle out")
+    numbers = sweep_lists(lists)
+    asked = settings_of(build, config)
+    if lists or source:
+        from pipelines import lab
+
+        if source:
+            path = lab.import_codebook(build, asked, source, trust_pickle=trust_pickle)
+            return {
+                "codebook": str(path),
+                "imported": str(source),
+                "clusters": steps.recall(build).units.clusters,
+            }
+        rows = lab.sweep(build, asked, engine, **numbers, say=say)
+        return {"sweep": str(build / "codebooks" / "sweep.json"), "fits": len(rows), "rows": rows}
+    if trust_pickle:
+        asked = settings.replace(asked, "units", trust_pickle=True)
+        steps.remember(build, asked)
+    return {"codebook": str(steps.fit_units(build, asked, engine, say=say))}
+
+
+def sweep_lists(words: tuple[str, ...]) -> dict[str, list[int]]:
+    """The lists of --sweep: "layers=6,9 clusters=100" in one word or several."""
+    found: dict[str, list[int]] = {}
+    for word in " ".join(words).split():
+        name, _, numbers = word.partition("=")
+        try:
+            found.setdefault(name, []).extend(int(number) for number in numbers.split(","))
+        except ValueError:
+            found[name] = []
+        if name not in ("layers", "clusters") or not found[name]:
+            raise click.UsageError(f"--sweep: need layers=6,9 or clusters=100,501, got {word!r}")
+    if any(count < 2 for count in found.get("clusters", [])):
+        raise click.UsageError("--sweep: need at least 2 clusters")
+    return found
 
 
 @command(cli)
@@ -268,6 +321,7 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
     Runs every stage as CONFIG says, and the report. Finished parts are kept: run it again after a crash.
     """
     from pipelines import build as steps
+    from pipelines import card as cards
     from pipelines import report as reports
     from pipelines import settings
     from pipelines.run import alone
@@ -293,6 +347,7 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
         steps.align(place, asked, engine)
         steps.interleave(place, asked, engine, say=say)
         made = reports.report(place)
+        cards.write_card(place)
     return brief_report(made, place)
 
 
@@ -306,6 +361,33 @@ def report(build: Path) -> dict[str, Any]:
     from pipelines import report as reports
 
     return brief_report(reports.report(build), build)
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+@click.option(
+    "--phones",
+    type=click.IntRange(min=0),
+    default=50,
+    help="Utterances to align again, for what needs phones.",
+    show_default=True,
+)
+def card(build: Path, phones: int) -> dict[str, Any]:
+    """How good the codebook is.
+
+    Writes units.json and a page of plots into BUILD/codebooks: how BUILD's units are used, what they cost in bits, and
+    how well they follow phones.
+    """
+    from pipelines.card import write_card
+
+    said = write_card(build, phones=phones)
+    numbers = ("used", "dead", "perplexity", "bitrate", "bitrate_deduplicated")
+    found = {name: said["phones"][name] for name in ("pnmi", "phone_purity") if name in said["phones"]}
+    return {
+        **{name: said["units"][name] for name in numbers},
+        **found,
+        "page": str(build / "codebooks" / "units.html"),
+    }
 
 
 def brief_report(said: dict[str, Any], build: Path) -> dict[str, Any]:

@@ -302,9 +302,9 @@ def drawn_rows(build: Path, count: int, table: str = "manifest") -> list[tuple[s
     return sorted((name, row) for _, name, row in chosen)
 
 
-def drawn_speech(build: Path, count: int) -> Iterator[tuple[Utterance, np.ndarray]]:
-    """The `count` utterances of lowest hash with their waveforms, but for those that cannot be decoded."""
-    for name, rows in itertools.groupby(drawn_rows(build, count), key=lambda place: place[0]):
+def drawn_speech(build: Path, count: int, table: str = "manifest") -> Iterator[tuple[Utterance, np.ndarray]]:
+    """The utterances of `drawn_rows` with their waveforms, but for those that cannot be decoded."""
+    for name, rows in itertools.groupby(drawn_rows(build, count, table), key=lambda place: place[0]):
         for row in pq.read_table(build / "manifest" / name).take([row for _, row in rows]).to_pylist():
             try:
                 yield utterance(row), decode(utterance(row))

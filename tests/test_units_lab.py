@@ -10,18 +10,23 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import wordweave
 from pipelines import build as steps
+from pipelines import lab
 from pipelines import settings as toml
 from pipelines.build import draw_rows, gather_frames, map_tasks
+from pipelines.card import write_card
 from pipelines.listen import listen, verify_units
 from pipelines.run import Engine, run_stage
 from pipelines.stage import ahead
 from units import verify
 from units.encoders import load_encoder
-from units.kmeans import Codebook
+from units.kmeans import Codebook, fit
+from units.quality import describe
 from units.quantizers import load_codebook
 
 LOCAL = Engine("local")
@@ -256,3 +261,180 @@ def test_the_automatic_dtype_is_measured_once_written_down_and_used(fresh, huber
     assert steps.encode(folder, said, LOCAL)["done"] > 0
     asked_for = steps.units_stage(folder, toml.replace(said, "units", dtype=dtype))
     assert asked_for == steps.units_stage(folder, said)
+
+
+def run(*words) -> tuple[int, dict | str]:
+    """Exit code and JSON of a command, or its line on stderr."""
+    result = CliRunner().invoke(wordweave.cli, [*map(str, words), "--json"])
+    return result.exit_code, json.loads(result.stdout) if result.exit_code == 0 else result.stderr.strip()
+
+
+def test_an_imported_codebook_is_bound_to_its_encoder_and_outlives_a_fit(fresh, tmp_path):
+    folder, said = fresh
+    np.save(tmp_path / "theirs.npy", CENTRES[:7])
+    code, answer = run("fit", "units", folder, "--import", tmp_path / "theirs.npy")
+    path = folder / "codebooks" / "units.safetensors"
+    assert (code, answer["codebook"], answer["clusters"]) == (0, str(path), 7)
+    codebook = load_codebook(path)
+    assert np.array_equal(codebook.centroids, CENTRES[:7])
+    assert codebook.provenance["imported"] == "theirs.npy"
+    assert codebook.provenance["encoder"] == load_encoder("mfcc").provenance
+    before = path.read_bytes()
+    said = steps.recall(folder)
+    assert said.units.clusters == 7
+    heard: list[str] = []
+    assert steps.fit_units(folder, said, LOCAL, say=heard.append) == path
+    assert path.read_bytes() == before
+    assert "was imported (theirs.npy) and stays" in heard[0]
+    assert steps.encode(folder, said, LOCAL)["done"] > 0
+    assert set().union(*units_of(folder)) <= set(range(7))
+    with pytest.raises(ValueError, match=r"units.safetensors: .*frame_rate 25.0, this one has 50.0"):
+        steps.encode(folder, toml.replace(said, "units", encoder="mfcc-50hz"), LOCAL)
+
+
+def test_a_linear_quantizer_can_be_imported_and_encodes_as_before(fresh, tmp_path):
+    folder, said = fresh
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(39, 8), torch.nn.LeakyReLU(), torch.nn.Linear(8, 30))
+    torch.save({"model_cfg": {}, "model_weight": layers.state_dict()}, tmp_path / "theirs.pt")
+    direct = toml.replace(said, "units", codebook=str(tmp_path / "theirs.pt"))
+    steps.encode(folder, direct, LOCAL)
+    before = units_of(folder)
+    lab.import_codebook(folder, said, tmp_path / "theirs.pt")
+    steps.encode(folder, steps.recall(folder), LOCAL)
+    assert units_of(folder) == before
+
+
+def test_what_cannot_be_imported_is_refused_by_name_and_changes_nothing(fresh, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    cluster = pytest.importorskip("sklearn.cluster")
+    folder, said = fresh
+    steps.fit_units(folder, said, LOCAL)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    joblib.dump(cluster.KMeans(30, n_init=1, max_iter=1, random_state=0).fit(CENTRES), tmp_path / "km.bin")
+    np.save(tmp_path / "narrow.npy", CENTRES[:, :5])
+    (tmp_path / "half.safetensors").write_bytes(b"half")
+    for name, line in (
+        ("km.bin", "--trust-pickle"),
+        ("narrow.npy", "5 dimensions"),
+        ("half.safetensors", "whole"),
+    ):
+        code, answer = run("fit", "units", folder, "--import", tmp_path / name)
+        assert (code, name in answer, line in answer, len(answer.splitlines())) == (1, True, True, 1), answer
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert run("fit", "units", folder, "--import", tmp_path / "km.bin", "--trust-pickle")[0] == 0
+    assert load_codebook(folder / "codebooks" / "units.safetensors").clusters == 30
+
+
+def test_trust_is_remembered_for_a_codebook_named_in_the_settings(fresh, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    cluster = pytest.importorskip("sklearn.cluster")
+    folder, said = fresh
+    joblib.dump(cluster.KMeans(30, n_init=1, max_iter=1, random_state=0).fit(CENTRES), tmp_path / "km.bin")
+    steps.remember(folder, toml.replace(said, "units", codebook=str(tmp_path / "km.bin")))
+    assert run("fit", "units", folder)[0] == 1
+    assert run("fit", "units", folder, "--trust-pickle")[0] == 0
+    assert run("fit", "units", folder) == (0, {"codebook": str(tmp_path / "km.bin")})
+
+
+def test_a_sweep_has_the_numbers_of_each_fit_and_keeps_no_codebook(fresh, hubert):
+    folder, said = fresh
+    said = toml.replace(said, "units", encoder=hubert)
+    heard: list[str] = []
+    rows = lab.sweep(folder, said, LOCAL, layers=[1, 3], clusters=[20, 5], say=heard.append)
+    assert [(row["layer"], row["clusters"]) for row in rows] == [(1, 5), (1, 20), (3, 5), (3, 20)]
+    assert json.loads((folder / "codebooks" / "sweep.json").read_text()) == rows
+    assert [path.name for path in (folder / "codebooks").iterdir()] == ["sweep.json"]
+    assert len(heard) == 5
+    for less, more in (rows[:2], rows[2:]):
+        assert more["inertia"] < less["inertia"]
+        assert 0 < less["explained"] < more["explained"] < 1
+    for row in rows:
+        assert row["bitrate"] == pytest.approx(25 * np.log2(row["perplexity"]))
+        assert row["bitrate_deduplicated"] > 0
+        assert row["frames"] <= said.units.fit_frames
+    one = toml.replace(said, "units", layer=3, clusters=20)
+    book = load_codebook(steps.fit_units(folder, one, LOCAL))
+    assert book.provenance["inertia"] == rows[3]["inertia"]
+
+
+def test_a_sweep_is_asked_for_in_one_word_or_two(fresh):
+    folder, _ = fresh
+    two = run(
+        "fit", "units", folder, "--engine", "local", "--sweep", "clusters=5,10", "--sweep", "clusters=20"
+    )
+    assert [row["clusters"] for row in two[1]["rows"]] == [5, 10, 20]
+    for words in ("layers=", "k=5", "clusters=five", "clusters=1"):
+        code, line = run("fit", "units", folder, "--sweep", words)
+        assert (code, "--sweep" in line) == (2, True)
+    assert run("fit", "units", folder, "--sweep", "clusters=5", "--trust-pickle")[0] == 2
+
+
+def test_the_card_counts_every_unit_of_the_build(fresh):
+    folder, said = fresh
+    with pytest.raises(ValueError, match="no codebook here"):
+        write_card(folder)
+    steps.fit_units(folder, said, LOCAL)
+    with pytest.raises(ValueError, match=r"part-00000.parquet: not finished; run `wordweave units"):
+        write_card(folder)
+    steps.encode(folder, said, LOCAL)
+    made = write_card(folder)
+    sequences = [np.array(units) for units in units_of(folder) if units is not None]
+    assert made["units"] == describe(sequences, clusters=30, frame_rate=25.0) | {"utterances_without": 0}
+    assert json.loads((folder / "codebooks" / "units.json").read_text()) == made
+    assert "words are not aligned" in made["phones"]["left_out"]
+    book = load_codebook(folder / "codebooks" / "units.safetensors")
+    assert made["inertia"]["own"] == book.provenance["inertia"]
+    assert 0.9 < made["inertia"]["ratio"] < 1.1
+    page = (folder / "codebooks" / "units.html").read_text()
+    assert f"{made['units']['used']} of 30" in page
+    again = [(folder / "codebooks" / f"units.{kind}").read_bytes() for kind in ("json", "html")]
+    write_card(folder)
+    assert [(folder / "codebooks" / f"units.{kind}").read_bytes() for kind in ("json", "html")] == again
+
+
+def test_the_second_seed_is_the_reference(fresh):
+    folder, said = fresh
+    steps.fit_units(folder, said, LOCAL)
+    stage, _ = steps.frame_sampling(folder, said)
+    tasks = map_tasks(folder, stage, "frames")
+    run_stage(stage, folder, tasks, LOCAL, quiet=True)
+    features = gather_frames(folder, tasks, 39, limit=said.units.fit_frames, seed=0)
+    marked = json.loads((folder / "codebooks" / "units.safetensors.done").read_text())
+    assert marked["inertia"]["second seed"] == fit(features, clusters=30, seed=1).provenance["inertia"]
+
+
+def add_phones(manifest: Path, folder: Path) -> Path:
+    """The same corpus with a phones tier: the first letter of each word while it lasts."""
+    from praatio import textgrid
+    from praatio.data_classes.interval_tier import IntervalTier
+
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for row in rows:
+        grid = textgrid.openTextgrid(manifest.parent / row["alignment"], includeEmptyIntervals=False)
+        words = grid.getTier("words")
+        grid.addTier(IntervalTier("phones", [(*entry[:2], entry.label[0]) for entry in words.entries]))
+        grid.save(folder / f"{row['id']}.TextGrid", format="long_textgrid", includeBlankSpaces=True)
+        row |= {
+            "audio": str(manifest.parent / row["audio"]),
+            "alignment": str(folder / f"{row['id']}.TextGrid"),
+        }
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "manifest.jsonl"
+
+
+def test_the_card_tells_how_units_follow_given_phones(manifest, tmp_path):
+    folder, said = tmp_path / "build", asked(add_phones(manifest, tmp_path))
+    said = toml.replace(said, "align", backend="given")
+    steps.ingest(folder, said)
+    steps.fit_units(folder, said, LOCAL)
+    steps.encode(folder, said, LOCAL)
+    steps.align(folder, said, LOCAL)
+    phones = write_card(folder)["phones"]
+    assert phones["utterances"] == 8
+    assert phones["aligner"].startswith("given")
+    assert phones["pnmi_shuffled"] < phones["pnmi"] < 1
+    assert phones["phone_purity"] > 0.1
+    assert "phone_purity" in (folder / "codebooks" / "units.html").read_text()
+    assert write_card(folder, phones=0)["phones"] == {"left_out": "not asked for"}
+    assert write_card(folder, phones=2)["phones"]["utterances"] == 2

@@ -1,4 +1,5 @@
 import json
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -21,6 +22,12 @@ def test_counts_of_the_card_add_up(units):
     assert card["used"] == len(set(np.concatenate(units).tolist()))
     assert sum(card["run_lengths"]["histogram"]) == round(card["kept"] * frames)
     assert 0 <= card["entropy"] <= np.log2(max(1, card["used"])) + 1e-9
+    assert card["counts"] == [int((np.concatenate(units) == unit).sum()) for unit in range(7)]
+    runs = [len(list(run)) for sequence in units for _, run in groupby(sequence.tolist())]
+    assert card["run_lengths"]["mean"] == pytest.approx(np.mean(runs))
+    assert card["run_lengths"]["median"] == np.median(runs)
+    assert card["run_lengths"]["longest"] == max(runs)
+    assert card["run_lengths"]["histogram"] == [sum(min(run, 20) == n for run in runs) for n in range(1, 21)]
     assert json.loads(json.dumps(card)) == card
 
 

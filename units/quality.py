@@ -24,8 +24,9 @@ def describe(units: Sequence[np.ndarray], *, clusters: int, frame_rate: float) -
     Returns:
         JSON-able: `frames`, `seconds`; `used` and `dead` clusters; `entropy` (bits per frame) and `perplexity` of the
         units; `bitrate` (bits/s, entropy times rate); the same of the units left by deduplication, `runs_per_second`,
-        `entropy_deduplicated`, `bitrate_deduplicated` (run lengths not counted), `kept` (runs per frame); and
-        `run_lengths`: their `mean`, `median`, `longest` in frames and `histogram`, runs of 1, 2, ... 20 or more frames.
+        `entropy_deduplicated`, `bitrate_deduplicated` (run lengths not counted), `kept` (runs per frame);
+        `run_lengths`: their `mean`, `median`, `longest` in frames and `histogram`, runs of 1, 2, ... 20 or more frames;
+        and `counts`, frames of each unit.
 
     Raises:
         ValueError: a unit outside [0, clusters), or no frames.
@@ -34,43 +35,62 @@ def describe(units: Sequence[np.ndarray], *, clusters: int, frame_rate: float) -
     >>> card["used"], card["entropy"], card["bitrate"], card["bitrate_deduplicated"], card["run_lengths"]["mean"]
     (2, 1.0, 25.0, 12.5, 2.0)
     """
-    counts, kept_counts = np.zeros(clusters, np.int64), np.zeros(clusters, np.int64)
-    lengths = [np.zeros(0, np.int64)]
+    usage = Usage(clusters)
     for sequence in units:
-        if len(sequence) and not 0 <= np.min(sequence) <= np.max(sequence) < clusters:
-            raise ValueError(
-                f"units: need ids in [0, {clusters}), got {np.min(sequence)} to {np.max(sequence)}"
-            )
-        kept, runs = deduplicate(np.asarray(sequence, dtype=np.int64))
-        counts += np.bincount(np.asarray(sequence, dtype=np.int64), minlength=clusters)
-        kept_counts += np.bincount(kept, minlength=clusters)
-        lengths.append(runs)
-    runs = np.concatenate(lengths)
-    frames = int(counts.sum())
-    if frames == 0:
-        raise ValueError("units: need at least one frame, got none")
-    seconds = frames / frame_rate
-    return {
-        "frames": frames,
-        "seconds": seconds,
-        "clusters": clusters,
-        "frame_rate": frame_rate,
-        "used": int((counts > 0).sum()),
-        "dead": int((counts == 0).sum()),
-        "entropy": entropy(counts),
-        "perplexity": 2 ** entropy(counts),
-        "bitrate": entropy(counts) * frame_rate,
-        "runs_per_second": len(runs) / seconds,
-        "kept": len(runs) / frames,
-        "entropy_deduplicated": entropy(kept_counts),
-        "bitrate_deduplicated": entropy(kept_counts) * len(runs) / seconds,
-        "run_lengths": {
-            "mean": float(runs.mean()),
-            "median": float(np.median(runs)),
-            "longest": int(runs.max()),
-            "histogram": np.bincount(np.minimum(runs, 20), minlength=21)[1:].tolist(),
-        },
-    }
+        usage.add(sequence)
+    return usage.card(frame_rate)
+
+
+class Usage:
+    """The counts behind `describe`, an utterance at a time: memory hangs on K and the longest run alone."""
+
+    def __init__(self, clusters: int):
+        self.clusters = clusters
+        self._frames, self._kept = np.zeros(clusters, np.int64), np.zeros(clusters, np.int64)
+        self._runs = np.zeros(21, np.int64)  # by length in frames
+
+    def add(self, units: np.ndarray) -> None:
+        """Count (F,) units of one utterance."""
+        units = np.asarray(units, dtype=np.int64)
+        if len(units) and not 0 <= units.min() <= units.max() < self.clusters:
+            raise ValueError(f"units: need ids in [0, {self.clusters}), got {units.min()} to {units.max()}")
+        kept, lengths = deduplicate(units)
+        self._frames += np.bincount(units, minlength=self.clusters)
+        self._kept += np.bincount(kept, minlength=self.clusters)
+        runs = np.bincount(lengths, minlength=len(self._runs))
+        runs[: len(self._runs)] += self._runs
+        self._runs = runs
+
+    def card(self, frame_rate: float) -> dict[str, Any]:
+        """What `describe` gives."""
+        counts, runs = self._frames, self._runs
+        frames, kept = int(counts.sum()), int(runs.sum())
+        if frames == 0:
+            raise ValueError("units: need at least one frame, got none")
+        seconds = frames / frame_rate
+        middle = np.searchsorted(np.cumsum(runs), [(kept - 1) // 2, kept // 2], side="right")
+        return {
+            "frames": frames,
+            "seconds": seconds,
+            "clusters": self.clusters,
+            "frame_rate": frame_rate,
+            "used": int((counts > 0).sum()),
+            "dead": int((counts == 0).sum()),
+            "entropy": entropy(counts),
+            "perplexity": 2 ** entropy(counts),
+            "bitrate": entropy(counts) * frame_rate,
+            "runs_per_second": kept / seconds,
+            "kept": kept / frames,
+            "entropy_deduplicated": entropy(self._kept),
+            "bitrate_deduplicated": entropy(self._kept) * kept / seconds,
+            "run_lengths": {
+                "mean": frames / kept,
+                "median": float(middle.mean()),
+                "longest": int(np.flatnonzero(runs)[-1]),
+                "histogram": [*runs[1:20].tolist(), int(runs[20:].sum())],
+            },
+            "counts": counts.tolist(),
+        }
 
 
 def phone_quality(

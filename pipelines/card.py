@@ -1,0 +1,122 @@
+"""The quality card of a build's codebook: how its units are used, what they cost, how well they follow phones."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from jinja2 import Environment, PackageLoader
+
+from pipelines.build import codebook_path, drawn_speech, open_codebook, part_names, recall, units_dtype
+from pipelines.settings import Settings
+from pipelines.stage import marker, sha256, write_atomically
+from units.encode import encode_units
+from units.quality import Usage, phone_quality, phones_at_frames
+
+ORIGIN = ("encoder", "imported", "frames", "seed", "seeding", "iterations", "restarts", "faiss", "fitted_on")
+
+PATIENCE = 5  # utterances without phones after which the aligner is taken to have none
+
+
+def write_card(build: Path, *, phones: int = 50) -> dict[str, Any]:
+    """Write codebooks/units.json and codebooks/units.html; returns what the first holds.
+
+    Units are counted part by part, over the whole build: memory does not grow with it.
+
+    Args:
+        phones: utterances to align again for the numbers that need phones, where the aligner has them; those of
+            lowest hash among the ones with words. 0: none.
+
+    Raises:
+        ValueError: the units of a part are not made.
+    """
+    settings = recall(build)
+    path = codebook_path(build, settings)
+    encoder, codebook = open_codebook(path, settings, units_dtype(build, settings))
+    usage, rejected = Usage(codebook.clusters), 0
+    for name in part_names(build):
+        if marker(build / "units" / name) is None:
+            raise ValueError(f"units/{name}: not finished; run `wordweave units {build}` first")
+        for batch in pq.ParquetFile(build / "units" / name).iter_batches(1000, columns=["units"]):
+            for units in batch.column("units"):
+                if units.is_valid:
+                    usage.add(units.values.to_numpy())
+                else:
+                    rejected += 1
+    fitted = (marker(path) or {}).get("inertia")
+    said = {
+        "codebook": {
+            "path": str(path.relative_to(build) if path.is_relative_to(build) else path),
+            "sha256": sha256(path),
+            "kind": type(codebook).__name__,
+            "dimension": codebook.dimension,
+            **{name: codebook.provenance.get(name) for name in ORIGIN},
+        },
+        "inertia": against_reference(fitted),
+        "units": {**usage.card(encoder.frame_rate), "utterances_without": rejected},
+        "phones": phone_numbers(build, settings, encoder, codebook, phones),
+    }
+    folder = build / "codebooks"
+    write_atomically(folder / "units.json", json.dumps(said, indent=1, sort_keys=True).encode())
+    page = Environment(loader=PackageLoader("pipelines", "data"), autoescape=True).get_template("card.html")
+    most = math.log2(codebook.clusters)
+    html = page.render(build=build.name, card=said, ranks=ranks(said["units"]["counts"]), most_bits=most)
+    write_atomically(folder / "units.html", html.encode())
+    return said
+
+
+def against_reference(fitted: dict[str, float] | None) -> dict[str, Any]:
+    """Mean squared distance of the drawn frames to their centroids, beside that of a second fit with the next seed."""
+    if fitted is None:
+        return {"left_out": "this codebook was not fitted here"}
+    own, second = fitted["own"], fitted["second seed"]
+    return {"own": own, "second_seed": second, "ratio": own / second if second else 1.0}
+
+
+def phone_numbers(build: Path, settings: Settings, encoder: Any, codebook: Any, count: int) -> dict[str, Any]:
+    """What `phone_quality` says of some utterances, aligned again; or why that is left out.
+
+    The words table has no phones, so the aligner that made it is asked once more.
+    """
+    from aligners import load_aligner
+
+    if count == 0:
+        return {"left_out": "not asked for"}
+    if any(marker(build / "words" / name) is None for name in part_names(build)):
+        return {
+            "left_out": f"words are not aligned; run `wordweave align {build}`, then `wordweave card {build}`"
+        }
+    aligner = load_aligner(settings.align.backend, **settings.align.options)
+    units: list[np.ndarray] = []
+    phones: list[np.ndarray] = []
+    speakers: list[str] = []
+    for asked, (item, wave) in enumerate(drawn_speech(build, count, "words")):
+        if asked == PATIENCE and not units:
+            break
+        (alignment,) = aligner.align([(item, wave)])
+        (sequence,) = encode_units(encoder, codebook, [wave])
+        if alignment.reject is not None or not alignment.phones or not len(sequence):
+            continue
+        times = [(phone.text, phone.start, phone.end) for phone in alignment.phones]
+        units.append(sequence)
+        phones.append(phones_at_frames(times, frames=len(sequence), centre=encoder.centre, hop=encoder.hop))
+        speakers.append(item.speaker or "")
+    if not any((names != "").any() for names in phones):
+        return {"left_out": f"the aligner {settings.align.backend} gave no phones"}
+    said = phone_quality(units, phones, speakers=speakers)
+    return {"utterances": len(units), "speakers": len(set(speakers)), "aligner": aligner.identity, **said}
+
+
+def ranks(counts: list[int]) -> dict[str, Any]:
+    """Shares of units, most used first, as the points of a line on a logarithmic axis, in a box of 600 by 160."""
+    shares = np.sort(np.array(counts))[::-1] / max(sum(counts), 1)
+    shares = shares[shares > 0]
+    low = math.floor(math.log10(shares[-1])) if len(shares) else -1
+    points = [
+        (600 * rank / max(len(counts) - 1, 1), 160 * math.log10(share) / low)
+        for rank, share in enumerate(shares)
+    ]
+    ticks = [(160 * power / low, f"{100 * 10.0**power:g} %") for power in range(low, 1)]
+    return {"line": " ".join(f"{x:.1f},{y:.1f}" for x, y in points), "ticks": ticks}
