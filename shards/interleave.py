@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
-from shards.stream import merge_ids
+from shards.stream import PITCH_RATE, STYLE_RATE, merge_ids, merge_spans
 from shards.utterance import TokenizedUtterance, find_runs, frame_centres
 from shards.vocabulary import KINDS, Vocabulary
 
@@ -206,11 +206,15 @@ def weave_all(
     vocabulary: Vocabulary,
     unit_rate: float,
     unit_centre: float,
+    pitch: Sequence[np.ndarray] | None = None,
+    style: Sequence[np.ndarray] | None = None,
+    pitch_rate: float = PITCH_RATE,
+    style_rate: float = STYLE_RATE,
 ) -> list[np.ndarray]:
-    """What `weave` gives for each of many utterances without pitch and style, in one pass over all of them.
+    """What `weave` gives for each of many utterances, in one pass over all of them.
 
     Args:
-        texts, text_ends, units: of each utterance, as in `TokenizedUtterance`; each has words.
+        texts, text_ends, units, pitch, style: of each utterance, as in `TokenizedUtterance`; each has words and units.
         times: of each utterance, (2, W) starts and ends of its words, seconds.
         plans: of each utterance, from `spans`.
 
@@ -249,8 +253,25 @@ def weave_all(
         else Plan(chain.from_iterable(plans)).columns
     )
     columns[:2] += (2 * first_cut).repeat(counts)
-    runs = find_runs(np.concatenate(units), unit_cuts, vocabulary.first_unit, first_frame)
-    ids, heads = _gather(np.concatenate(texts), runs, text_cuts, unit_cuts, columns, vocabulary)
+    text = np.concatenate(texts)
+    if pitch is None and style is None:
+        runs = find_runs(np.concatenate(units), unit_cuts, vocabulary.first_unit, first_frame)
+        ids, heads = _gather(text, runs, text_cuts, unit_cuts, columns, vocabulary)
+    else:
+        kinds = columns[2]
+        (spoken,) = (kinds % 2).nonzero()
+        cuts = columns[:2] // 2
+        starts = text_cuts[cuts[0]]
+        lengths = text_cuts[cuts[1]] - starts
+        owners = np.arange(len(plans)).repeat(counts)[spoken]
+        frames_of = unit_cuts[cuts[:, spoken]] - first_frame[owners]
+        speech, found = merge_spans(
+            units, pitch, style, owners, *frames_of,
+            vocabulary=vocabulary, unit_rate=unit_rate, pitch_rate=pitch_rate, style_rate=style_rate,
+        )  # fmt: skip
+        starts[spoken] = len(text) + np.cumsum(found) - found
+        lengths[spoken] = found
+        ids, heads = _laid_out(np.concatenate((text, speech)), starts, lengths, kinds, vocabulary)
     return np.split(ids, heads[np.cumsum(counts)[:-1]])
 
 
@@ -271,21 +292,24 @@ def _gather(
     begins[:, 1] += len(text)  # each id is looked up in text and runs, one after the other
     ends[:, 1] += len(text)
     starts = begins.ravel().take(firsts)
-    places = ends.ravel().take(lasts)  # where each span ends in the source, soon in the sequence
-    places -= starts
-    if not (
-        unit_cuts[1:] > unit_cuts[:-1]
-    ).all():  # a span of words without a frame would say the run around it
-        places[(kinds % 2 == 1) & (unit_cuts[firsts // 2] == unit_cuts[lasts // 2])] = 0
-    places += 1  # the marker
-    lengths = places.copy()
-    places = places.cumsum()
-    heads = places - lengths
-    starts -= heads
-    starts -= 1
-    index = starts.repeat(lengths)
+    lengths = ends.ravel().take(lasts)
+    lengths -= starts
+    if not (unit_cuts[1:] > unit_cuts[:-1]).all():
+        # words without a frame say nothing, not the run around them
+        lengths[(kinds % 2 == 1) & (unit_cuts[firsts // 2] == unit_cuts[lasts // 2])] = 0
+    return _laid_out(np.concatenate((text, run_ids)), starts, lengths, kinds, vocabulary)
+
+
+def _laid_out(
+    source: np.ndarray, starts: np.ndarray, lengths: np.ndarray, kinds: np.ndarray, vocabulary: Vocabulary
+) -> tuple[np.ndarray, np.ndarray]:
+    """A marker and then source[start : start + length], for each span, and where the markers stand."""
+    lengths = lengths + 1  # the marker
+    heads = lengths.cumsum()
+    heads -= lengths
+    index = (starts - heads - 1).repeat(lengths)
     index += np.arange(len(index))
-    ids = np.concatenate((text, run_ids)).take(index, mode="wrap")  # at a marker anything, -1 too
+    ids = source.take(index, mode="wrap")  # at a marker anything, -1 too
     ids[heads] = vocabulary.marker_ids.take(kinds)
     return ids, heads
 

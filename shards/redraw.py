@@ -24,15 +24,13 @@ def redraw_all(
 ) -> list[np.ndarray] | None:
     """Documents of all samples, interleaved anew; None if that cannot be done for all of them together.
 
-    That is so where a sample has pitch or style, or anything is wrong with one: going through them one by one draws
-    the first, and finds and names the second. What is checked here is what a `TokenizedUtterance` checks.
+    That is so where anything is wrong with one: going through them one by one finds and names it. What is checked
+    here is what a `TokenizedUtterance` checks.
 
     Args:
         strategy: how to draw; None for that of the samples.
         shared: what all samples share, as the index of their build says.
     """
-    if any("pitch.npy" in members or "style.npy" in members for _, _, members in samples):
-        return None
     try:
         if strategy is None:
             strategy = strategy_of(shared["strategy"])
@@ -40,14 +38,22 @@ def redraw_all(
         texts, text_ends, units, times = columns
         if not _sound(texts, text_ends, units, times, vocabulary):
             return None
+        expressive: dict[str, Any] = {}
+        for name in ("pitch", "style"):
+            if any(f"{name}.npy" in members for _, _, members in samples):
+                found = [decode(f"{name}.npy", members[f"{name}.npy"], key) for _, key, members in samples]
+                known = within(np.concatenate(found), getattr(vocabulary, name))
+                if not known or any((one.dtype, one.ndim) != (np.int16, 1) for one in found):
+                    return None
+                expressive |= {name: found, f"{name}_rate": shared[f"{name}_rate"]}
         keys = [key for _, key, _ in samples]
         plans = [
             spans(len(one), strategy, generator(seed, epoch, key))
             for one, key in zip(text_ends, keys, strict=True)
         ]
         rates = {name: shared[name] for name in ("unit_rate", "unit_centre")}
-        found = weave_all(texts, text_ends, units, times, plans, vocabulary=vocabulary, **rates)
-        return [document(ids, vocabulary, eos=shared["eos"]) for ids in found]
+        woven = weave_all(texts, text_ends, units, times, plans, vocabulary=vocabulary, **rates, **expressive)
+        return [document(ids, vocabulary, eos=shared["eos"]) for ids in woven]
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 

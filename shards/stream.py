@@ -82,6 +82,61 @@ def merge_ids(
     return (values + offsets[kinds]).astype(np.int32)
 
 
+def merge_spans(
+    units: Sequence[np.ndarray],
+    pitch: Sequence[np.ndarray] | None,
+    style: Sequence[np.ndarray] | None,
+    owners: np.ndarray,
+    firsts: np.ndarray,
+    lasts: np.ndarray,
+    *,
+    vocabulary: Vocabulary,
+    unit_rate: float,
+    pitch_rate: float = PITCH_RATE,
+    style_rate: float = STYLE_RATE,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `merge_ids` gives for each of many spans of many utterances, in one pass.
+
+    Args:
+        units, pitch, style: of each utterance.
+        owners: (S,) number of the utterance a span is of.
+        firsts, lasts: (S,) its frames [first, last).
+
+    Returns:
+        ids: (N,) int32 of all spans, one after another.
+        counts: (S,) ids of each span.
+    """
+    begins, ends = firsts / unit_rate, lasts / unit_rate
+    empty, whole = firsts == lasts, (firsts == 0) & (lasts == _lengths(units)[owners])
+    found = []
+    for streams, rate, first_id in (
+        (style, style_rate, vocabulary.first_style),
+        (pitch, pitch_rate, vocabulary.first_pitch),
+        (units, unit_rate, vocabulary.first_unit),
+    ):
+        if streams is None:
+            continue
+        if streams is units:
+            active, stops = firsts, lasts
+        else:
+            sizes = _lengths(streams)
+            times, sizes = np.arange(sizes.max()) / rate, sizes[owners]
+            active = np.maximum(np.minimum(times.searchsorted(begins, "right"), sizes) - 1, 0)
+            stops = np.maximum(np.minimum(times.searchsorted(ends), sizes), active + 1)
+            stops = np.where(whole, sizes, np.minimum(stops, sizes))
+            stops[empty] = active[empty]
+        spans, at, values = _of_spans(streams, rate, owners, active, stops)
+        np.maximum(at, begins[spans], out=at)
+        if streams is not style:
+            kept = np.ones(len(values), dtype=bool)
+            kept[1:] = (values[1:] != values[:-1]) | (spans[1:] != spans[:-1])
+            spans, at, values = spans[kept], at[kept], values[kept]
+        found.append((spans, at, values.astype(np.int32) + np.int32(first_id)))
+    spans, at, ids = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((at, spans))  # stable: at one time style, then pitch, then unit
+    return ids[order], np.bincount(spans, minlength=len(owners))
+
+
 def split(tokens: Sequence[str] | str) -> tuple[list[int], list[int] | None, list[int] | None]:
     """Take a merged stream apart: for every unit the pitch and style in force there.
 
@@ -150,6 +205,22 @@ def _merge(
         column = np.arange(len(found)) / rate, found
         columns.append(_first_of_runs(*column) if deduplicated else column)
     return _sort(columns)
+
+
+def _lengths(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([len(one) for one in arrays])
+
+
+def _of_spans(
+    streams: Sequence[np.ndarray], rate: float, owners: np.ndarray, firsts: np.ndarray, lasts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number of the span, time (seconds) and value of all values [first, last) of each span's stream."""
+    counts = lasts - firsts
+    spans = np.arange(len(owners)).repeat(counts)
+    index = np.arange(len(spans)) + (firsts - np.cumsum(counts) + counts).repeat(counts)
+    lengths = _lengths(streams)
+    offsets = (np.cumsum(lengths) - lengths)[owners]
+    return spans, index / rate, np.concatenate(streams)[index + offsets[spans]]
 
 
 def _sort(columns: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ SCHEMA = 1
 BLOCK = 64
 """Samples per block: what a loader reads at once. The index holds the offset and checksum of each block."""
 
-SHARED = ("vocabulary", "eos", "unit_rate", "unit_centre", "strategy")
+SHARED = ("vocabulary", "eos", "unit_rate", "unit_centre", "pitch_rate", "style_rate", "strategy")
 """Fields of the `.json` that all samples of a shard share. The index repeats them, for loaders to read once."""
 
 _KEY = re.compile(r"[A-Za-z0-9_=-]{1,80}")  # a key ends at the first dot; a ustar name has 100 bytes

@@ -29,9 +29,9 @@ def toy_vocabulary(pitch: int = 0, style: int = 0, tasks: bool = True) -> Vocabu
 def toy_utterance(
     words: int, seed: int = 0, *, expressive: bool = False, id: str = "u1"
 ) -> TokenizedUtterance:
-    """Random words of 0.05 to 0.5 s with random gaps, some of them zero; random units in runs of 1 to 3 frames."""
+    """Random words of 0.01 to 0.5 s, some without a frame, some without a gap; random units in runs of 1 to 3 frames."""
     rng = np.random.default_rng(seed)
-    lengths = rng.uniform(0.05, 0.5, words)
+    lengths = rng.uniform(0.01, 0.5, words)
     gaps = rng.uniform(0, 0.2, words) * rng.integers(0, 2, words)
     starts = np.cumsum(lengths + gaps) - lengths
     seconds = round(float(starts[-1] + lengths[-1] + 0.3) * 16000) / 16000

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shards_toy import toy_vocabulary
 
-from shards.stream import merge, merge_ids, split
+from shards.stream import merge, merge_ids, merge_spans, split
 
 VALUES = st.lists(st.integers(0, 3), max_size=60)
 RATES = st.sampled_from([24.99, 25.0, 50.0, 12.5])
@@ -121,3 +121,27 @@ def test_merging_takes_time_in_proportion_to_the_length():
 
     seconds(1000)
     assert seconds(400_000) < 40 * max(seconds(40_000), 1e-3)
+
+
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 6),
+    st.sampled_from([(12.5, 1.0), (12.5, 3.0), (25.0, 0.5), (7.0, 1.3)]),
+)
+@settings(deadline=None, max_examples=100)
+def test_many_spans_merged_together_are_those_merged_one_by_one(seed, utterances, rates):
+    rng = np.random.default_rng(seed)
+    vocabulary = toy_vocabulary(64, 100)
+    units = [rng.integers(0, 3, int(rng.integers(1, 60))) for _ in range(utterances)]
+    pitch = [rng.integers(0, 2, int(rng.integers(0, 40))) for _ in range(utterances)]  # may end early or late
+    style = [rng.integers(0, 2, int(rng.integers(0, 6))) for _ in range(utterances)]
+    owners = rng.integers(0, utterances, 12)
+    cuts = np.sort([rng.integers(0, len(units[owner]) + 1, 2) for owner in owners], axis=1)
+    cuts[0] = 0, len(units[owners[0]])  # a whole one
+    fixed = {"vocabulary": vocabulary, "unit_rate": 25.0, "pitch_rate": rates[0], "style_rate": rates[1]}
+    for streams in ((pitch, style), (pitch, None), (None, style)):
+        ids, counts = merge_spans(units, *streams, owners, cuts[:, 0], cuts[:, 1], **fixed)
+        found = np.split(ids, np.cumsum(counts)[:-1])
+        for owner, (first, last), one in zip(owners, cuts, found):
+            own = [None if stream is None else stream[owner] for stream in streams]
+            assert one.tolist() == merge_ids(units[owner], *own, first=first, last=last, **fixed).tolist()
