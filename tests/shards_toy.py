@@ -29,7 +29,7 @@ def toy_vocabulary(pitch: int = 0, style: int = 0, tasks: bool = True) -> Vocabu
 def toy_utterance(
     words: int, seed: int = 0, *, expressive: bool = False, id: str = "u1"
 ) -> TokenizedUtterance:
-    """Random words of 0.01 to 0.5 s, some without a frame, some without a gap; random units in runs of 1 to 3 frames."""
+    """Random words of 0.01 to 0.5 s, some without a frame, some without a gap; units in runs of 1 to 3 frames."""
     rng = np.random.default_rng(seed)
     lengths = rng.uniform(0.01, 0.5, words)
     gaps = rng.uniform(0, 0.2, words) * rng.integers(0, 2, words)

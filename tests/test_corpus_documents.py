@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -248,3 +249,27 @@ def test_what_is_dropped_is_the_same_every_time(tmp_path, how):
 def test_another_way_to_find_duplicates_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"text\.duplicates: need one of keep, exact, near, got 'fuzzy'"):
         write_documents(rows(["a"]), tmp_path / "text", duplicates="fuzzy")
+
+
+def test_a_build_counts_the_documents_it_rejects_and_keeps_the_others(tmp_path):
+    from pipelines import build as steps
+    from pipelines.settings import Settings, replace
+
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    (tmp_path / "manifest.jsonl").write_text(json.dumps({"id": "a", "audio": "a.wav", "text": "they went"}))
+    pq.write_table(pa.table({"text": ["They went.", "they went", None]}), tmp_path / "a.parquet")
+    (tmp_path / "b.txt").write_text("they came\nthey went\n")
+    said = replace(Settings(), "corpus", source=str(tmp_path / "manifest.jsonl"))
+    paths = [str(tmp_path / name) for name in ("a.parquet", "b.txt")]
+    for how, kept, rejected in (
+        ("keep", 4, {"text.empty": 1}),
+        ("exact", 2, {"text.duplicate": 2, "text.empty": 1}),
+    ):
+        asked = replace(said, "text", documents=paths, duplicates=how)
+        found = steps.ingest(tmp_path / "build", asked)
+        assert (found["documents"], found["documents_rejected"]) == (kept, rejected)
+    assert [row["text"] for row in written(tmp_path / "build/text")] == [
+        "They went.", None, None, "they came", None,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"text\.duplicates: need one of keep, exact, near, got 'most'"):
+        replace(said, "text", duplicates="most")
