@@ -657,5 +657,49 @@ def generate(
     return {"answers": answers}
 
 
+@command(cli)
+@click.argument("source", type=FOLDER)
+@click.argument("build", type=FOLDER)
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "--initialise",
+    type=click.Choice(["random", "covariance"]),
+    default="random",
+    help="New rows: small and random as Spirit LM's, or distributed as the text rows are.",
+    show_default=True,
+)
+@click.option("--rope-theta", type=click.FloatRange(min=1), help="Another base for rotary positions.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def extend(source: Path, build: Path, folder: Path, **choices: Any) -> dict[str, Any]:
+    """Give a text model rows for speech.
+
+    SOURCE is a Llama-family folder whose tokenizer is BUILD's; FOLDER is then what `start_from` of training names.
+    """
+    from lm.extend import extend as run
+    from shards.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.load(build / "shards")
+    run(source, vocabulary, folder, **choices)
+    return {
+        "model": str(folder),
+        "rows": vocabulary.padded_size,
+        "new": vocabulary.size - vocabulary.text_size,
+    }
+
+
+@command(cli, "export-model")
+@click.argument("model", type=FOLDER)
+@click.argument("folder", type=FOLDER)
+def export_model(model: Path, folder: Path) -> dict[str, Any]:
+    """Write a trained model for `transformers` and vLLM.
+
+    MODEL is a checkpoint or `best/` of a run; FOLDER gets weights, config and a tokenizer that knows the speech tokens.
+    """
+    from lm.export import export
+
+    export(model, folder)
+    return {"model": str(folder), "files": len(list(folder.iterdir()))}
+
+
 if __name__ == "__main__":
     cli()

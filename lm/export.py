@@ -1,10 +1,14 @@
 """Write a trained model as `transformers` and vLLM read it, with a tokenizer that knows the speech tokens."""
 
+import itertools
 import shutil
 from pathlib import Path
 
 from lm.generate import load
+from shards.text import Tokenizer as Text
 from shards.vocabulary import Vocabulary
+
+_PROBES = ("they went out together", "two  spaces", "Ünïcödé ﬁne ① ½", "你好 😀", "1,234.5 (no-one's)")
 
 
 def export(source: str | Path, output: str | Path) -> Path:
@@ -36,11 +40,10 @@ def make_tokenizer(vocabulary: Vocabulary):  # type: ignore[no-untyped-def]  # a
     from transformers import PreTrainedTokenizerFast
 
     text = vocabulary.tokenizer
-    if text.file != "tokenizer.json":
-        raise ValueError(
-            f"{text.file}: only a tokenizer.json can be exported; convert it with transformers first"
-        )
-    backend = Tokenizer.from_str(text.content.decode())
+    if text.file == "tokenizer.json":
+        backend = Tokenizer.from_str(text.content.decode())
+    else:
+        backend = from_sentencepiece(text)
     new = vocabulary.names[vocabulary.text_size : vocabulary.size]
     backend.add_tokens([AddedToken(name, normalized=False, special=False) for name in new])
     moved = [name for i, name in enumerate(new, vocabulary.text_size) if backend.token_to_id(name) != i]
@@ -52,3 +55,51 @@ def make_tokenizer(vocabulary: Vocabulary):  # type: ignore[no-untyped-def]  # a
         f"{role}_token": text.pieces[i] for role, i in (("bos", text.bos), ("eos", text.eos)) if i is not None
     }
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
+
+
+def from_sentencepiece(text: Text):  # type: ignore[no-untyped-def]  # a tokenizers.Tokenizer
+    """A SentencePiece model for `tokenizers`, which gives the same ids to text that starts with a space.
+
+    The file's own settings need a protobuf newer than Beam's; so every likely way to read its pieces is tried, and
+    the one that agrees on all pieces and some hard texts is taken.
+
+    Raises:
+        ValueError: none agrees.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    spm = text._model._backend
+    pieces = [spm.id_to_piece(i) for i in range(text.size)]
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    plain = [i for i in ids.values() if not (spm.is_control(i) or spm.is_unknown(i) or spm.is_byte(i))]
+    written = "".join(pieces[i] for i in plain).replace("▁", " ")
+    probes = [*_PROBES, *(written[i : i + 1000].strip() for i in range(0, len(written), 1000))]
+    has_bytes = any(spm.is_byte(i) for i in ids.values())
+
+    def bpe() -> models.Model:
+        pairs = []  # a better piece is merged before a worse one
+        for i in sorted(plain, key=lambda i: -spm.get_score(i)):
+            halves = [(pieces[i][:cut], pieces[i][cut:]) for cut in range(1, len(pieces[i]))]
+            known = [(a, b) for a, b in halves if a in ids and b in ids]
+            pairs += sorted(known, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+        unknown = pieces[spm.unk_id()]
+        return models.BPE(ids, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=has_bytes)
+
+    def unigram() -> models.Model:
+        scored = [(piece, spm.get_score(i)) for i, piece in enumerate(pieces)]
+        return models.Unigram(scored, unk_id=spm.unk_id(), byte_fallback=has_bytes)
+
+    ways = ((), (normalizers.NFKC(),)), ((), (normalizers.Replace(Regex(" +"), " "),))
+    for model in (bpe(), unigram()):
+        backend = Tokenizer(model)
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+        steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        backend.decoder = decoders.Sequence(steps)
+        for first, second in itertools.product(*ways):
+            backend.normalizer = normalizers.Sequence([*first, *second])
+            if all(backend.encode(f" {probe}").ids == text.encode(probe) for probe in probes if probe):
+                return backend
+    raise ValueError(
+        f"{text.file}: this SentencePiece model splits text in a way that tokenizers does not; "
+        f"train with the model's tokenizer.json instead"
+    )

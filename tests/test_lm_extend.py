@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+from click.testing import CliRunner
 from lm_toy import toy_vocabulary
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from lm.export import export
+import wordweave
+from lm.export import export, make_tokenizer
 from lm.extend import extend, new_rows
 from lm.generate import load, prompt
 from lm.model import Model, preset
+from shards.text import load_tokenizer
+from shards.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +151,69 @@ def test_an_export_opens_in_transformers_and_here(exported, vocabulary):
 def test_an_export_over_its_source_is_refused(exported):
     with pytest.raises(ValueError, match="is the source itself"):
         export(exported, exported)
+
+
+@pytest.fixture
+def sentencepiece_text(tmp_path):
+    """Trains a SentencePiece model; takes its kind and rule."""
+    from sentencepiece import SentencePieceTrainer
+
+    def make(kind, rule):
+        texts = [f"the cat sat on {i} mats and one dog ran out of his house" for i in range(60)]
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_prefix=str(tmp_path / "tokenizer"),
+            vocab_size=330,
+            model_type=kind,
+            byte_fallback=True,
+            hard_vocab_limit=False,
+            normalization_rule_name=rule,
+            minloglevel=2,
+        )
+        return load_tokenizer(tmp_path / "tokenizer.model")
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@pytest.mark.parametrize("rule", ["identity", "nmt_nfkc"])
+def test_a_sentencepiece_model_is_exported_with_its_ids_and_comes_back(
+    kind, rule, sentencepiece_text, tmp_path
+):
+    vocabulary = Vocabulary(sentencepiece_text(kind, rule), units=40)
+    Model(preset("nano", vocabulary.padded_size, hidden_size=32)).save_pretrained(
+        tmp_path / "run", vocabulary_hash=vocabulary.hash
+    )
+    vocabulary.save(tmp_path / "run")
+    tokenizer = AutoTokenizer.from_pretrained(export(tmp_path / "run", tmp_path / "out"))
+    said = [("text", "the dog ran, ünïcödé 5"), ("speech", "[Hu3][Hu39]"), ("text", "on")]
+    ids = prompt(said, vocabulary)
+    written = vocabulary.render(ids)
+    assert written == "<s>[Text] the dog ran, ünïcödé 5[Speech][Hu3][Hu39][Text] on"
+    assert tokenizer.encode(written, add_special_tokens=False) == ids
+    assert tokenizer.decode(ids) == written
+    assert load(tmp_path / "out")[1].hash == vocabulary.hash
+
+
+def test_a_sentencepiece_model_of_another_kind_is_one_clear_line(sentencepiece_text):
+    vocabulary = Vocabulary(sentencepiece_text("bpe", "nmt_nfkc_cf"), units=40)  # this rule folds upper case
+    with pytest.raises(ValueError, match=r"tokenizer\.model: this SentencePiece model splits text in a way"):
+        make_tokenizer(vocabulary)
+
+
+def test_the_front_door_extends_a_text_model_and_exports_it(vocabulary, tmp_path):
+    text_model(tmp_path / "text", vocabulary.text_size)
+    vocabulary.save(tmp_path / "build" / "shards")
+    steps = (
+        ["extend", "text", "build", "speaking", "--rope-theta", "100000"],
+        ["export-model", "speaking", "exported"],
+    )
+    for name, *words in steps:
+        places = [word if word[0] in "-1" else str(tmp_path / word) for word in words]
+        done = CliRunner().invoke(wordweave.cli, [name, *places])
+        assert done.exit_code == 0, done.output
+    model, loaded = load(tmp_path / "exported")
+    assert loaded.hash == vocabulary.hash
+    assert model.settings.rope_theta == 100_000
+    again = CliRunner().invoke(wordweave.cli, ["export-model", str(tmp_path / "gone"), str(tmp_path / "out")])
+    assert (again.exit_code, len(again.output.splitlines())) == (1, 1), again.output
