@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -29,6 +31,7 @@ from units.kmeans import Codebook, fit
 from units.quality import describe
 from units.quantizers import load_codebook
 
+ROOT = Path(__file__).resolve().parent.parent
 LOCAL = Engine("local")
 CENTRES = np.random.default_rng(0).normal(size=(30, 39)).astype(np.float32)
 
@@ -438,3 +441,29 @@ def test_the_card_tells_how_units_follow_given_phones(manifest, tmp_path):
     assert "phone_purity" in (folder / "codebooks" / "units.html").read_text()
     assert write_card(folder, phones=0)["phones"] == {"left_out": "not asked for"}
     assert write_card(folder, phones=2)["phones"]["utterances"] == 2
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_fit_does_not_grow_with_the_corpus(manifest, tmp_path):
+    rows = [json.loads(line) | {"alignment": None} for line in manifest.read_text().splitlines()]
+    peaks = []
+    for copies in (4, 40):
+        path = manifest.with_name(f"copies-{copies}.jsonl")
+        named = ({**row, "id": f"{row['id']}-{i}"} for i in range(copies) for row in rows)
+        path.write_text("".join(json.dumps(row) + "\n" for row in named))
+        config = tmp_path / f"{copies}.toml"
+        config.write_text(toml.write(asked(path, fit_frames=5000)))
+        program = (
+            "import resource, sys; from pathlib import Path; from pipelines import build, settings;"
+            "from pipelines.run import Engine; said = settings.read(Path(sys.argv[1])); at = Path(sys.argv[2]);"
+            "build.ingest(at, said); build.fit_units(at, said, Engine('local'));"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        )
+        words = [sys.executable, "-c", program, str(config), str(tmp_path / f"build-{copies}")]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        peaks.append(float(done.stdout))
+        provenance = load_codebook(
+            tmp_path / f"build-{copies}" / "codebooks" / "units.safetensors"
+        ).provenance
+        assert 4500 < provenance["frames"] <= 5000
+    assert peaks[1] < peaks[0] + 25, peaks  # MB; the larger corpus has 10 times the speech
