@@ -106,34 +106,44 @@ def merge_spans(
         ids: (N,) int32 of all spans, one after another.
         counts: (S,) ids of each span.
     """
+    streams = [
+        (one, rate, first_id, _lengths(one))
+        for one, rate, first_id in (
+            (style, style_rate, vocabulary.first_style),
+            (pitch, pitch_rate, vocabulary.first_pitch),
+            (units, unit_rate, vocabulary.first_unit),
+        )
+        if one is not None
+    ]
+    # ranks in place of times: whole numbers, to sort spans and times by one key
+    times = [np.arange(lengths.max() + 1) / rate for _, rate, _, lengths in streams]
+    distinct, ranks = np.unique(np.concatenate(times), return_inverse=True)
+    of_stream = np.split(ranks, np.cumsum([len(one) for one in times])[:-1])
     begins, ends = firsts / unit_rate, lasts / unit_rate
-    empty, whole = firsts == lasts, (firsts == 0) & (lasts == _lengths(units)[owners])
+    earliest = of_stream[-1][firsts] + np.arange(len(owners)) * len(distinct)
+    empty, whole = firsts == lasts, (firsts == 0) & (lasts == streams[-1][3][owners])
     found = []
-    for streams, rate, first_id in (
-        (style, style_rate, vocabulary.first_style),
-        (pitch, pitch_rate, vocabulary.first_pitch),
-        (units, unit_rate, vocabulary.first_unit),
-    ):
-        if streams is None:
-            continue
-        if streams is units:
-            active, stops = firsts, lasts
-        else:
-            sizes = _lengths(streams)
-            times, sizes = np.arange(sizes.max()) / rate, sizes[owners]
-            active = np.maximum(np.minimum(times.searchsorted(begins, "right"), sizes) - 1, 0)
-            stops = np.maximum(np.minimum(times.searchsorted(ends), sizes), active + 1)
+    for (values, _, first_id, lengths), rank, at in zip(streams, of_stream, times, strict=True):
+        active, stops = firsts, lasts
+        if values is not units:
+            sizes = lengths[owners]
+            active = np.maximum(np.minimum(at.searchsorted(begins, "right"), sizes) - 1, 0)
+            stops = np.maximum(np.minimum(at.searchsorted(ends), sizes), active + 1)
             stops = np.where(whole, sizes, np.minimum(stops, sizes))
             stops[empty] = active[empty]
-        spans, at, values = _of_spans(streams, rate, owners, active, stops)
-        np.maximum(at, begins[spans], out=at)
-        if streams is not style:
-            kept = np.ones(len(values), dtype=bool)
-            kept[1:] = (values[1:] != values[:-1]) | (spans[1:] != spans[:-1])
-            spans, at, values = spans[kept], at[kept], values[kept]
-        found.append((spans, at, values.astype(np.int32) + np.int32(first_id)))
-    spans, at, ids = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.lexsort((at, spans))  # stable: at one time style, then pitch, then unit
+        counts = stops - active
+        spans = np.arange(len(owners)).repeat(counts)
+        index = np.arange(len(spans)) + (active - np.cumsum(counts) + counts).repeat(counts)
+        offsets = (np.cumsum(lengths) - lengths)[owners]
+        ids = np.concatenate(values)[index + offsets[spans]]
+        if values is not style:
+            kept = np.ones(len(ids), dtype=bool)
+            kept[1:] = (ids[1:] != ids[:-1]) | (spans[1:] != spans[:-1])
+            spans, index, ids = spans[kept], index[kept], ids[kept]
+        keys = np.maximum(rank[index] + spans * len(distinct), earliest[spans])
+        found.append((keys, spans, ids.astype(np.int32) + np.int32(first_id)))
+    keys, spans, ids = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.argsort(keys, kind="stable")  # at one time style, then pitch, then unit
     return ids[order], np.bincount(spans, minlength=len(owners))
 
 
@@ -209,18 +219,6 @@ def _merge(
 
 def _lengths(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([len(one) for one in arrays])
-
-
-def _of_spans(
-    streams: Sequence[np.ndarray], rate: float, owners: np.ndarray, firsts: np.ndarray, lasts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number of the span, time (seconds) and value of all values [first, last) of each span's stream."""
-    counts = lasts - firsts
-    spans = np.arange(len(owners)).repeat(counts)
-    index = np.arange(len(spans)) + (firsts - np.cumsum(counts) + counts).repeat(counts)
-    lengths = _lengths(streams)
-    offsets = (np.cumsum(lengths) - lengths)[owners]
-    return spans, index / rate, np.concatenate(streams)[index + offsets[spans]]
 
 
 def _sort(columns: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
