@@ -66,8 +66,10 @@ class UnitsSettings:
 
     def __post_init__(self) -> None:
         one_of("units.dtype", self.dtype, ("float32", "bfloat16", "float16", "auto"))
-        if not 2 <= self.clusters <= 32_767:  # units are written as 16-bit integers
-            raise ValueError(f"units.clusters: need 2 to 32767, got {self.clusters}")
+        if self.clusters < 2:
+            raise ValueError(f"units.clusters: need at least 2, got {self.clusters}")
+        if self.clusters > 32_767:
+            raise ValueError(f"units.clusters: need at most 32767, units are 16 bits, got {self.clusters}")
         if self.fit_hours <= 0 or self.fit_frames < self.clusters:
             raise ValueError(
                 f"units: need fit_hours > 0 and fit_frames >= clusters ({self.clusters}), "
