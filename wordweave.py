@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -531,7 +532,9 @@ def train(
         settings = TrainSettings(build=str(build), output=str(output or build / "model"), **said)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
-    with tqdm(total=settings.tokens, desc="train", unit="token", unit_scale=True, file=sys.stderr) as bar:
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun only the first process speaks
+    look: dict[str, Any] = {"desc": "train", "unit": "token", "unit_scale": True, "disable": not first}
+    with tqdm(total=settings.tokens, file=sys.stderr, **look) as bar:
 
         def progress(line: dict[str, Any]) -> None:
             bar.update(line["tokens"] - bar.n)
@@ -539,6 +542,8 @@ def train(
                 bar.set_postfix_str(f"loss {line['loss']:.3f}")
 
         summary = run(settings, resume=resume, progress=progress)
+    if not first:
+        click.get_current_context().exit()
     for sentence in summary["sentences"]:
         say(sentence)
     held_out = {f"loss_{name}": values["loss"] for name, values in summary["best"]["streams"].items()}

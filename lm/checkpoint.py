@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from lm.model import Model, replace
 from shards.vocabulary import Vocabulary
 
 CHECKPOINTS = "step-[0-9]*"
+MUST_AGREE = (
+    "preset", "shape", "mixture", "strategy", "sequence_length", "batch_tokens", "optimiser", "seed",
+    "lora_rank", "lora_alpha", "lora_targets",
+)  # fmt: skip
 
 
 def last_checkpoint(output: Path) -> Path | None:
@@ -34,11 +39,8 @@ def save_model(directory: Path, model: Model, vocabulary: Vocabulary, rank: int)
     if rank:
         return
     ids = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos}
-    try:
-        model.save_pretrained(directory, weights=weights, vocabulary_hash=vocabulary.hash, **ids)
-        vocabulary.save(directory)
-    except OSError as error:
-        raise unwritten(directory, error) from error
+    model.save_pretrained(directory, weights=weights, vocabulary_hash=vocabulary.hash, **ids)
+    vocabulary.save(directory)
 
 
 def save_checkpoint(
@@ -64,24 +66,29 @@ def save_checkpoint(
         return
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        save_model(temporary, model, vocabulary, rank)
-        held = {"optimisers": states, "generators": generators, "trained": trained}
-        torch.save(held, temporary / "optimisers.pt")
-        replace(temporary / "state.json", json.dumps(facts).encode())
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-    except (OSError, RuntimeError) as error:  # torch.save of a full disk raises the second
-        raise unwritten(final, error) from error
+        with saving(final):
+            save_model(temporary, model, vocabulary, rank)
+            held = {"optimisers": states, "generators": generators, "trained": trained}
+            torch.save(held, temporary / "optimisers.pt")
+            replace(temporary / "state.json", json.dumps(facts).encode())
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in sorted(output.glob(CHECKPOINTS), key=lambda path: int(path.name[5:]))[: -settings["keep"]]:
         shutil.rmtree(old)
 
 
-def unwritten(path: Path, error: Exception) -> ValueError:
-    """Say what could not be saved, and from where one can go on."""
-    last = last_checkpoint(path.parent)
-    return ValueError(f"{path}: cannot be written ({error}); the last good checkpoint is {last}")
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Where a write fails, say what could not be saved, and from where one can go on."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save on a full disk raises the second
+        last = last_checkpoint(path.parent)
+        raise ValueError(
+            f"{path}: cannot be written ({error}); the last good checkpoint is {last}"
+        ) from error
 
 
 def whole(tensor: Any) -> Any:
@@ -110,20 +117,7 @@ def read_state(checkpoint: Path, settings: Mapping[str, Any], vocabulary: Vocabu
             f"{checkpoint / 'state.json'}: cannot be read ({error}); remove {checkpoint}"
         ) from error
     asked = json.loads(json.dumps(dict(settings)))
-    for name in (
-        "preset",
-        "shape",
-        "mixture",
-        "strategy",
-        "sequence_length",
-        "batch_tokens",
-        "optimiser",
-        "lora_rank",
-        "lora_alpha",
-        "lora_targets",
-        *(["start_from"] if asked["lora_rank"] else []),
-        "seed",
-    ):
+    for name in (*MUST_AGREE, *(["start_from"] if asked["lora_rank"] else [])):
         if state["settings"].get(name) != asked[name]:
             raise ValueError(
                 f"train.{name}: {checkpoint} was trained with {state['settings'].get(name)!r}, got {asked[name]!r}; "

@@ -1,16 +1,19 @@
-"""Held-out documents made ready for scoring, and the n-gram entropies that a model has to beat on them.
+"""Held-out documents: packed, scored, and the n-gram entropies that a model has to beat on them.
 
 The loss and the entropies count the same tokens: every token of a held-out document but its first.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lm.model import IGNORE
+from lm.model import IGNORE, Model
+from lm.processes import together
+from shards.vocabulary import KINDS
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,70 @@ def prepare(
             "unigram": -np.log(pairs.unigram(after)),
             "bigram": -np.log(pairs.bigram(before, after)),
         },
+    )
+
+
+def evaluate(
+    model: Model,
+    test: HeldOut,
+    kind_of: Tensor,
+    *,
+    rows: int,
+    chunk: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> dict[str, Any]:
+    """Loss on held-out documents beside what n-grams reach there, in nats per predicted token, all and per kind.
+
+    Args:
+        kind_of: (V,) int, kind of each id, on the model's device.
+        rows: so many rows at a time on each of `world` processes.
+    """
+    losses = torch.zeros(test.targets.shape, dtype=torch.float64, device=kind_of.device)
+    count = len(test.tokens)
+    for start in range(0, count, rows * world):
+        mine = start + rank * rows
+        first = min(mine, count - 1)  # past the end: repeat the last row, for the other processes' sake
+        part = slice(first, first + rows)
+        tokens, positions, documents, targets = (
+            getattr(test, name)[part].to(losses.device)
+            for name in ("tokens", "positions", "documents", "targets")
+        )
+        result = model(tokens, positions, documents, targets=targets, chunk=chunk)
+        if mine < count:
+            losses[part] = result.double()
+    predicted = test.targets != IGNORE
+    kind = kind_of.cpu()[test.targets[predicted]].numpy()
+    before = kind_of.cpu()[test.tokens[predicted]].numpy()
+    costs = {"loss": together(losses).cpu()[predicted].numpy(), **test.yardsticks}
+
+    def mean(chosen: np.ndarray) -> dict[str, Any]:
+        return {name: float(cost[chosen].mean()) for name, cost in costs.items()} | {
+            "tokens": int(chosen.sum())
+        }
+
+    groups = {name: kind == code for code, name in enumerate(KINDS)}
+    groups["after_switch"] = before == KINDS.index("marker")
+    return mean(kind >= 0) | {
+        "kinds": {name: mean(chosen) for name, chosen in groups.items() if chosen.any()}
+    }
+
+
+def mean_loss(scores: Mapping[str, Any], mixture: Mapping[str, float]) -> float:
+    """One number of an evaluation: the streams' losses, weighted as they are mixed."""
+    return sum(scores[name]["loss"] * weight for name, weight in mixture.items()) / sum(mixture.values())
+
+
+def sentence(stream: str, score: Mapping[str, Any]) -> str:
+    """An evaluation in words.
+
+    >>> sentence("text", {"loss": 4.1, "unigram_entropy": 5.3, "unigram": 5.5, "bigram": 4.2, "tokens": 2100})
+    'held-out text: loss 4.100 < unigram entropy 5.300 nats (from training: unigram 5.500, bigram 4.200; 2100 tokens)'
+    """
+    sign = "<" if score["loss"] < score["unigram_entropy"] else ">="
+    return (
+        f"held-out {stream}: loss {score['loss']:.3f} {sign} unigram entropy {score['unigram_entropy']:.3f} nats "
+        f"(from training: unigram {score['unigram']:.3f}, bigram {score['bigram']:.3f}; {score['tokens']} tokens)"
     )
 
 

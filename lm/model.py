@@ -4,6 +4,7 @@ A directory written here opens in `transformers` unchanged, and a Llama 2/3, Smo
 directory opens here. Letters: B sequences, L tokens each, H heads, D size of a head, V vocabulary rows.
 """
 
+import functools
 import json
 import math
 import os
@@ -294,9 +295,8 @@ class Model(nn.Module):
             return self.lm_head(x[torch.arange(batch, device=x.device), last])
         if targets is None:
             return self.lm_head(x)
-        return self._losses(x.flatten(0, 1), targets.flatten(), chunk or x.shape[0] * x.shape[1]).view_as(
-            targets
-        )
+        losses = self._losses(x.flatten(0, 1), targets.flatten(), chunk or targets.numel())
+        return losses.view_as(targets)
 
     def _losses(self, x: Tensor, targets: Tensor, chunk: int) -> Tensor:
         def some(x: Tensor, targets: Tensor) -> Tensor:
@@ -304,14 +304,9 @@ class Model(nn.Module):
 
         if chunk >= len(x):
             return some(x, targets)
-        return torch.cat(
-            [
-                checkpoint(
-                    some, a, b, use_reentrant=False
-                )  # logits are dropped and made again on the way back
-                for a, b in zip(x.split(chunk), targets.split(chunk), strict=True)
-            ]
-        )
+        # logits are dropped and made again on the way back
+        pieces = zip(x.split(chunk), targets.split(chunk), strict=True)
+        return torch.cat([checkpoint(some, *piece, use_reentrant=False) for piece in pieces])
 
     @property
     def device(self) -> torch.device:
@@ -448,14 +443,10 @@ def flops_per_token(settings: ModelSettings, length: int) -> float:
     return 6.0 * (weights + s.vocab_size * s.hidden_size) + 6.0 * s.num_hidden_layers * heads * length
 
 
-_compiled_flex: list[Any] = []
-
-
+@functools.cache
 def _flex() -> Any:
     """flex_attention, compiled on first use: uncompiled it would build the whole (L, L) matrix."""
-    if not _compiled_flex:
-        _compiled_flex.append(torch.compile(flex_attention, dynamic=False))
-    return _compiled_flex[0]
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def rotary_angles(positions: Tensor, settings: ModelSettings) -> Tensor:

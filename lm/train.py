@@ -1,34 +1,29 @@
 """Train a model on a build's shards: next-token prediction over text, speech and interleaved sequences.
 
 `train` reads from top to bottom: what is trained on, what is trained, one loop, what is written. Under
-`torchrun --nproc-per-node N -m lm.train ...` it trains on N processes; the order of sequences, and so the run, is the
-same for every N.
+`torchrun --nproc-per-node N -m wordweave train ...` it trains on N processes; the order of sequences, and so the run,
+is the same for every N.
 
 An output folder holds settings.json, log.jsonl (a line every few steps), step-000100/ (a checkpoint, which is also a
 model directory), best/ (the model with the lowest held-out loss so far), summary.json and loss.png.
 """
 
-import argparse
 import json
 import math
-import os
 import shutil
-import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from lm import held_out
 from lm.checkpoint import (
     CHECKPOINTS,
     generator_states,
@@ -37,11 +32,14 @@ from lm.checkpoint import (
     restore,
     save_checkpoint,
     save_model,
+    saving,
     whole,
 )
 from lm.curve import board, draw
+from lm.held_out import evaluate, mean_loss, prepare, sentence
 from lm.lora import TARGETS, adapt
 from lm.model import IGNORE, Model, flops_per_token, preset, replace
+from lm.processes import everyone, leave, processes, together
 from shards.read import open_stream, read_documents
 from shards.vocabulary import KINDS, Vocabulary
 
@@ -155,12 +153,12 @@ def train(
         ValueError: settings, build, start model and checkpoint do not fit together, or the loss is no longer finite;
             one line that names the thing and what to do.
     """
-    rank, world, device = processes(settings)
+    rank, world, device = processes(settings.device, settings.threads)
     started, output = time.monotonic(), Path(settings.output)
     sequences = settings.batch_tokens // settings.sequence_length
     if sequences % world:
         raise ValueError(
-            f"train.batch_tokens: {sequences} sequences a step do not divide among {world} processes"
+            f"train.batch_tokens: {sequences} sequences a step do not divide by {world} processes"
         )
     torch.manual_seed(settings.seed)
 
@@ -180,7 +178,7 @@ def train(
         state=state["loader"] if state else None,
     )
     tests = [
-        held_out.prepare(
+        prepare(
             name,
             read_documents(settings.build, name, "valid"),
             read_documents(settings.build, name, "train"),
@@ -194,24 +192,17 @@ def train(
 
     # What is trained.
     start = settings.start_from if settings.lora_rank else checkpoint or settings.start_from
+    manner: dict[str, Any] = {"dropout": settings.dropout, "recompute": settings.recompute}
     if start:
-        model = Model.from_pretrained(
-            start,
-            vocabulary=vocabulary,
-            device=device,
-            dropout=settings.dropout,
-            recompute=settings.recompute,
-        )
+        model = Model.from_pretrained(start, vocabulary=vocabulary, device=device, **manner)
     else:
         shape = preset(settings.preset, vocabulary.padded_size, **settings.shape)
-        model = Model(shape, dropout=settings.dropout, recompute=settings.recompute).to(device)
+        model = Model(shape, **manner).to(device)
     if settings.lora_rank:
-        lora = {"rank": settings.lora_rank, "alpha": settings.lora_alpha, "targets": settings.lora_targets}
-        adapt(model.model.layers, **lora)  # type: ignore[arg-type]
+        s = settings
+        adapt(model.model.layers, rank=s.lora_rank, alpha=s.lora_alpha, targets=s.lora_targets)
     if settings.compile and device.type == "cpu":
-        raise ValueError(
-            "train.compile: needs a GPU; on a CPU every mix of document lengths would compile anew"
-        )
+        raise ValueError("train.compile: needs a GPU; a CPU would compile every mix of document lengths anew")
     if settings.compile:
         for layer in model.model.layers:
             layer.compile()
@@ -236,10 +227,12 @@ def train(
     def autocast() -> Any:  # weights stay float32
         return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
+    pieces = {"rows": settings.micro_batch, "chunk": settings.chunk, "rank": rank, "world": world}
+
     def score() -> dict[str, Any]:
         model.eval()
         with torch.no_grad(), autocast():
-            result = {test.stream: evaluate(model, test, kind_of, settings, rank, world) for test in tests}
+            result = {test.stream: evaluate(model, test, kind_of, **pieces) for test in tests}
         model.train()
         return result
 
@@ -296,20 +289,21 @@ def train(
         over = tokens >= settings.tokens or bool(late_somewhere)
         if step % settings.evaluate_every == 0 or over:
             scores = score()
-            mean = held_out_loss(scores, mixture)
+            mean = mean_loss(scores, mixture)
             waited = 0 if mean < best["loss"] else waited + 1
             if waited == 0:
                 best = {"step": step, "tokens": tokens, "loss": mean, "streams": scores}
-                save_model(output / "best", model, vocabulary, rank)
+                with saving(output / "best"):
+                    save_model(output / "best", model, vocabulary, rank)
             log({"step": step, "tokens": tokens, "held_out": scores, "held_out_loss": mean})
         over = over or bool(settings.patience and waited >= settings.patience)
-        saving = step % settings.save_every == 0 or over
-        if step % settings.log_every == 0 or saving:  # before a save always: a resumed log is then the same
+        due = step % settings.save_every == 0 or over
+        if step % settings.log_every == 0 or due:  # before a save always: a resumed log is then the same
             seconds = time.monotonic() - window_start
             line = {"step": step, "tokens": tokens, **window.report(), "rate": rate, "norm": float(norm)}
             log(line | speed(window_tokens / max(seconds, 1e-9), model, device, world))
             window, window_tokens, window_start = Tally(tuple(mixture), device), 0, time.monotonic()
-        if saving:
+        if due:
             loader, generators = everyone(stream.state()), everyone(generator_states())
             facts = {"step": step, "tokens": tokens, "best": best, "waited": waited, "loader": loader}
             save_checkpoint(output, model, vocabulary, optimisers, asdict(settings), facts, generators, rank)
@@ -326,7 +320,7 @@ def train(
         "tokens": tokens,
         "parameters": sum(p.numel() for p in model.parameters()),
         "minutes": (time.monotonic() - started) / 60,
-        "final": {"loss": held_out_loss(scores, mixture), "streams": scores},
+        "final": {"loss": mean_loss(scores, mixture), "streams": scores},
         "best": best,
         "model": str(output / "best"),
         "sentences": [sentence(name, values) for name, values in best["streams"].items()],
@@ -335,6 +329,7 @@ def train(
     if rank == 0:
         replace(output / "summary.json", json.dumps(summary, indent=2).encode())
         draw(output)
+    leave()
     return summary
 
 
@@ -403,46 +398,6 @@ class Tally:
         }
 
 
-def evaluate(
-    model: Model,
-    test: held_out.HeldOut,
-    kind_of: Tensor,
-    settings: TrainSettings,
-    rank: int = 0,
-    world: int = 1,
-) -> dict[str, Any]:
-    """Loss on held-out documents beside what n-grams reach there, in nats per predicted token, all and per kind."""
-    losses = torch.zeros(test.targets.shape, dtype=torch.float64, device=kind_of.device)
-    size, rows = settings.micro_batch, len(test.tokens)
-    for start in range(0, rows, size * world):
-        mine = (
-            start + rank * size
-        )  # past the end on some processes: they repeat the last row, for the others' sake
-        part = slice(min(mine, rows - 1), min(mine, rows - 1) + size)
-        tokens, positions, documents, targets = (
-            getattr(test, name)[part].to(losses.device)
-            for name in ("tokens", "positions", "documents", "targets")
-        )
-        result = model(tokens, positions, documents, targets=targets, chunk=settings.chunk)
-        if mine < rows:
-            losses[part] = result.double()
-    predicted = test.targets != IGNORE
-    kind = kind_of.cpu()[test.targets[predicted]].numpy()
-    before = kind_of.cpu()[test.tokens[predicted]].numpy()
-    costs = {"loss": together(losses).cpu()[predicted].numpy(), **test.yardsticks}
-
-    def mean(chosen: np.ndarray) -> dict[str, Any]:
-        return {name: float(cost[chosen].mean()) for name, cost in costs.items()} | {
-            "tokens": int(chosen.sum())
-        }
-
-    groups = {name: kind == code for code, name in enumerate(KINDS)}
-    groups["after_switch"] = before == KINDS.index("marker")
-    return mean(kind >= 0) | {
-        "kinds": {name: mean(chosen) for name, chosen in groups.items() if chosen.any()}
-    }
-
-
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 """Dense bfloat16 operations per second, as the vendor's data sheets say, by a part of the device's name."""
 
@@ -452,31 +407,10 @@ def speed(tokens_per_second: float, model: Model, device: torch.device, world: i
 
     Attention is left out, because packed documents skip most of it: a lower bound.
     """
-    found = {"tokens_per_second": tokens_per_second}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    for part, peak in PEAK.items():
-        if part in name:
-            flops = flops_per_token(model.settings, 0)
-            found["mfu"] = flops * tokens_per_second / (peak * world)
-    return found
-
-
-def held_out_loss(scores: Mapping[str, Any], mixture: Mapping[str, float]) -> float:
-    """One number of an evaluation: the streams' losses, weighted as they are mixed."""
-    return sum(scores[name]["loss"] * weight for name, weight in mixture.items()) / sum(mixture.values())
-
-
-def sentence(stream: str, score: Mapping[str, Any]) -> str:
-    """An evaluation in words.
-
-    >>> sentence("text", {"loss": 4.1, "unigram_entropy": 5.3, "unigram": 5.5, "bigram": 4.2, "tokens": 2100})
-    'held-out text: loss 4.100 < unigram entropy 5.300 nats (from training: unigram 5.500, bigram 4.200; 2100 tokens)'
-    """
-    sign = "<" if score["loss"] < score["unigram_entropy"] else ">="
-    return (
-        f"held-out {stream}: loss {score['loss']:.3f} {sign} unigram entropy {score['unigram_entropy']:.3f} nats "
-        f"(from training: unigram {score['unigram']:.3f}, bigram {score['bigram']:.3f}; {score['tokens']} tokens)"
-    )
+    peaks = [peak * world for part, peak in PEAK.items() if part in name]
+    mfu = {"mfu": flops_per_token(model.settings, 0) * tokens_per_second / peaks[0]} if peaks else {}
+    return {"tokens_per_second": tokens_per_second, **mfu}
 
 
 def learning_rate(done: float, settings: TrainSettings) -> float:
@@ -521,38 +455,6 @@ def make_optimisers(model: Model, settings: TrainSettings) -> list[tuple[torch.o
     return result
 
 
-def processes(settings: TrainSettings) -> tuple[int, int, torch.device]:
-    """This process's number, how many there are (torchrun says), and its device."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    name = settings.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name, local) if name == "cuda" else torch.device(name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if world > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return (distributed.get_rank() if world > 1 else 0), world, device
-
-
-def together(tensor: Tensor) -> Tensor:
-    """The sum over all processes."""
-    if distributed.is_initialized():
-        distributed.all_reduce(tensor)
-    return tensor
-
-
-def everyone(thing: Any) -> list[Any]:
-    """The thing of every process, in the order of their numbers."""
-    if not distributed.is_initialized():
-        return [thing]
-    things = [None] * distributed.get_world_size()
-    distributed.all_gather_object(things, thing)
-    return things
-
-
 def start_log(output: Path, settings: TrainSettings, step: int) -> None:
     """Make the output folder; of an older log keep what lies before the step from which we go on."""
     output.mkdir(parents=True, exist_ok=True)
@@ -575,46 +477,3 @@ def alarm(output: Path, step: int, loss: float, batch: Batch, rank: int) -> Valu
         f"step {step}: the loss is {loss}; its tokens are in {path}, the last good checkpoint is {last}; "
         f"lower the learning rates or raise warmup"
     )
-
-
-def read_settings(path: str | Path, **changes: Any) -> TrainSettings:
-    """Settings from a TOML file, changed by name.
-
-    Raises:
-        ValueError: no such file, not TOML, or a key that TrainSettings does not have; the message names it.
-    """
-    try:
-        found = tomllib.loads(Path(path).read_text()) | changes
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from error
-    known = [name.name for name in fields(TrainSettings)]
-    unknown = sorted(set(found) - set(known))
-    if unknown:
-        raise ValueError(f"{path}: has no {unknown}; it knows {known}")
-    return TrainSettings(**found)
-
-
-def main() -> None:
-    """`torchrun --nproc-per-node 2 -m lm.train config/lm/full.toml --build build/x --output run [--resume]`."""
-    parser = argparse.ArgumentParser(
-        prog="lm.train", description="train a language model on a build's shards"
-    )
-    parser.add_argument("settings", help="a TOML file, see config/lm")
-    parser.add_argument("--build", required=True, help="the folder that holds shards/")
-    parser.add_argument("--output", required=True, help="the run's folder")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    arguments = parser.parse_args()
-    try:
-        settings = read_settings(arguments.settings, build=arguments.build, output=arguments.output)
-        summary = train(settings, resume=arguments.resume)
-    except ValueError as error:
-        sys.exit(f"lm.train: {error}")
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(*summary["sentences"], sep="\n")
-
-
-if __name__ == "__main__":
-    main()
