@@ -355,6 +355,7 @@ def test_a_sweep_has_the_numbers_of_each_fit_and_keeps_no_codebook(fresh, hubert
     for row in rows:
         assert row["bitrate"] == pytest.approx(25 * np.log2(row["perplexity"]))
         assert row["bitrate_deduplicated"] > 0
+        assert row["used"] == row["clusters"]  # of the frames it was fitted on
         assert row["frames"] <= said.units.fit_frames
     one = toml.replace(said, "units", layer=3, clusters=20)
     book = load_codebook(steps.fit_units(folder, one, LOCAL))
