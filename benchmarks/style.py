@@ -1,0 +1,253 @@
+"""Style tokens on acted emotional speech, each speaker left out of everything that is learned.
+
+    python benchmarks/style.py                     # leave one speaker out: emotion, arousal, speaker, seams
+    python benchmarks/style.py --train FOLDER      # fit the bundled codebook: FOLDER/style.safetensors, style.json
+
+Recorded speech is looked for where WORDWEAVE_SPEECH says (default ../shared/speech): `emotion/` is EmoDB, 80 German
+clips of 2 s of six actors; `unlabelled/` and `dev/` are read speech. For each actor the weights of features, the
+codebook and the classifiers come from all other speakers; what is taken of the actor is the mean over all clips, which
+needs no labels.
+
+- emotion: five classes (neutral, angry, fear, happy, bored), arousal: angry, happy, fear against neutral, bored, sad;
+  unweighted average recall (UAR) over all clips. A clip is the mean of its tokens' centroids, the classifier logistic
+  regression. Beside it the same classifier on histograms of units (k-means of MFCC), and on the features themselves.
+- speaker: of six actors, from tokens (mean of centroids), by folds over the clips.
+- seams: two clips of one actor are joined into one waveform and tokenised again; the distance of centroids across the
+  join (two seconds against two, or one against one) tells joins of two emotions from joins of one: area under the ROC.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "benchmarks"))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+import soundfile  # noqa: E402
+from pitch import ATTRIBUTION, SPEECH, read_rows  # noqa: E402
+
+from units import kmeans, style  # noqa: E402
+from units.encoders import load_encoder  # noqa: E402
+from units.f0 import F0  # noqa: E402
+from units.f0 import identity as f0_identity  # noqa: E402
+
+FIVE = ("neutral", "angry", "fear", "happy", "bored")
+AROUSED = {"angry": 1, "happy": 1, "fear": 1, "neutral": 0, "bored": 0, "sad": 0}
+HOP = {"emotion": 0.25, "dev": 0.5, "unlabelled": 0.5}  # seconds between the windows that are clustered
+
+
+def classifier(C: float = 0.1) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    regression = LogisticRegression(C=C, max_iter=3000, class_weight="balanced")
+    return make_pipeline(StandardScaler(), regression)
+
+
+def recall(true: list, found: list) -> float:
+    from sklearn.metrics import recall_score
+
+    return float(recall_score(true, found, average="macro"))
+
+
+def read(cache: Path | None) -> list[dict[str, Any]]:
+    """Rows with their features per second (`seconds`) and per training window (`windows`)."""
+    rows = read_rows(cache)
+    for row in rows:
+        row["waveform"] = soundfile.read(row["path"], dtype="float32")[0]
+        row["windows"] = style.pool(row["waveform"], row["f0"], hop=HOP[row["set"]])
+        row["seconds"] = style.pool(row["waveform"], row["f0"])
+    return rows
+
+
+def fitted(
+    rows: list[dict[str, Any]], *, clusters: int, seed: int, weighted: bool = True
+) -> style.StyleTokenizer:
+    """A tokenizer from these rows; features count as much as they tell the emotions apart."""
+    styles = [row.get("emotion") for row in rows] if weighted else None
+    return style.fit(
+        [row["windows"] for row in rows],
+        [row["speaker"] for row in rows],
+        styles=styles,
+        clusters=clusters,
+        seed=seed,
+    )
+
+
+def joined(left: dict[str, Any], right: dict[str, Any]) -> tuple[np.ndarray, F0]:
+    """Two clips as one recording; F0 is that of the clips, 5 ms of the first one's last frame dropped."""
+    waveform = np.concatenate([left["waveform"], right["waveform"]])
+    n, cut = len(waveform) // 80 + 1, len(left["waveform"]) // 80
+    hertz = np.concatenate([left["f0"].hertz[:cut], right["f0"].hertz])[:n]
+    voiced = np.concatenate([left["f0"].voiced[:cut], right["f0"].voiced])[:n]
+    return waveform, F0(hertz, voiced)
+
+
+def leave_one_out(
+    rows: list[dict[str, Any]], units: dict[str, np.ndarray], **settings: Any
+) -> dict[str, float]:
+    """Every number of the table, for one seed."""
+    from sklearn.metrics import roc_auc_score
+
+    acted = [row for row in rows if row["set"] == "emotion"]
+    answers: dict[str, tuple[list, list]] = {}
+    seams = []
+
+    def ask(name: str, x: dict[str, np.ndarray], train: list, test: list, label: Any) -> None:
+        model = classifier().fit([x[row["id"]] for row in train], [label(row) for row in train])
+        true, found = answers.setdefault(name, ([], []))
+        true += [label(row) for row in test]
+        found += list(model.predict([x[row["id"]] for row in test]))
+
+    for speaker in sorted({row["speaker"] for row in acted}):
+        tokenizer = fitted([row for row in rows if row["speaker"] != speaker], **settings)
+        means = {
+            name: tokenizer.speaker_mean([row["seconds"] for row in acted if row["speaker"] == name])
+            for name in {row["speaker"] for row in acted}
+        }
+        made = {row["id"]: tokenizer.assign(row["seconds"], means[row["speaker"]]) for row in acted}
+        tokens = {name: tokenizer.centroids[found].mean(axis=0) for name, found in made.items()}
+        own = {
+            row["id"]: tokenizer.normalise(row["seconds"], means[row["speaker"]]).mean(axis=0)
+            for row in acted
+        }
+        train = [row for row in acted if row["speaker"] != speaker]
+        test = [row for row in acted if row["speaker"] == speaker]
+        for name, x in (("tokens", tokens), ("features", own), ("units", units)):
+            five = [[row for row in part if row["emotion"] in FIVE] for part in (train, test)]
+            ask(f"{name} emotion", x, *five, lambda row: row["emotion"])
+            two = [[row for row in part if row["emotion"] in AROUSED] for part in (train, test)]
+            ask(f"{name} arousal", x, *two, lambda row: AROUSED[row["emotion"]])
+        for left in test:
+            for right in test:
+                if left is right:
+                    continue
+                features = style.pool(*joined(left, right))
+                places = tokenizer.centroids[tokenizer.assign(features, means[speaker])]
+                wide = np.linalg.norm(places[:2].mean(axis=0) - places[2:4].mean(axis=0))
+                near = np.linalg.norm(places[1] - places[2])
+                crossing = AROUSED.get(left["emotion"]) != AROUSED.get(right["emotion"])
+                seams.append((left["emotion"] != right["emotion"], crossing, wide, near))
+    differs, crossing, wide, near = (np.array(column) for column in zip(*seams, strict=True))
+    clear = crossing | ~differs
+    whole = fitted(rows, **settings)
+    voices = {
+        name: whole.speaker_mean([row["seconds"] for row in acted if row["speaker"] == name])
+        for name in {row["speaker"] for row in acted}
+    }
+    for kind, means in (("speaker", voices), ("speaker, corpus mean", {})):
+        x = {
+            row["id"]: whole.centroids[whole.assign(row["seconds"], means.get(row["speaker"]))].mean(axis=0)
+            for row in acted
+        }
+        for fold in range(5):
+            parts = [
+                [row for i, row in enumerate(acted) if (i % 5 == fold) == held] for held in (False, True)
+            ]
+            ask(kind, x, *parts, lambda row: row["speaker"])
+    return {name: recall(*said) for name, said in answers.items()} | {
+        "seam AUC, 2 s": float(roc_auc_score(differs, wide)),
+        "seam AUC, 1 s": float(roc_auc_score(differs, near)),
+        "seam AUC, arousal-crossing, 2 s": float(roc_auc_score(differs[clear], wide[clear])),
+        "codes used by read speech": len(
+            np.unique(
+                np.concatenate([whole.assign(row["seconds"]) for row in rows if row["set"] != "emotion"])
+            )
+        ),
+    }
+
+
+def unit_histograms(rows: list[dict[str, Any]], clusters: int, seed: int) -> dict[str, np.ndarray]:
+    """Share of each unit in a clip; units are k-means of MFCC on the read speech."""
+    encoder = load_encoder("mfcc")
+    read_speech = [row["waveform"] for row in rows if row["set"] != "emotion"]
+    features = np.concatenate(encoder.encode(read_speech))
+    chosen = np.random.default_rng(seed).permutation(len(features))[:50_000]
+    book = kmeans.fit(features[chosen], clusters=clusters, seed=seed)
+    acted = [row for row in rows if row["set"] == "emotion"]
+    found = [book.assign(x) for x in encoder.encode([row["waveform"] for row in acted])]
+    return {
+        row["id"]: np.bincount(units, minlength=clusters) / len(units)
+        for row, units in zip(acted, found, strict=True)
+    }
+
+
+def train(rows: list[dict[str, Any]], folder: Path, *, clusters: int, seed: int) -> None:
+    """Fit on all recordings and write the codebook with its provenance."""
+    listed = "\n".join(
+        sorted(f"{row['id']} {hashlib.sha256(row['path'].read_bytes()).hexdigest()}" for row in rows)
+    )
+    said = {
+        "command": "python benchmarks/style.py --train units/data",
+        "f0": f0_identity(),
+        "recordings": hashlib.sha256(listed.encode()).hexdigest(),
+        "clips": len(rows),
+        "attribution": ATTRIBUTION,
+    }
+    tokenizer = style.fit(
+        [row["windows"] for row in rows],
+        [row["speaker"] for row in rows],
+        styles=[row.get("emotion") for row in rows],
+        clusters=clusters,
+        seed=seed,
+        provenance=said,
+    )
+    tokenizer.save(folder / "style.safetensors")
+    told = {
+        **tokenizer.provenance,
+        "weights": dict(zip(style.FEATURES, tokenizer.weights.round(3).tolist(), strict=True)),
+    }
+    (folder / "style.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--train", type=Path, metavar="FOLDER", help="fit the bundled codebook and write there"
+    )
+    parser.add_argument("--cache", type=Path, help="folder that keeps F0 between runs")
+    parser.add_argument("--clusters", type=int, default=style.CODES)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of k-means to average over")
+    arguments = parser.parse_args()
+    if not (SPEECH / "emotion" / "manifest.jsonl").exists():
+        sys.exit(f"no recorded speech at {SPEECH}; set WORDWEAVE_SPEECH")
+    rows = read(arguments.cache)
+    if arguments.train:
+        train(rows, arguments.train, clusters=arguments.clusters, seed=0)
+        return
+    start = time.process_time()
+    units = unit_histograms(rows, arguments.clusters, 0)
+    runs = [
+        leave_one_out(rows, units, clusters=arguments.clusters, seed=seed, weighted=weighted)
+        for weighted in (True, False)
+        for seed in range(arguments.seeds)
+    ]
+    kinds = runs[: arguments.seeds], runs[arguments.seeds :]
+    print(
+        f"80 clips, 6 speakers, {arguments.clusters} codes, mean of {arguments.seeds} seeds (least to most)"
+    )
+    print(f"{'':34}{'weighted features':>26}{'all count alike':>26}")
+    for name in runs[0]:
+        cells = []
+        for kind in kinds:
+            values = [run[name] for run in kind]
+            cells.append(f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+        print(f"{name:34}" + "".join(f"{cell:>26}" for cell in cells))
+    print(
+        f"\nchance: emotion 0.20, arousal 0.50, speaker 0.17; {time.process_time() - start:.0f} s of CPU time"
+    )
+
+
+if __name__ == "__main__":
+    main()
