@@ -5,7 +5,9 @@ import itertools
 import json
 import math
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -285,6 +287,35 @@ def test_a_full_disk_under_the_best_model_is_one_clear_line(toy, monkeypatch):
     monkeypatch.setattr("lm.model.save_file", full)
     with pytest.raises(ValueError, match=r"best: cannot be written .*No space left.* checkpoint is None"):
         train(toy(evaluate_every=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [0.5, 1.03])  # of the size of the weights: they do not fit, or the moments
+def test_a_write_that_the_system_cuts_is_one_clear_line_at_the_front_door(part, toy):
+    settings = toy(tokens=256 * 4)
+    last = Path(train(settings)["model"]).parent / "step-000004"
+    before, size = weights_of(last), (last / "model.safetensors").stat().st_size
+    config = Path(settings.output).with_suffix(".toml")
+    config.write_text(
+        "sequence_length = 64\nbatch_tokens = 256\ntokens = 2048\nsave_every = 4\n"
+        "shape = { hidden_size = 32, intermediate_size = 64, num_hidden_layers = 1 }\n"
+    )
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(part * size), int(part * size)))
+
+    command = [sys.executable, "-m", "wordweave", "train", settings.build, f"--config={config}"]
+    command += [f"--output={settings.output}", "--resume"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=limit)
+    said = [line for line in done.stderr.splitlines() if line.startswith("wordweave: ")]
+    assert (done.returncode, len(said), done.stdout, "Traceback" in done.stderr) == (1, 1, "", False), (
+        done.stderr
+    )
+    assert "cannot be written" in said[0]
+    assert said[0].endswith(f"the last good checkpoint is {last}")
+    assert same(weights_of(last), before)
+    assert not list(Path(settings.output).glob(".step*"))
 
 
 def test_a_stream_the_build_lacks_is_one_clear_line(toy, build, tmp_path):
