@@ -255,6 +255,34 @@ def fit_units(
     return {"codebook": str(steps.fit_units(build, asked, engine, say=say))}
 
 
+@command(fit, "pitch")
+@click.argument("build", type=FOLDER)
+@config_option
+@engine_options
+def fit_pitch(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
+    """Train the VQ-VAE of pitch tokens.
+
+    On F0 drawn from all parts of BUILD by (seed, id). Without it the bundled one is used.
+    """
+    from pipelines import expressive
+
+    return {"model": str(expressive.fit_pitch(build, settings_of(build, config), engine, say=say))}
+
+
+@command(fit, "style")
+@click.argument("build", type=FOLDER)
+@config_option
+@engine_options
+def fit_style(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
+    """Fit the codebook of style tokens.
+
+    On seconds of speech drawn from all parts of BUILD by (seed, id). Without it the bundled one is used.
+    """
+    from pipelines import expressive
+
+    return {"codebook": str(expressive.fit_style(build, settings_of(build, config), engine, say=say))}
+
+
 def sweep_lists(words: tuple[str, ...]) -> dict[str, list[int]]:
     """The lists of --sweep: "layers=6,9 clusters=100" in one word or several."""
     found: dict[str, list[int]] = {}
@@ -280,6 +308,34 @@ def units(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
     from pipelines import build as steps
 
     return steps.encode(build, settings_of(build, config), engine)
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+@config_option
+@engine_options
+def pitch(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
+    """Utterances to pitch tokens.
+
+    12.5 a second, from F0 above or below the speaker's mean. They go into shards with `use = true` under [pitch].
+    """
+    from pipelines import expressive
+
+    return expressive.pitch(build, settings_of(build, config), engine)
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+@config_option
+@engine_options
+def style(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
+    """Utterances to style tokens.
+
+    One a second, from how it is said against the speaker's mean. They go into shards with `use = true` under [style].
+    """
+    from pipelines import expressive
+
+    return expressive.style(build, settings_of(build, config), engine)
 
 
 @command(cli)
@@ -345,6 +401,10 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
         steps.ingest(place, asked, say=say)
         steps.fit_units(place, asked, engine, say=say)
         steps.encode(place, asked, engine)
+        for table in steps.expressive_tables(asked):
+            from pipelines import expressive
+
+            getattr(expressive, table)(place, asked, engine)
         steps.align(place, asked, engine)
         steps.interleave(place, asked, engine, say=say)
         made = reports.report(place)

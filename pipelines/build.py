@@ -348,8 +348,9 @@ def interleave(
         vocabulary=str(build / "shards"), vocabulary_hash=vocabulary.hash, writing=settings.text.writing,
         unaligned=settings.corpus.unaligned, split=split, frames=unit_frames(build),
         strategy=settings.interleave.drawn(), seed=settings.interleave.seed, eos=settings.interleave.eos,
+        expressive=expressive_tables(settings),
     )  # fmt: skip
-    hashes = part_hashes(build)
+    hashes = part_hashes(build, stage.expressive)
     tasks = [
         task
         for stream in STREAMS
@@ -396,6 +397,19 @@ def unit_frames(build: Path) -> tuple[int, int]:
     return said["hop"], said["centre"]
 
 
+def expressive_tables(settings: Settings) -> tuple[str, ...]:
+    """Which of pitch and style go into speech."""
+    return tuple(table for table in ("pitch", "style") if getattr(settings, table).use)
+
+
+def token_codes(build: Path, table: str) -> int:
+    """Number of different pitch or style tokens, as their stage noted it."""
+    said = marker(build / table / part_names(build)[0])
+    if said is None:
+        raise ValueError(f"{build}: no {table} here; run `wordweave {table} {build}` first")
+    return said["codes"]
+
+
 def build_vocabulary(build: Path, settings: Settings, split: Split, *, say: Say = lambda line: None) -> Any:
     """The vocabulary in shards/vocabulary.json; trains a BPE on the training texts where no tokenizer is given."""
     from shards.text import load_tokenizer, train_bpe
@@ -417,6 +431,7 @@ def build_vocabulary(build: Path, settings: Settings, split: Split, *, say: Say 
         load_tokenizer(path),
         units=settings.units.clusters,
         tasks=settings.interleave.strategy == "concatenated",
+        **{table: token_codes(build, table) for table in expressive_tables(settings)},
     )
     vocabulary.save(build / "shards")
     return vocabulary
@@ -463,20 +478,26 @@ def deal(
             lengths[-1] += samples
     tasks = []
     for index, (pieces, samples) in enumerate(zip(shards, lengths, strict=True)):
-        inputs = tuple(path for table, name, _, _ in pieces for path in inputs_of(table, name))
+        inputs = tuple(
+            path for table, name, _, _ in pieces for path in inputs_of(table, name, stage.expressive)
+        )
         arguments = (stream, part, tuple(pieces))
         made = key(stage, [hashes[path] for path in inputs], arguments)
         tasks.append(Task(f"shards/{stream}/{part}-{index:06d}.tar", inputs, made, samples, arguments))
     return tasks
 
 
-def part_hashes(build: Path) -> dict[str, str]:
+def part_hashes(build: Path, expressive: tuple[str, ...] = ()) -> dict[str, str]:
     """sha256 of every finished part, from the notes made when it was written; an unfinished one is said in one line."""
     hashes: dict[str, str] = {}
     for table in ("manifest", "text"):
         hashes |= {f"{table}/{name}": entry["sha256"] for name, entry in listed(build, table).items()}
     for name in part_names(build):
-        for table, command in (("units", "units"), ("words", "align")):
+        for table, command in (
+            ("units", "units"),
+            ("words", "align"),
+            *zip(expressive, expressive, strict=True),
+        ):
             said = marker(build / table / name)
             if said is None:
                 raise ValueError(f"{table}/{name}: not finished; run `wordweave {command} {build}` first")

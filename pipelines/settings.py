@@ -78,6 +78,44 @@ class UnitsSettings:
 
 
 @dataclass(frozen=True)
+class PitchSettings:
+    """[pitch]: F0 to pitch tokens, 12.5 a second."""
+
+    use: bool = False  # put [Pi] tokens into speech
+    model: str = (
+        ""  # a finished one, of ours or (a folder) the released one; empty: the build's, else the bundled one
+    )
+    fit_hours: float = 20.0  # audio drawn for `fit pitch`
+    steps: int = 9_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.fit_hours <= 0 or self.steps < 1:
+            raise ValueError(
+                f"pitch: need fit_hours > 0 and steps >= 1, got {self.fit_hours} and {self.steps}"
+            )
+
+
+@dataclass(frozen=True)
+class StyleSettings:
+    """[style]: how it is said, one token a second."""
+
+    use: bool = False  # put [St] tokens into speech
+    codebook: str = (
+        ""  # a finished one, or (a folder) a wav2vec2 classifier; empty: the build's, else the bundled one
+    )
+    clusters: int = 100
+    fit_hours: float = 50.0  # audio drawn for `fit style`
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clusters < 2 or self.fit_hours <= 0:
+            raise ValueError(
+                f"style: need clusters >= 2 and fit_hours > 0, got {self.clusters} and {self.fit_hours}"
+            )
+
+
+@dataclass(frozen=True)
 class AlignSettings:
     """[align]: words to times."""
 
@@ -166,6 +204,8 @@ class Settings:
     build: str = ""
     corpus: CorpusSettings = CorpusSettings()
     units: UnitsSettings = UnitsSettings()
+    pitch: PitchSettings = PitchSettings()
+    style: StyleSettings = StyleSettings()
     align: AlignSettings = AlignSettings()
     text: TextSettings = TextSettings()
     interleave: InterleaveSettings = InterleaveSettings()

@@ -31,6 +31,7 @@ class WriteShard:
     strategy: Strategy
     seed: int
     eos: bool
+    expressive: tuple[str, ...] = ()  # tables beside units whose tokens go into speech: pitch, style
     name: ClassVar[str] = "interleave"
     version: ClassVar[int] = 2
     outside_key: ClassVar[tuple[str, ...]] = ("vocabulary",)
@@ -69,7 +70,8 @@ class WriteShard:
         """The examples of the named rows, in order, a part at a time."""
         for table, name, start, stop in pieces:
             rows = [row for row, _ in self.accepted(build, table, name, stream, part) if start <= row < stop]
-            tables = [pq.read_table(build / path).take(rows).to_pylist() for path in inputs_of(table, name)]
+            paths = inputs_of(table, name, self.expressive)
+            tables = [pq.read_table(build / path).take(rows).to_pylist() for path in paths]
             for columns in zip(*tables, strict=True):
                 yield self.text_sample(*columns) if stream == "text" else self.speech_sample(stream, *columns)
 
@@ -83,7 +85,12 @@ class WriteShard:
         return sample(text_metadata(key, vocabulary, eos=self.eos, text=row["text"], **facts), tokens)
 
     def speech_sample(
-        self, stream: str, row: dict[str, Any], units: dict[str, Any], words: dict[str, Any]
+        self,
+        stream: str,
+        row: dict[str, Any],
+        units: dict[str, Any],
+        words: dict[str, Any],
+        *expressive: dict[str, Any],
     ) -> dict[str, Any]:
         """An utterance as speech alone, or interleaved by the strategy."""
         vocabulary = self._vocabulary  # type: ignore[attr-defined]
@@ -93,6 +100,10 @@ class WriteShard:
             [word.spoken if self.writing == "spoken" else word.text for word in said]
         )
         item = replace(utterance(row), id=row["key"])
+        tokens_of = {
+            name: np.array(found[name], np.int16)
+            for name, found in zip(self.expressive, expressive, strict=True)
+        }
         tokenized = TokenizedUtterance(
             id=item.id,
             units=np.array(units["units"], np.int16),
@@ -104,6 +115,8 @@ class WriteShard:
             ends=np.array([word.end for word in said]),
             seconds=item.seconds,
             vocabulary=vocabulary,
+            pitch=tokens_of.get("pitch"),
+            style=tokens_of.get("style"),
         )
         drawn: dict[str, Any] = {}
         tokens: Sequence[int] | np.ndarray
@@ -125,9 +138,10 @@ class WriteShard:
         return sample(record, document(tokens, vocabulary, eos=self.eos), tokenized)
 
 
-def inputs_of(table: str, name: str) -> tuple[str, ...]:
+def inputs_of(table: str, name: str, expressive: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The tables an example of this part is made from."""
-    return (f"text/{name}",) if table == "text" else (f"manifest/{name}", f"units/{name}", f"words/{name}")
+    tables = ("text",) if table == "text" else ("manifest", "units", "words", *expressive)
+    return tuple(f"{table}/{name}" for table in tables)
 
 
 def in_writing(text: str, writing: str) -> list[str]:

@@ -74,7 +74,8 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.model:
-            x = x + self.scale * block.model(x)
+            branch: Any = block.model
+            x = x + self.scale * branch(x)
         return x
 
 
