@@ -6,6 +6,7 @@ CONFIG ?= config/corpus.toml
 BUILD ?= build/demo
 TRAIN ?= config/lm/small_corpus.toml
 BIN := .venv/bin
+BENCHMARKS ?= kmeans units_speed align shards_speed build_speed build_memory # lm_speed BUILD and lm_mfu ask for more
 READY := .venv/ready
 export OMP_NUM_THREADS ?= 1
 
@@ -53,7 +54,7 @@ lint: $(READY) ## format, style, types
 check: lint test test-slow ## all that CI runs
 
 bench: $(READY) ## every benchmark, tables on stdout
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 lock: ## write constraints.txt anew from the versions the index gives today
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
