@@ -228,6 +228,14 @@ def test_wrong_use_is_said(call, message):
         call()
 
 
+@pytest.mark.parametrize("name", ["79 ms", "silence", "octave jumps", "nothing"])
+def test_a_picture_can_be_made_of_anything(name, tmp_path):
+    wave = odd()[name]
+    true, tokens = f0.extract(wave), load().encode(wave)
+    pitch.plot(wave, true, load().decode(tokens, true.mean), tokens, tmp_path / "a.png", style=np.array([3]))
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_on_speakers_left_out_the_vq_vae_beats_quantiles(real_speech):
     """F0 of the speakers that benchmarks/pitch.py leaves out of training."""
