@@ -91,7 +91,7 @@ class Aligner:
 
     def align_one(self, item: Item) -> Found:
         """Times for every word of `item.spoken`; raises Reject."""
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__}: a backend fills in align_one or align_all")
 
     def align_all(self, items: list[Item]) -> Sequence[Found | Reject]:
         """One result per item, in order."""
