@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "shards": {"corpus"},
     "lm": {"shards", "units", "corpus"},
     "pipelines": {"corpus", "units", "aligners", "shards"},
+    "commands": {"corpus", "units", "aligners", "shards", "lm", "pipelines"},
 }
 ENGINES = {"apache_beam", "pyspark"}
 
