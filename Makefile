@@ -58,7 +58,7 @@ bench: $(READY) ## every benchmark, tables on stdout
 
 lock: ## write constraints.txt anew from the versions the index gives today
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet --editable ".[demo,dev]"
+	.venv-lock/bin/python -m pip install --quiet --editable ".[demo,dev,dataflow]"
 	.venv-lock/bin/python -m pip freeze --exclude-editable > constraints.txt
 	rm -rf .venv-lock
 
