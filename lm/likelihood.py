@@ -1,0 +1,153 @@
+"""How likely a model finds sequences: one pass over packed documents, whatever their lengths.
+
+A sequence is a prompt and an ending. Of every token but the first the log-probability is summed, over the whole
+sequence and over the ending alone, under all of the vocabulary (as the paper does) and, beside it, with the other
+modality's logits left out: of a text token over text ids, of a unit, pitch or style token over those, of a marker over
+everything.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lm.model import Model
+from shards.vocabulary import Vocabulary
+
+
+class Likelihood(NamedTuple):
+    """Nats of one sequence, and the tokens they are of."""
+
+    ending: float
+    whole: float
+    ending_masked: float  # the other modality's logits left out
+    whole_masked: float
+    ending_tokens: int
+    whole_tokens: int  # all but the first, which nothing predicts
+
+
+def likelihoods(
+    model: Model,
+    vocabulary: Vocabulary,
+    sequences: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    batch_tokens: int = 8192,
+) -> list[Likelihood]:
+    """Log-likelihoods of (prompt, ending) pairs of ids.
+
+    Equal sequences are read once, so that they tie exactly. What a batch holds beside a sequence does not change its
+    likelihood but in the last bits: each document attends to itself alone.
+
+    Args:
+        batch_tokens: about so many tokens in one forward pass; a longer sequence makes a batch of its own.
+
+    Raises:
+        ValueError: a sequence without a prompt or an ending, an id the model does not know, or more positions than it
+            was made for; the message says which sequence.
+    """
+    check(model, vocabulary, sequences)
+    asked = [(tuple(prompt), tuple(ending)) for prompt, ending in sequences]
+    distinct = sorted(set(asked), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
+    found: dict[tuple, Likelihood] = {}
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for batch in batches(distinct, batch_tokens):
+            found |= zip(batch, _score(model, vocabulary, batch, batch_tokens), strict=True)
+    model.train(was_training)
+    return [found[pair] for pair in asked]
+
+
+def check(
+    model: Model, vocabulary: Vocabulary, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> None:
+    """Refuse what cannot be scored."""
+    rows, most = model.settings.vocab_size, model.settings.max_position_embeddings
+    if rows != vocabulary.padded_size:
+        raise ValueError(
+            f"model: has {rows} rows, the vocabulary {vocabulary.padded_size}; they do not belong together"
+        )
+    for number, (prompt, ending) in enumerate(sequences):
+        if not len(prompt) or not len(ending):
+            raise ValueError(
+                f"sequence {number}: need a prompt and an ending, got {len(prompt)} and {len(ending)} ids"
+            )
+        low, high = min(min(prompt), min(ending)), max(max(prompt), max(ending))
+        if low < 0 or high >= vocabulary.size:
+            raise ValueError(f"sequence {number}: need ids in [0, {vocabulary.size}), got {low} .. {high}")
+        if len(prompt) + len(ending) > most:
+            raise ValueError(
+                f"sequence {number}: {len(prompt) + len(ending)} tokens are more than the model's {most} positions"
+            )
+
+
+def batches(pairs: Iterable[tuple[tuple, tuple]], tokens: int) -> Iterable[list[tuple[tuple, tuple]]]:
+    """Neighbours together, as many as `tokens` allows."""
+    batch: list[tuple[tuple, tuple]] = []
+    room = tokens
+    for pair in pairs:
+        length = len(pair[0]) + len(pair[1]) - 1
+        if batch and length > room:
+            yield batch
+            batch, room = [], tokens
+        batch.append(pair)
+        room -= length
+    if batch:
+        yield batch
+
+
+def _score(
+    model: Model, vocabulary: Vocabulary, batch: Sequence[tuple[tuple, tuple]], batch_tokens: int
+) -> list[Likelihood]:
+    """Likelihoods of sequences that are read together, laid one after the other in one row."""
+    ids = [np.array(prompt + ending) for prompt, ending in batch]
+    lengths = np.array([len(row) - 1 for row in ids])
+    tokens = np.concatenate([row[:-1] for row in ids])
+    targets = np.concatenate([row[1:] for row in ids])
+    numbers = np.arange(len(ids)).repeat(lengths)
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    row = torch.from_numpy(np.stack((tokens, positions, numbers)))[:, None].to(model.device)
+    if row.device.type == "cuda":  # one shape for all batches: flex_attention is compiled for it
+        short = -row.shape[-1] % batch_tokens
+        row = torch.nn.functional.pad(row, (0, short))
+        row[2, 0, len(tokens) :] = -1
+    logits = model(*row)[0, : len(tokens)]
+    free, masked = log_probabilities(logits, torch.from_numpy(targets).to(model.device), vocabulary)
+    nats = torch.stack((free, masked)).double().cpu().numpy()
+    ends = lengths.cumsum()
+    result = []
+    for (_, ending), length, end in zip(batch, lengths, ends, strict=True):
+        whole = nats[:, end - length : end]
+        last = whole[:, -len(ending) :]
+        result.append(
+            Likelihood(
+                *(float(part.sum()) for part in (last[0], whole[0], last[1], whole[1])),
+                len(ending),
+                int(length),
+            )
+        )
+    return result
+
+
+def log_probabilities(logits: Tensor, targets: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of targets, over all ids and over their own modality's.
+
+    Args:
+        logits: (N, V).
+        targets: (N,) int64.
+
+    Returns:
+        Both (N,) float32.
+    """
+    logits = logits.float()
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    everything = logits.logsumexp(1)
+    own = everything.clone()
+    text = targets < vocabulary.text_size
+    first, last = vocabulary.first_unit, vocabulary.first_style + vocabulary.style
+    speech = (targets >= first) & (targets < last)
+    own[text] = logits[text, : vocabulary.text_size].logsumexp(1)
+    own[speech] = logits[speech, first:last].logsumexp(1)
+    return chosen - everything, chosen - own
