@@ -121,12 +121,9 @@ def _score(
     for (_, ending), length, end in zip(batch, lengths, ends, strict=True):
         whole = nats[:, end - length : end]
         last = whole[:, -len(ending) :]
+        (ending_free, ending_masked), (whole_free, whole_masked) = last.sum(1).tolist(), whole.sum(1).tolist()
         result.append(
-            Likelihood(
-                *(float(part.sum()) for part in (last[0], whole[0], last[1], whole[1])),
-                len(ending),
-                int(length),
-            )
+            Likelihood(ending_free, whole_free, ending_masked, whole_masked, len(ending), int(length))
         )
     return result
 
