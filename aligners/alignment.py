@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from aligners.normalise import Token, normalise
+from aligners.quality import measure
 from corpus.records import SAMPLE_RATE, Reject, Utterance, Word
 
 OVERRUN = 0.025
@@ -29,8 +30,8 @@ class Phone:
 class Alignment:
     """What an aligner says of one utterance: words, or the reason why not.
 
-    `phones` is None where the backend has none. `quality` holds what the backend measured; it may be filled for a
-    rejected utterance too.
+    `phones` is None where the backend has none. `quality` holds `aligners.quality.MEASURES` and what the backend
+    measured; the latter may be filled for a rejected utterance too.
     """
 
     words: tuple[Word, ...] = ()
@@ -87,6 +88,8 @@ class Aligner:
 
     name: ClassVar[str]
     version: str = "1"  # of the code and the tool behind it: raised when the same settings give other times
+    measures: ClassVar[tuple[str, ...]] = ()  # what it measures beside aligners.quality.MEASURES
+    batch_minutes: ClassVar[float] = 5.0  # audio that a stage gives it at a time
     settings: Any  # a frozen dataclass
 
     def align_one(self, item: Item) -> Found:
@@ -179,7 +182,8 @@ def finish(item: Item | Reject, result: Found | Reject) -> Alignment:
         Word(text[token.first : token.last], word.start, word.end, word.spoken, word.confidence)
         for token, word in zip(item.tokens, checked, strict=True)
     )
-    return Alignment(words, phones, None, result.quality)
+    spans = None if phones is None else [(phone.start, phone.end) for phone in phones]
+    return Alignment(words, phones, None, {**measure(words, spans, item.waveform), **result.quality})
 
 
 def check(words: Sequence[Timed], spoken_words: Sequence[str], seconds: float) -> list[Timed]:

@@ -65,6 +65,7 @@ class Ctc(Aligner):
     """Forced alignment over a CTC model; see the module."""
 
     name = "ctc"
+    measures = ("confidence",)
 
     def __init__(self, settings: CtcSettings):
         self.settings = settings
@@ -78,12 +79,7 @@ class Ctc(Aligner):
         spans = align_words(log_probs, words, acoustics.blank, acoustics.delimiter)
         times = list(to_times(spans, item.spoken, acoustics, item.seconds))
         confidence = float(np.mean([span.confidence for span in spans]))
-        quality = {
-            "confidence": confidence,
-            "lowest_word_confidence": min(span.confidence for span in spans),
-            "speech_fraction": sum(time.end - time.start for time in times) / item.seconds,
-            "words_per_second": len(times) / item.seconds,
-        }
+        quality = {"confidence": confidence}
         minimum = self.settings.minimum_confidence
         if minimum is not None and confidence < minimum:
             reject = Reject(

@@ -35,6 +35,12 @@ from aligners.given import GivenSettings, Tiers, read
 from aligners.match import SILENCE, match
 from corpus.records import SAMPLE_RATE, Reject
 
+ANALYSIS = (
+    *("overall_log_likelihood", "speech_log_likelihood", "phone_duration_deviation"),
+    *("max_running_short_interval", "snr", "intensity_deviation"),
+)
+"""Columns of `alignment_analysis.csv`; 3.3 has not all of them."""
+
 LOG_BYTES = 20_000  # how much of its output is kept: it may print without end
 INSTALL = "try `conda env create -f aligners/data/mfa-environment.yaml` and command='conda run -n mfa mfa'"
 
@@ -77,6 +83,10 @@ class Mfa(Aligner):
     """Forced alignment by MFA, a part at a time; see the module."""
 
     name = "mfa"
+    measures = ANALYSIS
+    batch_minutes = (
+        300.0  # starting takes most of a minute, and speaker adaptation wants a speaker's speech together
+    )
 
     def __init__(self, settings: MfaSettings):
         self.settings = settings

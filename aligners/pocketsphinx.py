@@ -16,6 +16,7 @@ import numpy as np
 from aligners.alignment import Aligner, Found, Item, Phone, Timed, by_token
 from aligners.g2p import Phones, pronounce_by_parts
 from aligners.normalise import is_english
+from aligners.pauses import HOP, Shortened, shorten
 from corpus.records import SAMPLE_RATE, Reject
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 FRAMES_PER_SECOND = 100
 WINDOW = 0.025625  # seconds of sound that one frame looks at
 LOG_UNIT = math.log(1.0001)  # pocketsphinx counts in logarithms to this base
-HOP = SAMPLE_RATE // FRAMES_PER_SECOND
 SHORTEST_PHONE = 3  # frames: one per state of a phone's model
 LONGEST_WORD = 50  # letters; the longest of the dictionary has 34
 PIECE = 4000  # frames: a longer recording (by half) is cut first, and the cut is sought in so many
@@ -63,6 +63,7 @@ class Pocketsphinx(Aligner):
     """English forced alignment; see the module."""
 
     name = "pocketsphinx"
+    measures = ("score_per_frame", "lowest_word_score", "rung")
 
     def __init__(self, settings: PocketsphinxSettings):
         self.settings = settings
@@ -74,11 +75,12 @@ class Pocketsphinx(Aligner):
             raise Reject("align.language", f"pocketsphinx knows English, not {language!r}")
         rungs, words, lengths = [], [], []
         phones: list[Phone] | None = [] if self.settings.phones else None
-        for piece in cut(item.spoken, item.waveform):
+        heard = shorten(item.waveform)
+        for piece in cut(item.spoken, heard.waveform):
             rung, found = search(piece)
             decoder = load_decoder(rung)
             if phones is not None:
-                phones += read_phones(decoder, piece, item.seconds)
+                phones += read_phones(decoder, piece, heard, item.seconds)
             rungs.append(rung)
             words += found
             lengths += know(decoder, piece.words)
@@ -87,15 +89,13 @@ class Pocketsphinx(Aligner):
         quality = {
             "score_per_frame": score,
             "lowest_word_score": min(word.score / word.frames for word in words),
-            "speech_fraction": min(1.0, frames / FRAMES_PER_SECOND / item.seconds),
-            "words_per_second": len(words) / item.seconds,
             "rung": float(max(rungs)),
         }
         minimum = self.settings.minimum_score
         if minimum is not None and score < minimum:
             detail = f"score per frame {score:.1f} is below minimum_score {minimum}"
             return Found((), None, quality, Reject("align.low_quality", detail))
-        times = [word.timed(item.seconds, length) for word, length in zip(words, lengths, strict=True)]
+        times = [word.timed(heard, item.seconds, length) for word, length in zip(words, lengths, strict=True)]
         return Found(by_token(item.tokens, times), phones, quality)
 
 
@@ -112,7 +112,7 @@ def cut(spoken: Sequence[str], waveform: np.ndarray) -> list[Piece]:
 
     A piece of 40 s is searched with a grammar of which every beginning of the coming text is a sentence. Words that
     end in its first four fifths are kept, the last fifth is only looked at: what follows decides where a word ends.
-    Not handled: silences of half a piece and more, which spoil the mean that the features are measured against.
+    Long pauses must be out already: they spoil the mean that the features are measured against.
     """
     pieces: list[Piece] = []
     first, done, size = 0, 0, PIECE
@@ -191,9 +191,9 @@ class Segment:
     frames: int
     score: float
 
-    def timed(self, seconds: float, phones: int) -> Timed:
+    def timed(self, heard: Shortened, seconds: float, phones: int) -> Timed:
         """Times within a recording of so many seconds, confidence for a word of so many phones."""
-        start, end = boundary(self.first, seconds), boundary(self.first + self.frames, seconds)
+        start, end = (boundary(at, seconds) for at in heard.interval(self.first, self.first + self.frames))
         return Timed(self.word, start, end, to_confidence(self.score / self.frames, phones))
 
     def is_silent(self, piece: Piece) -> bool:
@@ -292,7 +292,9 @@ def plain(label: str) -> str:
     return "" if label[:1] in "<[(" else label.split("(")[0]
 
 
-def read_phones(decoder: "pocketsphinx.Decoder", piece: Piece, seconds: float) -> list[Phone]:
+def read_phones(
+    decoder: "pocketsphinx.Decoder", piece: Piece, heard: Shortened, seconds: float
+) -> list[Phone]:
     """Phones of the alignment just found, by a second pass; silences left out."""
     decoder.set_alignment()
     feed(decoder, piece)
@@ -300,6 +302,6 @@ def read_phones(decoder: "pocketsphinx.Decoder", piece: Piece, seconds: float) -
     for word in decoder.get_alignment():
         for phone in word if plain(word.name) else ():
             first = piece.first + phone.start
-            start, end = boundary(first, seconds), boundary(first + phone.duration, seconds)
+            start, end = (boundary(at, seconds) for at in heard.interval(first, first + phone.duration))
             phones.append(Phone(phone.name, start, end))
     return phones

@@ -22,6 +22,9 @@ from commands.look import brief_report
 
 if TYPE_CHECKING:
     from pipelines.run import Engine
+    from pipelines.settings import Settings
+
+BACKEND = click.Choice(["pocketsphinx", "given", "ctc", "mfa"])
 
 
 @command(cli)
@@ -207,13 +210,55 @@ def style(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
 
 @command(cli)
 @click.argument("build", type=FOLDER)
+@click.option("--backend", type=BACKEND, help="In place of the settings' [align] backend, with its defaults.")
+@click.option(
+    "--second", type=BACKEND, help="Another backend; says how far its word times are from the first's."
+)
+@click.option("--mfa-command", help='How to start MFA, for example "conda run -n mfa mfa".')
 @config_option
 @engine_options
-def align(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
-    """Utterances to word times."""
+def align(
+    build: Path,
+    backend: str | None,
+    second: str | None,
+    mfa_command: str | None,
+    config: Path | None,
+    engine: "Engine",
+) -> dict[str, Any]:
+    """Utterances to word times.
+
+    Options given here are remembered in the build. With --second the words table gets `apart_ms`, and the quality of an
+    utterance `agreement_ms`, which `[align.limits]` can hold.
+    """
     from pipelines import build as steps
 
-    return steps.align(build, settings_of(build, config), engine)
+    asked = settings_of(build, config)
+    changed = with_aligners(asked, backend, second, mfa_command)
+    result = steps.align(build, changed, engine)
+    if changed != asked:
+        steps.remember(build, changed)
+    return result
+
+
+def with_aligners(
+    asked: "Settings", backend: str | None, second: str | None, mfa_command: str | None
+) -> "Settings":
+    """The settings with what the command line says of aligners; another backend starts from its own defaults."""
+    from pipelines import settings
+
+    if backend and backend != asked.align.backend:
+        asked = settings.replace(asked, "align", backend=backend, options={})
+    if second and second != asked.align.second:
+        asked = settings.replace(asked, "align", second=second, second_options={})
+    if mfa_command:
+        places = {"backend": "options", "second": "second_options"}
+        used = [options for place, options in places.items() if getattr(asked.align, place) == "mfa"]
+        if not used:
+            raise click.UsageError("--mfa-command: no aligner is mfa; add --backend mfa or --second mfa")
+        for options in used:
+            said = {**getattr(asked.align, options), "command": mfa_command}
+            asked = settings.replace(asked, "align", **{options: said})
+    return asked
 
 
 @command(cli)

@@ -328,12 +328,33 @@ def encode(build: Path, settings: Settings, engine: Engine) -> dict[str, int]:
 
 def align(build: Path, settings: Settings, engine: Engine) -> dict[str, int]:
     """Word times of every part."""
-    from aligners import load_aligner
-
-    options = tuple(sorted(settings.align.options.items()))
-    identity = load_aligner(settings.align.backend, **dict(options)).identity
-    stage = AlignWords(settings.align.backend, options, identity)
+    stage = align_stage(settings)
     return run_stage(stage, build, map_tasks(build, stage, "words"), engine)
+
+
+def align_stage(settings: Settings) -> AlignWords:
+    """The alignment stage with the identities of its aligners.
+
+    Raises:
+        ValueError: no such backend, setting or measure; a tool or model of a backend is not there.
+    """
+    from aligners import load_aligner
+    from aligners.quality import check_limits
+
+    asked = settings.align
+    options, second_options = (tuple(sorted(some.items())) for some in (asked.options, asked.second_options))
+    first = load_aligner(asked.backend, **dict(options))
+    second = load_aligner(asked.second, **dict(second_options)) if asked.second else None
+    check_limits(asked.limits, first.measures)
+    if "agreement_ms" in asked.limits and second is None:
+        raise ValueError("align.limits.agreement_ms: needs a second aligner, set align.second")
+    return AlignWords(
+        (asked.backend, options),
+        first.identity,
+        (asked.second, second_options) if second else None,
+        second.identity if second else "",
+        tuple(sorted((name, tuple(map(float, bounds))) for name, bounds in asked.limits.items())),
+    )
 
 
 def interleave(

@@ -121,6 +121,11 @@ class AlignSettings:
 
     backend: str = "pocketsphinx"
     options: dict[str, Any] = field(default_factory=dict)  # the backend's own settings
+    second: str = ""  # another backend, which says how far its word times are from those of the first
+    second_options: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # measure of aligners.quality -> [least, most]; utterances outside are rejected
 
 
 @dataclass(frozen=True)

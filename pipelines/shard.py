@@ -12,6 +12,7 @@ from aligners.normalise import normalise
 from corpus.records import SAMPLE_RATE, Word
 from pipelines.split import Split, fates
 from pipelines.stage import Task, utterance
+from pipelines.stages import FIELDS
 from shards.interleave import Strategy, document, generator, interleave, speech_tokens
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
@@ -95,7 +96,8 @@ class WriteShard:
         """An utterance as speech alone, or interleaved by the strategy."""
         vocabulary = self._vocabulary  # type: ignore[attr-defined]
         hop, centre = self.frames
-        said = [Word(**word) for word in words["words"]] if stream == "interleaved" else []
+        timed = words["words"] if stream == "interleaved" else []
+        said = [Word(**{name: word[name] for name in FIELDS}) for word in timed]
         ids, ends = vocabulary.tokenizer.encode_words(
             [word.spoken if self.writing == "spoken" else word.text for word in said]
         )

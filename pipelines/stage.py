@@ -59,6 +59,11 @@ class TableStage(abc.ABC):
 
     schema: ClassVar[pa.Schema]
 
+    @property
+    def batch_minutes(self) -> float:
+        """Minutes of audio in one record batch."""
+        return 5.0
+
     @abc.abstractmethod
     def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """One row out per row in, in order; what cannot be used carries its reason in the column `reject`."""
@@ -73,7 +78,7 @@ class TableStage(abc.ABC):
         rows = 0
         rejects: dict[str, int] = {}
         with pq.ParquetWriter(temporary, self.schema, compression="zstd") as writer:
-            for batch, made in self.processed(batches(table)):
+            for batch, made in self.processed(batches(table, self.batch_minutes)):
                 if made.schema != self.schema or made.num_rows != batch.num_rows:
                     raise AssertionError(
                         f"{type(self).__name__}: need one row out per row in with its schema"

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aligners import load_aligner
+from aligners.quality import agreement, differences, judge
 from corpus.audio import decode
 from corpus.records import Reject, Utterance
 from pipelines.stage import TableStage, Task, ahead, batches, utterance
@@ -26,8 +27,11 @@ WORD = pa.struct(
         ("start", pa.float64()),
         ("end", pa.float64()),
         ("confidence", pa.float32()),
+        ("apart_ms", pa.float32()),  # mean distance of start and end from those of a second aligner
     ]
 )
+FIELDS = ("text", "spoken", "start", "end", "confidence")
+"""Of `WORD`, what `corpus.records.Word` has too."""
 WORDS = pa.schema(
     [
         ("id", pa.string()),
@@ -112,32 +116,65 @@ class EncodeUnits(TableStage):
         )
 
 
+Named = tuple[str, tuple[tuple[str, Any], ...]]
+"""An aligner: backend and settings."""
+
+
 @dataclass(frozen=True)
 class AlignWords(TableStage):
-    """Utterances -> word times, by any aligner. Failure is a value: the reason stands in `reject`."""
+    """Utterances -> word times, by any aligner. Failure is a value: the reason stands in `reject`.
 
-    backend: str
-    settings: tuple[tuple[str, Any], ...]
-    aligner_identity: str
+    A second aligner only says how far the two are apart, per word and per utterance; `limits` holds what an utterance
+    must keep to, measure -> [least, most] (`aligners.quality`).
+    """
+
+    aligner: Named
+    identity: str
+    second: Named | None = None
+    second_identity: str = ""
+    limits: tuple[tuple[str, tuple[float, ...]], ...] = ()
     name: ClassVar[str] = "align"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: more measures, distance from a second aligner
     outside_key: ClassVar[tuple[str, ...]] = ()
     schema: ClassVar[pa.Schema] = WORDS
 
     def setup(self) -> None:
-        object.__setattr__(self, "_aligner", load_aligner(self.backend, **dict(self.settings)))
+        for field, named in (("_aligner", self.aligner), ("_second", self.second)):
+            loaded = named and load_aligner(named[0], **dict(named[1]))
+            object.__setattr__(self, field, loaded)
+
+    @property
+    def batch_minutes(self) -> float:
+        return self._aligner.batch_minutes  # type: ignore[attr-defined]
 
     def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         rows = list(decoded(batch))
         items = [(item, wave) for item, wave, _ in rows if item is not None and wave is not None]
-        alignments = iter(self._aligner.align(items))  # type: ignore[attr-defined]
+        alignments = self._aligner.align(items)  # type: ignore[attr-defined]
+        second = self._second  # type: ignore[attr-defined]
+        others = second.align(items) if second else [None] * len(items)
+        pairs = iter(zip(alignments, others, strict=True))
         words, quality, rejects = [], [], []
         for _, wave, reject in rows:
-            alignment = next(alignments) if wave is not None else None
+            alignment, other = next(pairs) if wave is not None else (None, None)
+            measures = dict(alignment.quality) if alignment else None
             reject = reject or (alignment.reject if alignment else None)
-            kept = alignment.words if alignment and not reject else None
-            words.append(kept and [{name: getattr(word, name) for name in WORD.names} for word in kept])
-            quality.append(json.dumps(alignment.quality, sort_keys=True) if alignment else None)
+            apart: list[float | None] = []
+            if alignment and measures is not None and not reject:
+                apart = [None] * len(alignment.words)
+                if other and not other.reject:
+                    measures["agreement_ms"] = agreement(alignment.words, other.words)
+                    apart = differences(alignment.words, other.words).tolist()
+                reject = judge(measures, dict(self.limits))
+            kept = zip(alignment.words, apart, strict=True) if alignment and not reject else None
+            words.append(
+                kept
+                and [
+                    {name: getattr(word, name) for name in FIELDS} | {"apart_ms": distance}
+                    for word, distance in kept
+                ]
+            )
+            quality.append(None if measures is None else json.dumps(measures, sort_keys=True))
             rejects.append(reject)
         columns = [
             batch.column("id"),
