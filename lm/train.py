@@ -342,15 +342,20 @@ class Batch:
     documents: Tensor
     streams: Tensor
     targets: Tensor
+    keys: list[list[tuple[str, str]]] = field(default_factory=list, kw_only=True)  # each row's documents
 
     def split(self, size: int) -> Iterator["Batch"]:
-        parts = [getattr(self, name).split(size) for name in self.__dataclass_fields__]
+        names = ("tokens", "positions", "documents", "streams", "targets")
+        parts = [getattr(self, name).split(size) for name in names]
         return (Batch(*part) for part in zip(*parts, strict=True))
 
 
 def read_batch(stream: Iterator[Any], sequences: int, device: torch.device) -> Batch:
     """The next sequences of the stream; a target is the next token of the same document, else IGNORE."""
-    packed = [next(stream) for _ in range(sequences)]
+    packed, keys = [], []
+    for _ in range(sequences):
+        packed.append(next(stream))
+        keys.append(list(getattr(stream, "keys", [])))
     tokens, positions, documents, streams = (
         np.stack([getattr(row, name) for row in packed]).astype(np.int64)
         for name in ("tokens", "positions", "documents", "streams")
@@ -358,9 +363,8 @@ def read_batch(stream: Iterator[Any], sequences: int, device: torch.device) -> B
     targets = np.full_like(tokens, IGNORE)
     inside = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
     targets[:, :-1][inside] = tokens[:, 1:][inside]
-    return Batch(
-        *(torch.from_numpy(array).to(device) for array in (tokens, positions, documents, streams, targets))
-    )
+    arrays = (tokens, positions, documents, streams, targets)
+    return Batch(*(torch.from_numpy(array).to(device) for array in arrays), keys=keys)
 
 
 class Tally:
@@ -469,11 +473,13 @@ def start_log(output: Path, settings: TrainSettings, step: int) -> None:
 
 
 def alarm(output: Path, step: int, loss: float, batch: Batch, rank: int) -> ValueError:
-    """Keep the batch that broke the run, and say so."""
+    """Keep the batch that broke the run, its tokens and the ids of its documents, and say so."""
     path = output / f"alarm-{step:06d}-{rank}.npy"
     np.save(path, batch.tokens.cpu().numpy(), allow_pickle=False)
+    rows = [[{"stream": stream, "id": key} for stream, key in row] for row in batch.keys]
+    replace(path.with_suffix(".json"), json.dumps({"step": step, "sequences": rows}, indent=1).encode())
     last = last_checkpoint(output)
     return ValueError(
-        f"step {step}: the loss is {loss}; its tokens are in {path}, the last good checkpoint is {last}; "
-        f"lower the learning rates or raise warmup"
+        f"step {step}: the loss is {loss}; its tokens and documents are in {path} and .json, "
+        f"the last good checkpoint is {last}; lower the learning rates or raise warmup"
     )

@@ -85,6 +85,8 @@ class Reader:
         self.epoch, self.window, self.index, self.offset = place
         self._window: list[np.ndarray] | None = None
         self._document: np.ndarray | None = None
+        self._keys: list[str] = []
+        self.taken: list[str] = []  # keys of the documents of the last `take`
 
     @property
     def place(self) -> list[int]:
@@ -94,9 +96,11 @@ class Reader:
     def take(self, tokens: int) -> list[tuple[np.ndarray, int]]:
         """So many tokens: pieces of documents, and the position of each piece inside its document."""
         found = []
+        self.taken = []
         while tokens:
             if self._document is None:
                 self._document = self._read()
+            self.taken.append(self._keys[self.index])
             piece = self._document[self.offset : self.offset + tokens]
             found.append((piece, self.offset))
             tokens -= len(piece)
@@ -127,6 +131,7 @@ class Reader:
         name = f"{source.name}/{self.lane}/{self.window}"
         order = generator(source.seed, self.epoch, name).permutation(len(samples))
         self._window = source.documents([samples[i] for i in order], self.epoch)
+        self._keys = [samples[i][1] for i in order]
         return None
 
 

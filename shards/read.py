@@ -235,6 +235,7 @@ class Stream:
     Attributes:
         names: streams of the mixture; `Packed.streams` indexes them.
         vocabulary: that of the build.
+        keys: stream and key of each document in the sequence that was given last.
     """
 
     def __init__(
@@ -244,6 +245,7 @@ class Stream:
         self.names = tuple(source.name for source in sources)
         self.vocabulary = vocabulary
         self._mixer, self._rank, self._world_size, self._settings = mixer, rank, world_size, settings
+        self.keys: list[tuple[str, str]] = []
         self._readers = {
             lane: [Reader(source, lane, place) for source, place in zip(sources, places[lane], strict=True)]
             for lane in range(rank, mixer.lanes, world_size)
@@ -324,7 +326,11 @@ class Stream:
         self._advance()
         readers = self._readers.get(self.lane)
         plan = self._mixer.next()
-        return [(stream, readers[stream].take(tokens)) for stream, tokens in plan] if readers else []
+        if not readers:
+            return []
+        found = [(stream, readers[stream].take(tokens)) for stream, tokens in plan]
+        self.keys = [(self.names[stream], key) for stream, _ in plan for key in readers[stream].taken]
+        return found
 
 
 def open_stream(

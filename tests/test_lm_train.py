@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -243,7 +244,7 @@ def test_no_target_crosses_documents_and_padding_has_none():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(toy, monkeypatch):
-    settings, steps = toy(), []
+    settings, steps, seen = toy(), [], []
     train(dataclasses.replace(settings, tokens=256 * 8))
     good = weights_of(f"{settings.output}/step-000008")
     honest = Model.forward
@@ -252,7 +253,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
         steps.append(1)
         return honest(self, *args, **kwargs) * (math.nan if len(steps) > 1 else 1)
 
+    def watched(*args):
+        seen.append(read_batch(*args))
+        return seen[-1]
+
     monkeypatch.setattr(Model, "forward", poisoned)
+    monkeypatch.setattr(training, "read_batch", watched)
     with pytest.raises(
         ValueError, match=r"step 9: the loss is nan; .* last good checkpoint is .*step-000008"
     ) as caught:
@@ -260,6 +266,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     assert "\n" not in str(caught.value)
     tokens = np.load(f"{settings.output}/alarm-000009-0.npy", allow_pickle=False)
     assert tokens.shape == (4, 64)
+    rows = json.loads(Path(f"{settings.output}/alarm-000009-0.json").read_text())["sequences"]
+    documents = [1 + np.count_nonzero(np.diff(row)) for row in seen[-1].documents.numpy()]
+    assert [len(row) for row in rows] == documents
+    assert {one["stream"] for row in rows for one in row} <= set(STREAMS)
+    assert all(re.fullmatch(r"u\d{4}", one["id"]) for row in rows for one in row)
     assert same(weights_of(f"{settings.output}/step-000008"), good)
 
 

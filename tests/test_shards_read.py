@@ -123,6 +123,23 @@ def test_packed_pieces_put_together_are_the_documents(build, sequence_length):
             assert any(tokens == one[: len(tokens)] for one in materialised)
 
 
+def test_a_sequence_says_whose_documents_it_holds(build):
+    held = {
+        (name, sample["__key__"]): sample["tokens.npy"].tolist()
+        for name in THIRDS
+        for path in (build / "shards" / name).glob("train-*.tar")
+        for sample in read_samples(path)
+    }
+    stream = open_stream(build, THIRDS, seed=5, sequence_length=200, redraw=False)
+    for packed in itertools.islice(stream, 70):
+        pieces = [packed.documents == number for number in range(packed.documents[-1] + 1)]
+        assert len(stream.keys) == len(pieces)
+        for (name, key), piece in zip(stream.keys, pieces):
+            first, count = int(packed.positions[piece][0]), int(piece.sum())
+            assert held[name, key][first : first + count] == packed.tokens[piece].tolist()
+            assert stream.names[packed.streams[piece][0]] == name
+
+
 def test_an_epoch_gives_every_document_once(build):
     # one lane, so that the epoch of the lane is the epoch of the build
     stream = open_stream(build, {"text": 1}, redraw=False, **(STREAM | {"lanes": 1}))
