@@ -4,7 +4,7 @@ A prompt is a list of parts, each ("text", "as it is written") or ("speech", "[H
 is a mask over the vocabulary, so a forced modality holds always, for a random model too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,8 @@ def generate_batch(
     top_k: int = 0,
     repetition_penalty: float = 1.0,
     generator: torch.Generator | None = None,
+    stops: Sequence[int] = (),
+    until: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
     """Continue several prompts at a time.
 
@@ -133,9 +135,11 @@ def generate_batch(
         top_p, top_k: draw from the likeliest tokens that hold this much probability, or from so many; 1.0 and 0: all.
         repetition_penalty: above 1, tokens of the prompt and the answer become less likely.
         generator: where randomness comes from, on the model's device; None: torch's own.
+        stops: ids that may be said in any modality and end an answer, such as the marker of the other one.
+        until: given an answer so far, whether it is complete.
 
     Returns:
-        The new ids of each, without the prompt and without EOS.
+        The new ids of each, without the prompt and without EOS or the id that stopped it.
 
     Raises:
         ValueError: an empty prompt, an id outside the vocabulary, more positions than the model was made for, or a
@@ -152,7 +156,9 @@ def generate_batch(
         tokens[b, : len(row)] = torch.tensor(row)
         seen[b, row] = True
     banned = ~allowed(vocabulary, modality).to(device)
-    eos = vocabulary.eos if vocabulary.eos is not None and not banned[vocabulary.eos] else -1
+    banned[list(stops)] = False
+    ends = [id for id in (vocabulary.eos,) if id is not None and not banned[id]]
+    last = torch.tensor([*ends, *stops], dtype=torch.long, device=device)
 
     cache = Cache(model, batch, longest + max_new_tokens)
     positions = torch.arange(longest, device=device).expand(batch, longest)
@@ -168,10 +174,12 @@ def generate_batch(
             )
         chosen = choose(logits.masked_fill(banned, -torch.inf), temperature, top_p, top_k, generator)
         seen[torch.arange(batch, device=device), chosen] = True
-        done |= chosen == eos
+        done |= torch.isin(chosen, last)
         for answer, id, over in zip(answers, chosen.tolist(), done.tolist(), strict=True):
             if not over:
                 answer.append(id)
+        if until is not None:
+            done |= torch.tensor([until(answer) for answer in answers], device=device)
         if bool(done.all()) or step == max_new_tokens - 1:
             break
         logits = model(chosen[:, None], (lengths + step)[:, None], cache=cache)[:, 0]
