@@ -1,9 +1,9 @@
 """The front door: `wordweave COMMAND`. Heavy imports stay inside commands, so that `--help` is instant."""
 
-from commands import data, look, model, packs
+from commands import data, look, model, packs, upkeep
 from commands.door import cli
 
-ROOMS = (data, look, model, packs)
+ROOMS = (data, look, model, packs, upkeep)
 """Where the commands are: each module adds its own to `cli`."""
 
 if __name__ == "__main__":

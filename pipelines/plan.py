@@ -1,0 +1,221 @@
+"""The price of a corpus before it is paid: parts, bytes, hours and money, by arithmetic alone (docs/cloud.md has it).
+
+    parts    = hours * 60 / (part_minutes + half an utterance)
+    bytes    = hours * bytes per hour + parts (or shards) * bytes per part
+    shared   = (hours * seconds per hour + workers * seconds once) / (workers * speed) / 3600
+    driver   = (hours * seconds per hour + seconds once) / speed / 3600
+    cost     = hours of shared steps * workers * price + hours of the driver * price
+
+A step on GPUs: hours / (gpus * real-time factor). What is per hour and what is once, `pipelines.measure` says.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.measure import HEARD, Measured
+from pipelines.settings import Settings
+
+MOST_PARTS = 1_000_000  # planned in under a minute and a gigabyte
+PARTS_PER_WORKER = 8  # so that the last ones do not leave most workers idle
+PART_SECONDS = (
+    300.0  # of a worker's time: what a kill costs at most, and 1000 times what a part costs by itself
+)
+SHARD_BYTES = 256e6
+SHARDS_PER_STREAM = 128  # two for each of the loader's 64 lanes
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who would do it. Prices are per hour of one worker (one GPU machine), in any currency."""
+
+    workers: int = 1  # processes, one core each
+    speed: float = 1.0  # of one core against one of this machine
+    price: float = 0.0
+    gpus: int = 0  # machines with one GPU each, which make units (and pitch and style)
+    real_time: float = 0.0  # hours of recordings that one GPU encodes in an hour; 0: as measured here
+    gpu_price: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("workers", self.workers, 1), ("gpus", self.gpus, 0)):
+            if value < least:
+                raise ValueError(f"plan.{name}: need at least {least}, got {value}")
+        if self.speed <= 0 or min(self.price, self.gpu_price, self.real_time) < 0:
+            raise ValueError("plan: need speed > 0, and no price or real-time factor below 0")
+
+
+def predict(measured: Measured, settings: Settings, hours: float, who: Workers) -> dict[str, Any]:
+    """What `hours` of recordings like those measured need, with the settings as they are, and which to change.
+
+    Returns:
+        {"hours", "parts", "storage": {folder: bytes}, "steps": [{"step", "who", "hours", "cost"}, ...], "bytes",
+        "total_hours", "cost", "settings": {name: value}, "notes": [...]}.
+    """
+    if hours <= 0:
+        raise ValueError(f"plan.hours: need more than 0, got {hours}")
+    if who.gpus and not (who.real_time or measured.on_gpu):
+        raise ValueError(
+            "plan.gpus: need --gpu-real-time, the hours that one GPU encodes in an hour: none was measured here"
+        )
+    utterances = hours * measured.utterances / measured.hours
+    count = parts(hours, utterances, settings.corpus.part_minutes)
+    shards = sum(math.ceil(share * utterances / settings.shards.samples) for share in shares(settings)) * 3
+    pieces = {name: shards if name == "shards" else count for name in measured.storage}
+    storage = {
+        name: cost.hourly * hours + cost.once * pieces[name] for name, cost in measured.storage.items()
+    }
+    rows = [*driver_rows(measured, settings, hours, who), *shared_rows(measured, settings, hours, who)]
+    rows.sort(key=lambda row: ORDER.index(row["step"]))
+    return {
+        "hours": hours,
+        "utterances": round(utterances),
+        "parts": count,
+        "shards": shards,
+        "storage": storage,
+        "bytes": sum(storage.values()),
+        "recordings_bytes": measured.recordings * hours,
+        "steps": rows,
+        "total_hours": sum(row["hours"] for row in rows),
+        "cost": sum(row["cost"] for row in rows),
+        "settings": advise(measured, hours, utterances, who),
+        "notes": notes(measured, rows, who),
+    }
+
+
+ORDER = (
+    "ingest", "fit units", "k-means", "units", "pitch", "style", "align", "tokenizer", "interleave",
+    "units (driver)", "pitch (driver)", "style (driver)", "align (driver)", "interleave (driver)", "report",
+)  # fmt: skip
+
+
+def shares(settings: Settings) -> tuple[float, ...]:
+    """Of the two splits."""
+    return (1 - settings.shards.valid, settings.shards.valid)
+
+
+def parts(hours: float, utterances: float, part_minutes: float) -> int:
+    """A part ends with the utterance that makes it long enough: half of one beyond, on average.
+
+    >>> parts(hours=100.0, utterances=36_000, part_minutes=10.0)  # utterances of 10 s
+    596
+    """
+    return max(1, math.ceil(hours * 60 / (part_minutes + hours * 60 / utterances / 2)))
+
+
+def shared_rows(measured: Measured, settings: Settings, hours: float, who: Workers) -> list[dict[str, Any]]:
+    """Steps that workers share."""
+    rows = []
+    for name, cost in measured.work.items():
+        asked = min(hours, settings.units.fit_hours) if name == "fit units" else hours
+        if not cost.of(asked):
+            continue
+        if who.gpus and name in HEARD:
+            seconds = 3600 / who.real_time if who.real_time else cost.hourly
+            took = asked * seconds / who.gpus / 3600
+            rows.append(row(name, f"{who.gpus} GPUs", took, took * who.gpus * who.gpu_price))
+        else:
+            seconds = (cost.hourly * asked + cost.once * who.workers) / who.speed
+            took = seconds / who.workers / 3600
+            rows.append(row(name, f"{who.workers} workers", took, took * who.workers * who.price))
+    return rows
+
+
+def driver_rows(measured: Measured, settings: Settings, hours: float, who: Workers) -> list[dict[str, Any]]:
+    """Steps, and shares of steps, that one process does whatever the number of workers."""
+    frames = min(settings.units.fit_frames, measured.frames * min(hours, settings.units.fit_hours))
+    named = {"ingest": "ingest", "report": "report"}
+    seconds = {
+        "k-means": measured.kmeans * frames,
+        "tokenizer": measured.tokenizer * hours,
+        **{named.get(name, f"{name} (driver)"): cost.of(hours) for name, cost in measured.driver.items()},
+    }
+    took = {name: value / who.speed / 3600 for name, value in seconds.items() if value > 0}
+    return [row(name, "driver", value, value * who.price) for name, value in took.items()]
+
+
+def row(step: str, who: str, hours: float, cost: float) -> dict[str, Any]:
+    """One line of the plan."""
+    return {"step": step, "who": who, "hours": hours, "cost": cost}
+
+
+def advise(measured: Measured, hours: float, utterances: float, who: Workers) -> dict[str, Any]:
+    """Settings that fit the size: parts neither too many nor too few, shards neither tiny nor huge, enough memory."""
+    slowest = max(cost.hourly for name, cost in measured.work.items()) / who.speed / 60  # seconds per minute
+    minutes = PART_SECONDS / max(slowest, 1e-9)
+    minutes = min(minutes, hours * 60 / (PARTS_PER_WORKER * (who.workers + who.gpus)))
+    minutes = max(minutes, hours * 60 / MOST_PARTS, 1.0)
+    example = measured.storage["shards"].hourly * hours / utterances / 3  # three streams
+    samples = min(SHARD_BYTES / max(example, 1.0), utterances / SHARDS_PER_STREAM)
+    gigabytes = math.ceil(1.5 * measured.memory / 1e9)
+    said: dict[str, Any] = {
+        "corpus.part_minutes": two_digits(minutes),
+        "shards.samples": max(100, int(two_digits(samples))),
+        "workers": who.workers,
+        "memory per worker (GB)": gigabytes,
+    }
+    if who.gpus:
+        said |= {"units.device": "cuda", "--gpu_min_ram": f"{gigabytes}GB"}
+        said["--decode_apart"] = decoders(measured, who) > 1
+    return said
+
+
+def decoders(measured: Measured, who: Workers) -> float:
+    """Processes that decode as fast as one GPU encodes. A GPU worker decodes ahead with one thread: more than 1, and
+    it waits for recordings unless others decode them."""
+    return (who.real_time or 3600 / measured.work["units"].hourly) * measured.decode / who.speed / 3600
+
+
+def notes(measured: Measured, rows: list[dict[str, Any]], who: Workers) -> list[str]:
+    """What the numbers say that a reader could overlook."""
+    said = []
+    driver = sum(row["hours"] for row in rows if row["who"] == "driver")
+    total = sum(row["hours"] for row in rows)
+    if driver > 0.2 * total:
+        said.append(f"{driver / total:.0%} of the time is the driver's own: more workers will not shorten it")
+    if who.workers > 1 and total and rows:
+        slowest = max(rows, key=lambda row: row["hours"])
+        said.append(f"{slowest['step']} takes longest, {slowest['hours'] / total:.0%} of the time")
+    return said
+
+
+def two_digits(value: float) -> float:
+    """Rounded to two digits.
+
+    >>> two_digits(78.34), two_digits(0.1234), two_digits(3456.0)
+    (78.0, 0.12, 3500.0)
+    """
+    return round(value, 1 - math.floor(math.log10(abs(value)))) if value else 0.0
+
+
+def lines(said: dict[str, Any]) -> list[str]:
+    """The plan as a person reads it."""
+    made = [
+        f"{said['hours']:,.6g} h of recordings ({readable(said['recordings_bytes'])}), about {said['utterances']:,} "
+        f"utterances: {said['parts']:,} parts, {said['shards']:,} shards",
+        "",
+        f"{'storage':<22}{'bytes':>12}",
+        *(f"  {name:<20}{readable(size):>12}" for name, size in said["storage"].items()),
+        f"  {'together':<20}{readable(said['bytes']):>12}",
+        "",
+        f"{'step':<22}{'who':>14}{'hours':>12}{'cost':>12}",
+        *(
+            f"  {row['step']:<20}{row['who']:>14}{row['hours']:>12,.4g}{row['cost']:>12,.2f}"
+            for row in said["steps"]
+        ),
+        f"  {'together':<20}{'':>14}{said['total_hours']:>12,.4g}{said['cost']:>12,.2f}",
+        "",
+        "settings to use",
+        *(f"  {name} = {value}" for name, value in said["settings"].items()),
+        *(f"note: {line}" for line in said["notes"]),
+    ]
+    return made
+
+
+def readable(size: float) -> str:
+    """Bytes in the unit that leaves few digits.
+
+    >>> readable(532), readable(1_234_567), readable(9.87e12)
+    ('532 B', '1.23 MB', '9.87 TB')
+    """
+    power = min(5, int(math.log10(max(size, 1.0)) // 3))
+    return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB', 'PB')[power]}"
