@@ -183,5 +183,100 @@ def story(rng: np.random.Generator, topic: str | None = None) -> Story:
     return Story(topic, [pattern.format(**filling) for pattern in patterns])
 
 
+SHORT_OPENINGS = [
+    "{name} met the {person1} at the {place}.",
+    "the {person1} took {name} to the {place}.",
+    "{name} was at the {place} with the {person1}.",
+]
+SHORT_MIDDLES = ["{pronoun} {verb1} the {quality1} {thing1}.", "they {verb1} a {quality1} {thing1}."]
+SHORT_ENDINGS = [
+    "then the {person2} {verb2} a {quality2} {thing2}.",
+    "so the {person2} {verb2} the {quality2} {thing2}.",
+]
+
+
+def short_story(rng: np.random.Generator, topic: str | None = None) -> Story:
+    """Make up a story of 19 or 20 words: opening, middle, ending. Four words of the ending belong to the topic.
+
+    No word of the ending but those that every topic has stands in the context: what tells the right ending from that
+    of another story is the topic alone.
+
+    >>> short_story(np.random.default_rng(0), "sea").text
+    'henry was at the lighthouse with the sailor. they steered a wooden canoe. so the captain sailed the swift ferry.'
+    """
+    topic = topic or _pick(rng, list(TOPICS))
+    words = TOPICS[topic]
+    name = _pick(rng, list(NAMES))
+    filling = {"name": name, "pronoun": NAMES[name], "place": _pick(rng, words.places)}
+    for role in ("people", "things", "verbs", "qualities"):
+        choices = getattr(words, role)
+        one = {"people": "person", "things": "thing", "verbs": "verb", "qualities": "quality"}[role]
+        for number, index in enumerate(rng.permutation(len(choices))[:2], start=1):
+            filling[f"{one}{number}"] = choices[index]
+    patterns = [_pick(rng, choices) for choices in (SHORT_OPENINGS, SHORT_MIDDLES, SHORT_ENDINGS)]
+    return Story(topic, [pattern.format(**filling) for pattern in patterns])
+
+
+class Mood(NamedTuple):
+    """Words of one sentiment, and how a voice sounds in it."""
+
+    days: list[str]
+    feelings: list[str]
+    deeds: list[str]
+    rate: float  # times the voice's own words a minute
+    pitch: int  # added to the voice's own, of 100
+    range: int  # of pitch, of 100
+
+
+MOODS = {
+    "positive": Mood(
+        ["wonderful", "lovely", "perfect", "great"],
+        ["happy", "glad", "cheerful", "proud"],
+        ["laughed", "smiled", "cheered", "danced"],
+        rate=1.15, pitch=20, range=95,
+    ),
+    "negative": Mood(
+        ["terrible", "gloomy", "horrible", "dreadful"],
+        ["sad", "angry", "bitter", "miserable"],
+        ["cried", "shouted", "complained", "frowned"],
+        rate=0.85, pitch=-20, range=10,
+    ),
+    "neutral": Mood(
+        ["normal", "usual", "common", "regular"],
+        ["calm", "busy", "ready", "sleepy"],
+        ["nodded", "waited", "rested", "listened"],
+        rate=1.0, pitch=0, range=45,
+    ),
+}  # fmt: skip
+
+
+class Moody(NamedTuple):
+    """A story whose ending follows from its sentiment: `plain` says nothing of it in words, `worded` does."""
+
+    mood: str
+    plain: str
+    worded: str
+    ending: str
+
+
+def moody_story(rng: np.random.Generator, mood: str | None = None) -> Moody:
+    """Make up two beginnings of a story in a mood, one without a word of it, and the ending of both.
+
+    >>> told = moody_story(np.random.default_rng(1), "negative")
+    >>> print(told.plain, told.ending)
+    john met the shepherd at the barn. so he frowned and felt miserable.
+    >>> told.worded
+    'it was a terrible day for john and the shepherd.'
+    """
+    mood = mood or _pick(rng, list(MOODS))
+    words = TOPICS[_pick(rng, list(TOPICS))]
+    name = _pick(rng, list(NAMES))
+    person, place = _pick(rng, words.people), _pick(rng, words.places)
+    opening = _pick(rng, SHORT_OPENINGS).format(name=name, person1=person, place=place)
+    day, feeling, deed = (_pick(rng, getattr(MOODS[mood], field)) for field in ("days", "feelings", "deeds"))
+    worded = f"it was a {day} day for {name} and the {person}."
+    return Moody(mood, opening, worded, f"so {NAMES[name]} {deed} and felt {feeling}.")
+
+
 def _pick(rng: np.random.Generator, choices: list[str]) -> str:
     return choices[rng.integers(len(choices))]

@@ -68,29 +68,27 @@ def synthesise(
         raise ValueError(
             f"synth: need utterances >= 1, voices >= 1, documents >= 0, got {utterances}, {voices}, {documents}"
         )
-    if find_spec("espeakng_loader") is None:
-        raise ValueError('synth: needs espeak-ng; pip install "wordweave[demo]"')
     folder = Path(folder)
     for name in ("audio", "alignments"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    speakers = [_speaker(number, seed) for number in range(voices)]
+    speakers = [speaker(number, seed) for number in range(voices)]
     spoken = [_story(seed, "speech", number) for number in range(utterances)]
     lines = []
     for number, told in enumerate(spoken):
-        speaker = speakers[number % voices]
+        voice = speakers[number % voices]
         lines.append(
             {
-                "id": f"{speaker['speaker']}-{number:05d}",
-                "audio": f"audio/{speaker['speaker']}-{number:05d}.flac",
-                "alignment": f"alignments/{speaker['speaker']}-{number:05d}.TextGrid",
+                "id": f"{voice['speaker']}-{number:05d}",
+                "audio": f"audio/{voice['speaker']}-{number:05d}.flac",
+                "alignment": f"alignments/{voice['speaker']}-{number:05d}.TextGrid",
                 "text": told.text,
                 "topic": told.topic,
                 "lang": "en",
                 "license": "CC0-1.0",
-                **speaker,
+                **voice,
             }
         )
-    for done, seconds in enumerate(_speak_all(folder, lines), start=1):
+    for done, seconds in enumerate(speak_all(folder, lines), start=1):
         lines[done - 1]["duration_s"] = seconds
         if progress:
             progress(done, utterances)
@@ -99,25 +97,26 @@ def synthesise(
     return folder / "manifest.jsonl"
 
 
-def _speaker(number: int, seed: int) -> dict[str, Any]:
+def speaker(number: int, seed: int, rates: tuple[int, int] = (120, 160)) -> dict[str, Any]:
     """A speaker's name and how espeak-ng makes the voice: rate in words a minute, pitch and its range of 100."""
-    rng = _rng(seed, "speaker", number)
+    rng = keyed_rng(seed, "speaker", number)
     return {
         "speaker": f"synth{number:02d}",
         "voice": VOICES[number % len(VOICES)],
-        "rate": int(rng.integers(120, 161)),
+        "rate": int(rng.integers(rates[0], rates[1] + 1)),
         "pitch": int(rng.integers(35, 66)),
         "range": int(rng.integers(35, 66)),
     }
 
 
-def _rng(*key: object) -> np.random.Generator:
+def keyed_rng(*key: object) -> np.random.Generator:
+    """The generator of one thing, named by its key."""
     digest = hashlib.sha256(json.dumps(key).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 
 def _story(seed: int, stream: str, number: int) -> Story:
-    return story(_rng(seed, stream, number))
+    return story(keyed_rng(seed, stream, number))
 
 
 def _unspoken(spoken: list[Story], documents: int, seed: int) -> Iterator[str]:
@@ -140,8 +139,15 @@ def _write(path: Path, lines: Iterable[str]) -> None:
     os.replace(unfinished, path)
 
 
-def _speak_all(folder: Path, lines: list[dict[str, Any]]) -> Iterator[float]:
-    """Speak utterances in a fresh process; yield the seconds of each, in order."""
+def speak_all(folder: Path, lines: list[dict[str, Any]]) -> Iterator[float]:
+    """Speak utterances in a fresh process; yield the seconds of each, in order.
+
+    Args:
+        lines: of each utterance `id`, `audio` (where to, below the folder), `text`, `voice`, `rate`, `pitch` and
+            `range`; `alignment` (where to, below the folder) where the word times are wanted.
+    """
+    if find_spec("espeakng_loader") is None:
+        raise ValueError('synth: needs espeak-ng; pip install "wordweave[demo]"')
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
@@ -154,10 +160,10 @@ def _speak_all(folder: Path, lines: list[dict[str, Any]]) -> Iterator[float]:
         command = [sys.executable, "-m", "corpus.synth", os.fspath(folder)]
         with subprocess.Popen(
             command, stdin=plan, stdout=subprocess.PIPE, text=True, env=environment
-        ) as speaker:
-            assert speaker.stdout
-            yield from map(float, speaker.stdout)
-    if speaker.returncode:
+        ) as process:
+            assert process.stdout
+            yield from map(float, process.stdout)
+    if process.returncode:
         raise RuntimeError("synth: espeak-ng failed, see above")
 
 
@@ -256,8 +262,6 @@ def _for_espeak(text: str) -> str:
 
 def _speak(espeak: _Espeak, folder: Path, line: dict[str, Any]) -> float:
     """Speak one utterance and write its recording and its word times; return its seconds."""
-    from praatio import textgrid
-
     speech = espeak.speak(
         _for_espeak(line["text"]), line["voice"], line["rate"], line["pitch"], line["range"]
     )
@@ -267,10 +271,14 @@ def _speak(espeak: _Espeak, folder: Path, line: dict[str, Any]) -> float:
         raise RuntimeError(f"{line['id']}: {len(words)} words, espeak-ng spoke {len(times)}: {line['text']}")
     edge = round(SILENCE * rate)
     waveform = np.pad(speech.astype(np.float64), edge)
-    waveform += ROOM * _rng("room", line["id"]).standard_normal(len(waveform))
+    waveform += ROOM * keyed_rng("room", line["id"]).standard_normal(len(waveform))
     soundfile.write(folder / line["audio"], np.rint(waveform).clip(-32768, 32767).astype(np.int16), rate)
 
     seconds = round(len(waveform) / rate, 6)
+    if "alignment" not in line:
+        return seconds
+    from praatio import textgrid
+
     entries = [
         (round((start + edge) / rate, 6), round((end + edge) / rate, 6), word)
         for word, (start, end) in zip(words, times, strict=True)

@@ -1,0 +1,119 @@
+"""A corpus small enough to train on in minutes, made so that interleaving can show what it does.
+
+Short stories of one topic each (`corpus.grammar.short_story`): some spoken with a transcript, some only spoken, some
+only written, so that a model meets a topic's words in speech and in writing, and learns that they are the same where
+the two are aligned or nowhere. Or stories in a mood, which words or the voice alone tell (`moody_story`).
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from corpus.grammar import MOODS, moody_story, short_story
+from corpus.synth import keyed_rng, speak_all, speaker
+
+KINDS = ("topics", "moods")
+RATES = (165, 195)  # words a minute: brisk, for fewer units per word
+
+
+def speak_miniature(
+    folder: Path,
+    *,
+    told: int,
+    heard: int,
+    written: int,
+    voices: int,
+    seed: int,
+    kind: str = "topics",
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a corpus: `manifest.jsonl`, `audio/*.flac` and `text.txt`. The same arguments give the same bytes.
+
+    Args:
+        told, heard: recordings with and without a transcript.
+        written: stories in text.txt, none of them spoken.
+        voices: speakers, who take turns.
+        kind: "topics" or "moods".
+
+    Returns:
+        The path of manifest.jsonl, which is written last.
+    """
+    if kind not in KINDS or min(told, heard, written) < 0 or told + heard < 1 or voices < 1:
+        raise ValueError(
+            f"miniature: need one of {', '.join(KINDS)}, told, heard, written >= 0 and voices >= 1, "
+            f"got {kind!r}, {told}, {heard}, {written} and {voices}"
+        )
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    speakers = [speaker(number, seed, RATES) for number in range(voices)]
+    lines, spoken = [], set[str]()
+    for number in range(told + heard):
+        voice = speakers[number % voices]
+        text, manner = tell(kind, seed, "speech", number)
+        spoken.add(text)
+        name = f"{voice['speaker']}-{number:05d}"
+        # not in one block each: transcripts lie evenly over voices and parts
+        transcribed = (number + 1) * told // (told + heard) > number * told // (told + heard)
+        lines.append(
+            {
+                "id": name,
+                "audio": f"audio/{name}.flac",
+                "text": text,
+                "told": transcribed,
+                **voice,
+                **spoken_as(voice, manner),
+            }
+        )
+    for done, seconds in enumerate(speak_all(folder, lines), start=1):
+        lines[done - 1]["duration_s"] = seconds
+        if progress:
+            progress(done, len(lines))
+    unspoken = (text for text in stories(kind, seed, "text") if text not in spoken)
+    _write(folder / "text.txt", [next(unspoken) for _ in range(written)])
+    _write(folder / "manifest.jsonl", [json.dumps(_row(line)) for line in lines])
+    return folder / "manifest.jsonl"
+
+
+def tell(kind: str, seed: int, stream: str, number: int) -> tuple[str, str]:
+    """The text of one story, and the mood it is spoken in ("neutral" for stories on a topic)."""
+    rng = keyed_rng("miniature", kind, seed, stream, number)
+    if kind == "topics":
+        return short_story(rng).text, "neutral"
+    story = moody_story(rng)
+    # half of them say their mood in words, and these are spoken as any mood is
+    if rng.random() < 0.5:
+        return f"{story.worded} {story.ending}", list(MOODS)[rng.integers(len(MOODS))]
+    return f"{story.plain} {story.ending}", story.mood
+
+
+def stories(kind: str, seed: int, stream: str) -> Iterator[str]:
+    """Stories without end."""
+    number = 0
+    while True:
+        yield tell(kind, seed, stream, number)[0]
+        number += 1
+
+
+def spoken_as(voice: dict[str, Any], mood: str) -> dict[str, Any]:
+    """How a voice sounds in a mood: rate, pitch and range, as `speak_all` takes them."""
+    manner = MOODS[mood]
+    return {
+        "rate": round(voice["rate"] * manner.rate),
+        "pitch": min(99, max(0, voice["pitch"] + manner.pitch)),
+        "range": manner.range,
+    }
+
+
+def _row(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of the manifest, without the transcript where there is to be none."""
+    kept = {name: value for name, value in line.items() if name != "told"}
+    if not line["told"]:
+        kept["said"] = kept.pop("text")  # for a person who reads it; no adapter does
+    return kept | {"lang": "en", "license": "CC0-1.0"}
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    os.replace(unfinished, path)
