@@ -115,7 +115,8 @@ def twin_stories(
         draws: candidates for the second story, of which the one with the likest ending is taken.
     """
     tell = short_story if short else story
-    found, seen = [], set(avoid)
+    found: list[Twins] = []
+    seen = set(avoid)
     while len(found) < count:
         first = tell(rng)
         others = [one for one in (tell(rng) for _ in range(draws)) if one.topic != first.topic]
@@ -132,7 +133,8 @@ def twin_moods(rng: np.random.Generator, count: int) -> list[tuple[Moody, Moody]
     """Pairs of one beginning in two moods: the same words where they say nothing of the mood, endings of about one
     length about the same person. The three pairs of moods take turns."""
     pairs = [("positive", "negative"), ("positive", "neutral"), ("neutral", "negative")]
-    found, seen = [], set[str]()
+    found: list[tuple[Moody, Moody]] = []
+    seen = set[str]()
     while len(found) < count:
         seed = int(rng.integers(2**32))
         # one seed gives the same person, place and name in every mood
