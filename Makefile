@@ -5,6 +5,7 @@ WORKERS ?= 2
 CONFIG ?= config/corpus.toml
 BUILD ?= build/demo
 TRAIN ?= config/lm/small_corpus.toml
+STUDY ?= config/study/quick.toml
 BIN := .venv/bin
 BENCHMARKS ?= kmeans units_speed align shards_speed build_speed build_memory # lm_speed BUILD and lm_mfu ask for more
 READY := .venv/ready
@@ -12,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: SOURCE=manifest.jsonl BUILD=$(BUILD) WORKERS=$(WORKERS) CONFIG=$(CONFIG) TRAIN=$(TRAIN) PYTHON=$(PYTHON)"
+	@echo "  variables: SOURCE=manifest.jsonl BUILD=$(BUILD) WORKERS=$(WORKERS) CONFIG=$(CONFIG) TRAIN=$(TRAIN) STUDY=$(STUDY) PYTHON=$(PYTHON)"
 
 setup: $(READY) ## make .venv from the pinned versions
 
@@ -36,6 +37,12 @@ corpus: $(READY) ## a build of your recordings: make corpus SOURCE=manifest.json
 
 train: $(READY) ## train the compact model on BUILD
 	$(BIN)/wordweave train $(BUILD) --config $(TRAIN)
+
+evaluate: $(READY) ## score the model of BUILD on the synthetic packs
+	$(BIN)/wordweave evaluate $(BUILD)
+
+study: $(READY) ## the paper's claim in miniature: STUDY=config/study/quick.toml (10 minutes) or full.toml (an hour)
+	$(BIN)/wordweave study build/study --config $(STUDY) --workers $(WORKERS)
 
 report: $(READY) ## where the hours of BUILD went
 	$(BIN)/wordweave report $(BUILD)
@@ -65,4 +72,4 @@ lock: ## write constraints.txt anew from the versions the index gives today
 clean: ## remove builds and caches (not .venv)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo corpus train report test test-slow lint check bench lock clean
+.PHONY: help setup demo corpus train evaluate study report test test-slow lint check bench lock clean

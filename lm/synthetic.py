@@ -170,11 +170,12 @@ def make_packs(
     Args:
         items: pairs (of words, sentences, stories or moods) in a pack; beginnings in a pack to continue.
         seed: of everything; the study draws training, development and test with different ones.
-        avoid: words that are no non-words, and stories that were trained on.
+        avoid: stories that were trained on.
     """
     unknown = sorted(set(names) - set(MAKERS))
     if unknown or items < 1:
         raise ValueError(f"packs: need items >= 1 and some of {', '.join(NAMES)}, got {items} and {unknown}")
+    known = avoid | dictionary() if "words" in names else avoid
     asked: dict[str, Any] = {"asked": {"items": items, "seed": seed, "avoid": len(avoid)}}
     found: dict[str, Pack] = {}
     plans: dict[str, Plan] = {}
@@ -185,7 +186,7 @@ def make_packs(
             found[name] = standing
             continue
         recorder = Recorder(seed, name)
-        plans[name] = MAKERS[name](recorder, items, avoid)
+        plans[name] = MAKERS[name](recorder, items, known)
         lines += recorder.lines
         (folder / name / "audio").mkdir(parents=True, exist_ok=True)
         for place in (MANIFEST, ITEMS):
@@ -200,6 +201,14 @@ def make_packs(
             **FACTS, **asked,
         )  # fmt: skip
     return {name: found[name] for name in names}
+
+
+def dictionary() -> frozenset[str]:
+    """Words of the CMU pronouncing dictionary, as pocketsphinx brings it: no non-word may be among them."""
+    import pocketsphinx
+
+    path = Path(pocketsphinx.get_model_path()) / "en-us" / "cmudict-en-us.dict"
+    return frozenset(line.split(maxsplit=1)[0] for line in path.read_text().splitlines() if line.strip())
 
 
 def _standing(folder: Path, asked: dict[str, Any]) -> Pack | None:

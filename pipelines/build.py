@@ -451,7 +451,7 @@ def build_vocabulary(build: Path, settings: Settings, split: Split, *, say: Say 
     vocabulary = Vocabulary(
         load_tokenizer(path),
         units=settings.units.clusters,
-        tasks=settings.interleave.strategy == "concatenated",
+        tasks=settings.interleave.tasks or settings.interleave.strategy == "concatenated",
         **{table: token_codes(build, table) for table in expressive_tables(settings)},
     )
     vocabulary.save(build / "shards")

@@ -1,6 +1,7 @@
 """Recordings as a build's units, one at a time: for a prompt, and to check what the units stage wrote."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,32 +9,80 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from corpus.audio import decode, probe
-from corpus.records import Reject, Utterance
+from corpus.records import SAMPLE_RATE, Reject, Utterance
 from pipelines.build import codebook_path, drawn_rows, open_codebook, recall, units_dtype
+from pipelines.expressive import model_path
 from pipelines.stage import utterance
+from shards.stream import merge
+from units import pitch as pitches
+from units import style as styles
 from units.deduplicate import deduplicate
 from units.encoders import Encoder
+from units.f0 import extract
 from units.kmeans import Codebook
 from units.quantizers import LinearQuantizer
 
 
 def listen(build: Path, audio: Path) -> str:
-    """Unit names of a recording, deduplicated, with the encoder and codebook of a build: "[Hu3][Hu71]".
+    """Token names of one recording, as `listener` gives them."""
+    return listener(build)(audio)
+
+
+def listener(build: Path) -> Callable[[Path], str]:
+    """What turns recordings into token names, deduplicated, with the models of a build: "[Hu3][Hu71]".
+
+    Pitch and style are in it where the build's speech has them, measured as of an unknown speaker: pitch from the
+    recording's own mean, style from its corpus's.
 
     Raises:
-        ValueError: the recording cannot be used, or the build has no codebook.
+        ValueError: the build has no codebook; and, when called, a recording cannot be used.
     """
-    try:
-        header = probe(audio)
-        wave = decode(Utterance(audio.stem, str(audio), header.frames, header.sample_rate))
-    except Reject as reject:
-        raise ValueError(f"{audio}: {reject.reason}: {reject.detail}") from reject
+    settings = recall(build)
     encoder, codebook = models(build)
-    (features,) = encoder.encode([wave])
-    if not len(features):
-        raise ValueError(f"{audio}: need at least {encoder.minimum} samples at 16 kHz, got {len(wave)}")
-    kept, _ = deduplicate(codebook.assign(features))
-    return "".join(f"[Hu{unit}]" for unit in kept)
+    pitch = style = None
+    if settings.pitch.use:
+        pitch = pitches.load(model_path(build, settings.pitch.model, "pitch"))
+    if settings.style.use:
+        style = styles.load(model_path(build, settings.style.codebook, "style"))
+
+    def hear(audio: Path) -> str:
+        try:
+            header = probe(audio)
+            wave = decode(Utterance(audio.stem, str(audio), header.frames, header.sample_rate))
+        except Reject as reject:
+            raise ValueError(f"{audio}: {reject.reason}: {reject.detail}") from reject
+        (features,) = encoder.encode([wave])
+        if not len(features):
+            raise ValueError(f"{audio}: need at least {encoder.minimum} samples at 16 kHz, got {len(wave)}")
+        units = codebook.assign(features)
+        if pitch is None and style is None:
+            return "".join(f"[Hu{unit}]" for unit in deduplicate(units)[0])
+        f0 = extract(wave, device=settings.units.device)
+        said = None
+        if isinstance(style, styles.StyleTokenizer):
+            said = style.assign(styles.pool(wave, f0), None)
+        elif style is not None:
+            said = style.encode(wave)
+        rate = SAMPLE_RATE / encoder.hop
+        return "".join(merge(units, pitch.encode(f0, None) if pitch else None, said, unit_rate=rate))
+
+    return hear
+
+
+def described(build: Path) -> dict[str, Any]:
+    """Which models a `listener` of a build hears with."""
+    settings = recall(build)
+    encoder, codebook = models(build)
+    found: dict[str, Any] = {
+        "encoder": encoder.identity,
+        "codebook": codebook.hash,
+        "unit_hz": encoder.frame_rate,
+    }
+    if settings.pitch.use:
+        found["pitch"] = pitches.load(model_path(build, settings.pitch.model, "pitch")).hash
+    if settings.style.use:
+        found["style"] = styles.load(model_path(build, settings.style.codebook, "style")).hash
+    return found
 
 
 def models(build: Path) -> tuple[Encoder, Codebook | LinearQuantizer]:

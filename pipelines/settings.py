@@ -166,6 +166,7 @@ class InterleaveSettings:
     probability: float = 0.1
     seed: int = 0
     eos: bool = True  # end each document with the tokenizer's end symbol
+    tasks: bool = False  # markers [ASR] and [TTS] in the vocabulary, whatever the strategy
 
     def __post_init__(self) -> None:
         for name, bounds in (("text_words", self.text_words), ("speech_words", self.speech_words)):
@@ -224,7 +225,7 @@ def read(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as TOML: {error}") from error
     try:
-        return _fill(Settings, said, "")
+        return fill(Settings, said, "")
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
 
@@ -240,7 +241,7 @@ def replace(settings: Settings, section: str, **changes: Any) -> Settings:
     return dataclasses.replace(settings, **{section: changed})
 
 
-def _fill(record: type, said: dict[str, Any], where: str) -> Any:
+def fill(record: type, said: dict[str, Any], where: str) -> Any:
     """Make a settings record from a TOML table."""
     known = {item.name: item for item in dataclasses.fields(record)}
     unknown = sorted(said.keys() - known.keys())
@@ -253,7 +254,7 @@ def _fill(record: type, said: dict[str, Any], where: str) -> Any:
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
                 raise ValueError(f"{place}: need a table [{place}], got {value!r}")
-            values[name] = _fill(typing.cast(type, kind), value, place)
+            values[name] = fill(typing.cast(type, kind), value, place)
         else:
             values[name] = _typed(place, kind, value)
     return record(**values)

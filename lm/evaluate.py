@@ -1,0 +1,115 @@
+"""A model on packs: every task in every direction, and one JSON with all that could move a number.
+
+Nothing is written until everything was scored: partial results are never seen as if whole.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from lm.checkpoint import commit
+from lm.generate import load
+from lm.model import replace
+from lm.pack import Listen, Pack, hear
+from lm.score import Scoring, score
+from shards.vocabulary import Vocabulary
+
+FORMAT, SCHEMA = "wordweave evaluation", 1
+Say = Callable[[str], None]
+
+
+def evaluate(
+    directory: Path,
+    packs: Sequence[Pack],
+    listen: Listen | None,
+    *,
+    vocabulary: Vocabulary | None = None,
+    scoring: Scoring | None = None,
+    device: str = "cpu",
+    split: str = "test",
+    facts: Mapping[str, Any] | None = None,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """Score a model on packs to choose from, in every direction they have.
+
+    Args:
+        listen: encodes recordings; None where there are none.
+        vocabulary: that of the build whose tokenizers listen; a model of another one is refused.
+        facts: of the tokenizers that listened, for the result.
+
+    Returns:
+        JSON-able: what was asked of what, and a row for every pack and direction as `lm.score.score` gives it.
+    """
+    model, own = load(directory, device=device)
+    if vocabulary is not None and own.hash != vocabulary.hash:
+        raise ValueError(
+            f"{directory}: was trained with vocabulary {own.hash[:12]}, the build has {vocabulary.hash[:12]}; "
+            f"evaluate it with the build it was trained on"
+        )
+    rows = []
+    for pack in packs:
+        spoken = any("S" in direction for direction in pack.directions)
+        heard = hear(pack, pack.of(split), listen) if spoken else {}
+        for direction in pack.directions:
+            rows.append(score(model, own, pack, direction, heard, scoring or Scoring(), split))
+            say(line(rows[-1]))
+    return described(directory, own, device, facts) | {"rows": rows}
+
+
+def described(
+    directory: Path, vocabulary: Vocabulary, device: str, facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Which model, vocabulary and versions gave the numbers."""
+    weights = hashlib.sha256()
+    for path in sorted(directory.glob("*.safetensors")):
+        weights.update(path.read_bytes())
+    return {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "model": {
+            "directory": str(directory),
+            "sha256": weights.hexdigest(),
+            "dtype": "float32",
+            "device": device,
+        },
+        "vocabulary": {
+            "hash": vocabulary.hash,
+            "tokenizer": vocabulary.tokenizer.sha256,
+            "bos": vocabulary.bos,
+        },
+        "tokenizers": dict(facts or {}),
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+            "commit": commit(),
+        },
+    }
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row in words: the ending by sum and by mean, the contrast.
+
+    >>> numbers = {"ending.sum.free": [70.0, 60.5, 78.1], "ending.mean.free": [71.0, 61.5, 79.1]}
+    >>> line({"pack": "words", "direction": "S", "items": 100, "accuracy": numbers})
+    'words           S       100  sum  70.0 [ 60.5,  78.1]  mean  71.0 [ 61.5,  79.1]'
+    """
+    said = f"{row['pack']:<15} {row['direction']:<4} {row['items']:>6}"
+    shown = {"sum": row["accuracy"]["ending.sum.free"], "mean": row["accuracy"]["ending.mean.free"]}
+    if "contrast" in row:
+        shown["contrast"] = row["contrast"]
+    for name, (value, low, high) in shown.items():
+        said += f"  {name} {value:5.1f} [{low:5.1f}, {high:5.1f}]"
+    return said
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Write results whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, json.dumps(results, indent=1).encode() + b"\n")

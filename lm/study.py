@@ -1,0 +1,288 @@
+"""The paper's claim in miniature: models that see the same tokens in other mixtures, scored on the same packs.
+
+`Row` is one mixture, trained once for each of its seeds under one frozen training config; `train_and_score` makes its
+numbers, `tabulate` the table, `draw` the picture. What is trained on and tested is made by the caller.
+
+Intervals are of two kinds and both are shown: of each run over test items (Wilson), and over the seeds of a row
+(Student's t on their means), which is the one that a claim about the recipe has to rest on.
+"""
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.evaluate import write_results
+from lm.generate import load
+from lm.pack import Pack
+from lm.score import Scoring, score
+from lm.train import TrainSettings, train
+from shards.read import read_index
+
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
+"""Number of seeds -> quantile of Student's t for a two-sided 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what is trained on, and how often."""
+
+    name: str
+    mixture: Mapping[str, float]
+    strategy: str | None = None
+    seeds: int = 1
+    build: str = "topics"  # which corpus
+    packs: tuple[str, ...] = ("stories",)
+    tokens: int | None = None  # another budget than the others'
+    task: bool = False  # ask across with [ASR] and [TTS]: such a model has seen no other switch
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or not self.packs:
+            raise ValueError(
+                f"row {self.name!r}: need seeds >= 1 and some packs, got {self.seeds}, {self.packs}"
+            )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one row: all a worker process needs."""
+
+    row: Row
+    seed: int
+    build: str
+    output: str
+    train: Mapping[str, Any]
+    packs: tuple[Pack, ...] = field(repr=False)
+    heard: Mapping[str, Mapping[str, str]] = field(repr=False)  # pack -> recording -> unit names
+
+    @property
+    def key(self) -> str:
+        """What decides the numbers: settings, shards, packs and units heard."""
+        asked = [asdict(self.row), self.seed, dict(self.train), read_index(self.build)["streams"]]
+        asked += [
+            [pack.hash for pack in self.packs],
+            {name: dict(self.heard[name]) for name in sorted(self.heard)},
+        ]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def train_and_score(job: Job) -> dict[str, Any]:
+    """Train one run and score its last model; a finished one is read back where nothing changed."""
+    output = Path(job.output)
+    place = output / "scores.json"
+    if place.is_file():
+        held = json.loads(place.read_text())
+        if held.get("key") == job.key:
+            return held
+    changes = {"tokens": job.row.tokens} if job.row.tokens else {}
+    settings = TrainSettings(
+        build=job.build, output=job.output, mixture=job.row.mixture, strategy=job.row.strategy, seed=job.seed,
+        **{"patience": 0, "keep": 1, "save_every": 10**9, "threads": 1, **job.train, **changes},
+    )  # fmt: skip
+    summary = train(settings)
+    last = max(output.glob("step-[0-9]*"), key=lambda path: int(path.name[5:]))
+    model, vocabulary = load(last)
+    rows = []
+    for pack in job.packs:
+        for direction in pack.directions:
+            scoring = Scoring(task=job.row.task)
+            rows.append(score(model, vocabulary, pack, direction, job.heard[pack.name], scoring))
+    said = {
+        "key": job.key,
+        "row": job.row.name,
+        "seed": job.seed,
+        "tokens": tokens_seen(output),
+        "held_out": {name: values["loss"] for name, values in summary["final"]["streams"].items()},
+        "minutes": summary["minutes"],
+        "parameters": summary["parameters"],
+        "rows": rows,
+    }
+    write_results(place, said)
+    return said
+
+
+def tokens_seen(output: Path) -> dict[str, int]:
+    """Predicted tokens of each stream over a whole run, from its log."""
+    seen: dict[str, float] = defaultdict(float)
+    before = 0
+    for text in (output / "log.jsonl").read_text().splitlines():
+        said = json.loads(text)
+        if "mixture" in said:
+            for name, share in said["mixture"].items():
+                seen[name] += share * (said["tokens"] - before)
+            before = said["tokens"]
+    return {name: round(count) for name, count in seen.items()}
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and its 95 % interval by Student's t; a single value has none and stands for itself.
+
+    >>> [round(number, 1) for number in over_seeds([90.0, 95.0, 100.0])]
+    [95.0, 82.6, 100.0]
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = STUDENT[min(len(values), max(STUDENT))] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return mean, max(0.0, mean - half), min(100.0, mean + half)
+
+
+MEASURES = {"sum": "ending.sum.free", "mean": "ending.mean.free", "contrast": "contrast"}
+
+
+def gather(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """Row -> "pack direction" -> measure -> its mean and interval over seeds, and the runs' own with theirs."""
+    found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for run in runs:
+        for row in run["rows"]:
+            for name, key in MEASURES.items():
+                value = row.get("contrast") if key == "contrast" else row["accuracy"][key]
+                if value is not None:
+                    found[run["row"]][f"{row['pack']} {row['direction']}"][name].append(list(value))
+    return {
+        name: {
+            cell: {
+                measure: {
+                    "mean": over_seeds([one[0] for one in runs])[0],
+                    "over_seeds": list(over_seeds([one[0] for one in runs])[1:]),
+                    "over_items": [
+                        float(np.mean([one[1] for one in runs])), float(np.mean([one[2] for one in runs]))
+                    ],
+                    "runs": runs,
+                }
+                for measure, runs in measures.items()
+            }
+            for cell, measures in cells.items()
+        }
+        for name, cells in found.items()
+    }  # fmt: skip
+
+
+def verdict(table: Mapping[str, Any], *, full: str = "full", without: str = "no interleaving") -> list[str]:
+    """What the study has to show, each line true or false: see `docs/study.md`."""
+    said = []
+    for direction in ("stories T->S", "stories S->T"):
+        if direction in table.get(full, {}):
+            one = table[full][direction]["contrast"]
+            low = min(
+                bound for bound in (one["over_items"][0], one["over_seeds"][0]) if not math.isnan(bound)
+            )
+            met = one["mean"] > 80 and low > 60
+            said.append(
+                f"{full}, {direction}: contrast {one['mean']:.1f}, lower bound {low:.1f} "
+                f"(goal above 80, lower bound above 60): {'met' if met else 'MISSED'}"
+            )
+        if direction in table.get(without, {}):
+            one = table[without][direction]["contrast"]
+            bounds = one["over_seeds"] if not math.isnan(one["over_seeds"][0]) else one["over_items"]
+            low, high = min(bounds[0], one["over_items"][0]), max(bounds[1], one["over_items"][1])
+            met = low <= 50 <= high
+            said.append(
+                f"{without}, {direction}: contrast {one['mean']:.1f} [{low:.1f}, {high:.1f}] (goal contains 50): "
+                f"{'met' if met else 'MISSED'}"
+            )
+    return said
+
+
+def tabulate(table: Mapping[str, Any], cells: Sequence[str]) -> str:
+    """A Markdown table: sum, mean and [contrast] of each row and cell, mean over seeds with the seeds' range."""
+    seeds = {
+        name: max(len(measure["runs"]) for cell in found.values() for measure in cell.values())
+        for name, found in table.items()
+    }
+    lines = ["| model | seeds | " + " | ".join(cells) + " |", "|---" * (len(cells) + 2) + "|"]
+    for name, found in table.items():
+        shown = []
+        for cell in cells:
+            one = found.get(cell)
+            shown.append(
+                ""
+                if one is None
+                else " / ".join(_shown(measure, one) for measure in MEASURES if measure in one)
+            )
+        lines.append(f"| {name} | {seeds[name]} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _shown(measure: str, one: Mapping[str, Any]) -> str:
+    found = one[measure]
+    if measure != "contrast":
+        return f"{found['mean']:.0f}"
+    low, high = found["over_items"]
+    if len(found["runs"]) > 1:
+        values = [run[0] for run in found["runs"]]
+        return f"**{found['mean']:.1f}** [{low:.0f}, {high:.0f}] seeds {min(values):.0f} to {max(values):.0f}"
+    return f"**{found['mean']:.1f}** [{low:.0f}, {high:.0f}]"
+
+
+def draw(table: Mapping[str, Any], cells: Sequence[str], path: Path, title: str) -> None:
+    """Bars of the contrast, one group for each row, with the mean interval over items and a dot for every seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [name for name in table if any(cell in table[name] for cell in cells)]
+    figure, axes = pyplot.subplots(figsize=(1.6 * len(names) + 2, 4))
+    width = 0.8 / len(cells)
+    for number, cell in enumerate(cells):
+        axes.bar(0, 0, color=f"C{number}", label=cell)  # for the legend, whichever rows have it
+        for place, name in enumerate(names):
+            one = table[name].get(cell, {}).get("contrast")
+            if one is None:
+                continue
+            x = place + (number - (len(cells) - 1) / 2) * width
+            low, high = one["over_items"]
+            error = [[max(0.0, one["mean"] - low)], [max(0.0, high - one["mean"])]]
+            axes.bar(x, one["mean"], width * 0.9, yerr=error, color=f"C{number}", capsize=3)
+            axes.plot(
+                [x] * len(one["runs"]), [run[0] for run in one["runs"]], ".", color="black", markersize=5
+            )
+    axes.axhline(50, color="grey", linestyle="--", linewidth=1)
+    axes.set(xticks=range(len(names)), ylim=(0, 105), ylabel="contrast, %", title=title)
+    axes.set_xticklabels([name.replace(" ", "\n") for name in names])
+    axes.legend(loc="lower right", fontsize=8)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def page(results: Mapping[str, Any], cells: Sequence[str]) -> str:
+    """The study as a Markdown page: the table, what it has to show, what it was made of."""
+    lines = [
+        "# The claim in miniature",
+        "",
+        "Made by `make study`; nothing here is typed. Cells: accuracy of the ending by sum / by mean per token / "
+        "**contrast** of twin items, with its 95 % interval over test items and, for several seeds, their range. "
+        "Synthetic stories, speech by espeak-ng: this shows a mechanism, it does not reproduce the paper's numbers.",
+        "",
+        tabulate(results["table"], cells),
+        "",
+        *(f"- {line}" for line in results["verdict"]),
+        "",
+        "| model | seed | tokens by stream | held-out loss, nats | training, minutes |",
+        "|---|---|---|---|---|",
+    ]
+    for run in results["runs"]:
+        seen = ", ".join(f"{name} {count}" for name, count in run["tokens"].items())
+        loss = ", ".join(f"{name} {value:.2f}" for name, value in run["held_out"].items())
+        lines.append(f"| {run['row']} | {run['seed']} | {seen} | {loss} | {run['minutes']:.1f} |")
+    test = results["test"]
+    lines += [
+        "",
+        f"{test['stories']} test stories, of which {test['of them trained on']} stand in the training data.",
+    ]
+    for name, facts in results["builds"].items():
+        numbers = ", ".join(
+            f"{key} {value:.3g}" for key, value in facts.items() if isinstance(value, int | float)
+        )
+        lines.append(f"Build {name}: {numbers}.")
+    lines.append(f"{results['minutes']:.1f} minutes, {results['cpu_minutes']:.1f} CPU minutes.")
+    return "\n".join(lines) + "\n"
