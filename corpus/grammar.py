@@ -278,5 +278,41 @@ def moody_story(rng: np.random.Generator, mood: str | None = None) -> Moody:
     return Moody(mood, opening, worded, f"so {NAMES[name]} {deed} and felt {feeling}.")
 
 
+class Recall(NamedTuple):
+    """Who has what: the ending names what one of two people has; with exchanged things the other ending is right."""
+
+    context: str
+    exchanged: str
+    ending: str
+    other: str  # the right ending after `exchanged`
+
+
+def recall_story(rng: np.random.Generator) -> Recall:
+    """Make up a story that can only be ended by one who remembers its words, not its topic.
+
+    >>> print(*recall_story(np.random.default_rng(0)), sep="\\n")
+    linda had the sheep and robert had the poem.
+    linda had the poem and robert had the sheep.
+    soon linda gave the sheep to the cook.
+    soon linda gave the poem to the cook.
+    """
+    first, second = (list(NAMES)[index] for index in rng.permutation(len(NAMES))[:2])
+    topics = list(TOPICS.values())
+    thing, another = (_pick(rng, topics[index].things) for index in rng.permutation(len(topics))[:2])
+    person = _pick(rng, _pick_topic(rng).people)
+    context = "{0} had the {2} and {1} had the {3}."
+    ending = f"soon {first} gave the {{}} to the {person}."
+    return Recall(
+        context.format(first, second, thing, another),
+        context.format(first, second, another, thing),
+        ending.format(thing),
+        ending.format(another),
+    )
+
+
+def _pick_topic(rng: np.random.Generator) -> Topic:
+    return list(TOPICS.values())[rng.integers(len(TOPICS))]
+
+
 def _pick(rng: np.random.Generator, choices: list[str]) -> str:
     return choices[rng.integers(len(choices))]

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from corpus.grammar import MOODS, moody_story, short_story
+from corpus.grammar import MOODS, moody_story, recall_story, short_story
 from corpus.synth import keyed_rng, speak_all, speaker
 
-KINDS = ("topics", "moods")
+KINDS = ("topics", "moods", "recall")
 RATES = (165, 195)  # words a minute: brisk, for fewer units per word
 
 
@@ -35,7 +35,7 @@ def speak_miniature(
         told, heard: recordings with and without a transcript.
         written: stories in text.txt, none of them spoken.
         voices: speakers, who take turns.
-        kind: "topics" or "moods".
+        kind: "topics", "moods", or "recall": half of the stories on a topic, half of who has what.
 
     Returns:
         The path of manifest.jsonl, which is written last.
@@ -80,6 +80,9 @@ def tell(kind: str, seed: int, stream: str, number: int) -> tuple[str, str]:
     rng = keyed_rng("miniature", kind, seed, stream, number)
     if kind == "topics":
         return short_story(rng).text, "neutral"
+    if kind == "recall":
+        recalled = recall_story(rng)
+        return f"{recalled.context} {recalled.ending}" if number % 2 else short_story(rng).text, "neutral"
     story = moody_story(rng)
     # half of them say their mood in words, and these are spoken as any mood is
     if rng.random() < 0.5:

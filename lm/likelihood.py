@@ -102,18 +102,8 @@ def _score(
     model: Model, vocabulary: Vocabulary, batch: Sequence[tuple[tuple, tuple]], batch_tokens: int
 ) -> list[Likelihood]:
     """Likelihoods of sequences that are read together, laid one after the other in one row."""
-    ids = [np.array(prompt + ending) for prompt, ending in batch]
-    lengths = np.array([len(row) - 1 for row in ids])
-    tokens = np.concatenate([row[:-1] for row in ids])
-    targets = np.concatenate([row[1:] for row in ids])
-    numbers = np.arange(len(ids)).repeat(lengths)
-    positions = np.concatenate([np.arange(length) for length in lengths])
-    row = torch.from_numpy(np.stack((tokens, positions, numbers)))[:, None].to(model.device)
-    if row.device.type == "cuda":  # one shape for all batches: flex_attention is compiled for it
-        short = -row.shape[-1] % batch_tokens
-        row = torch.nn.functional.pad(row, (0, short))
-        row[2, 0, len(tokens) :] = -1
-    logits = model(*row)[0, : len(tokens)]
+    row, targets, lengths = packed(batch, model.device, batch_tokens)
+    logits = model(*row)[0, : len(targets)]
     free, masked = log_probabilities(logits, torch.from_numpy(targets).to(model.device), vocabulary)
     nats = torch.stack((free, masked)).double().cpu().numpy()
     ends = lengths.cumsum()
@@ -126,6 +116,28 @@ def _score(
             Likelihood(ending_free, whole_free, ending_masked, whole_masked, len(ending), int(length))
         )
     return result
+
+
+def packed(
+    batch: Sequence[tuple[tuple, tuple]], device: torch.device, batch_tokens: int
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Sequences laid one after the other in one row.
+
+    Returns:
+        tokens, positions and documents, (3, 1, L) int64, as the model takes them; targets (N,) int64, N <= L; and the
+        number of targets of each sequence.
+    """
+    ids = [np.array(prompt + ending) for prompt, ending in batch]
+    lengths = np.array([len(row) - 1 for row in ids])
+    tokens = np.concatenate([row[:-1] for row in ids])
+    targets = np.concatenate([row[1:] for row in ids])
+    numbers = np.arange(len(ids)).repeat(lengths)
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    row = torch.from_numpy(np.stack((tokens, positions, numbers)))[:, None].to(device)
+    if row.device.type == "cuda":  # one shape for all batches: flex_attention is compiled for it
+        row = torch.nn.functional.pad(row, (0, -row.shape[-1] % batch_tokens))
+        row[2, 0, len(tokens) :] = -1
+    return row, targets, lengths
 
 
 def log_probabilities(logits: Tensor, targets: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@
 | words | a word, not a non-word | text, speech |
 | sentences | the order of words, and the pronoun that fits a name | text, speech |
 | stories | of two endings the one that the context's topic calls for | text, speech, across |
+| recall | of two endings the one that names what the context says a person has | text, speech, across |
 | moods-said | of two endings the one in the mood that the context names | text, speech, across |
 | moods-heard | of two endings the one in the mood that the context's voice alone tells | speech, speech to text |
 | sentiment-said, sentiment-heard | the same beginnings, to be continued in their mood | text, speech, across |
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from corpus.grammar import MOODS
+from corpus.grammar import MOODS, recall_story
 from corpus.miniature import RATES, spoken_as
 from corpus.pairs import sentence_pairs, twin_moods, twin_stories, word_pairs
 from corpus.synth import keyed_rng, speak_all, speaker
@@ -26,7 +27,16 @@ from lm.pack import ITEMS, MANIFEST, Item, Pack, Part, read_pack, write_pack
 VERSION = "1"
 VOICES = (8, 9, 10)  # of corpus.synth.VOICES: the demo's corpus and the study's use those before
 ACROSS = ("T", "S", "T->S", "S->T")
-NAMES = ("words", "sentences", "stories", "moods-said", "moods-heard", "sentiment-said", "sentiment-heard")
+NAMES = (
+    "words",
+    "sentences",
+    "stories",
+    "recall",
+    "moods-said",
+    "moods-heard",
+    "sentiment-said",
+    "sentiment-heard",
+)
 FACTS = {"version": VERSION, "licence": "CC0-1.0", "source": "corpus.grammar, spoken by espeak-ng"}
 
 
@@ -104,6 +114,24 @@ def stories(say: Recorder, count: int, known: frozenset[str], short: bool = True
     return Plan("choose", ACROSS, items)
 
 
+def recall(say: Recorder, count: int, known: frozenset[str]) -> Plan:
+    """Two endings of who gave what, two contexts of who had what."""
+    items, rng = [], keyed_rng("pack", say.seed, "recall")
+    for number in range(count):
+        told = recall_story(rng)
+        while {f"{told.context} {told.ending}", f"{told.exchanged} {told.other}"} & known:
+            told = recall_story(rng)
+        name = f"r{number:04d}"
+        a, b, right, other = (
+            (say.say(f"{number:04d}-{side}", text, number),) for side, text in zip("abcd", told, strict=True)
+        )
+        items += [
+            Item(f"{name}{side}", one, (right, other), place, family=name)
+            for side, one, place in (("a", a, 0), ("b", b, 1))
+        ]
+    return Plan("choose", ACROSS, items)
+
+
 def moods_said(say: Recorder, count: int, known: frozenset[str]) -> Plan:
     """The context's words name a mood, its voice none."""
     return _moods(say, count, "moods-said", ACROSS, worded=True)
@@ -151,9 +179,15 @@ def _sentiment(say: Recorder, count: int, name: str, directions: Sequence[str], 
 
 
 MAKERS: dict[str, Callable[[Recorder, int, frozenset[str]], Plan]] = {
-    "words": words, "sentences": sentences, "stories": stories, "moods-said": moods_said, "moods-heard": moods_heard,
-    "sentiment-said": sentiment_said, "sentiment-heard": sentiment_heard,
-}  # fmt: skip
+    "words": words,
+    "sentences": sentences,
+    "stories": stories,
+    "recall": recall,
+    "moods-said": moods_said,
+    "moods-heard": moods_heard,
+    "sentiment-said": sentiment_said,
+    "sentiment-heard": sentiment_heard,
+}
 
 
 def make_packs(

@@ -115,7 +115,7 @@ def phone_quality(
     Returns:
         JSON-able: `frames`, `phones` (different ones), `pnmi` I(unit; phone) / H(phone), `pnmi_shuffled`,
         `phone_purity` (share of frames that have the commonest phone of their unit), `cluster_purity` (the commonest
-        unit of their phone), and `xpnmi` if there are two speakers or more.
+        unit of their phone), `unit_nats_given_phone` H(unit | phone), and `xpnmi` if there are two speakers or more.
 
     Raises:
         ValueError: units and phones of an utterance differ in length, or no frame has a phone.
@@ -143,6 +143,7 @@ def phone_quality(
         "pnmi_shuffled": normalized_information(shuffled),
         "phone_purity": float(table.max(axis=1).sum() / table.sum()),
         "cluster_purity": float(table.max(axis=0).sum() / table.sum()),
+        "unit_nats_given_phone": math.log(2) * (entropy(table.ravel()) - entropy(table.sum(axis=0))),
     }
     if speakers is not None and len(set(speakers)) > 1:
         names = np.repeat(np.array(speakers, dtype=str), [len(sequence) for sequence in units])[known]
