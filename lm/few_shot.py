@@ -35,6 +35,7 @@ STOP_WORD = "'stop'"
 ASKED = "A:"
 TASKS = {"asr": "transcribe", "tts": "transcribe", "intent": "classify"}
 """Few-shot task -> task of the pack."""
+MEASURES = {"asr": "WER", "tts": "CER", "intent": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def ask(
         "pack": pack.name,
         "version": pack.version,
         "pack_sha256": pack.hash,
+        "direction": "T->S" if task == "tts" else "S->T",
+        "measure": MEASURES[task],
         "settings": asdict(settings),
     }
     if task == "tts":
@@ -303,7 +306,6 @@ def error_rate(
         lengths.append(found.hits + found.substitutions + found.deletions)
     low, high = resampled(np.array(errors), np.array(lengths))
     return {
-        "measure": "WER" if by == "words" else "CER",
         "value": 100 * sum(errors) / sum(lengths),
         "low": low,
         "high": high,
@@ -336,7 +338,6 @@ def matches(items: Sequence[Item], said: Sequence[str]) -> dict[str, Any]:
     value, low, high = interval(right, len(right))
     labels = sorted({item.label or "" for item in items})
     return {
-        "measure": "accuracy",
         "value": value,
         "low": low,
         "high": high,

@@ -2,12 +2,14 @@
 
 Neither is shipped. A vocoder is a command that is called with the path of the WAV to write and gets JSON on stdin:
 {"tokens": "[Pi1][Hu3]...", "units": [3, ...], "pitch": [1, ...], "style": []}, pitch and style one for every unit where
-there are any. A recogniser is a command that is called with the path of a WAV and prints its transcript.
+there are any; to speak a recording again also "frames", how long each unit was, and "hop", the samples of a frame. A
+recogniser is a command that is called with the path of a WAV and prints its transcript.
 """
 
 import json
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from corpus.audio import probe
@@ -18,14 +20,21 @@ SECONDS = 600.0
 """A program that takes longer has failed."""
 
 
-def speak(command: str, tokens: str, path: Path) -> Path:
+def speak(
+    command: str, tokens: str, path: Path, *, frames: Sequence[int] | None = None, hop: int | None = None
+) -> Path:
     """Let a vocoder speak a token string into a WAV at `path`.
+
+    Args:
+        frames, hop: how long each unit is to be, in frames of so many samples at 16 kHz; None: as the vocoder likes.
 
     Raises:
         ValueError: the program is not there, fails, or leaves no readable recording.
     """
     units, pitch, style = split(tokens)
-    said = {"tokens": tokens, "units": units, "pitch": pitch or [], "style": style or []}
+    said: dict[str, object] = {"tokens": tokens, "units": units, "pitch": pitch or [], "style": style or []}
+    if frames is not None:
+        said |= {"frames": list(frames), "hop": hop}
     path.unlink(missing_ok=True)
     _run("vocoder", command, path, json.dumps(said))
     try:
