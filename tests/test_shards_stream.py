@@ -61,11 +61,57 @@ def test_split_gives_back_the_runs_and_the_pitch_in_force(units, pitch):
 
 
 @pytest.mark.parametrize(
-    "bad", ["[Hu1]x", "x[Hu1]", "[Hu1][Hu]", "[Hu01]", "[Ab1]", "[Hu1] [Hu2]", ["[Hu1]", "Hu2"], ["[Text]"]]
+    "bad",
+    [
+        "[Hu1]x",
+        "x[Hu1]",
+        "[Hu1][Hu]",
+        "[Hu01]",
+        "[Ab1]",
+        "[Hu1] [Hu2]",
+        "[Hu1]\0",
+        "[[Hu1]",
+        "]",
+        ["[Hu1]", "Hu2"],
+        ["[Text]"],
+    ],
 )
 def test_split_refuses_what_is_no_speech_token(bad):
     with pytest.raises(ValueError, match="stream: need"):
         split(bad)
+
+
+@pytest.mark.parametrize("bad", [[-1], [1.5], [[1], [2]], [True]])
+def test_merge_refuses_what_is_no_token_value(bad):
+    with pytest.raises(ValueError, match="stream: need whole numbers >= 0"):
+        merge([1, 2], bad, unit_rate=25.0)
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
+def test_merge_refuses_a_rate_that_gives_no_times(rate):
+    with pytest.raises(ValueError, match="rate: need more than 0 Hz"):
+        merge([1, 2], unit_rate=rate)
+
+
+@given(VALUES, VALUES, st.lists(st.integers(0, 99), max_size=6), RATES)
+@settings(deadline=None, max_examples=50)
+def test_nothing_is_lost_and_time_never_runs_back(units, pitch, style, rate):
+    runs = lambda values: sum(i == 0 or value != values[i - 1] for i, value in enumerate(values))  # noqa: E731
+    tokens = merge(units, pitch, style, unit_rate=rate)
+    counts = [sum(token.startswith(f"[{kind}") for token in tokens) for kind in ("Hu", "Pi", "St")]
+    assert counts == [runs(units), runs(pitch), len(style)]
+    places = {"Hu": 0, "Pi": 0, "St": 0}
+    starts = {
+        "Hu": [i / rate for i in range(len(units)) if i == 0 or units[i] != units[i - 1]],
+        "Pi": [i / 12.5 for i in range(len(pitch)) if i == 0 or pitch[i] != pitch[i - 1]],
+        "St": [float(i) for i in range(len(style))],
+    }
+    times = []
+    for token in tokens:
+        kind = token[1:3]
+        times.append(starts[kind][places[kind]])
+        places[kind] += 1
+    assert times == sorted(times)
 
 
 def test_a_list_and_a_string_split_alike():
