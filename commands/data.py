@@ -312,10 +312,13 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
     with alone(place):
         steps.ingest(place, asked, say=say)
         steps.fit_units(place, asked, engine, say=say)
-        steps.encode(place, asked, engine)
-        for table in steps.expressive_tables(asked):
+        tables = steps.expressive_tables(asked)
+        if tables:
             from pipelines import expressive
 
+            expressive.units_and_prosody(place, asked, engine)
+        steps.encode(place, asked, engine)
+        for table in tables:
             getattr(expressive, table)(place, asked, engine)
         steps.align(place, asked, engine)
         steps.interleave(place, asked, engine, say=say)

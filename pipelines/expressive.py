@@ -17,11 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.build import Say, listed, map_tasks, part_names
+from pipelines.build import Say, listed, map_tasks, part_names, units_stage
 from pipelines.run import Engine, run_stage
 from pipelines.settings import Settings
-from pipelines.stage import TableStage, Task, ahead, key, marker, write_atomically
-from pipelines.stages import Row, decoded, reasons
+from pipelines.stage import TableStage, Task, key, marker, write_atomically
+from pipelines.stages import ListeningStage, Row, decoded, reasons
+from pipelines.together import run_together
 from units import pitch as pitches
 from units import style as styles
 from units.f0 import F0, extract, identity
@@ -50,7 +51,7 @@ def token_schema(name: str) -> pa.Schema:
 
 
 @dataclass(frozen=True)
-class MeasureProsody(TableStage):
+class MeasureProsody(ListeningStage):
     """Utterances -> F0 every 5 ms and style features every second: all that pitch and style tokens are made from."""
 
     device: str
@@ -65,15 +66,7 @@ class MeasureProsody(TableStage):
 
         torch.set_num_threads(1)
 
-    def processed(self, cut: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-        """Recordings of the next batch are decoded while this one is measured."""
-        for batch, rows in ahead((batch, list(decoded(batch))) for batch in cut):
-            yield batch, self.measured(batch, rows)
-
-    def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        return self.measured(batch, list(decoded(batch)))
-
-    def measured(self, batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:
+    def made(self, batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:
         """The prosody of a batch whose recordings are decoded."""
         found = [None if wave is None else self.measure(wave) for _, wave, _ in rows]
         columns = [[None if row is None else row[i] for row in found] for i in range(3)]
@@ -191,9 +184,21 @@ def token_batch(batch: pa.RecordBatch, tokens: list[np.ndarray | None], schema: 
 # Steps -------------------------------------------------------------------------------------------------------------
 
 
+def units_and_prosody(build: Path, settings: Settings, engine: Engine) -> None:
+    """Units, F0 and style features of every part that has neither, from one decode of each recording."""
+    stages = units_stage(build, settings), prosody_stage(settings)
+    tasks = [map_tasks(build, stage, stage.name) for stage in stages]
+    run_together(build, list(zip(stages, tasks, strict=True)), engine)
+
+
+def prosody_stage(settings: Settings) -> MeasureProsody:
+    """The stage that measures F0 and style features."""
+    return MeasureProsody(settings.units.device, identity())
+
+
 def prosody(build: Path, settings: Settings, engine: Engine) -> list[Task]:
     """F0 and style features of every part."""
-    stage = MeasureProsody(settings.units.device, identity())
+    stage = prosody_stage(settings)
     tasks = map_tasks(build, stage, "prosody")
     run_stage(stage, build, tasks, engine)
     return tasks

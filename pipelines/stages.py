@@ -1,8 +1,11 @@
 """The stages of a build: frozen settings, models loaded in `setup`, and a pure function on record batches."""
 
+import abc
 import hashlib
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +17,7 @@ import pyarrow.parquet as pq
 from aligners import load_aligner
 from aligners.quality import agreement, differences, judge
 from corpus.audio import decode
-from corpus.records import Reject, Utterance
+from corpus.records import SAMPLE_RATE, Reject, Utterance
 from pipelines.stage import TableStage, Task, ahead, batches, utterance
 
 UNITS = pa.schema(
@@ -46,21 +49,81 @@ WORDS = pa.schema(
 Row = tuple[Utterance | None, np.ndarray | None, Reject | None]
 
 
-def decoded(batch: pa.RecordBatch) -> Iterator[Row]:
+def decoded(batch: pa.RecordBatch, threads: int = 1) -> Iterator[Row]:
     """Each manifest row with its waveform, or with the reason why it has none."""
-    for row in batch.to_pylist():
-        if row["reject"] is not None:
-            yield None, None, Reject(row["reject"], row["detail"])
-            continue
-        item = utterance(row)
-        try:
-            yield item, decode(item), None
-        except Reject as reject:
-            yield item, None, reject
+    if threads == 1:
+        yield from map(heard, batch.to_pylist())
+        return
+    with ThreadPoolExecutor(threads, "decode") as pool:
+        yield from pool.map(heard, batch.to_pylist())
+
+
+def heard(row: dict[str, Any]) -> Row:
+    """One manifest row with its waveform, or with the reason why it has none."""
+    if row["reject"] is not None:
+        return None, None, Reject(row["reject"], row["detail"])
+    item = utterance(row)
+    try:
+        return item, decode(item), None
+    except Reject as reject:
+        return item, None, reject
+
+
+class Kept:
+    """Decoded recordings of a part, for the next stage that listens to it. Memory is bounded: what is more goes."""
+
+    def __init__(self, samples: int = 30 * 60 * SAMPLE_RATE):
+        self._left = samples
+        self._rows: dict[tuple[str, ...], list[Row]] = {}
+
+    def rows(self, batch: pa.RecordBatch, threads: int = 1) -> list[Row]:
+        """As `decoded`."""
+        ids = tuple(batch.column("id").to_pylist())
+        rows = self._rows.get(ids)
+        if rows is None:
+            rows = list(decoded(batch, threads))
+            size = sum(len(wave) for _, wave, _ in rows if wave is not None)
+            if size <= self._left:
+                self._left -= size
+                self._rows[ids] = rows
+        return rows
+
+
+class ListeningStage(TableStage):
+    """A stage made of decoded recordings. Those of the next batch are decoded while it works on this one.
+
+    `pipelines.together` runs several on one decode.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    outside_key: ClassVar[tuple[str, ...]]
+    device: str
+
+    @abc.abstractmethod
+    def setup(self) -> None:
+        """Load models, once per worker process."""
+
+    @abc.abstractmethod
+    def made(self, batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:
+        """`process`, of a batch whose recordings are decoded."""
+
+    def rows(self, batch: pa.RecordBatch) -> list[Row]:
+        """The batch's recordings. Workers on CPUs share the cores; a GPU waits for all the cores there are."""
+        threads = 1 if self.device == "cpu" else len(os.sched_getaffinity(0))
+        kept = getattr(self, "_kept", None)
+        return kept.rows(batch, threads) if kept else list(decoded(batch, threads))
+
+    def processed(self, cut: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+        for batch, rows in ahead((batch, self.rows(batch)) for batch in cut):
+            yield batch, self.made(batch, rows)
+
+    def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return self.made(batch, self.rows(batch))
 
 
 @dataclass(frozen=True)
-class EncodeUnits(TableStage):
+class EncodeUnits(ListeningStage):
     """Utterances -> units, one per frame. What cannot be encoded carries its reason in `reject`."""
 
     encoder: str
@@ -89,15 +152,7 @@ class EncodeUnits(TableStage):
         frames = {"hop": self._encoder.hop, "centre": self._encoder.centre}  # type: ignore[attr-defined]
         return {**super().make(build, task, temporary), **frames}
 
-    def processed(self, cut: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-        """Recordings of the next batch are decoded while the model works on this one."""
-        for batch, rows in ahead((batch, list(decoded(batch))) for batch in cut):
-            yield batch, self.encoded(batch, rows)
-
-    def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        return self.encoded(batch, list(decoded(batch)))
-
-    def encoded(self, batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:
+    def made(self, batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:
         """The units of a batch whose recordings are decoded."""
         from units.encode import encode_units
 

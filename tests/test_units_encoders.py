@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from transformers import HubertConfig, HubertModel
 
 from units import hubert, kmeans
+from units.convolutions import output_moments, sample_moments
 from units.encode import encode_units
 from units.encoders import load_encoder
-from units.hubert import HubertEncoder, HubertSettings, window_moments
+from units.hubert import HubertEncoder, HubertSettings
 from units.kmeans import Codebook, fit
 from units.verify import verify
 
@@ -152,6 +153,84 @@ def test_on_one_thread_batched_features_are_those_of_one_by_one_to_the_last_bit(
         assert np.array_equal(encoder.encode([waveform])[0], features)
 
 
+@pytest.mark.parametrize("layout", ["base", "few wide kernels"])
+def test_no_bit_hangs_on_the_number_of_threads(models, threads, layout):
+    rng = np.random.default_rng(0)
+    waveforms = [speech_like(rng, samples) for samples in (23_000, 470, 41_000, 1_700, 160_000, 300)]
+    encoder = load_encoder(models[layout][1], window_seconds=4, context_seconds=1)
+    found = []
+    for number in (1, 2, 3):
+        threads(number)
+        found.append(encoder.encode(waveforms) + [encoder.encode([waveform])[0] for waveform in waveforms])
+        assert torch.get_num_threads() == number
+    for one, *others in zip(*found):
+        assert all(np.array_equal(one, other) for other in others)
+
+
+def as_on_a_gpu(encoder):
+    """The same encoder with the way of a GPU: recordings in one signal, attention masked, one batch ahead."""
+    encoder._together, encoder._transformer.padded, encoder.exact = True, True, False
+    return encoder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_way_of_a_gpu_gives_the_same_features(models, layout):
+    rng = np.random.default_rng(0)
+    lengths = (8_000, 8_000, 1_690, 23_457, 300, 64_001, 2_001)
+    waveforms = [speech_like(rng, samples) for samples in lengths]
+    settings = {"window_seconds": 3, "context_seconds": 1, "batch_seconds": 2.5}
+    one = load_encoder(models[layout][1], **settings).encode(waveforms)
+    other = as_on_a_gpu(load_encoder(models[layout][1], **settings)).encode(waveforms)
+    for a, b in zip(one, other):
+        assert a.shape == b.shape
+        assert np.allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_where_batches_move_features_a_recording_on_the_fence_is_encoded_alone(models, monkeypatch):
+    rng = np.random.default_rng(0)
+    waveforms = [speech_like(rng, samples) for samples in (16_000, 8_000, 24_000, 9_000)]
+    encoder = as_on_a_gpu(load_encoder(models["base"][1]))
+    alone = [encoder.encode([waveform])[0] for waveform in waveforms]
+    frame = alone[2][5].astype(np.float64)
+    way = rng.normal(size=32)
+    way -= way @ frame / (frame @ frame) * frame
+    centroids = np.stack([frame + way, frame - way, *rng.normal(size=(3, 32)) * 9])  # frame 5 between two
+    codebook, plain = Codebook(centroids), encoder._features
+
+    expected = encode_units(encoder, codebook, waveforms[2:3])[0]
+    over = (way if expected[5] else -way) / np.linalg.norm(way)  # to the other side
+
+    def moved(recordings, batch, shared):  # as much as another order of sums would
+        features = plain(recordings, batch, shared)
+        if len(batch) == 1:
+            return features
+        length = features.norm(dim=1, keepdim=True)
+        return features + 3e-6 * length * torch.from_numpy(over).float()
+
+    monkeypatch.setattr(encoder, "_features", moved)
+    together = encoder.encode(waveforms)[2]
+    assert codebook.assign(together).tolist() != expected.tolist()
+    assert encode_units(encoder, codebook, waveforms)[2].tolist() == expected.tolist()
+    assert verify(encoder, codebook, waveforms) == 0
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_gives_the_same_features(models):
+    rng = np.random.default_rng(0)
+    waveforms = [speech_like(rng, samples) for samples in (8_000, 1_690, 23_457)]
+    for layout in ("base", "large"):
+        plain = load_encoder(models[layout][1])
+        try:
+            compiled = load_encoder(models[layout][1], compiled=True)
+            found = compiled.encode(waveforms)
+        except Exception as error:
+            pytest.skip(f"torch.compile has no compiler here: {type(error).__name__}")
+        assert not compiled.exact
+        assert compiled.identity == plain.identity
+        for a, b in zip(plain.encode(waveforms), found):
+            assert np.allclose(a, b, rtol=0, atol=1e-5)
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 12), st.integers(1, 5)), min_size=1, max_size=6), st.integers(0, 5000)
 )
@@ -179,13 +258,18 @@ def test_geometry_of_the_25_hz_layout_is_that_of_the_specification(models):
 def test_each_frame_sees_its_own_receptive_field_and_nothing_else_before_attention(models):
     waveform = speech_like(np.random.default_rng(0), 6400)
     encoder = load_encoder(models["large"][1], 0)  # layer norm: no statistics over time
-    piece = encoder._pieces(0, len(waveform))[0]
-    before = encoder._front_end(waveform, piece)
+    front = encoder._convolutions
+
+    def frames(samples):
+        samples = torch.from_numpy(samples)
+        return front.frames(samples, front.first(samples))
+
+    before = frames(waveform)
     for frame in (0, 7):
         for edge in (encoder.hop * frame, encoder.hop * frame + encoder.minimum - 1):
             changed = waveform.copy()
             changed[edge] += 0.5
-            touched = (encoder._front_end(changed, piece) != before).any(dim=1).nonzero().flatten().tolist()
+            touched = (frames(changed) != before).any(dim=1).nonzero().flatten().tolist()
             assert frame in touched
             seen = range(encoder.hop * frame, encoder.hop * frame + encoder.minimum)
             overlapping = [k for k in range(len(before)) if edge in range(k * 320, k * 320 + 400)]
@@ -221,14 +305,40 @@ def test_waveforms_that_cannot_be_encoded_are_refused_by_their_place(models):
             encoder.encode([good, np.full(4000, np.nan, np.float32)])
         with pytest.raises(ValueError, match=r"waveform 0: need shape \(T,\), got \(2, 4000\)"):
             encoder.encode([np.zeros((2, 4000), np.float32)])
+        with pytest.raises(
+            ValueError, match=r"waveform 1: need floating point samples in \[-1, 1\], got int16"
+        ):
+            encoder.encode([good, np.zeros(4000, np.int16)])
+        with pytest.raises(ValueError, match="waveform 0: need finite samples"):
+            encoder.encode([np.full(4000, 1e300)])
 
 
-def test_group_norm_statistics_come_from_the_windows_and_nothing_else():
-    waveform = np.random.default_rng(0).normal(size=1003) * 0.01 + 5
-    windows = np.stack([waveform[start : start + 10] for start in range(0, 994, 5)])
-    mean, covariance = window_moments(waveform, 10, 5)
-    assert np.allclose(mean, windows.mean(axis=0), rtol=0, atol=1e-12)
-    assert np.allclose(covariance, np.cov(windows.T, bias=True), rtol=0, atol=1e-12)
+def test_waveforms_of_other_precision_or_that_must_not_be_written_are_read(models, recwarn):
+    waveform = speech_like(np.random.default_rng(0), 4000)
+    locked = waveform.copy()
+    locked.setflags(write=False)
+    encoder = load_encoder(models["base"][1])
+    expected = encoder.encode([waveform])[0]
+    strided = np.repeat(waveform, 2)[::2]
+    for other in (waveform.astype(np.float64), locked, strided, torch.from_numpy(waveform)):
+        assert np.array_equal(encoder.encode([other])[0], expected)
+    assert not recwarn.list
+
+
+def test_statistics_of_a_recording_are_those_of_all_its_samples_and_windows(monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr("units.convolutions.STATISTICS_SAMPLES", 1000)  # several blocks
+    for size, stride in ((10, 5), (48, 16)):  # by the covariance of windows, and by the output itself
+        waveform = (rng.normal(size=4003) * 0.01 + 5).astype(np.float32)
+        kernel = rng.normal(size=(size, 3))
+        starts = range(0, 4003 - size + 1, stride)
+        output = np.stack([waveform[start : start + size].astype(np.float64) for start in starts]) @ kernel
+        mean, variance = output_moments(torch.from_numpy(waveform), torch.from_numpy(kernel), size, stride)
+        assert np.allclose(mean, output.mean(axis=0), rtol=1e-7, atol=1e-7)
+        assert np.allclose(variance, output.var(axis=0), rtol=1e-5)
+        mean, variance = sample_moments(torch.from_numpy(waveform))
+        assert mean.item() == pytest.approx(waveform.mean(dtype=np.float64), abs=1e-9)
+        assert variance.item() == pytest.approx(waveform.var(dtype=np.float64), rel=1e-9)
 
 
 def test_the_waveform_is_normalised_where_the_checkpoint_asks_for_it(models, tmp_path):
@@ -274,7 +384,7 @@ def test_identity_follows_weights_and_settings_and_not_the_place(models, tmp_pat
 
 def test_blocks_above_the_layer_are_not_loaded(models):
     encoder = load_encoder(models["base"][1], 1)
-    assert len(encoder._blocks) == 1
+    assert len(encoder._transformer.blocks) == 1
     with pytest.raises(ValueError, match=r"encoder.layer: need 0 <= layer <= 3, got 4"):
         load_encoder(models["base"][1], 4)
 
@@ -328,8 +438,9 @@ def test_windows_of_a_long_recording_keep_every_frame_in_its_place(models):
 def test_windows_are_bounded_in_order_and_keep_each_frame_once(models, samples, window, context):
     encoder = load_encoder(models["25 Hz"][1], 0, window_seconds=window, context_seconds=context)
     pieces = encoder._pieces(0, samples)
-    kept = [k for p in pieces for k in range(p.start // 640 + p.first, p.start // 640 + p.last)]
+    kept = [k for p in pieces for k in range(p.start // 640 + p.first, p.start // 640 + p.first + p.kept)]
     assert kept == list(range(encoder.settings.frames(samples)))
+    assert kept == [k for p in pieces for k in range(p.place, p.place + p.kept)]
     assert all(encoder.settings.frames(p.stop - p.start) <= window * 25 for p in pieces)
     for piece in pieces[1:]:
         assert piece.first == context * 25
@@ -358,7 +469,7 @@ def test_up_to_the_window_chunking_changes_nothing(models):
 def test_reference_chunks_are_those_of_the_released_tokenizer(models, monkeypatch):
     encoder = load_encoder(models["25 Hz"][1], chunking="reference")
     counts = [
-        sum(p.last for p in encoder._pieces(0, n)) for n in (1_600_000, 1_601_279, 1_601_280, 1279, 1280)
+        sum(p.kept for p in encoder._pieces(0, n)) for n in (1_600_000, 1_601_279, 1_601_280, 1279, 1280)
     ]
     assert counts == [2499, 2499, 2500, 0, 1]
     monkeypatch.setattr(hubert, "REFERENCE_CHUNK", 20_000)

@@ -115,26 +115,37 @@ class Codebook:
             best[row] = candidates[distances(x[row], self.centroids[candidates]).argmin()]
         return best
 
-    def assign_on_device(self, features: "torch.Tensor") -> np.ndarray:
-        """The same as `assign`, for (F, D) features on whatever device: only doubtful frames travel to the host."""
+    def assign_on_device(self, features: "torch.Tensor", *, moved: float = 0.0) -> np.ndarray:
+        """The same as `assign`, for (F, D) features on whatever device: only doubtful frames travel to the host.
+
+        Args:
+            features: (F, D) floating point.
+            moved: a unit that could change if its frame were moved by this share of its length comes as -1 - unit.
+        """
         import torch
 
         x = features.float()
         if x.ndim != 2 or x.shape[1] != self.dimension:
             raise ValueError(f"features: need shape (F, {self.dimension}), got {tuple(x.shape)}")
-        centroids, halves = (
-            torch.from_numpy(np.array(array)).to(x.device) for array in (self.centroids, self._half_squares)
-        )
+        if x.device not in self._copies:
+            arrays = (self.centroids, self._half_squares)
+            self._copies[x.device] = [torch.from_numpy(np.array(array)).to(x.device) for array in arrays]
+        centroids, halves = self._copies[x.device]
         units = np.zeros(len(x), np.int32)
         for start in range(0, len(x), DEVICE_BLOCK):
             block = x[start : start + DEVICE_BLOCK]
             scores = torch.addmm(halves, block, centroids.T, alpha=-1)
             two, ids = scores.topk(min(2, self.clusters), dim=1, largest=False)
-            slack = self._slack(block.norm(dim=1))
+            lengths = block.norm(dim=1)
+            slack = self._slack(lengths)
             doubtful = ~(two[:, -1] > two[:, 0] + 2 * slack)  # not finite: doubtful, and refused below
             units[start : start + DEVICE_BLOCK] = ids[:, 0].cpu().numpy()
             rows = doubtful.nonzero().flatten().cpu().numpy()
             units[start + rows] = self.assign(block[doubtful].cpu().numpy())
+            if moved:  # half of |x - c|^2 moves by at most the way times the distance of two centroids
+                near = ~(two[:, -1] > two[:, 0] + 2 * slack + moved * 2 * self._reach * lengths)
+                rows = start + near.nonzero().flatten().cpu().numpy()
+                units[rows] = -1 - units[rows]
         return units
 
     def _slack(self, lengths: Any) -> Any:
@@ -142,6 +153,11 @@ class Codebook:
         return (
             2 * np.finfo(np.float32).eps.item() * (self.dimension + 2) * self._reach * (lengths + self._reach)
         )
+
+    @cached_property
+    def _copies(self) -> dict[Any, list["torch.Tensor"]]:
+        """Centroids and half their squares, by device."""
+        return {}
 
     @cached_property
     def _half_squares(self) -> np.ndarray:

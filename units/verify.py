@@ -1,21 +1,14 @@
 """Proof by repetition: encode again, one by one, and count the units that differ."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from units.encode import Quantizer, encode_units
 from units.encoders import Encoder
 
 HALF_LIMIT = 0.005  # share of units that half precision may change
-
-
-class Quantizer(Protocol):
-    """What maps frames to units: a `Codebook` or a `LinearQuantizer`."""
-
-    def assign(self, features: np.ndarray) -> np.ndarray:
-        """(F, D) -> (F,) units."""
-        ...
 
 
 def verify(
@@ -44,8 +37,8 @@ def verify(
     0.0
     """
     reference = reference or encoder
-    together = [codebook.assign(features) for features in encoder.encode(waveforms)]
-    alone = [codebook.assign(reference.encode([waveform])[0]) for waveform in waveforms]
+    together = encode_units(encoder, codebook, waveforms)
+    alone = [encode_units(reference, codebook, [waveform])[0] for waveform in waveforms]
     frames = sum(max(len(a), len(b)) for a, b in zip(together, alone, strict=True))
     equal = sum(int((a[: len(b)] == b[: len(a)]).sum()) for a, b in zip(together, alone, strict=True))
     return (frames - equal) / frames if frames else 0.0

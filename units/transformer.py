@@ -1,0 +1,183 @@
+"""The transformer of a HuBERT, on the frames of several recordings at once, none of them padded but where noted.
+
+    frames of each ──> rows of all ──> linear layers, norms: a row knows nothing of its neighbours
+                             └───────> positional convolution, attention: each recording within itself
+
+What looks along time is done for one recording after the other on a CPU. On a GPU that would be many small kernels, so
+the recordings stand in a padded block there: with zeros behind them for the positional convolution, and with a mask for
+the attention. Recordings of equal length need neither.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from units.hubert import HubertSettings
+
+LEAST_ROWS = 16  # below it a matrix product takes other kernels, whose rows differ in their last bits
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Transformer:
+    """Everything of a HuBERT after its convolutions, up to block `layer`."""
+
+    def __init__(
+        self,
+        settings: "HubertSettings",
+        weights: dict[str, torch.Tensor],
+        layer: int,
+        dtype: torch.dtype,
+        activations: dict[str, Activation],
+        *,
+        padded: bool,
+        compiled: bool,
+    ):
+        s = self.settings = settings
+        self.dtype, self.padded = dtype, padded
+
+        def pair(name: str) -> Pair:
+            return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+        def linear(*names: str) -> Pair:
+            matrices, biases = zip(*map(pair, names), strict=True)
+            return torch.cat(matrices).to(dtype), torch.cat(biases).to(dtype)
+
+        self.projection_norm = pair("feature_projection.layer_norm") if s.projection_norm else None
+        self.projection = linear("feature_projection.projection")
+        position = "encoder.pos_conv_embed"
+        if s.position_batch_norm:  # with its running statistics it is one scale and one shift
+            scale, shift = pair(f"{position}.batch_norm")
+            scale = scale / torch.sqrt(weights[f"{position}.batch_norm.running_var"] + 1e-5)
+            self.position_affine = scale, shift - weights[f"{position}.batch_norm.running_mean"] * scale
+        self.position = linear(f"{position}.conv")
+        self.position_activation = activations[s.conv_activation]
+        self.norm = pair("encoder.layer_norm") if not s.pre_norm else None
+        self.blocks = []
+        for i in range(layer):
+            name = f"encoder.layers.{i}"
+            self.blocks.append(
+                (
+                    pair(f"{name}.layer_norm"),
+                    linear(*(f"{name}.attention.{x}_proj" for x in "qkv")),
+                    linear(f"{name}.attention.out_proj"),
+                    pair(f"{name}.final_layer_norm"),
+                    linear(f"{name}.feed_forward.intermediate_dense"),
+                    linear(f"{name}.feed_forward.output_dense"),
+                )
+            )
+        self.dimension = self.projection[0].shape[0]
+        self.after = after_attention(s, dtype, activations[s.activation])
+        if compiled:
+            self.after = torch.compile(self.after, dynamic=True)
+
+    def __call__(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+        """(F, C) of each recording -> (rows, D) float32 of all, in order."""
+        s = self.settings
+        where = Where([len(x) for x in inputs], inputs[0].device, padded=self.padded)
+        x = torch.cat(inputs).float()
+        short = LEAST_ROWS - len(x)
+        if short > 0:
+            x = F.pad(x, (0, 0, 0, short))
+        if self.projection_norm:
+            x = F.layer_norm(x, x.shape[1:], *self.projection_norm, s.epsilon)
+        x = self.linear(x, self.projection).float()
+        x = x[: where.rows] + self.positions(x[: where.rows], where)
+        if short > 0:
+            x = F.pad(x, (0, 0, 0, short))
+        if self.norm:
+            x = F.layer_norm(x, x.shape[1:], *self.norm, s.epsilon)
+        for block in self.blocks:
+            norm, qkv = block[:2]
+            seen = F.layer_norm(x, x.shape[1:], *norm, s.epsilon) if s.pre_norm else x
+            attended = torch.zeros(len(x), x.shape[1], dtype=self.dtype, device=x.device)
+            attended[: where.rows] = self.attention(self.linear(seen, qkv)[: where.rows], where)
+            x = self.after(x, attended, *block)
+        return x[: where.rows]
+
+    def linear(self, x: torch.Tensor, weights: Pair) -> torch.Tensor:
+        return F.linear(x.to(self.dtype), *weights)
+
+    def positions(self, x: torch.Tensor, where: "Where") -> torch.Tensor:
+        """(rows, D) -> (rows, D): the positional convolution, which sees zeros outside a recording."""
+        if self.settings.position_batch_norm:
+            x = x * self.position_affine[0] + self.position_affine[1]
+        kernel = self.settings.position_kernel
+        found = []
+        for part in where.spread(x.to(self.dtype)):
+            y = part.transpose(1, 2)  # (recordings, D, F)
+            y = F.conv1d(y, *self.position, padding=kernel // 2, groups=self.settings.position_groups)
+            y = y[:, :, : y.shape[2] - 1 + kernel % 2]  # an even kernel gives one frame too many
+            found.append(self.position_activation(y.contiguous()).transpose(1, 2))
+        return where.gather(found)
+
+    def attention(self, rows: torch.Tensor, where: "Where") -> torch.Tensor:
+        """(rows, 3 D), queries, keys and values -> (rows, D): each recording attends within itself."""
+        found = []
+        for part in where.spread(rows):
+            recordings, length, _ = part.shape
+            heads = part.view(recordings, length, 3, self.settings.heads, -1)
+            query, key, value = heads.permute(2, 0, 3, 1, 4)
+            result = F.scaled_dot_product_attention(query, key, value, attn_mask=where.mask)
+            found.append(result.transpose(1, 2).flatten(2))
+        return where.gather(found)
+
+
+class Where:
+    """Where the rows of each recording are: one after the other, or in a block (recordings, longest, D)."""
+
+    def __init__(self, lengths: list[int], device: torch.device, *, padded: bool):
+        self.lengths, self.padded, self.rows = lengths, padded, sum(lengths)
+        self.mask = self.places = None
+        if padded and len(set(lengths)) > 1:
+            longest = max(lengths)
+            inside = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
+            self.places = inside.flatten().nonzero()[:, 0].to(device, non_blocking=True)
+            self.mask = inside[:, None, None].to(device, non_blocking=True)
+
+    def spread(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """(rows, D) -> blocks (recordings, F, D)."""
+        if not self.padded:
+            return [part.unsqueeze(0) for part in rows.split(self.lengths)]
+        if self.places is None:
+            return [rows.view(len(self.lengths), -1, rows.shape[1])]
+        block = rows.new_zeros(len(self.lengths) * max(self.lengths), rows.shape[1])
+        block[self.places] = rows
+        return [block.view(len(self.lengths), -1, rows.shape[1])]
+
+    def gather(self, blocks: list[torch.Tensor]) -> torch.Tensor:
+        """The way back."""
+        rows = torch.cat([block.flatten(0, 1) for block in blocks])
+        return rows if self.places is None else rows[self.places]
+
+
+def after_attention(s: "HubertSettings", dtype: torch.dtype, activation: Activation) -> Callable[..., Any]:
+    """What a block does with what attention found: all row by row, so that a compiler can fuse it."""
+
+    def linear(x: torch.Tensor, weights: Pair) -> torch.Tensor:
+        return F.linear(x.to(dtype), *weights)
+
+    def after(
+        x: torch.Tensor,
+        attended: torch.Tensor,
+        norm: Pair,
+        qkv: Pair,
+        out: Pair,
+        final_norm: Pair,
+        wide: Pair,
+        narrow: Pair,
+    ) -> torch.Tensor:
+        x = x + linear(attended, out)
+        if s.pre_norm:
+            seen = F.layer_norm(x, x.shape[1:], *final_norm, s.epsilon)
+            return x + linear(activation(linear(seen, wide)), narrow)
+        x = F.layer_norm(x, x.shape[1:], *norm, s.epsilon)
+        return F.layer_norm(
+            x + linear(activation(linear(x, wide)), narrow), x.shape[1:], *final_norm, s.epsilon
+        )
+
+    return after
