@@ -215,6 +215,7 @@ def test_where_batches_move_features_a_recording_on_the_fence_is_encoded_alone(m
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
 def test_a_compiled_encoder_gives_the_same_features(models):
     rng = np.random.default_rng(0)
     waveforms = [speech_like(rng, samples) for samples in (8_000, 1_690, 23_457)]

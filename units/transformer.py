@@ -94,8 +94,9 @@ class Transformer:
         for block in self.blocks:
             norm, qkv = block[:2]
             seen = F.layer_norm(x, x.shape[1:], *norm, s.epsilon) if s.pre_norm else x
-            attended = torch.zeros(len(x), x.shape[1], dtype=self.dtype, device=x.device)
-            attended[: where.rows] = self.attention(self.linear(seen, qkv)[: where.rows], where)
+            attended = self.attention(self.linear(seen, qkv)[: where.rows], where)
+            if short > 0:
+                attended = F.pad(attended, (0, 0, 0, short))
             x = self.after(x, attended, *block)
         return x[: where.rows]
 
