@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from corpus import files
 from corpus.duplicates import finder, open_database
 from corpus.manifest import KEY_LENGTH, escape_id
 from corpus.records import Reject
@@ -75,7 +77,8 @@ def write_documents(rows: Iterable[Row], folder: Path, *, duplicates: str = "kee
     """
     if duplicates not in DUPLICATES:
         raise ValueError(f"text.duplicates: need one of {', '.join(DUPLICATES)}, got {duplicates!r}")
-    fresh = folder.with_name(f".{folder.name}.unfinished")
+    beside = folder.parent if not files.is_url(folder) else Path(tempfile.mkdtemp(prefix="wordweave-"))
+    fresh = beside / f".{folder.name}.unfinished"
     shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
     fresh.mkdir(parents=True)
     counts: Counter[str | None] = Counter()
@@ -91,10 +94,13 @@ def write_documents(rows: Iterable[Row], folder: Path, *, duplicates: str = "kee
             parts.append({"name": path.name, "rows": len(block), "samples": 0, "sha256": digest})
         (fresh / f"{folder.name}.json").write_text(json.dumps({"parts": parts}, indent=1))
         if not _same(fresh, folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(fresh, folder)
+            files.remove_folder(folder)
+            if not files.is_url(folder):
+                os.replace(fresh, folder)
+            for path in sorted(fresh.glob("*")) if files.is_url(folder) else []:  # the summary sorts last
+                files.publish(path, folder / path.name)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(fresh if beside == folder.parent else beside, ignore_errors=True)
     return DocumentsSummary(
         counts.pop(None, 0), {str(reason): counts[reason] for reason in sorted(counts, key=str)}
     )
@@ -212,5 +218,5 @@ def _same(one: Path, other: Path) -> bool:
         return False
     names = sorted(path.name for path in one.iterdir())
     return names == sorted(path.name for path in other.iterdir()) and all(
-        (one / name).read_bytes() == (other / name).read_bytes() for name in names
+        (one / name).read_bytes() == files.read(other / name) for name in names
     )

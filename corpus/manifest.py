@@ -6,16 +6,20 @@ import os
 import re
 import shutil
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from corpus import files
+from corpus.order import Order
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 
 SCHEMA = pa.schema(
@@ -91,6 +95,7 @@ def write_manifest(
     max_seconds: float = 40.0,
     ids: str = "strict",
     transcripts: str = "required",
+    growing: bool = False,
 ) -> ManifestSummary:
     """Check rows and write them, in their order, as Parquet parts and a summary.
 
@@ -106,6 +111,8 @@ def write_manifest(
         min_seconds, max_seconds: other lengths are rejected.
         ids: "strict" rejects an id that a shard key cannot hold, "escape" writes the key with `escape_id`.
         transcripts: "required" rejects an utterance without text, "optional" keeps it, for the speech stream.
+        growing: leave rows that a manifest in this folder holds already in its parts; new ones follow at the end
+            (`corpus.order`).
 
     Raises:
         ValueError: a setting is out of range.
@@ -126,15 +133,31 @@ def write_manifest(
         _check_length(utterance.seconds, min_seconds, max_seconds)
         _check_text(utterance.text, required=transcripts == "required")
 
-    folder = Path(folder)
-    unfinished = folder.parent / f".{folder.name}.unfinished"
+    folder = files.place(folder)
+    beside = folder.parent if not files.is_url(folder) else Path(tempfile.mkdtemp(prefix="wordweave-"))
+    unfinished = beside / f".{folder.name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     unfinished.mkdir(parents=True)
+    limit = part_minutes * 60 * SAMPLE_RATE
+    old = _old_summary(folder) if growing else None
     try:
         checked = _checked(rows, check, unfinished / "ids.sqlite")
-        summary, listing = _write_parts(checked, unfinished, part_minutes * 60 * SAMPLE_RATE)
+        made: Iterator[list[dict[str, Any]]]
+        if old is None:
+            summary, listing, origin = _write_parts(_cut(checked, limit), unfinished)
+        else:
+            names = [folder / part["name"] for part in old["parts"]]
+            with closing(Order(names, unfinished / "order.sqlite")) as order:
+                order.fill(checked)
+                if old["settings"]["part_minutes"] == part_minutes:
+                    made = chain(order.whole(), _cut(order.rest(), limit))
+                else:
+                    made = _cut((row for _, row in order.rows()), limit)
+                summary, listing, first = _write_parts(made, unfinished)
+            origin = old.get("origin") if order.found else first
         content = {
             "version": 1,
+            "origin": origin,
             "settings": {
                 "part_minutes": part_minutes,
                 "min_seconds": min_seconds,
@@ -150,7 +173,7 @@ def write_manifest(
         )
         _publish(unfinished, folder, [part["name"] for part in listing])
     finally:
-        shutil.rmtree(unfinished)
+        shutil.rmtree(unfinished if beside == folder.parent else beside)
     return summary
 
 
@@ -160,9 +183,9 @@ def read_summary(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: there is no finished manifest.
     """
-    path = Path(folder) / SUMMARY
+    path = files.place(folder) / SUMMARY
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ValueError(f"{folder}: no finished manifest; run `wordweave ingest`") from error
 
@@ -173,7 +196,7 @@ def parts(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         ValueError: there is no finished manifest.
     """
-    return [Path(folder) / part["name"] for part in read_summary(folder)["parts"]]
+    return [files.place(folder) / part["name"] for part in read_summary(folder)["parts"]]
 
 
 def read_part(path: str | os.PathLike[str]) -> pa.Table:
@@ -274,14 +297,25 @@ def _check_text(text: str | None, *, required: bool) -> None:
         raise Reject("text.empty", f"transcript {text!r}: need a letter or a digit")
 
 
+def _old_summary(folder: Path) -> dict[str, Any] | None:
+    """What is said of the manifest that stands in the folder, if one of this version does."""
+    try:
+        found = read_summary(folder)
+        return found if "origin" in found and found["parts"] else None
+    except ValueError:
+        return None
+
+
 def _write_parts(
-    rows: Iterable[dict[str, Any]], folder: Path, samples_per_part: float
-) -> tuple[ManifestSummary, list[dict[str, Any]]]:
-    """Write rows as parts into `folder`; return the totals and one entry of `manifest.json` for each part."""
+    parts: Iterable[list[dict[str, Any]]], folder: Path
+) -> tuple[ManifestSummary, list[dict[str, Any]], str | None]:
+    """Write parts into `folder`; return the totals, one entry of `manifest.json` for each part, and the first id."""
+    first: str | None = None
     counts: Counter[str | None] = Counter()  # reason, None where good -> rows
     samples: Counter[str | None] = Counter()
     listing: list[dict[str, Any]] = []
-    for part in _cut(rows, samples_per_part):
+    for part in parts:
+        first = first or (part[0]["id"] if part else None)
         for row in part:
             counts[row["reject"]] += 1
             samples[row["reject"]] += row["samples"]
@@ -299,7 +333,7 @@ def _write_parts(
     reasons = sorted(filter(None, counts))
     rejected = {reason: counts[reason] for reason in reasons}
     rejected_samples = {reason: samples[reason] for reason in reasons}
-    return ManifestSummary(len(listing), good, good_samples, rejected, rejected_samples), listing
+    return ManifestSummary(len(listing), good, good_samples, rejected, rejected_samples), listing, first
 
 
 def _cut(rows: Iterable[dict[str, Any]], samples_per_part: float) -> Iterator[list[dict[str, Any]]]:
@@ -318,7 +352,7 @@ def _cut(rows: Iterable[dict[str, Any]], samples_per_part: float) -> Iterator[li
 
 def _publish(unfinished: Path, folder: Path, names: list[str]) -> None:
     """Move a finished manifest to its place; from the first step to the last, `parts` finds none there."""
-    folder.mkdir(exist_ok=True)
+    files.make_folder(folder)
     changed = [name for name in [*names, SUMMARY] if not _same_bytes(unfinished / name, folder / name)]
     surplus = [path for path in folder.glob("part-*.parquet") if path.name not in set(names)]
     if not changed and not surplus:
@@ -328,9 +362,12 @@ def _publish(unfinished: Path, folder: Path, names: list[str]) -> None:
         path.unlink()
     for name in changed:
         if name != SUMMARY:
-            os.replace(unfinished / name, folder / name)
-    os.replace(unfinished / SUMMARY, folder / SUMMARY)
+            files.publish(unfinished / name, folder / name)
+    files.publish(unfinished / SUMMARY, folder / SUMMARY)
 
 
 def _same_bytes(one: Path, other: Path) -> bool:
-    return other.exists() and one.read_bytes() == other.read_bytes()
+    try:
+        return files.read(other) == one.read_bytes()
+    except ValueError:
+        return False

@@ -61,6 +61,10 @@ class Reject(ValueError):
         return Reject, (self.reason, self.detail)
 
 
+class Unusable(ValueError):
+    """A place or an engine that cannot be worked with as asked: said before any work, exit code 2."""
+
+
 @dataclass(frozen=True, slots=True)
 class Utterance:
     """One stretch of a recording with an id: one row of the manifest.

@@ -4,17 +4,21 @@ import contextlib
 import logging
 import os
 import shlex
+import socket
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
+from apache_beam.transforms.environments import ExternalEnvironment, SubprocessSDKEnvironment
 
+from corpus import files
+from corpus.records import Unusable
 from pipelines.stage import Stage, Task, run_task
+from pipelines.versions import java, same_versions, versions
 
 
 class RunTask(beam.DoFn):
@@ -28,7 +32,7 @@ class RunTask(beam.DoFn):
         self.stage.setup()
 
     def process(self, task: Task) -> Iterator[tuple[str, str]]:
-        yield task.output, run_task(self.stage, Path(self.build), task)
+        yield task.output, run_task(self.stage, files.place(self.build), task)
 
 
 def run(stage: Stage, build: Path, todo: list[Task], *, workers: int, extra: tuple[str, ...] = ()) -> None:
@@ -50,16 +54,85 @@ def choose(build: Path, workers: int, extra: tuple[str, ...]) -> tuple[FnApiRunn
     """The runner and its options: the one named in `extra`, else the pinned local one.
 
     The local runner is named because Beam's default one looks for a download first. Its workers are processes that
-    write their talk to beam.log in the build, not over the progress on stderr.
+    write their talk to beam.log in the build, not over the progress on stderr; with `--environment_type=EXTERNAL
+    --environment_config=HOST:PORT` they are those of a worker pool that runs elsewhere.
     """
     options = PipelineOptions([f"--direct_num_workers={workers}", *extra])
-    if any(word.startswith("--runner") for word in extra):
+    place = options.view_as(PortableOptions)
+    if named(options):
         return None, options
+    if place.environment_type == "EXTERNAL":
+        return FnApiRunner(default_environment=ExternalEnvironment.from_options(place)), options
     if workers == 1:
         return FnApiRunner(), options
-    log = shlex.quote(str(build / "beam.log"))
+    log = "/dev/null" if files.is_url(build) else shlex.quote(str(build / "beam.log"))
     command = f"exec {shlex.quote(sys.executable)} -m pipelines.worker {os.getpid()} 2>>{log}"
     return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command)), options
+
+
+def named(options: PipelineOptions) -> str:
+    """The runner that the user asked for."""
+    return options.view_as(StandardOptions).runner or ""
+
+
+JOB_SERVERS = {"SparkRunner": "spark", "FlinkRunner": "flink"}
+LOSES_DATA = ("DaskRunner", "RayRunner", "PySparkRunner")
+
+
+def ready(workers: int, extra: tuple[str, ...]) -> None:
+    """Ask, before any work, what the runner in `extra` needs; workers elsewhere are asked for their Python.
+
+    Raises:
+        Unusable: it is missing; one line, with the way out.
+    """
+    try:
+        options = PipelineOptions([f"--direct_num_workers={workers}", *extra])
+        place, unknown = (
+            options.view_as(PortableOptions),
+            options.get_all_options(retain_unknown_options=True),
+        )
+    except SystemExit as error:  # argparse has said why on stderr
+        raise Unusable(f"beam: cannot read the options {' '.join(extra)}") from error
+    runner = named(options)
+    if runner in LOSES_DATA:
+        raise Unusable(f"beam: {runner} loses rows without a word, measured; use --engine spark")
+    if runner in JOB_SERVERS:
+        engine = JOB_SERVERS[runner]
+        jar = unknown.get(f"{engine}_job_server_jar")
+        if place.job_endpoint:
+            return
+        if jar is None or not Path(jar).is_file():
+            got = f"no file {jar}" if jar else "neither"
+            way = "or use --engine spark, which needs none" if engine == "spark" else "or another engine"
+            raise Unusable(
+                f"beam: {runner} needs its job server, --{engine}_job_server_jar=JAR on this disk or "
+                f"--job_endpoint=HOST:PORT, got {got}; {way}"
+            )
+        java()
+    if not runner and place.environment_type == "EXTERNAL":
+        ask_pool(place, options)
+
+
+def ask_pool(place: PortableOptions, options: PipelineOptions) -> None:
+    """Let a worker of the pool say what it runs on; it must be what the driver runs on."""
+    host, _, port = (place.environment_config or "").rpartition(":")
+    try:
+        socket.create_connection((host or "localhost", int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise Unusable(
+            f"beam: need a worker pool at --environment_config=HOST:PORT, got {place.environment_config!r}: {error}"
+        ) from error
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    try:
+        with beam.Pipeline(
+            runner=FnApiRunner(default_environment=ExternalEnvironment.from_options(place)), options=options
+        ) as pipeline:
+            _ = pipeline | beam.Create([versions()]) | beam.Reshuffle() | beam.Map(same_versions)
+    except Exception as error:  # whatever the worker said, at the end of a long report
+        last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise Unusable(
+            f"beam: the worker pool cannot run this project: {last.split(' [while running')[0]}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -9,26 +9,28 @@ import functools
 import hashlib
 import itertools
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from corpus import manifest
+from corpus import files, manifest
 from corpus.adapters import ADAPTERS
 from corpus.audio import decode
 from corpus.documents import read_documents, write_documents
 from corpus.records import Reject, Utterance
 from pipelines import settings as toml
+from pipelines.deal import deal
+from pipelines.parts import corpus_hash, map_tasks, origin, part_names, parts
+from pipelines.planner import markers, plan
 from pipelines.run import Engine, run_stage
 from pipelines.settings import Settings, one_of
-from pipelines.shard import WriteShard, in_writing, inputs_of
+from pipelines.shard import WriteShard, in_writing
 from pipelines.split import Split, choose, draw
-from pipelines.stage import Stage, Task, done, key, marker, sha256, utterance, write_atomically
+from pipelines.stage import Task, marker, marker_of, sha256, utterance, write_atomically
 from pipelines.stages import AlignWords, EncodeUnits, SampleFrames
+from pipelines.versions import versions
 
 if TYPE_CHECKING:
     from units.encoders import Encoder
@@ -42,8 +44,8 @@ def ingest(build: Path, settings: Settings, *, say: Say = lambda line: None) -> 
     """Read the source into manifest parts, and text documents into text parts."""
     corpus = settings.corpus
     one_of("corpus.adapter", corpus.adapter, tuple(ADAPTERS))
-    rows = ADAPTERS[corpus.adapter](Path(corpus.source))
-    build.mkdir(parents=True, exist_ok=True)
+    rows = ADAPTERS[corpus.adapter](files.place(corpus.source))
+    files.make_folder(build)
     summary = manifest.write_manifest(
         rows,
         build / "manifest",
@@ -52,9 +54,10 @@ def ingest(build: Path, settings: Settings, *, say: Say = lambda line: None) -> 
         max_seconds=corpus.max_seconds,
         ids=corpus.ids,
         transcripts="required" if corpus.unaligned == "reject" else "optional",
+        growing=True,
     )
     documents = write_documents(
-        read_documents([Path(name) for name in settings.text.documents]),
+        read_documents([files.place(name) for name in settings.text.documents]),
         build / "text",
         duplicates=settings.text.duplicates,
     )
@@ -103,31 +106,6 @@ def recall(build: Path) -> Settings:
     return toml.read(path)
 
 
-def part_names(build: Path, table: str = "manifest") -> list[str]:
-    """Names of a table's parts, in order; a missing or broken manifest is said in one line."""
-    try:
-        listed = json.loads((build / table / f"{table}.json").read_text())["parts"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{build}: no finished {table} here; run `wordweave ingest` first") from error
-    return [entry["name"] for entry in listed]
-
-
-def listed(build: Path, table: str = "manifest") -> dict[str, dict[str, Any]]:
-    """Part name -> what the table's summary says of it (rows, samples, sha256)."""
-    part_names(build, table)
-    return {
-        entry["name"]: entry for entry in json.loads((build / table / f"{table}.json").read_text())["parts"]
-    }
-
-
-def map_tasks(build: Path, stage: Stage, table: str) -> list[Task]:
-    """One task per manifest part."""
-    return [
-        Task(f"{table}/{name}", (f"manifest/{name}",), key(stage, [entry["sha256"]]), entry["samples"])
-        for name, entry in listed(build).items()
-    ]
-
-
 def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> Path:
     """Draw frames from every part and fit the codebook; an up-to-date, given or imported one is left as it is."""
     import faiss
@@ -137,19 +115,23 @@ def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lam
     units = settings.units
     target = build / "codebooks" / "units.safetensors"
     if units.codebook:
-        open_codebook(Path(units.codebook), settings)
-        return Path(units.codebook)
+        open_codebook(files.place(units.codebook), settings)
+        return files.place(units.codebook)
     held = marker(target) or {}
     if target.exists() and "imported" in held:
         open_codebook(target, settings)
         say(f"fit units: {target} was imported ({held['imported']}) and stays; remove it to fit one")
         return target
     stage, encoder = frame_sampling(build, settings)
-    tasks = map_tasks(build, stage, "frames")
-    asked = [[task.key for task in tasks], units.clusters, units.seed]
-    fitted = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    places = ("device", "codebook", "trust_pickle", "encoder", "dtype")
+    asked_for = {name: value for name, value in dataclasses.asdict(units).items() if name not in places}
+    asked: list[Any] = [stage.name, stage.version, encoder.identity, stage.dtype, asked_for, origin(build)]
+    fitted, corpus = hashlib.sha256(json.dumps(asked).encode()).hexdigest(), corpus_hash(build)
     if target.exists() and held.get("key") == fitted:
+        if held.get("corpus") != corpus:
+            say(f"fit units: {target} stays, fitted before the corpus changed; remove it to fit it anew")
         return target
+    tasks = map_tasks(build, stage, "frames")
     run_stage(stage, build, tasks, engine)
     features = gather_frames(build, tasks, encoder.dimension, limit=units.fit_frames, seed=units.seed)
     count = len(features)
@@ -165,16 +147,23 @@ def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lam
         kmeans.fit(features, clusters=units.clusters, seed=seed, encoder=encoder)
         for seed in (units.seed, units.seed + 1)  # the second says how far inertia hangs on the seed
     )
-    target.parent.mkdir(exist_ok=True)
-    target.with_name(target.name + ".done").unlink(missing_ok=True)  # before the data, as in stage.run_task
-    codebook.save(target)
+    save(codebook, target)
     inertias = {
         name: book.provenance["inertia"] for name, book in (("own", codebook), ("second seed", reference))
     }
-    said = {"key": fitted, "inertia": inertias, "frames": count}
-    write_atomically(target.with_name(target.name + ".done"), json.dumps(said).encode())
-    shutil.rmtree(build / "frames", ignore_errors=True)  # features are large and made again at need
+    said = {"key": fitted, "corpus": corpus, "inertia": inertias, "frames": count}
+    write_atomically(marker_of(target), json.dumps(said).encode())
+    files.remove_folder(build / "frames")  # features are large and made again at need
     return target
+
+
+def save(model: Any, target: Path) -> None:
+    """Write a fitted model without its done marker, which goes before the data does, as in `stage.run_task`."""
+    files.make_folder(target.parent)
+    temporary = files.temporary_name(target)
+    model.save(temporary)
+    marker_of(target).unlink(missing_ok=True)
+    files.publish(temporary, target)
 
 
 def frame_sampling(build: Path, settings: Settings) -> "tuple[SampleFrames, Encoder]":
@@ -184,7 +173,7 @@ def frame_sampling(build: Path, settings: Settings) -> "tuple[SampleFrames, Enco
     units = settings.units
     dtype = "float32" if units.dtype == "auto" else units.dtype
     encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=dtype)
-    samples = sum(entry["samples"] for entry in listed(build).values())
+    samples = sum(part.samples for part in parts(build))
     share = min(1.0, units.fit_hours * 3600 * 16_000 / max(samples, 1))
     frames = samples * share / encoder.hop
     stage = SampleFrames(
@@ -203,7 +192,7 @@ def gather_frames(build: Path, tasks: list[Task], dimension: int, *, limit: int,
     kept = draw_rows(sum(counts), limit, seed)
     features, filled, seen = np.empty((len(kept), dimension), np.float32), 0, 0
     for task in tasks:
-        for batch in pq.ParquetFile(build / task.output).iter_batches(50_000):
+        for batch in files.open_table(build / task.output).iter_batches(50_000):
             block = batch.column("frame").flatten().to_numpy().reshape(-1, dimension)
             rows = kept[filled : np.searchsorted(kept, seen + len(block))] - seen
             features[filled : filled + len(rows)] = block[rows]
@@ -236,7 +225,7 @@ def open_codebook(
 
     units = settings.units
     encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=dtype)
-    codebook = load_codebook(path, encoder=encoder, trust_pickle=units.trust_pickle)
+    codebook = load_codebook(files.local(path), encoder=encoder, trust_pickle=units.trust_pickle)
     if codebook.clusters != units.clusters:
         raise ValueError(
             f"{path}: has {codebook.clusters} units, units.clusters asks for {units.clusters}; "
@@ -280,7 +269,7 @@ def units_dtype(build: Path, settings: Settings) -> str:
     asked = [exact.identity, codebook.hash, device, HALF_LIMIT]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     try:
-        held = json.loads(path.read_text())
+        held = json.loads(path.read_bytes())
     except (OSError, ValueError):
         held = {}
     if held.get("key") != key:
@@ -295,8 +284,8 @@ def drawn_rows(build: Path, count: int, table: str = "manifest") -> list[tuple[s
     """(part, row) of the `count` utterances of lowest hash that have no reject in `table`, in order of the manifest."""
     chosen: list[tuple[float, str, int]] = []
     for name in part_names(build):
-        ids = pq.read_table(build / "manifest" / name, columns=["id"])["id"].to_pylist()
-        rejects = pq.read_table(build / table / name, columns=["reject"])["reject"].to_pylist()
+        ids = files.read_table(build / "manifest" / name, columns=["id"])["id"].to_pylist()
+        rejects = files.read_table(build / table / name, columns=["reject"])["reject"].to_pylist()
         chosen += [(draw(0, one), name, row) for row, one in enumerate(ids) if rejects[row] is None]
         chosen = sorted(chosen)[:count]
     return sorted((name, row) for _, name, row in chosen)
@@ -305,7 +294,7 @@ def drawn_rows(build: Path, count: int, table: str = "manifest") -> list[tuple[s
 def drawn_speech(build: Path, count: int, table: str = "manifest") -> Iterator[tuple[Utterance, np.ndarray]]:
     """The utterances of `drawn_rows` with their waveforms, but for those that cannot be decoded."""
     for name, rows in itertools.groupby(drawn_rows(build, count, table), key=lambda place: place[0]):
-        for row in pq.read_table(build / "manifest" / name).take([row for _, row in rows]).to_pylist():
+        for row in files.read_table(build / "manifest" / name).take([row for _, row in rows]).to_pylist():
             try:
                 yield utterance(row), decode(utterance(row))
             except Reject:  # said by the stage that meets it
@@ -314,7 +303,7 @@ def drawn_speech(build: Path, count: int, table: str = "manifest") -> Iterator[t
 
 def codebook_path(build: Path, settings: Settings) -> Path:
     """The codebook units are made with."""
-    path = Path(settings.units.codebook or build / "codebooks" / "units.safetensors")
+    path = files.place(settings.units.codebook or build / "codebooks" / "units.safetensors")
     if not path.is_file():
         raise ValueError(f"{path}: no codebook here; run `wordweave fit units {build}` first")
     return path
@@ -361,7 +350,7 @@ def interleave(
     build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None
 ) -> dict[str, Any]:
     """Write the shards: choose what is held out, build the vocabulary, deal examples to shards, write, index."""
-    from shards.write import SPLITS, STREAMS, write_index
+    from shards.write import write_index
 
     split = held_out(build, settings)
     vocabulary = build_vocabulary(build, settings, split, say=say)
@@ -371,21 +360,14 @@ def interleave(
         strategy=settings.interleave.drawn(), seed=settings.interleave.seed, eos=settings.interleave.eos,
         expressive=expressive_tables(settings),
     )  # fmt: skip
-    hashes = part_hashes(build, stage.expressive)
-    tasks = [
-        task
-        for stream in STREAMS
-        for part in SPLITS
-        for task in deal(build, settings, stage, stream, part, hashes)
-    ]
-    if not all(done(build, task) for task in tasks):
+    tasks = deal(build, stage, samples_per_shard=settings.shards.samples)
+    if plan(stage, build, tasks).todo:
         (build / "shards" / "index.json").unlink(missing_ok=True)  # no index over half-rewritten shards
     counts = run_stage(stage, build, tasks, engine)
     entries: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for task in tasks:
+    for task, entry in markers(build, tasks):
         stream, part = task.arguments[0], task.arguments[1]
-        entry = marker(build / task.output)
-        assert entry is not None
+        assert entry
         entries.setdefault(stream, {}).setdefault(part, []).append(entry["entry"])
     write_index(build / "shards", entries, vocabulary)
     sweep(build / "shards", {build / task.output for task in tasks})
@@ -394,18 +376,36 @@ def interleave(
 
 
 def held_out(build: Path, settings: Settings) -> Split:
-    """The held-out rule, chosen from the manifest alone and written to split.json."""
+    """The held-out rule, chosen from the manifest alone and written to split.json.
+
+    Once chosen it is kept, whatever recordings come later, as long as its settings are the same and it holds out
+    something: what a model was not trained on stays so.
+    """
 
     def usable() -> Iterator[tuple[str, str | None, int]]:
         for name in part_names(build):
-            columns = pq.read_table(build / "manifest" / name, columns=["id", "speaker", "samples", "reject"])
+            columns = files.read_table(
+                build / "manifest" / name, columns=["id", "speaker", "samples", "reject"]
+            )
             for row in columns.to_pylist():
                 if row["reject"] is None:
                     yield row["id"], row["speaker"], row["samples"]
 
     shards = settings.shards
+    asked = {"by": shards.by, "share": shards.valid, "seed": shards.seed, "origin": origin(build)}
+    path = build / "split.json"
+    try:
+        held = json.loads(path.read_bytes())
+        kept = Split(tuple(held["speakers"]), held["share"], held["seed"], held["smallest"])
+        same = {name: held.get(name) for name in asked} == asked
+        if same and (
+            not kept.share or any(kept.of(name, speaker) == "valid" for name, speaker, _ in usable())
+        ):
+            return kept
+    except (OSError, ValueError, KeyError):  # none yet, or of an earlier version
+        pass
     split = choose(usable(), by=shards.by, share=shards.valid, seed=shards.seed)
-    write_atomically(build / "split.json", json.dumps(dataclasses.asdict(split), indent=1).encode())
+    write_atomically(path, json.dumps({**dataclasses.asdict(split), **asked}, indent=1).encode())
     return split
 
 
@@ -437,19 +437,23 @@ def build_vocabulary(build: Path, settings: Settings, split: Split, *, say: Say 
     from shards.vocabulary import Vocabulary
 
     text = settings.text
-    path = Path(text.tokenizer) if text.tokenizer else build / "tokenizer" / "tokenizer.json"
+    path = files.place(text.tokenizer) if text.tokenizer else build / "tokenizer" / "tokenizer.json"
     if not text.tokenizer:
-        parts = [entry["sha256"] for table in ("manifest", "text") for entry in listed(build, table).values()]
-        asked = [text.size, text.writing, dataclasses.asdict(split), parts]
-        wanted = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-        if not path.exists() or (marker(path) or {}).get("key") != wanted:
+        asked = [text.size, text.writing, dataclasses.asdict(split), origin(build)]
+        wanted, corpus = hashlib.sha256(json.dumps(asked).encode()).hexdigest(), corpus_hash(build)
+        held = (marker(path) or {}) if path.exists() else {}
+        if held.get("key") != wanted:
             say(f"text: training a BPE of {text.size} pieces on the transcripts and documents")
-            path.with_name(path.name + ".done").unlink(missing_ok=True)
-            path.parent.mkdir(exist_ok=True)
-            train_bpe(training_texts(build, settings, split), path, size=text.size)
-            write_atomically(path.with_name(path.name + ".done"), json.dumps({"key": wanted}).encode())
+            temporary = files.temporary_name(path)
+            files.make_folder(path.parent)
+            train_bpe(training_texts(build, settings, split), temporary, size=text.size)
+            marker_of(path).unlink(missing_ok=True)
+            files.publish(temporary, path)
+            write_atomically(marker_of(path), json.dumps({"key": wanted, "corpus": corpus}).encode())
+        elif held.get("corpus") != corpus:
+            say(f"text: {path} stays, trained before the corpus changed; remove it to train it anew")
     vocabulary = Vocabulary(
-        load_tokenizer(path),
+        load_tokenizer(files.local(path)),
         units=settings.units.clusters,
         tasks=settings.interleave.tasks or settings.interleave.strategy == "concatenated",
         **{table: token_codes(build, table) for table in expressive_tables(settings)},
@@ -462,68 +466,13 @@ def training_texts(build: Path, settings: Settings, split: Split) -> Iterator[st
     """Transcripts and documents that are not held out, in the writing the text stream has."""
     for table in ("manifest", "text"):
         for name in part_names(build, table):
-            for row in pq.read_table(build / table / name).to_pylist():
+            for row in files.read_table(build / table / name).to_pylist():
                 if (
                     row["reject"] is None
                     and row["text"]
                     and split.of(row["id"], row.get("speaker")) == "train"
                 ):
                     yield " ".join(in_writing(row["text"], settings.text.writing))
-
-
-def deal(
-    build: Path, settings: Settings, stage: WriteShard, stream: str, part: str, hashes: dict[str, str]
-) -> list[Task]:
-    """Deal the examples of one stream and split to shards of equal size, in manifest order.
-
-    A shard is named by the row ranges it takes from each part, so that planning needs a few columns and no memory that
-    grows with the corpus but the list of shards.
-    """
-    shards: list[list[tuple[str, str, int, int]]] = []
-    lengths: list[int] = []
-    filled = settings.shards.samples
-    sources = [("manifest", name) for name in part_names(build)]
-    sources += [("text", name) for name in part_names(build, "text")] if stream == "text" else []
-    for table, name in sources:
-        for row, samples in stage.accepted(build, table, name, stream, part):
-            if filled == settings.shards.samples:
-                shards.append([])
-                lengths.append(0)
-                filled = 0
-            pieces = shards[-1]
-            if pieces and pieces[-1][:2] == (table, name):
-                pieces[-1] = (table, name, pieces[-1][2], row + 1)
-            else:
-                pieces.append((table, name, row, row + 1))
-            filled += 1
-            lengths[-1] += samples
-    tasks = []
-    for index, (pieces, samples) in enumerate(zip(shards, lengths, strict=True)):
-        inputs = tuple(
-            path for table, name, _, _ in pieces for path in inputs_of(table, name, stage.expressive)
-        )
-        arguments = (stream, part, tuple(pieces))
-        made = key(stage, [hashes[path] for path in inputs], arguments)
-        tasks.append(Task(f"shards/{stream}/{part}-{index:06d}.tar", inputs, made, samples, arguments))
-    return tasks
-
-
-def part_hashes(build: Path, expressive: tuple[str, ...] = ()) -> dict[str, str]:
-    """sha256 of every finished part, from the notes made when it was written; an unfinished one is said in one line."""
-    hashes: dict[str, str] = {}
-    for table in ("manifest", "text"):
-        hashes |= {f"{table}/{name}": entry["sha256"] for name, entry in listed(build, table).items()}
-    for name in part_names(build):
-        for table, command in (
-            ("units", "units"),
-            ("words", "align"),
-            *zip(expressive, expressive, strict=True),
-        ):
-            said = marker(build / table / name)
-            if said is None:
-                raise ValueError(f"{table}/{name}: not finished; run `wordweave {command} {build}` first")
-            hashes[f"{table}/{name}"] = said["sha256"]
-    return hashes
 
 
 def sweep(folder: Path, wanted: set[Path]) -> None:
@@ -536,33 +485,15 @@ def sweep(folder: Path, wanted: set[Path]) -> None:
 
 def provenance(build: Path, settings: Settings, stage: WriteShard) -> None:
     """Write provenance.json: versions, commit, hashes of models, codebook and vocabulary."""
-    import importlib.metadata
     import subprocess
 
-    names = (
-        "wordweave",
-        "torch",
-        "torchaudio",
-        "apache-beam",
-        "faiss-cpu",
-        "pocketsphinx",
-        "webdataset",
-        "numpy",
-        "pyarrow",
-    )
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
     here = Path(__file__).resolve().parent
     git = subprocess.run(
         ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     codebook = codebook_path(build, settings)
     said = {
-        "versions": versions,
+        "versions": versions(),
         "commit": git.stdout.strip() or None,
         "codebook": sha256(codebook),
         "units_dtype": units_dtype(build, settings),

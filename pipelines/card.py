@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader
 
+from corpus import files
 from pipelines.build import codebook_path, drawn_speech, open_codebook, part_names, recall, units_dtype
 from pipelines.settings import Settings
 from pipelines.stage import marker, sha256, write_atomically
@@ -39,7 +39,7 @@ def write_card(build: Path, *, phones: int = 50) -> dict[str, Any]:
     for name in part_names(build):
         if marker(build / "units" / name) is None:
             raise ValueError(f"units/{name}: not finished; run `wordweave units {build}` first")
-        for batch in pq.ParquetFile(build / "units" / name).iter_batches(1000, columns=["units"]):
+        for batch in files.open_table(build / "units" / name).iter_batches(1000, columns=["units"]):
             for units in batch.column("units"):
                 if units.is_valid:
                     usage.add(units.values.to_numpy())

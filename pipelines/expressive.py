@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipelines.build import Say, listed, map_tasks, part_names, units_stage
+from corpus import files
+from pipelines.build import Say, save, units_stage
+from pipelines.parts import map_tasks, part_names, parts
 from pipelines.run import Engine, run_stage
 from pipelines.settings import Settings
-from pipelines.stage import TableStage, Task, key, marker, write_atomically
+from pipelines.stage import TableStage, Task, marker, marker_of, task_of, write_atomically
 from pipelines.stages import ListeningStage, Row, decoded, reasons
 from pipelines.together import run_together
 from units import pitch as pitches
@@ -98,8 +99,8 @@ class MakePitch(TableStage):
     schema: ClassVar[pa.Schema] = token_schema("pitch")
 
     def setup(self) -> None:
-        object.__setattr__(self, "_tokenizer", pitches.load(self.model))
-        object.__setattr__(self, "_speakers", read_speakers(Path(self.speakers)))
+        object.__setattr__(self, "_tokenizer", pitches.load(files.local(self.model)))
+        object.__setattr__(self, "_speakers", read_speakers(files.place(self.speakers)))
 
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Note the number of codes beside the part: the vocabulary needs it."""
@@ -130,8 +131,8 @@ class MakeStyle(TableStage):
         import torch
 
         torch.set_num_threads(1)
-        object.__setattr__(self, "_tokenizer", styles.load(self.codebook))
-        object.__setattr__(self, "_speakers", read_speakers(Path(self.speakers)))
+        object.__setattr__(self, "_tokenizer", styles.load(files.local(self.codebook)))
+        object.__setattr__(self, "_speakers", read_speakers(files.place(self.speakers)))
 
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Note the number of codes beside the part: the vocabulary needs it."""
@@ -207,7 +208,7 @@ def prosody(build: Path, settings: Settings, engine: Engine) -> list[Task]:
 def read_rows(build: Path, columns: list[str], rows: int = 64) -> Iterator[dict[str, Any]]:
     """Rows of the prosody table in order, a few in memory at a time."""
     for name in part_names(build):
-        for batch in pq.ParquetFile(build / "prosody" / name).iter_batches(rows, columns=columns):
+        for batch in files.open_table(build / "prosody" / name).iter_batches(rows, columns=columns):
             yield from batch.to_pylist()
 
 
@@ -257,20 +258,21 @@ def speaker_means(build: Path) -> Path:
 
 def read_speakers(path: Path) -> dict[str, dict[str, Any]]:
     """What `speaker_means` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_bytes())
 
 
 def token_tasks(build: Path, stage: MakePitch | MakeStyle, table: str = "prosody") -> list[Task]:
     """One task per part; its key covers the means of the part's own speakers."""
     speakers, tasks = read_speakers(build / SPEAKERS), []
-    for name, entry in listed(build).items():
-        column = pq.read_table(build / "manifest" / name, columns=["speaker"]).column(0)
+    for part in parts(build):
+        name = part.name
+        column = files.read_table(build / "manifest" / name, columns=["speaker"]).column(0)
         own = {speaker: speakers.get(speaker) for speaker in column.unique().to_pylist() if speaker}
         means = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
-        said = entry if table == "manifest" else marker(build / table / name)
+        said = part._asdict() if table == "manifest" else marker(build / table / name)
         assert said is not None
-        made = key(stage, [said["sha256"]], (means,))
-        tasks.append(Task(f"{stage.name}/{name}", (f"{table}/{name}",), made, entry["samples"], (means,)))
+        source = {f"{table}/{name}": said["sha256"]}
+        tasks.append(task_of(stage, f"{stage.name}/{name}", source, part.samples, (means,)))
     return tasks
 
 
@@ -284,7 +286,7 @@ def pitch(build: Path, settings: Settings, engine: Engine) -> dict[str, int]:
     """Pitch tokens of every part."""
     prosody(build, settings, engine)
     model = model_path(build, settings.pitch.model, "pitch")
-    stage = MakePitch(model, pitches.load(model).hash, str(speaker_means(build)))
+    stage = MakePitch(model, pitches.load(files.local(model)).hash, str(speaker_means(build)))
     return run_stage(stage, build, token_tasks(build, stage), engine)
 
 
@@ -292,7 +294,7 @@ def style(build: Path, settings: Settings, engine: Engine) -> dict[str, int]:
     """Style tokens of every part."""
     prosody(build, settings, engine)
     codebook = model_path(build, settings.style.codebook, "style")
-    tokenizer = styles.load(codebook)
+    tokenizer = styles.load(files.local(codebook))
     stage = MakeStyle(codebook, tokenizer.hash, str(speaker_means(build)))
     table = "manifest" if isinstance(tokenizer, Wav2Vec2Style) else "prosody"
     return run_stage(stage, build, token_tasks(build, stage, table), engine)
@@ -350,16 +352,14 @@ def fit_key(build: Path, settings: Settings, engine: Engine, kind: str) -> tuple
 
 def keep(model: pitches.PitchTokenizer | styles.StyleTokenizer, path: Path, wanted: str) -> Path:
     """Write a fitted model and its done marker."""
-    path.parent.mkdir(exist_ok=True)
-    path.with_name(path.name + ".done").unlink(missing_ok=True)  # before the data, as in stage.run_task
-    model.save(path)
-    write_atomically(path.with_name(path.name + ".done"), json.dumps({"key": wanted}).encode())
+    save(model, path)
+    write_atomically(marker_of(path), json.dumps({"key": wanted}).encode())
     return path
 
 
 def drawn(build: Path, settings: Settings, columns: list[str], hours: float) -> Iterator[dict[str, Any]]:
     """A share of the rows that holds about so many hours; whether a row is in it hangs on its id alone."""
-    samples = sum(entry["samples"] for entry in listed(build).values())
+    samples = sum(part.samples for part in parts(build))
     share = min(1.0, hours * 3600 * 16_000 / max(samples, 1))
     for row in read_rows(build, columns):
         digest = hashlib.sha256(f"{settings.pitch.seed}|prosody|{row['id']}".encode()).digest()

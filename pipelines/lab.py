@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,18 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from corpus import files
 from pipelines.build import (
     Say,
     drawn_speech,
     frame_sampling,
     gather_frames,
-    map_tasks,
     remember,
+    save,
 )
+from pipelines.parts import map_tasks
 from pipelines.run import Engine, alone, run_stage
 from pipelines.settings import Settings
 from pipelines.settings import replace as change
-from pipelines.stage import sha256, write_atomically
+from pipelines.stage import marker_of, sha256, write_atomically
 from units.encoders import load_encoder
 from units.quality import describe, entropy
 from units.quantizers import load_codebook
@@ -45,11 +46,9 @@ def import_codebook(build: Path, settings: Settings, source: Path, *, trust_pick
     origin = {"imported": source.name, "sha256": sha256(source)}
     changed = change(settings, "units", clusters=codebook.clusters, codebook="")
     target = build / "codebooks" / "units.safetensors"
-    done = target.with_name(target.name + ".done")
     with alone(build):
-        done.unlink(missing_ok=True)  # before the data, as in stage.run_task
-        replace(codebook, provenance={**codebook.provenance, **origin}).save(target)
-        write_atomically(done, json.dumps({"key": "imported", **origin}).encode())
+        save(replace(codebook, provenance={**codebook.provenance, **origin}), target)
+        write_atomically(marker_of(target), json.dumps({"key": "imported", **origin}).encode())
         remember(build, changed)
     return target
 
@@ -114,9 +113,8 @@ def sweep(
                 if len(rows) == 1:
                     say("  ".join(f"{name:>{max(8, len(name))}}" for name in rows[0]))
                 say("  ".join(f"{brief(value):>{max(8, len(name))}}" for name, value in rows[-1].items()))
-        (build / "codebooks").mkdir(exist_ok=True)
         write_atomically(build / "codebooks" / "sweep.json", json.dumps(rows, indent=1).encode())
-        shutil.rmtree(build / "frames", ignore_errors=True)
+        files.remove_folder(build / "frames")
     return rows
 
 

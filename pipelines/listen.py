@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from corpus import files
 from corpus.audio import decode, probe
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 from pipelines.build import codebook_path, drawn_rows, open_codebook, recall, units_dtype
@@ -108,8 +108,8 @@ def verify_units(build: Path, count: int) -> dict[str, Any]:
     checked = differ = 0
     for name, places in itertools.groupby(chosen, key=lambda place: place[0]):
         rows = [row for _, row in places]
-        manifest = pq.read_table(build / "manifest" / name).take(rows).to_pylist()
-        table = pq.read_table(build / "units" / name).take(rows).to_pylist()
+        manifest = files.read_table(build / "manifest" / name).take(rows).to_pylist()
+        table = files.read_table(build / "units" / name).take(rows).to_pylist()
         for row, stored in zip(manifest, table, strict=True):
             try:
                 (features,) = encoder.encode([decode(utterance(row))])

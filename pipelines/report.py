@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader
 
+from corpus import files
 from corpus.records import REASONS, SAMPLE_RATE
 from pipelines.build import part_names, recall
 from pipelines.split import FATES, fates
@@ -25,11 +25,11 @@ def account(build: Path, *, unaligned: str, rejects: Path) -> dict[str, Any]:
     utterances: Counter[str] = Counter()
     samples: Counter[str] = Counter()
     reasons: dict[str, Counter[str]] = {}
-    rejects.parent.mkdir(parents=True, exist_ok=True)
-    temporary = rejects.with_name("." + rejects.name)
+    files.make_folder(rejects.parent)
+    temporary = files.temporary_name(rejects)
     with open(temporary, "w", encoding="utf-8") as file:
         for name in part_names(build):
-            tables = [pq.read_table(build / table / name) for table in ("manifest", "units", "words")]
+            tables = [files.read_table(build / table / name) for table in ("manifest", "units", "words")]
             rows = tables[0].select(["id", "audio", "samples"]).to_pylist()
             for row, (fate, stage, reason, detail) in zip(
                 rows, fates(*tables, unaligned=unaligned), strict=True
@@ -42,7 +42,7 @@ def account(build: Path, *, unaligned: str, rejects: Path) -> dict[str, Any]:
                     entry["samples"] += row["samples"]
                     said = {**row, "fate": fate, "stage": stage, "reason": reason, "detail": detail}
                     file.write(json.dumps(said, ensure_ascii=False, sort_keys=True) + "\n")
-    temporary.replace(rejects)
+    files.publish(temporary, rejects)
 
     def total(kinds: tuple[str, ...]) -> dict[str, Any]:
         together = sum(samples[kind] for kind in kinds)
@@ -77,7 +77,7 @@ def report(build: Path) -> dict[str, Any]:
     said = account(build, unaligned=settings.corpus.unaligned, rejects=folder / "rejects.jsonl")
     index_path = build / "shards" / "index.json"
     if index_path.is_file():
-        index = json.loads(index_path.read_text())
+        index = json.loads(index_path.read_bytes())
         said["shards"] = streams(index)
         for stream, fate in (("interleaved", "interleaved"), ("speech", "out")):
             held, want = said["shards"][stream]["audio_samples"], said[fate]["samples"]

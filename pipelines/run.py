@@ -10,29 +10,65 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from tqdm import tqdm
 
+from corpus import files
 from corpus.records import SAMPLE_RATE
-from pipelines.stage import Stage, Task, done, run_task
+from pipelines.planner import NEW, markers, plan
+from pipelines.stage import Stage, Task, run_task
 
-ENGINES = ("beam", "local")
+ENGINES = ("beam", "local", "spark")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Who runs the tasks: `beam` (worker processes of Beam's local runner, or any runner named after `--`) or `local`
-    (a plain loop in this process)."""
+    """Who runs the tasks.
+
+    `beam`: worker processes of Beam's local runner, or any runner named in `extra`. `spark`: a Spark cluster, the one
+    that `master` names. `local`: a plain loop in this process.
+    """
 
     name: str = "beam"
     workers: int = 1
-    extra: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()  # the engine's own options, what stands after `--`
+    master: str = ""  # of Spark
 
     def __post_init__(self) -> None:
         if self.name not in ENGINES:
             raise ValueError(f"engine: need one of {', '.join(ENGINES)}, got {self.name!r}")
         if self.workers < 1:
             raise ValueError(f"workers: need at least 1, got {self.workers}")
+        for value, owner, said in (
+            (self.master, "spark", "--master"),
+            (self.extra, None, "options after --"),
+        ):
+            if value and (self.name != owner if owner else self.name == "local"):
+                raise ValueError(f"engine: {self.name} takes no {said}, got {value!r}")
+
+    def ready(self) -> None:
+        """Ask, before any work, what the engine needs and this machine may lack.
+
+        Raises:
+            Unusable: no Java, no job server, another Python on the workers, ..., in one line.
+        """
+        if self.name == "spark":
+            from pipelines import spark
+
+            spark.session(self.workers, self.master, self.extra)
+        elif self.name == "beam" and self.extra:
+            beam_engine().ready(self.workers, self.extra)
+
+
+def beam_engine() -> ModuleType:
+    """The Beam engine, imported here: other engines and `--help` need no Beam."""
+    logging.disable(logging.WARNING)  # it warns of what it can do without
+    try:
+        from pipelines import beam
+    finally:
+        logging.disable(logging.NOTSET)
+    return beam
 
 
 def run_stage(
@@ -43,28 +79,44 @@ def run_stage(
     Returns:
         counts: {"tasks", "done", "skipped"}, where `done` were made in this run.
     """
-    todo = [task for task in tasks if not done(build, task)]
-    with alone(build), progress(stage.name, build, todo, quiet):
-        if todo and engine.name == "beam":
-            logging.disable(logging.WARNING)  # while Beam is imported, which warns of what it can do without
-            from pipelines import beam  # imported here: other engines and `--help` need no Beam
-
-            logging.disable(logging.NOTSET)
-            beam.run(stage, build, todo, workers=min(engine.workers, len(todo)), extra=engine.extra)
-        elif todo:
-            stage.setup()
-            for task in todo:
-                run_task(stage, build, task)
-    failed = [task for task in todo if not done(build, task)]
-    if failed:
+    with alone(build):
+        found = plan(stage, build, tasks)
+        if not quiet and found.todo and found.reasons.keys() != {NEW}:
+            print(found, file=sys.stderr)
+        left = found.todo
+        with progress(stage.name, build, left, quiet):
+            for _ in range(
+                2
+            ):  # again, where a worker was killed between two attempts at one task and left no word
+                if left:
+                    run_tasks(stage, build, left, engine)
+                left = plan(stage, build, left).todo
+                if any(failure(build, task) != SILENT for task in left):
+                    break
+    if left:
         raise ValueError(
-            f"{stage.name}: {len(failed)} of {len(tasks)} tasks failed; first {failed[0].output}: "
-            f"{failure(build, failed[0])}; the others are kept, run again to retry"
+            f"{stage.name}: {len(left)} of {len(tasks)} tasks failed; first {left[0].output}: "
+            f"{failure(build, left[0])}; the others are kept, run again to retry"
         )
-    return {"tasks": len(tasks), "done": len(todo), "skipped": len(tasks) - len(todo)}
+    return {"tasks": len(tasks), "done": len(found.todo), "skipped": found.standing}
 
 
-HELD: set[Path] = set()
+def run_tasks(stage: Stage, build: Path, todo: list[Task], engine: Engine) -> None:
+    """Hand the tasks to the engine; returns when each was tried."""
+    workers = min(engine.workers, len(todo))
+    if engine.name == "beam":
+        beam_engine().run(stage, build, todo, workers=workers, extra=engine.extra)
+    elif engine.name == "spark":
+        from pipelines import spark
+
+        spark.run(stage, build, todo, engine.workers, engine.master, engine.extra)
+    else:
+        stage.setup()
+        for task in todo:
+            run_task(stage, build, task)
+
+
+HELD: set[str] = set()
 """Builds this process holds."""
 
 
@@ -72,14 +124,23 @@ HELD: set[Path] = set()
 def alone(build: Path) -> Iterator[None]:
     """Hold the build: two drivers would remove each other's temporary files.
 
-    The lock goes with the process, however it ends; what a killed run left half-written is swept first.
+    The lock goes with the process, however it ends; what a killed run left half-written is swept first. An object store
+    has no lock to rely on: there, one driver at a time is the user's promise, and nothing half-written is ever seen.
     """
-    place = build.resolve()
+    place = str(build if files.is_url(build) else build.resolve())
     if place in HELD:
         yield
         return
-    place.mkdir(parents=True, exist_ok=True)
-    with open(place / ".lock", "a") as lock:
+    if files.is_url(build):
+        files.reachable(build, writing=True)
+        HELD.add(place)
+        try:
+            yield
+        finally:
+            HELD.discard(place)
+        return
+    build.mkdir(parents=True, exist_ok=True)
+    with open(build / ".lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -93,13 +154,16 @@ def alone(build: Path) -> Iterator[None]:
             HELD.discard(place)
 
 
+SILENT = "no output and no message"
+
+
 def failure(build: Path, task: Task) -> str:
     """What a failed task said."""
     path = build / (task.output + ".failed")
     try:
-        return json.loads(path.read_text())["error"] + f" (traceback in {path})"
+        return json.loads(path.read_bytes())["error"] + f" (traceback in {path})"
     except (OSError, ValueError, KeyError):
-        return "no output and no message"
+        return SILENT
 
 
 @contextmanager
@@ -118,7 +182,7 @@ def progress(name: str, build: Path, todo: list[Task], quiet: bool) -> Iterator[
 
     def look() -> None:
         nonlocal left, said
-        left = [task for task in left if not done(build, task)]
+        left = [task for task, found in markers(build, left) if (found or {}).get("key") != task.key]
         made = hours - sum(task.samples for task in left) / SAMPLE_RATE / 3600
         speed = made * 3600 / max(time.monotonic() - started, 1e-9)
         said = f"{made:.2f}/{hours:.2f} h, {speed:.0f}x real time" if hours else ""

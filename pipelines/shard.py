@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from aligners.normalise import normalise
+from corpus import files
 from corpus.records import SAMPLE_RATE, Word
 from pipelines.split import Split, fates
 from pipelines.stage import Task, utterance
@@ -17,6 +17,11 @@ from shards.interleave import Strategy, document, generator, interleave, speech_
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
 from shards.write import metadata, sample, text_metadata, write_shard
+
+STREAMS_OF: dict[str, tuple[str, ...]] = {
+    "interleaved": ("interleaved", "speech", "text"), "speech": ("speech",), "rejected": (),
+}  # fmt: skip
+"""Where a row goes by what became of it."""
 
 
 @dataclass(frozen=True)
@@ -40,26 +45,26 @@ class WriteShard:
     def setup(self) -> None:
         object.__setattr__(self, "_vocabulary", Vocabulary.load(self.vocabulary))
 
-    def accepted(self, build: Path, table: str, name: str, stream: str, part: str) -> list[tuple[int, int]]:
-        """(row, samples) of the rows of one part that belong to a stream and split."""
+    def accepted(self, build: Path, table: str, name: str) -> dict[tuple[str, str], list[tuple[int, int]]]:
+        """(stream, split) -> (row, samples) of the rows of one part that belong there."""
+        found: dict[tuple[str, str], list[tuple[int, int]]] = {}
         if table == "text":
-            columns = pq.read_table(build / "text" / name, columns=["id", "reject"]).to_pylist()
-            rows = [(row, 0) for row, said in enumerate(columns) if said["reject"] is None]
-            return [(row, 0) for row, _ in rows if self.split.of(columns[row]["id"]) == part]
+            columns = files.read_table(build / "text" / name, ["id", "reject"]).to_pylist()
+            for row, said in enumerate(columns):
+                if said["reject"] is None:
+                    found.setdefault(("text", self.split.of(said["id"])), []).append((row, 0))
+            return found
         tables = [
-            pq.read_table(
-                build / "manifest" / name, columns=["id", "speaker", "samples", "reject", "detail"]
-            ),
-            pq.read_table(build / "units" / name, columns=["reject", "detail"]),
-            pq.read_table(build / "words" / name, columns=["reject", "detail"]),
+            files.read_table(build / "manifest" / name, ["id", "speaker", "samples", "reject", "detail"]),
+            files.read_table(build / "units" / name, ["reject", "detail"]),
+            files.read_table(build / "words" / name, ["reject", "detail"]),
         ]
-        kept = ("interleaved", "speech") if stream == "speech" else ("interleaved",)
-        found = fates(*tables, unaligned=self.unaligned)
-        return [
-            (row, said["samples"])
-            for row, said in enumerate(tables[0].to_pylist())
-            if found[row][0] in kept and self.split.of(said["id"], said["speaker"]) == part
-        ]
+        became = fates(*tables, unaligned=self.unaligned)
+        for row, said in enumerate(tables[0].to_pylist()):
+            split = self.split.of(said["id"], said["speaker"])
+            for stream in STREAMS_OF[became[row][0]]:
+                found.setdefault((stream, split), []).append((row, said["samples"]))
+        return found
 
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Write one tar; the done marker remembers its line of the index."""
@@ -70,9 +75,10 @@ class WriteShard:
     def samples(self, build: Path, stream: str, part: str, pieces: tuple) -> Iterator[dict[str, Any]]:
         """The examples of the named rows, in order, a part at a time."""
         for table, name, start, stop in pieces:
-            rows = [row for row, _ in self.accepted(build, table, name, stream, part) if start <= row < stop]
+            accepted = self.accepted(build, table, name).get((stream, part), [])
+            rows = [row for row, _ in accepted if start <= row < stop]
             paths = inputs_of(table, name, self.expressive)
-            tables = [pq.read_table(build / path).take(rows).to_pylist() for path in paths]
+            tables = [files.read_table(build / path).take(rows).to_pylist() for path in paths]
             for columns in zip(*tables, strict=True):
                 yield self.text_sample(*columns) if stream == "text" else self.speech_sample(stream, *columns)
 

@@ -4,6 +4,7 @@ A stage is a frozen dataclass of settings with `setup` (once per worker process)
 The runner alone knows temporary names and done markers; the engine alone knows workers.
 
     data  -> temporary name -> fsync -> old marker removed -> os.replace -> done marker
+    on an object store: data -> local disk -> old marker removed -> put -> done marker put
 
 A file counts only while its done marker holds the key of the present settings and inputs, so a kill at any instant
 leaves either the finished file or work to do, never half a file that is read.
@@ -12,10 +13,8 @@ leaves either the finished file or work to do, never half a file that is read.
 import abc
 import hashlib
 import json
-import os
-import secrets
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +23,13 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from corpus import files
 from corpus.records import Utterance
 
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """One unit of work, retry and resume: make `output` from `inputs` (paths relative to the build)."""
 
@@ -38,6 +38,7 @@ class Task:
     key: str  # sha256 of stage, settings, models and input bytes: equal key, equal bytes
     samples: int  # 16 kHz samples it covers, for progress
     arguments: tuple = ()
+    hashes: tuple[str, ...] = ()  # sha256 of each input, for the marker to remember
 
 
 class Stage(Protocol):
@@ -74,7 +75,7 @@ class TableStage(abc.ABC):
 
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Map the task's only input table batch by batch and count rows, samples and rejects."""
-        table = pq.read_table(build / task.inputs[0])
+        table = files.read_table(build / task.inputs[0])
         rows = 0
         rejects: dict[str, int] = {}
         with pq.ParquetWriter(temporary, self.schema, compression="zstd") as writer:
@@ -123,17 +124,62 @@ def utterance(row: dict[str, Any]) -> Utterance:
     return Utterance(**{name: row[name] for name in Utterance.__dataclass_fields__})
 
 
-def key(stage: Stage, inputs: list[str], arguments: tuple = ()) -> str:
-    """sha256 of everything that decides a task's bytes: the stage with its settings, and the hashes of its inputs."""
+def made_of(stage: Stage, inputs: Sequence[str], arguments: tuple = ()) -> dict[str, Any]:
+    """Everything that decides a task's bytes: the stage with its settings, the hashes of its inputs, its arguments."""
     settings = {name: value for name, value in asdict(stage).items() if name not in stage.outside_key}  # type: ignore[call-overload]
-    said = [stage.name, stage.version, settings, inputs, list(arguments)]
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "settings": settings,
+        "inputs": list(inputs),
+        "arguments": list(arguments),
+    }
+
+
+def key(stage: Stage, inputs: Sequence[str], arguments: tuple = ()) -> str:
+    """sha256 of everything that decides a task's bytes."""
+    said = list(made_of(stage, inputs, arguments).values())
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def keys(stage: Stage) -> Callable[[str], str]:
+    """`key` for many tasks of one input and no arguments: the stage is written down once, not a million times."""
+    mark = "the sha256 of an input"
+    before, after = json.dumps(list(made_of(stage, [mark]).values()), sort_keys=True, default=str).split(mark)
+    return lambda digest: hashlib.sha256(f"{before}{digest}{after}".encode()).hexdigest()
+
+
+def task_of(stage: Stage, output: str, inputs: dict[str, str], samples: int, arguments: tuple = ()) -> Task:
+    """The task that makes `output`; `inputs` are paths with their sha256."""
+    hashes = tuple(inputs.values())
+    return Task(output, tuple(inputs), key(stage, hashes, arguments), samples, arguments, hashes)
+
+
+def remembered(stage: Stage, task: Task) -> dict[str, Any]:
+    """What the done marker keeps of `made_of`, so that a later plan can say what has changed; long values by hash."""
+
+    if hasattr(stage, "last"):  # several stages in one go: the file is the last one's
+        stage, task = stage.last(task)
+
+    def short(value: Any) -> Any:
+        said = json.dumps(value, sort_keys=True, default=str)
+        return json.loads(said) if len(said) <= 120 else hashlib.sha256(said.encode()).hexdigest()
+
+    made = made_of(stage, task.hashes, task.arguments)
+    made["settings"] = {name: short(value) for name, value in made["settings"].items()}
+    made["inputs"] = {path: digest[:16] for path, digest in zip(task.inputs, task.hashes, strict=False)}
+    return {**made, "arguments": short(made["arguments"])}
+
+
+def marker_of(path: Path) -> Path:
+    """The name of the done marker beside `path`."""
+    return path.with_name(path.name + ".done")
 
 
 def marker(path: Path) -> dict[str, Any] | None:
     """The done marker beside `path`, or None where there is none or it cannot be read."""
     try:
-        return json.loads(path.with_name(path.name + ".done").read_text())
+        return json.loads(marker_of(path).read_bytes())
     except (OSError, ValueError):
         return None
 
@@ -147,24 +193,11 @@ def done(build: Path, task: Task) -> bool:
 
 def sha256(path: Path) -> str:
     """sha256 of a file, hex."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a small file so that a reader sees the old bytes or the new ones, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def temporary_name(path: Path) -> Path:
-    """A name no other worker uses, in the same folder, so that os.replace is one step."""
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+write_atomically = files.write
 
 
 def run_task(stage: Stage, build: Path, task: Task) -> str:
@@ -177,17 +210,18 @@ def run_task(stage: Stage, build: Path, task: Task) -> str:
     failure = path.with_name(path.name + ".failed")
     if done(build, task):
         return "skipped"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
+    files.make_folder(path.parent)
+    temporary = files.temporary_name(path)
     try:
         said = stage.make(build, task, temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        said = {"key": task.key, "sha256": sha256(temporary), "bytes": temporary.stat().st_size, **said}
-        # first the old marker goes: new data under an old marker would pass for the old settings' work
-        path.with_name(path.name + ".done").unlink(missing_ok=True)
-        os.replace(temporary, path)
-        write_atomically(path.with_name(path.name + ".done"), json.dumps(said, sort_keys=True).encode())
+        note = {"key": task.key, "sha256": sha256(temporary), "bytes": temporary.stat().st_size, **said}
+        note["made"] = remembered(stage, task)
+        # first the old marker goes: new data under an old marker would pass for the old settings' work;
+        # one of the same key is of another attempt at this task, which ended with the same bytes
+        if (marker(path) or {}).get("key") != task.key:
+            marker_of(path).unlink(missing_ok=True)
+        files.publish(temporary, path)
+        write_atomically(marker_of(path), json.dumps(note, sort_keys=True).encode())
         failure.unlink(missing_ok=True)
     except Exception as error:
         temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from aligners import load_aligner
 from aligners.quality import agreement, differences, judge
+from corpus import files
 from corpus.audio import decode
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 from pipelines.stage import TableStage, Task, ahead, batches, utterance
@@ -145,7 +146,9 @@ class EncodeUnits(ListeningStage):
         )
         from units.quantizers import load_codebook
 
-        object.__setattr__(self, "_codebook", load_codebook(self.codebook, trust_pickle=self.trust_pickle))
+        object.__setattr__(
+            self, "_codebook", load_codebook(files.local(self.codebook), trust_pickle=self.trust_pickle)
+        )
 
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Note the units' hop and first centre (samples at 16 kHz) beside the part: interleaving needs them."""
@@ -270,7 +273,7 @@ class SampleFrames:
         column = pa.list_(pa.float32(), encoder.dimension)
         schema, count = pa.schema([("frame", column)]), 0
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for rows in ahead(map(self.taken, batches(pq.read_table(build / task.inputs[0])))):
+            for rows in ahead(map(self.taken, batches(files.read_table(build / task.inputs[0])))):
                 for (item, _, _), frames in zip(rows, encoder.encode([row[1] for row in rows]), strict=True):
                     rng = np.random.default_rng(int.from_bytes(self.digest(item.id), "big"))  # type: ignore[union-attr]
                     kept = np.ascontiguousarray(

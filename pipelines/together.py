@@ -27,6 +27,10 @@ class Together:
         for stage in self.stages:
             stage.setup()
 
+    def last(self, task: Task) -> tuple[ListeningStage, Task]:
+        """Whose file the task's output is."""
+        return self.stages[-1], task.arguments[-1]
+
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Run the tasks before the last, then make the last one's file."""
         kept = Kept()

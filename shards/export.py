@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards import files
+from corpus import files
 from shards.read import read_documents, read_index, read_samples
-from shards.vocabulary import Vocabulary, replace_file
+from shards.vocabulary import Vocabulary
 
 _ROWS = 1000  # per row group: what is held in memory
 _ARRAYS = {"tokens": pa.int32(), "units": pa.int16(), "pitch": pa.int16(), "style": pa.int16()}
@@ -60,7 +60,7 @@ def export_parquet(build: Path | str, folder: Path | str) -> dict[str, int]:
                     writer.write_table(pa.Table.from_pylist(group, schema=_SCHEMA))
                     rows[f"{stream}/{split}"] = rows.get(f"{stream}/{split}", 0) + len(group)
             os.replace(partial, path)
-    replace_file(folder / "README.md", _card(build).encode())
+    files.write(folder / "README.md", _card(build).encode())
     Vocabulary.load(files.join(build, "shards")).save(folder)
     return rows
 
@@ -88,11 +88,11 @@ def export_tokens(build: Path | str, folder: Path | str) -> dict[str, int]:
                 file.write(tokens.astype(dtype).tobytes())
                 lengths.append(len(tokens))
         os.replace(partial, path)
-        replace_file(path.with_suffix(".idx"), _megatron_index(np.array(lengths, dtype="<i4"), dtype))
+        files.write(path.with_suffix(".idx"), _megatron_index(np.array(lengths, dtype="<i4"), dtype))
         counts[f"{stream}/{split}"] = sum(lengths)
     facts: dict[str, Any] = {"dtype": dtype.name, "tokens": counts}
     facts |= {"vocabulary": vocabulary.hash, "padded_size": vocabulary.padded_size}
-    replace_file(folder / "tokens.json", json.dumps(facts, sort_keys=True, indent=1).encode() + b"\n")
+    files.write(folder / "tokens.json", json.dumps(facts, sort_keys=True, indent=1).encode() + b"\n")
     return counts
 
 

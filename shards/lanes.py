@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from shards import files
+from corpus import files
 from shards.interleave import generator
 from shards.tar import scan
 

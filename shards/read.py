@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shards import files
+from corpus import files
 from shards.interleave import Strategy, document, generator, spans, strategy_of, weave
 from shards.lanes import Place, Reader, Sample, Source, blocks_of
 from shards.mix import Mixer

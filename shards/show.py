@@ -33,7 +33,7 @@ def read_spans(
     """
     folder = build / "shards"
     try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index = json.loads((folder / "index.json").read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{folder / 'index.json'}: no finished shards here; run `wordweave interleave` first"

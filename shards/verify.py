@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from corpus import files
 from corpus.records import SAMPLE_RATE
-from shards import files
 from shards.interleave import document, generator, interleave, parse, speech_tokens, strategy_of
 from shards.read import read_index, read_samples, read_utterance
 from shards.vocabulary import Vocabulary
@@ -48,9 +48,10 @@ def verify(build: Path | str) -> list[str]:
             known.add(path)
             found += _shard(path, entry, stream, vocabulary, keys)
         found += _twice([path for path, _ in paths], keys)
-    if not files.is_url(folder):
-        here = {str(path) for path in Path(folder).glob("*/*.tar")}
-        found += [f"{path}: not in index.json" for path in sorted(here - {str(Path(path)) for path in known})]
+    here = {str(path) for path in files.place(folder).glob("*/*.tar")}
+    found += [
+        f"{path}: not in index.json" for path in sorted(here - {str(files.place(path)) for path in known})
+    ]
     return found
 
 

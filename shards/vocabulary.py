@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shards import files
+from corpus import files
 from shards.text import Tokenizer
 
 KINDS = ("text", "marker", "unit", "pitch", "style", "task", "padding")
@@ -264,8 +263,7 @@ class Vocabulary:
 
     def save(self, folder: Path | str) -> Path:
         """Write vocabulary.json into the folder, the tokenizer file beside it; gives back the path of the first."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = files.place(folder)
         starts = {
             "[Text]": self.text_marker, "[Speech]": self.speech_marker, "[Hu0]": self.first_unit,
             "[Pi0]": self.first_pitch if self.pitch else None, "[St0]": self.first_style if self.style else None,
@@ -276,8 +274,8 @@ class Vocabulary:
             "hash": self.hash,
             "ids": starts,
         }  # `ids` is for readers; loading computes them
-        replace_file(folder / self.tokenizer.file, self.tokenizer.content)
-        replace_file(folder / FILE, json.dumps(record, sort_keys=True, indent=1).encode() + b"\n")
+        files.write(folder / self.tokenizer.file, self.tokenizer.content)
+        files.write(folder / FILE, json.dumps(record, sort_keys=True, indent=1).encode() + b"\n")
         return folder / FILE
 
     @staticmethod
@@ -315,10 +313,3 @@ class Vocabulary:
         if changed:
             raise ValueError(f"{path}: its hash must cover its content, the file was changed ({changed[-1]})")
         return vocabulary
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: under a temporary name in the same folder, then renamed."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from corpus import files
 from corpus.records import SAMPLE_RATE, Utterance, Word
 from shards.interleave import Strategy, generator, spans, strategy_of
 from shards.tar import encode, end, member
 from shards.utterance import TokenizedUtterance
-from shards.vocabulary import KINDS, Vocabulary, replace_file
+from shards.vocabulary import KINDS, Vocabulary
 
 STREAMS = ("speech", "text", "interleaved")
 SPLITS = ("train", "valid")
@@ -231,7 +232,7 @@ def write_index(
         entries: stream -> split -> entries of `write_shard`, in the order of their files.
         facts: further fields, in JSON's types.
     """
-    folder = Path(folder)
+    folder = files.place(folder)
     vocabulary.save(folder)
     streams = {
         stream: {
@@ -249,7 +250,7 @@ def write_index(
         "vocabulary": vocabulary.hash,
         "streams": streams,
     } | facts
-    replace_file(folder / "index.json", json.dumps(index, sort_keys=True).encode() + b"\n")
+    files.write(folder / "index.json", json.dumps(index, sort_keys=True).encode() + b"\n")
     return folder / "index.json"
 
 
