@@ -15,13 +15,15 @@ import transformers
 
 from lm.checkpoint import commit
 from lm.generate import load
-from lm.model import replace
+from lm.model import Model, replace
 from lm.pack import Listen, Pack, hear
 from lm.score import Scoring, score
 from shards.vocabulary import Vocabulary
 
 FORMAT, SCHEMA = "wordweave evaluation", 1
 Say = Callable[[str], None]
+Asker = Callable[[Model, Vocabulary, Pack, str, Mapping[str, str]], dict[str, Any]]
+"""Asks a model the items of a pack in one direction, given its recordings' unit names: a row of the results."""
 
 
 def evaluate(
@@ -34,17 +36,20 @@ def evaluate(
     device: str = "cpu",
     split: str = "test",
     facts: Mapping[str, Any] | None = None,
+    askers: Mapping[str, Asker] | None = None,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """Score a model on packs to choose from, in every direction they have.
+    """Score a model on packs, in every direction they have.
 
     Args:
         listen: encodes recordings; None where there are none.
         vocabulary: that of the build whose tokenizers listen; a model of another one is refused.
         facts: of the tokenizers that listened, for the result.
+        askers: by task, for packs that are not to choose from; a row without one says that it was not run.
 
     Returns:
-        JSON-able: what was asked of what, and a row for every pack and direction as `lm.score.score` gives it.
+        JSON-able: what was asked of what, and a row for every pack and direction as `lm.score.score` or
+        the asker gives it.
     """
     model, own = load(directory, device=device)
     if vocabulary is not None and own.hash != vocabulary.hash:
@@ -57,7 +62,13 @@ def evaluate(
         spoken = any("S" in direction for direction in pack.directions)
         heard = hear(pack, pack.of(split), listen) if spoken else {}
         for direction in pack.directions:
-            rows.append(score(model, own, pack, direction, heard, scoring or Scoring(), split))
+            if pack.task == "choose":
+                row = score(model, own, pack, direction, heard, scoring or Scoring(), split)
+            elif pack.task in (askers or {}):
+                row = (askers or {})[pack.task](model, own, pack, direction, heard)
+            else:
+                row = {"left_out": f"not run: nothing was given that asks a model to {pack.task}"}
+            rows.append({"pack": pack.name, "task": pack.task, "direction": direction} | row)
             say(line(rows[-1]))
     return described(directory, own, device, facts) | {"rows": rows}
 
@@ -100,10 +111,14 @@ def line(row: Mapping[str, Any]) -> str:
     >>> line({"pack": "words", "direction": "S", "items": 100, "accuracy": numbers})
     'words           S       100  sum  70.0 [ 60.5,  78.1]  mean  71.0 [ 61.5,  79.1]'
     """
-    said = f"{row['pack']:<15} {row['direction']:<4} {row['items']:>6}"
-    shown = {"sum": row["accuracy"]["ending.sum.free"], "mean": row["accuracy"]["ending.mean.free"]}
-    if "contrast" in row:
-        shown["contrast"] = row["contrast"]
+    said = f"{row['pack']:<15} {row['direction']:<4} {row.get('items', ''):>6}"
+    if "left_out" in row:
+        return f"{said}  {row['left_out']}"
+    accuracy = row.get("accuracy", {})
+    shown = {
+        name: accuracy[f"ending.{name}.free"] for name in ("sum", "mean") if f"ending.{name}.free" in accuracy
+    }
+    shown |= {name: row[name] for name in ("contrast", "score") if name in row}
     for name, (value, low, high) in shown.items():
         said += f"  {name} {value:5.1f} [{low:5.1f}, {high:5.1f}]"
     return said

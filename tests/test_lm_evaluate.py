@@ -249,3 +249,56 @@ def test_a_study_runs_from_its_config_to_its_table(tmp_path):
     assert said["test"] == {"stories": 6, "of them trained on": 0}
     assert (tmp_path / "study" / "study.png").stat().st_size > 1000
     assert sum(said["runs"][0]["tokens"].values()) == pytest.approx(2048, abs=4)
+
+
+def refusal(capsys, *words):
+    """Exit code and the one line of a command that refuses."""
+    from wordweave import cli
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(words))
+    lines = capsys.readouterr().err.strip().splitlines()
+    return ended.value.code, lines[-1]
+
+
+def test_the_command_refuses_a_broken_pack_in_one_line(saved, tmp_path, capsys):
+    _, vocabulary = saved
+    vocabulary.save(tmp_path / "build" / "shards")
+    toy_pack(tmp_path / "pack")
+    (tmp_path / "pack" / "a.flac").unlink()
+    code, line = refusal(capsys, "evaluate", str(tmp_path / "build"), "--pack", str(tmp_path / "pack"))
+    assert code == 1
+    assert "row 1 ('0'): audio.missing" in line
+    code, line = refusal(capsys, "evaluate", str(tmp_path / "build"), "--pack", str(tmp_path))
+    assert code == 1
+    assert "is no pack" in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name = "pairs"', 'name = "pairs"\nseeds = 0', "need seeds >= 1"),
+        ('strategy = "concatenated"', 'stratagem = "concatenated"', "stratagem"),
+        ('corpus = "topics"', 'corpus = "sports"', "one of ['topics'], got 'sports'"),
+        ("[test]", "[tests]", "lacks 'test'"),
+        ("batch_tokens = 512", "batch_tokens = 500", "multiple of sequence_length"),
+    ],
+)
+def test_a_study_with_a_mistake_in_its_config_is_bad_usage(tmp_path, capsys, old, new, said):
+    config = tmp_path / "tiny.toml"
+    config.write_text(TINY.replace(old, new))
+    code, line = refusal(capsys, "study", str(tmp_path / "study"), "--config", str(config))
+    assert code == 2
+    assert said in line
+
+
+def test_every_study_config_of_the_project_can_be_read():
+    from pathlib import Path
+
+    from commands.study import pipeline_settings, read_study
+
+    for path in sorted(Path("config/study").glob("*.toml")):
+        asked = read_study(path)
+        assert {row.name for row in asked.rows} >= {"full", "no interleaving", "ASR+TTS pairs"}
+        for build in asked.builds.values():
+            assert pipeline_settings(build["settings"], Path("b"), Path("m.jsonl")).interleave.tasks

@@ -70,6 +70,7 @@ def test_units_equal_to_phones_are_perfect_and_random_ones_are_at_the_floor():
     perfect = phone_quality(*speech(0, 3000, 1), speakers=["x", "y"])
     assert perfect["pnmi"] == pytest.approx(1)
     assert perfect["phone_purity"] == perfect["cluster_purity"] == 1
+    assert perfect["unit_nats_given_phone"] == pytest.approx(0)
     assert perfect["xpnmi"] > 0.99
     random = phone_quality(*speech(0, 3000, 0), speakers=["x", "y"])
     assert random["pnmi"] == pytest.approx(random["pnmi_shuffled"], abs=0.002)
