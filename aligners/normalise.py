@@ -1,16 +1,15 @@
 """Writing -> the words that are spoken, each with the way back to its stretch of the writing.
 
 English is read out: numbers, money, abbreviations and symbols become words. Other languages are only lower-cased and
-freed of punctuation. The rules are ours; inflect (MIT) spells the numbers.
+freed of punctuation. The rules are ours.
 """
 
-import functools
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import inflect
+from aligners.numerals import cardinal, decimal, digits_of, fraction, number, ordinal, plural, roman
 
 ENGLISH = frozenset({"en", "eng", "english"})
 
@@ -70,8 +69,66 @@ ABBREVIATIONS = (
         "vol": "volume",
         "chap": "chapter",
         "ft": "feet",
+        "mt": "mount",
+        "bros": "brothers",
+        "univ": "university",
+        "misc": "miscellaneous",
+        "asst": "assistant",
+        "supt": "superintendent",
+        "wm": "william",
+        "chas": "charles",
+        "geo": "george",
+        "jas": "james",
+        "tues": "tuesday",
+        "thurs": "thursday",
+        "ph.d": "p h d",
     }
 )
+
+BEFORE_NUMBERS = {
+    "no": "number",
+    "nos": "numbers",
+    "p": "page",
+    "pp": "pages",
+    "fig": "figure",
+    "sec": "section",
+    "ch": "chapter",
+}
+"""Abbreviation with a full stop before a number -> spoken."""
+
+UNITS = {
+    "km": "kilometer", "m": "meter", "cm": "centimeter", "mm": "millimeter", "kg": "kilogram", "g": "gram",
+    "mg": "milligram", "l": "liter", "ml": "milliliter", "lb": "pound", "lbs": "pound", "oz": "ounce", "yd": "yard",
+    "yds": "yard", "mi": "mile", "hr": "hour", "hrs": "hour", "min": "minute", "mins": "minute", "sec": "second",
+    "secs": "second", "kw": "kilowatt", "kb": "kilobyte", "mb": "megabyte", "gb": "gigabyte", "tb": "terabyte",
+}  # fmt: skip
+"""Unit after a number -> spoken, for one of it."""
+FIXED_UNITS = {
+    "mph": "miles per hour", "km/h": "kilometers per hour", "kmh": "kilometers per hour", "m/s": "meters per second",
+    "hz": "hertz", "khz": "kilohertz", "mhz": "megahertz", "ghz": "gigahertz", "ft": "feet", "in": "inches",
+    "°c": "degrees celsius", "°f": "degrees fahrenheit", "°": "degrees", "am": "a m", "pm": "p m", "¢": "cents",
+}  # fmt: skip
+"""The same for any number; "in" needs its full stop, for it is a word."""
+
+NUMBERED = frozenset({
+    "chapter", "part", "volume", "book", "section", "act", "scene", "war", "article", "class", "type", "phase",
+    "figure", "table", "appendix", "level", "stage", "vol", "ch", "chap", "pt", "bk", "fig", "sec", "art",
+})  # fmt: skip
+"""Words after which a Roman numeral is a number: Chapter XIV, World War II."""
+RULERS = frozenset({
+    "henry", "louis", "edward", "george", "charles", "james", "william", "richard", "philip",
+    "john", "paul", "pius", "leo", "gregory", "innocent", "clement", "benedict", "elizabeth",
+    "frederick", "ferdinand", "napoleon", "nicholas", "alexander", "peter", "catherine", "ivan", "otto",
+    "ramses", "rameses", "ptolemy", "darius", "xerxes", "constantine", "theodosius", "urban", "sixtus",
+    "julius", "alfonso", "umberto", "victor", "wilhelm", "francis", "joseph", "leopold", "christian",
+    "gustav", "gustavus", "mohammed", "mehmed", "murad", "selim", "boniface", "robert", "david",
+    "malcolm", "haakon", "juan", "carlos", "mary", "emmanuel", "emanuel", "pedro",
+})  # fmt: skip
+"""Names after which a Roman numeral is an ordinal: Henry VIII is read Henry the eighth."""
+YEAR_CONTEXT = frozenset(
+    {"in", "year", "since", "until", "till", "circa", "anno", "before", "after", "by", "of"}
+)
+"""Words after which 1010 to 1099 is a year."""
 
 BARE = frozenset({"dr", "mr", "mrs", "ms", "messrs", "jr", "sgt", "vs"})
 """Abbreviations that are no words and are read out without their full stop too (British style: "Mr Smith")."""
@@ -81,20 +138,40 @@ CONTRACTIONS = frozenset(
 )
 """Words of the dictionary that begin with an apostrophe; before other words it is a quotation mark."""
 
-SYMBOLS = {"&": "and", "%": "percent", "@": "at", "+": "plus", "=": "equals", "°": "degrees", "§": "section"}
+SYMBOLS = {
+    "&": "and", "%": "percent", "@": "at", "+": "plus", "=": "equals", "°": "degrees", "§": "section", "×": "times",
+}  # fmt: skip
 CURRENCIES = {
     "$": ("dollar", "dollars", "cent", "cents"),
     "€": ("euro", "euros", "cent", "cents"),
     "£": ("pound", "pounds", "penny", "pence"),
     "¥": ("yen", "yen", "sen", "sen"),
+    "₹": ("rupee", "rupees", "paisa", "paise"),
 }
 MAGNITUDES = ("thousand", "million", "billion", "trillion")
 LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "th", "þ": "th", "ı": "i"})
-QUOTES = str.maketrans({mark: "'" for mark in "\u2018\u2019\u201b\u02bc\u02b9\u2032\uff07`\u00b4"})
+QUOTES = str.maketrans(
+    {mark: "'" for mark in "\u2018\u2019\u201b\u02bc\u02b9\u2032\uff07`\u00b4"}
+    | {"\u2033": '"', "\u2212": "-", "\u2116": "#"}
+)
+VULGAR = {
+    "½": "1/2",
+    "⅓": "1/3",
+    "⅔": "2/3",
+    "¼": "1/4",
+    "¾": "3/4",
+    "⅕": "1/5",
+    "⅛": "1/8",
+    "⅜": "3/8",
+    "⅝": "5/8",
+    "⅞": "7/8",
+}
+WHOLE = re.compile(f"([0-9]*)([{''.join(VULGAR)}])")
 
 CHUNK = re.compile(r"\s+")
 MARKER = re.compile(r"\[[^\[\]]*\]|<[^<>]*>|\{[^{}]*\}")
 BREAK = re.compile(r"(?:--+|[\u2012-\u2015\u2026]|\.\.+)")
+RANGE = re.compile("[0-9][\u2012\u2013][0-9]")
 NUMBER = r"[0-9]+(?:,[0-9]{3})+(?![0-9])|[0-9]+"
 
 
@@ -174,6 +251,8 @@ def split(text: str) -> Iterator[tuple[int, int, bool]]:
             gap = CHUNK.search(text, place, end)
             last = gap.start() if gap else end
             pause = BREAK.search(text, place + 1, last)
+            if pause and RANGE.fullmatch(text, pause.start() - 1, pause.end() + 1):
+                pause = None  # pages 10–12 are one word
             if pause and any(char.isalnum() for char in text[pause.end() : last]):
                 last = pause.end()
             yield place, last, False
@@ -194,13 +273,14 @@ def read_english(chunk: str, following: str = "", before: str = "") -> list[str]
     >>> read_english("St.", "Paul"), read_english("St.", "and"), read_english("10:30"), read_english("50%")
     (['saint'], ['street'], ['ten', 'thirty'], ['fifty', 'percent'])
     """
+    chunk = WHOLE.sub(
+        lambda match: f"{match[1]} and {VULGAR[match[2]]}" if match[1] else VULGAR[match[2]], chunk
+    )
     folded = fold(chunk)
     bare = folded.strip("\"'()[]{}<>,;:!?*_“”«»„¡¿")
-    abbreviated = read_abbreviation(bare, following)
-    if abbreviated:
-        return abbreviated
-    if before.lower().rstrip(".") in MONTHS and re.fullmatch("[1-9]|[12][0-9]|3[01]", bare):
-        return ordinal(bare)
+    for read in (read_unit, read_abbreviation, read_roman, read_date, read_in_place):
+        if found := read(bare, Around(chunk, before, following)):
+            return found
     spoken: list[str] = []
     place = 0
     while place < len(folded):
@@ -223,16 +303,25 @@ def fold(chunk: str) -> str:
     return plain if any(map(str.isalnum, plain)) or not any(map(str.isalnum, chunk)) else chunk.lower()
 
 
-def read_abbreviation(bare: str, following: str) -> list[str]:
+class Around(NamedTuple):
+    """A stretch as it is written, and the ones before and after it."""
+
+    chunk: str
+    before: str
+    following: str
+
+
+def read_abbreviation(bare: str, around: Around) -> list[str]:
     """Spoken form of an abbreviation, [] if it is none; `bare` is lower case without brackets and quotes."""
+    following = around.following
     stem = bare.rstrip(".")
     dotted = bare != stem
     if stem == "st" and dotted:
         return ["saint" if following[:1].isupper() else "street"]
-    if stem in ("no", "nos") and dotted and following[:1].isdigit():
-        return ["number" if stem == "no" else "numbers"]
-    if stem in ("p", "pp") and dotted and following[:1].isdigit():
-        return ["page" if stem == "p" else "pages"]
+    if stem == "ft" and dotted and following[:1].isupper() and not around.before[-1:].isdigit():
+        return ["fort"]
+    if stem in BEFORE_NUMBERS and dotted and following[:1].isdigit():
+        return [BEFORE_NUMBERS[stem]]
     if stem in ABBREVIATIONS and (dotted or stem in BARE):
         return ABBREVIATIONS[stem].split()
     if (
@@ -243,71 +332,109 @@ def read_abbreviation(bare: str, following: str) -> list[str]:
     return []
 
 
+def read_unit(bare: str, around: Around) -> list[str]:
+    """A unit after its number: "5 kg", "98.6 °F", "3 in."."""
+    counted = re.search(r"(?:^|[^\w.])([0-9][0-9,]*(?:\.[0-9]+)?)$", around.before.strip("\"'(*_"))
+    stem = bare.rstrip(".")
+    if not counted or (stem == "in" and bare == stem):
+        return []
+    return unit(stem, counted[1])
+
+
+def unit(stem: str, count: str) -> list[str]:
+    """A unit as it is read after a count; [] if it is none."""
+    if stem in FIXED_UNITS:
+        return FIXED_UNITS[stem].split()
+    return [UNITS[stem] if count == "1" else plural([UNITS[stem]])[0]] if stem in UNITS else []
+
+
+def read_roman(bare: str, around: Around) -> list[str]:
+    """A Roman numeral in capitals after a word that asks for one."""
+    stem = bare.rstrip(".").removesuffix("'s")
+    value = roman(stem)
+    before = re.sub(r"\W", "", around.before.lower())
+    if value is None or re.sub("[^A-Za-z]", "", around.chunk.removesuffix("s")) != stem.upper():
+        return []
+    last = "'s" if bare.rstrip(".").endswith("'s") else ""
+    if before in NUMBERED:
+        words = cardinal(str(value))
+    elif before in RULERS and around.before[:1].isupper() and stem not in ("i", "l", "c", "d", "m"):
+        words = ["the", *ordinal(str(value))]
+    else:
+        return []
+    return [*words[:-1], words[-1] + last]
+
+
+def read_date(bare: str, around: Around) -> list[str]:
+    """Days and months in figures, and a day before or after its month."""
+    if match := re.fullmatch("([12][0-9]{3})-([01][0-9])-([0-3][0-9])", bare):
+        return in_full(match[1], match[2], match[3])
+    if match := re.fullmatch("([01]?[0-9])/([0-3]?[0-9])/([12][0-9]{3})", bare):
+        return in_full(match[3], match[1], match[2])
+    if re.fullmatch("[1-9]|[12][0-9]|3[01]", bare):
+        if is_month(around.before):
+            return ordinal(bare)
+        if is_month(around.following.rstrip(",;:!?")):
+            the = [] if around.before.lower() == "the" else ["the"]
+            return [*the, *ordinal(bare), "of"]
+    if re.fullmatch("10[1-9][0-9]", bare) and around.before.lower() in YEAR_CONTEXT:
+        return cardinal(bare[:2]) + cardinal(bare[2:])
+    return []
+
+
+def is_month(word: str) -> bool:
+    """Whether a word names a month; "may" and "march" in lower case are verbs."""
+    month = word.lower().rstrip(".")
+    return month in MONTHS and (month not in ("may", "march") or word[:1] == "M")
+
+
+def in_full(year_digits: str, month: str, day: str) -> list[str]:
+    """
+    >>> " ".join(in_full("2001", "12", "25"))
+    'december twenty fifth two thousand one'
+    """
+    names = list(MONTHS.values())[-12:]
+    if not 1 <= int(month) <= 12 or not 1 <= int(day) <= 31:
+        return []
+    return [names[int(month) - 1], *ordinal(str(int(day))), *number(year_digits)]
+
+
+def read_in_place(bare: str, around: Around) -> list[str]:
+    """Addresses on the internet, telephone numbers, and hours before "a.m."."""
+    if re.fullmatch(
+        r"(?:www\.|https?://)[a-z0-9./_-]+|[a-z0-9._-]+@[a-z0-9.-]+|[a-z0-9-]+\.(?:com|org|net|edu|gov)", bare
+    ):
+        words = re.findall(
+            r"[a-z]+|[0-9]+|[.@/]", bare.rstrip("./").removeprefix("https://").removeprefix("http://")
+        )
+        spoken = {".": ["dot"], "@": ["at"], "/": ["slash"]}
+        words = [part for word in words for part in (["w"] * 3 if word == "www" else [word])]
+        return [
+            part
+            for word in words
+            for part in spoken.get(word) or (digits_of(word) if word.isdigit() else [word])
+        ]
+    if re.fullmatch(r"(?:\+?1-)?(?:[0-9]{3}-)?[0-9]{3}-[0-9]{4}", bare.rstrip(".")):
+        return digits_of(bare)
+    if (
+        re.fullmatch("[0-9]{3}", bare)
+        and around.chunk[:1] == "("
+        and re.match("[0-9]{3}-[0-9]{4}", around.following)
+    ):
+        return digits_of(bare)
+    if bare == "#" and around.following[:1].isdigit():
+        return ["number"]
+    hour = re.fullmatch("([0-9]{1,2}):00", bare)
+    return cardinal(hour[1]) if hour and re.match(r"[ap]\.?m\b", around.following.lower()) else []
+
+
 def large_amount(chunk: str, following: str) -> list[str]:
     """ "$3.5" "million" is read as three point five million dollars."""
-    match = re.fullmatch(rf"[\"'(]*([$£€¥])({NUMBER})(\.[0-9]+)?", fold(chunk))
+    match = re.fullmatch(rf"[\"'(]*([$£€¥₹])({NUMBER})(\.[0-9]+)?", fold(chunk))
     magnitude = re.fullmatch(r"([a-z]+)\W*", following.lower())
     if not match or not magnitude or magnitude[1] not in MAGNITUDES:
         return []
     return [*decimal(match[2], match[3]), magnitude[1], CURRENCIES[match[1]][1]]
-
-
-@functools.cache
-def engine() -> inflect.engine:
-    """inflect's speller, made once: it takes a moment."""
-    return inflect.engine()
-
-
-def words_of(spelled: object) -> list[str]:
-    return re.findall("[a-z]+", str(spelled).lower())
-
-
-def cardinal(digits: str) -> list[str]:
-    """A whole number; one with a leading zero, or longer than fifteen digits, digit by digit.
-
-    >>> cardinal("1,024"), cardinal("007")
-    (['one', 'thousand', 'twenty', 'four'], ['oh', 'oh', 'seven'])
-    """
-    plain = digits.replace(",", "")
-    if len(plain) > 15 or (plain[0] == "0" and len(plain) > 1):
-        return ["oh" if digit == "0" else words_of(engine().number_to_words(digit))[0] for digit in plain]
-    return words_of(engine().number_to_words(plain, andword=""))
-
-
-def ordinal(digits: str) -> list[str]:
-    """
-    >>> ordinal("21")
-    ['twenty', 'first']
-    """
-    return words_of(engine().number_to_words(engine().ordinal(digits.replace(",", "")), andword=""))
-
-
-def year(digits: str) -> list[str]:
-    """
-    >>> year("1905"), year("1900"), year("2007"), year("2024")
-    (['nineteen', 'oh', 'five'], ['nineteen', 'hundred'], ['two', 'thousand', 'seven'], ['twenty', 'twenty', 'four'])
-    """
-    century, rest = digits[:2], digits[2:]
-    if century[1] == "0" and rest[0] == "0":
-        return cardinal(digits)
-    if rest == "00":
-        return [*cardinal(century), "hundred"]
-    return cardinal(century) + cardinal(rest)
-
-
-def number(digits: str) -> list[str]:
-    """Four digits from 1100 to 2099 without a comma are a year."""
-    return year(digits) if re.fullmatch("1[1-9][0-9]{2}|20[0-9]{2}", digits) else cardinal(digits)
-
-
-def decimal(digits: str, fraction: str | None) -> list[str]:
-    """
-    >>> decimal("3", ".14")
-    ['three', 'point', 'one', 'four']
-    """
-    if not fraction:
-        return cardinal(digits)
-    return [*cardinal(digits), "point", *(word for digit in fraction[1:] for word in cardinal(digit))]
 
 
 def read_money(match: re.Match) -> list[str]:
@@ -328,15 +455,23 @@ def read_money(match: re.Match) -> list[str]:
 def read_time(match: re.Match) -> list[str]:
     hour, minute = match[1], match[2]
     tail = [] if minute == "00" else cardinal(minute)
-    return cardinal(hour) + (tail or ["o'clock"])
+    half = list(match[3] or "")
+    return cardinal(hour) + (tail + half or ["o'clock"])
 
 
-def read_plural(match: re.Match) -> list[str]:
-    """1990s, '90s, 60s: the last word in the plural."""
-    *start, last = number(match[1])
-    if last.endswith("y"):
-        return [*start, last[:-1] + "ies"]
-    return [*start, last + ("es" if last.endswith("x") else "s")]
+def read_measure(match: re.Match) -> list[str]:
+    """5kg, 7am, 20°C."""
+    return decimal(match[1], match[2]) + unit(match[3], match[1] + (match[2] or ""))
+
+
+def read_range(match: re.Match) -> list[str]:
+    """The hyphen between two numbers, where the second is more: pages 10-12, 1990-1995, $3-$4."""
+    following = re.match(rf"[$£€¥₹]?({NUMBER})", match.string[match.end() :])
+    before = re.search(rf"({NUMBER})(?:\.[0-9]+)?$", match.string[: match.start()])
+    if not following or not before:
+        return []
+    low, high = (int(found[1].replace(",", "")) for found in (before, following))
+    return ["to"] if low < high else []
 
 
 def read_word(match: re.Match) -> list[str]:
@@ -347,16 +482,35 @@ def read_word(match: re.Match) -> list[str]:
     return ABBREVIATIONS[word].split() if word in BARE else [word]
 
 
+ATTACHED = "|".join(
+    sorted(map(re.escape, (UNITS.keys() | FIXED_UNITS.keys()) - {"in", "°"}), key=len, reverse=True)
+)
+
 READERS: list[tuple[re.Pattern, Callable[[re.Match], list[str]]]] = [
     (
         re.compile(
-            rf"(?P<currency>[$£€¥])(?P<whole>{NUMBER})(?P<fraction>\.[0-9]+)?(?:(?P<scale>k|m|bn)(?![^\W_]))?"
+            rf"(?P<currency>[$£€¥₹])(?P<whole>{NUMBER})(?P<fraction>\.[0-9]+)?(?:(?P<scale>k|m|bn)(?![^\W_]))?"
         ),
         read_money,
     ),
-    (re.compile(r"([0-9]{1,2}):([0-5][0-9])(?![0-9])"), read_time),
+    (re.compile(r"([0-9]{1,2}):([0-5][0-9])([ap]m\b)?(?![0-9])"), read_time),
     (re.compile(rf"({NUMBER})(?:st|nd|rd|th)(?![^\W_])"), lambda match: ordinal(match[1])),
-    (re.compile(r"'?((?:[0-9]{2})?[0-9]0)'?s(?![^\W_])"), read_plural),
+    (re.compile(r"'?([0-9]+)'?s(?![^\W_])"), lambda match: plural(number(match[1]))),
+    (
+        re.compile(r"([0-9]+)'([0-9]{1,2})(?:\"|'')?"),
+        lambda match: [*cardinal(match[1]), "foot", *cardinal(match[2])],
+    ),
+    (
+        re.compile(r"(?<![0-9/])([1-9]|1[0-5])[/\u2044]([2-9]|10|12|16)(?![0-9/])"),
+        lambda match: (
+            fraction(match[1], match[2])
+            if int(match[1]) < int(match[2])
+            else cardinal(match[1]) + cardinal(match[2])
+        ),
+    ),
+    (re.compile(rf"({NUMBER})(\.[0-9]+)?({ATTACHED})(?![^\W_])"), read_measure),
+    (re.compile(r"(?<=[0-9])[-\u2012\u2013](?=[$£€¥₹0-9])"), read_range),
+    (re.compile(r"(?<![^\W_])\.([0-9]+)"), lambda match: decimal("0", f".{match[1]}")[1:]),
     (
         re.compile(rf"(?<![^\W_])-({NUMBER})(\.[0-9]+)?(?![0-9-])"),
         lambda match: ["minus", *decimal(match[1], match[2])],

@@ -40,8 +40,39 @@ def spoken(text, language="en"):
         ("U.S. at 5 p.m., e.g. No. 7", "u s at five p m e g number seven"),
         ("(one) [laughs] two <noise> {x} three", "one two three"),
         ("on May 5, 1984", "on may fifth nineteen eighty four"),
-        ("5km A&B", "five km a and b"),
+        ("5km A&B", "five kilometers a and b"),
         ("слово 日本 ٣", "слово 日本 ٣"),
+        (
+            "Chapter XIV, Henry VIII and Louis XVI's World War II, Vol. II",
+            "chapter fourteen henry the eighth and louis the sixteenth's world war two volume two",
+        ),
+        ("I DID MIX a CIVIL chapter", "i did mix a civil chapter"),
+        (
+            "on 25 December 2001, the 5 May 1984, 2001-12-25 and 12/25/2001",
+            "on the twenty fifth of december two thousand one the fifth of may nineteen eighty four "
+            "december twenty fifth two thousand one and december twenty fifth two thousand one",
+        ),
+        ("he may march 5 miles", "he may march five miles"),
+        ("3½ cups, ¼ or 5/8 of 1/2", "three and one half cups one quarter or five eighths of one half"),
+        (
+            "10 km/h, 5 kg, 1 lb, 20 lbs, 3 in. and 5mph",
+            "ten kilometers per hour five kilograms one pound twenty pounds three inches and five miles per hour",
+        ),
+        ("98.6°F 20 °C −5", "ninety eight point six degrees fahrenheit twenty degrees celsius minus five"),
+        ("6'2\" or 6′2″", "six foot two or six foot two"),
+        ("at 7am, 7:30am, 10:00 p.m.", "at seven a m seven thirty a m ten p m"),
+        (
+            "pp. 10-12, 1990–1995, $3-$4, 3-2",
+            "pages ten to twelve nineteen ninety to nineteen ninety five three "
+            "dollars to four dollars three two",
+        ),
+        ("(555) 123-4067", "five five five one two three four oh six seven"),
+        ("a@b.com www.x.org", "a at b dot com w w w dot x dot org"),
+        ("in 1066; 100s of 5's; .5; № 5", "in ten sixty six one hundreds of fives point five number five"),
+        (
+            "Mt. Everest, Ft. Worth, 6 ft., Ph.D., ₹100",
+            "mount everest fort worth six feet p h d one hundred rupees",
+        ),
     ],
 )
 def test_english_is_read_out(text, words):
