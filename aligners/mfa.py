@@ -2,16 +2,12 @@
 
 It runs as a program, in a process group and with a root and temporary folder of its own. It exits with 0 though files
 are missing, so that the truth is the set difference; its words are not the words it was given, so that they are matched
-back. To install it: `aligners/data/mfa-environment.yaml` (conda) or `aligners/data/mfa.Dockerfile`.
-
-    python -m aligners.mfa download acoustic english_us_arpa      # print and run the MFA command for it
-    python -m aligners.mfa g2p WORDS MODEL DICTIONARY
-    python -m aligners.mfa train CORPUS DICTIONARY MODEL
+back. To install it: `aligners/data/mfa-environment.yaml` (conda) or `aligners/data/mfa.Dockerfile`. `wordweave mfa`
+runs its commands for models and dictionaries.
 
 Contract: MFA 3.3 to 3.4 (`align`), from 4.0 on `align_legacy`.
 """
 
-import argparse
 import contextlib
 import csv
 import math
@@ -20,7 +16,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -41,6 +36,9 @@ ANALYSIS = (
 )
 """Columns of `alignment_analysis.csv`; 3.3 has not all of them."""
 
+USAGE = 2  # exit status of a wrong command line, which no other choice of utterances cures
+FAILURES = 6  # runs that may fail before a part is not divided any more
+GRACE = 5.0  # seconds between the request to end and the end: a container must hear of it
 LOG_BYTES = 20_000  # how much of its output is kept: it may print without end
 INSTALL = "try `conda env create -f aligners/data/mfa-environment.yaml` and command='conda run -n mfa mfa'"
 
@@ -105,11 +103,29 @@ class Mfa(Aligner):
         return results
 
     def _attempt(self, items: list[Item], beam: int, retry_beam: int) -> list[Found | Reject]:
-        """One run of `mfa align` on some utterances."""
+        """Some utterances with one beam. What a run that failed has not written is tried again in halves.
+
+        So the one utterance that makes MFA hang or crash is found, and costs itself alone; where all fails, a few runs.
+        """
+        results: list[Found | Reject] = [Reject("align.backend_error", "not tried")] * len(items)
+        queue, failures = [list(range(len(items)))], 0
+        while queue:
+            places = queue.pop(0)
+            found, ended = self._run([items[place] for place in places], beam, retry_beam)
+            for place, result in zip(places, found, strict=True):
+                results[place] = result
+            left = [place for place in places if is_failure(results[place])]
+            if has_failed(ended) and ended.status != USAGE and len(left) > 1 and failures < FAILURES:
+                queue += [left[: len(left) // 2], left[len(left) // 2 :]]
+                failures += 1
+        return results
+
+    def _run(self, items: list[Item], beam: int, retry_beam: int) -> tuple[list[Found | Reject], Run]:
+        """One run of `mfa align`: one result per utterance, and how it ended."""
         with tempfile.TemporaryDirectory(
             prefix="wordweave-mfa-", dir=self.settings.scratch, ignore_cleanup_errors=True
         ) as name:
-            folder = Path(name)
+            folder = Path(name).resolve()
             for inner in ("corpus", "output", "temporary", "root"):
                 (folder / inner).mkdir()
             link_models(folder / "root", os.environ)
@@ -117,13 +133,34 @@ class Mfa(Aligner):
             command = align_command(self.settings, self.version, folder, beam, retry_beam)
             seconds = sum(item.seconds for item in items)
             limit = self.settings.timeout_seconds + self.settings.timeout_per_second * seconds
-            ended = run(command, limit, {**os.environ, "MFA_ROOT_DIR": str(folder / "root")})
-            written = {path.stem: path for path in sorted((folder / "output").rglob("u*.json"))}
+            ended = run(command, limit, own_environment(folder / "root", os.environ))
+            written = {
+                path.stem.removesuffix("_aligned"): path
+                for path in sorted((folder / "output").rglob("u*.json"))
+            }
             quality = read_analysis(folder / "output" / "alignment_analysis.csv")
+            missing = why_missing(ended, folder / "output" / "output_errors.txt")
             return [
-                collect(item, written[stem], quality.get(stem, {})) if stem in written else why_missing(ended)
+                collect(item, written[stem], quality.get(stem, {})) if stem in written else missing
                 for stem, item in ((stem_of(place), item) for place, item in enumerate(items))
-            ]
+            ], ended
+
+
+def own_environment(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment with a root of its own: configuration, history and database in it are shared and mutable."""
+    return {name: value for name, value in environment.items() if name != "MFA_PROFILE"} | {
+        "MFA_ROOT_DIR": str(root)
+    }
+
+
+def has_failed(ended: Run) -> bool:
+    """Whether a run ended as MFA should not: stopped, killed or with an error other than that nothing aligned."""
+    return ended.status != 0 and not (ended.status == 1 and "NoAlignmentsError" in ended.log)
+
+
+def is_failure(result: Found | Reject) -> bool:
+    """Whether an utterance has no result because a run failed."""
+    return isinstance(result, Reject) and result.reason in ("align.timeout", "align.backend_error")
 
 
 def is_missing(result: Found | Reject) -> bool:
@@ -136,10 +173,18 @@ def stem_of(place: int) -> str:
     return f"u{place:06d}"
 
 
-def write_corpus(items: Sequence[Item], folder: Path) -> None:
-    """One folder per speaker, a 16-bit WAV and a .lab with the spoken words per utterance."""
-    speakers: dict[str | None, Path] = {}
-    for place, item in enumerate(items):
+def write_corpus(
+    items: Sequence[Item], folder: Path, speakers: dict[str | None, Path] | None = None, first: int = 0
+) -> None:
+    """One folder per speaker, a 16-bit WAV and a .lab with the spoken words per utterance.
+
+    Args:
+        items, folder: what to write, and where.
+        speakers: folders of the speakers met before; filled.
+        first: number of the first utterance, in its file name.
+    """
+    speakers = {} if speakers is None else speakers
+    for place, item in enumerate(items, first):
         speaker = speakers.setdefault(item.utterance.speaker, folder / f"s{len(speakers):06d}")
         speaker.mkdir(exist_ok=True)
         soundfile.write(speaker / f"{stem_of(place)}.wav", item.waveform, SAMPLE_RATE, subtype="PCM_16")
@@ -209,14 +254,29 @@ def run(command: Sequence[str], seconds: float, environment: Mapping[str, str]) 
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        pass
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(
+                process.pid, signal.SIGTERM
+            )  # `docker run` hands it on; killed, it would leave its container
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+        kill_strays(environment.get("MFA_ROOT_DIR"))
         process.wait()
         reader.join(5)
         process.stdout.close()
     return Run(status, tail.decode("utf-8", "replace"))
+
+
+def kill_strays(root: str | None) -> None:
+    """Kill what left the process group (a database server) and still has our root in its environment; Linux alone."""
+    mine = str(os.getpid())
+    for path in Path("/proc").glob("[0-9]*/environ") if root and Path(root).is_dir() else ():
+        with contextlib.suppress(OSError):
+            if path.parent.name != mine and f"MFA_ROOT_DIR={root}".encode() in path.read_bytes().split(b"\0"):
+                os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def keep_tail(stream: IO[bytes], tail: bytearray) -> None:
@@ -233,13 +293,15 @@ def last_line(log: str) -> str:
     return lines[-1][:200] if lines else "no output"
 
 
-def why_missing(ended: Run) -> Reject:
-    """Why MFA wrote nothing for an utterance."""
+def why_missing(ended: Run, errors: Path) -> Reject:
+    """Why MFA wrote nothing for an utterance; `errors` is where it notes what it could not export."""
     if ended.status is None:
         return Reject("align.timeout")
-    if ended.status == 0 or "NoAlignmentsError" in ended.log:
-        return Reject("align.unalignable")
-    return Reject("align.backend_error", f"mfa ended with status {ended.status}: {last_line(ended.log)}")
+    if has_failed(ended):
+        return Reject("align.backend_error", f"mfa ended with status {ended.status}: {last_line(ended.log)}")
+    if errors.is_file() and (said := last_line(errors.read_text(encoding="utf-8", errors="replace"))):
+        return Reject("align.backend_error", f"mfa could not export: {said}")
+    return Reject("align.unalignable")
 
 
 def collect(item: Item, path: Path, quality: dict[str, float]) -> Found | Reject:
@@ -283,38 +345,33 @@ def number(text: object) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def tool_command(arguments: argparse.Namespace) -> list[str]:
-    """The MFA command line of `download`, `g2p` or `train`."""
-    start = shlex.split(arguments.mfa_command)
-    if arguments.tool == "download":
-        return [*start, "model", "download", arguments.kind, arguments.name]
-    if arguments.tool == "g2p":
-        return [*start, "g2p", arguments.words, arguments.model, arguments.dictionary]
-    return [*start, "train", arguments.corpus, arguments.dictionary, arguments.model]
+TOOLS: dict[str, tuple[str, ...]] = {
+    "download": ("kind", "name"),
+    "g2p": ("words", "model", "dictionary"),
+    "train": ("corpus", "dictionary", "model"),
+    "validate": ("corpus", "dictionary"),
+}
+"""MFA's own commands that bring models and dictionaries, and what they ask for."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the MFA command for a task and run it; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m aligners.mfa", description="models and dictionaries for MFA"
-    )
-    parser.add_argument("--mfa-command", default="mfa", help='for example "conda run -n mfa mfa"')
-    parser.add_argument("--dry-run", action="store_true", help="only print the command")
-    tools = parser.add_subparsers(dest="tool", required=True)
-    positionals = {
-        "download": ["kind", "name"],
-        "g2p": ["words", "model", "dictionary"],
-        "train": ["corpus", "dictionary", "model"],
-    }
-    for tool, names in positionals.items():
-        inner = tools.add_parser(tool)
-        for name in names:
-            inner.add_argument(name)
-    options = parser.parse_args(arguments)
-    command = tool_command(options)
-    print(shlex.join(command), flush=True)
-    return 0 if options.dry_run else subprocess.run(command, check=False).returncode
+def tool_command(start: str, tool: str, words: Sequence[str]) -> list[str]:
+    """The MFA command line of one of TOOLS.
+
+    >>> tool_command("conda run -n mfa mfa", "download", ["acoustic", "english_us_arpa"])
+    ['conda', 'run', '-n', 'mfa', 'mfa', 'model', 'download', 'acoustic', 'english_us_arpa']
+    """
+    return [*shlex.split(start), *(["model", tool] if tool == "download" else [tool]), *words]
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def run_tool(command: Sequence[str]) -> int:
+    """Run an MFA command in the foreground; its exit status.
+
+    Raises:
+        ValueError: it cannot be started; says how to install it.
+    """
+    try:
+        return subprocess.run(command, check=False).returncode
+    except OSError as error:
+        raise ValueError(
+            f"mfa command {command[0]!r}: cannot be started ({error.strerror}); {INSTALL}"
+        ) from error

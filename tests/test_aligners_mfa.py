@@ -36,6 +36,28 @@ entry = {{"arguments": sys.argv[1:], "root": os.environ["MFA_ROOT_DIR"], "texts"
          "models": os.path.exists(os.environ["MFA_ROOT_DIR"] + "/pretrained_models/acoustic")}}
 log.write_text(log.read_text() + json.dumps(entry) + "\\n" if log.exists() else json.dumps(entry) + "\\n")
 wide = int(options["--beam"]) >= 100
+temporary = pathlib.Path(options["--temporary_directory"])
+assert temporary.is_dir() and pathlib.Path(os.environ["MFA_ROOT_DIR"]).is_dir()
+assert not corpus.is_relative_to(temporary) and not output.is_relative_to(temporary)  # it would clean them away
+assert "MFA_PROFILE" not in os.environ
+if behaviour == "hangs on one" and any("xyzzy" in lab.read_text() for lab in labs):
+    time.sleep(600)
+if behaviour == "crashes on one" and any("xyzzy" in lab.read_text() for lab in labs):
+    sys.exit("RuntimeError: broken wave")
+if behaviour == "leaves a server":
+    server = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    pathlib.Path({log!r} + ".child").write_text(str(server.pid))
+if behaviour == "ends when asked":
+    def tidy(*_):
+        pathlib.Path({log!r} + ".asked").write_text("yes")
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, tidy)
+    time.sleep(600)
+if behaviour == "fills the disk":
+    import resource
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+    (output / "big").write_bytes(b"0" * (1 << 20))
 if behaviour == "hang":
     child = subprocess.Popen(["sleep", "600"])
     pathlib.Path({log!r} + ".child").write_text(str(child.pid))
@@ -67,13 +89,23 @@ for place, lab in enumerate(labs):
         labels = [part for label in labels for part in label.replace("'s", " 's").split()]
     if behaviour == "unknown":
         labels = ["<unk>" if label == "zyxel" else label for label in labels]
+    if behaviour == "letters apart":
+        labels = [part for label in labels for part in (list(label[:-2]) + ["'s"] if label.endswith("'s") else [label])]
     if behaviour == "other words":
         labels = labels[:-1] + ["nonsense"]
     step = seconds / (len(labels) + 1)
     entries = [[step * i, step * (i + 1), label] for i, label in enumerate(labels)]
-    tiers = {{"words": {{"type": "interval", "entries": entries}},
-             "phones": {{"type": "interval", "entries": [[0.0, step, "AH0"], [step, 2 * step, "sil"]]}}}}
-    target = output / lab.parent.name / (lab.stem + ".json")
+    if behaviour == "grid":
+        entries = [[round(b, 2) - 1e-6 * (b > 0), round(e, 2) + 0.019, label] for b, e, label in entries]
+        entries = [[b, min(e, seconds), label] for b, e, label in entries]
+        entries[-1][1] = seconds
+    tier = lab.parent.name + " - " if behaviour == "tiers of speakers" else ""
+    tiers = {{tier + "words": {{"type": "interval", "entries": entries}},
+             tier + "phones": {{"type": "interval", "entries": [[0.0, step, "AH0"], [step, 2 * step, "sil"]]}}}}
+    target = output / lab.parent.name / (lab.stem + ("_aligned" if behaviour == "other name" else "") + ".json")
+    if behaviour == "cannot export" and place == 0:
+        (output / "output_errors.txt").write_text("u000000: KeyError 12\\n")
+        continue
     target.parent.mkdir(exist_ok=True)
     text = json.dumps({{"start": 0, "end": seconds, "tiers": tiers}})
     target.write_text(text[:20] if behaviour == "half a file" else text)
@@ -129,7 +161,7 @@ def test_words_come_back_in_their_writing_with_phones_and_quality(fake, tmp_path
         ("$3.50.", "three dollars fifty"),
     ]
     assert [phone.text for phone in first.phones] == ["AH0"]
-    assert first.quality == {
+    assert {name: first.quality[name] for name in mfa.ANALYSIS if name in first.quality} == {
         "overall_log_likelihood": -45.5,
         "speech_log_likelihood": -47.0,
         "phone_duration_deviation": 3.0,
@@ -197,6 +229,73 @@ def test_split_clitics_and_unknown_words_are_matched_back(fake):
     assert [word.text for word in result.words] == ["my", "Zyxel,", "dear"]
 
 
+@pytest.mark.parametrize("behaviour", ["other name", "tiers of speakers", "letters apart", "grid"])
+def test_every_way_to_write_the_same_alignment_is_read(fake, behaviour):
+    settings, _ = fake(behaviour)
+    (result,) = load_aligner("mfa", **settings).align(batch("SJC's law holds"))
+    assert result.reject is None, result.reject
+    assert [word.text for word in result.words] == ["SJC's", "law", "holds"]
+    assert all(0 <= word.start < word.end <= 2 for word in result.words)
+
+
+def test_an_utterance_it_could_not_export_says_why(fake):
+    settings, _ = fake("cannot export")
+    results = load_aligner("mfa", **settings).align(batch("one", "two"))
+    assert reasons(results) == ["align.backend_error", None]
+    assert results[0].reject.detail == "mfa could not export: u000000: KeyError 12"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"), [("hangs on one", "align.timeout"), ("crashes on one", "align.backend_error")]
+)
+def test_the_utterance_that_hangs_or_crashes_it_costs_itself_only(fake, behaviour, reason):
+    settings, calls = fake(behaviour)
+    settings |= {"timeout_seconds": 3.0, "timeout_per_second": 0.0}
+    texts = ["one", "two", "xyzzy", "three"]
+    results = load_aligner("mfa", **settings).align(batch(*texts))
+    assert reasons(results) == [reason if text == "xyzzy" else None for text in texts]
+    assert len(calls()) <= 8
+
+
+def test_a_program_that_always_fails_is_run_a_few_times_only(fake, monkeypatch):
+    monkeypatch.setattr(mfa, "FAILURES", 1)
+    settings, calls = fake("crash")
+    results = load_aligner("mfa", **settings).align(batch(*["word"] * 9))
+    assert set(reasons(results)) == {"align.backend_error"}
+    assert len(calls()) == 1 + 2 * mfa.FAILURES
+
+
+def test_a_wrong_command_line_is_tried_once(fake):
+    settings, calls = fake("usage")
+    assert set(reasons(load_aligner("mfa", **settings).align(batch(*["word"] * 9)))) == {
+        "align.backend_error"
+    }
+    assert len(calls()) == 1
+
+
+def test_a_disk_that_is_full_is_a_reason_and_nothing_is_left_on_it(fake, tmp_path):
+    settings, _ = fake("fills the disk")
+    (result,) = load_aligner("mfa", **settings).align(batch("one"))
+    assert result.reject.reason == "align.backend_error"
+    assert "File too large" in result.reject.detail
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_no_room_for_the_corpus_is_a_reason(fake, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    settings, _ = fake()
+    aligner = load_aligner("mfa", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(mfa.soundfile, "write", full)
+        (result,) = aligner.align(batch("one"))
+    assert result.reject.reason == "align.backend_error"
+    assert "No space left" in result.reject.detail
+    assert reasons(aligner.align(batch("one"))) == [None]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
 def is_running(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
@@ -218,6 +317,53 @@ def test_an_aligner_that_hangs_is_stopped_with_its_children(fake, tmp_path):
         time.sleep(0.05)
     assert not is_running(child)
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_server_that_left_the_group_is_stopped_too(fake, tmp_path):
+    settings, _ = fake("leaves a server")
+    assert reasons(load_aligner("mfa", **settings).align(batch("one"))) == [None]
+    child = int((tmp_path / "log.child").read_text())
+    deadline = time.monotonic() + 5
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(child)
+
+
+def test_it_is_asked_to_end_before_it_is_ended_for_a_container_hears_of_nothing_else(fake, tmp_path):
+    settings, _ = fake("ends when asked")
+    settings |= {"timeout_seconds": 1.5, "timeout_per_second": 0.0}
+    assert reasons(load_aligner("mfa", **settings).align(batch("one"))) == ["align.timeout"]
+    assert (tmp_path / "log.asked").read_text() == "yes"
+
+
+def test_a_prefix_starts_it_where_users_have_it(fake):
+    settings, calls = fake()
+    settings["command"] = f"env A=1 nice -n 1 {settings['command']}"
+    assert reasons(load_aligner("mfa", **settings).align(batch("one"))) == [None]
+    assert calls()[0]["arguments"][0] == "align"
+
+
+def test_a_profile_of_the_user_does_not_reach_it(fake, monkeypatch):
+    monkeypatch.setenv("MFA_PROFILE", "mine")
+    settings, _ = fake()
+    assert reasons(load_aligner("mfa", **settings).align(batch("one"))) == [None]
+
+
+def test_a_whole_build_is_written_as_a_corpus(spoken_corpus, tmp_path):
+    from click.testing import CliRunner
+
+    import wordweave
+
+    run = lambda *words: CliRunner().invoke(wordweave.cli, [*map(str, words)])  # noqa: E731
+    assert run("ingest", "jsonl", spoken_corpus, tmp_path / "build").exit_code == 0
+    done = run("mfa", "corpus", tmp_path / "build", tmp_path / "corpus")
+    assert done.exit_code == 0, done.output
+    assert "utterances=24" in done.stdout
+    utterances = list(read_jsonl(spoken_corpus))
+    assert len(list((tmp_path / "corpus").iterdir())) == len({one.speaker for one in utterances})
+    labs = sorted((tmp_path / "corpus").rglob("*.lab"), key=lambda path: path.name)
+    assert [len(lab.read_text().split()) for lab in labs] == [len(one.text.split()) for one in utterances]
+    assert all(lab.with_suffix(".wav").is_file() for lab in labs)
 
 
 def test_a_program_that_cannot_say_its_version_is_refused_with_the_way_out(fake, tmp_path):
@@ -296,18 +442,32 @@ def test_the_version_is_part_of_the_identity(fake):
     assert identities[0] != identities[1]
 
 
-def test_tools_print_the_command_they_run(capsys):
-    assert (
-        mfa.main(["--dry-run", "--mfa-command", "conda run mfa", "download", "acoustic", "english_us_arpa"])
-        == 0
-    )
-    assert mfa.main(["--dry-run", "train", "my corpus", "d.dict", "m.zip"]) == 0
-    assert mfa.main(["--dry-run", "g2p", "words.txt", "m", "d.dict"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "conda run mfa model download acoustic english_us_arpa",
-        "mfa train 'my corpus' d.dict m.zip",
-        "mfa g2p words.txt m d.dict",
-    ]
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["download", "acoustic", "english_us_arpa"], "model download acoustic english_us_arpa"),
+        (["g2p", "words.txt", "m", "d.dict"], "g2p words.txt m d.dict"),
+        (["train", "my corpus", "d.dict", "m.zip"], "train 'my corpus' d.dict m.zip"),
+        (["validate", "corpus", "d.dict"], "validate corpus d.dict"),
+    ],
+)
+def test_tools_print_the_command_they_run_and_run_it(words, line, tmp_path):
+    from click.testing import CliRunner
+
+    import wordweave
+
+    program = tmp_path / "mfa"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/told\nexit ${{STATUS:-0}}\n')
+    program.chmod(0o755)
+    run = lambda *more: CliRunner().invoke(wordweave.cli, ["mfa", *words, *more])  # noqa: E731
+    dry = run("--dry-run", "--mfa-command", "conda run mfa")
+    assert (dry.exit_code, dry.stderr.strip()) == (0, f"conda run mfa {line}")
+    assert run("--mfa-command", str(program)).exit_code == 0
+    assert (tmp_path / "told").read_text().strip() == line.replace("'", "")
+    failed = run("--mfa-command", f"env STATUS=3 {program}")
+    assert failed.exit_code == 1
+    assert "ended with status 3" in failed.output
+    assert "cannot be started" in run("--mfa-command", str(tmp_path / "nothing")).output
 
 
 @pytest.fixture(params=["fake", "real"])
