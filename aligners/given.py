@@ -95,17 +95,26 @@ def read(path: str | None, id: str, settings: GivenSettings) -> Tiers:
     """
     if path is None:
         raise Reject("align.missing", "the manifest names no alignment file")
+    found = read_everything(path, settings)
+    if id not in found and ONLY not in found:
+        raise Reject("align.missing", f"{path}: holds nothing of {id!r}")
+    return found.get(id) or found[ONLY]
+
+
+def read_everything(path: str, settings: GivenSettings) -> dict[str, Tiers]:
+    """Read the labels of every utterance in a file, by id.
+
+    Raises:
+        Reject: align.missing, align.unreadable.
+    """
     try:
-        found = read_file(path, os.stat(path).st_mtime_ns, settings)
+        return read_file(path, os.stat(path).st_mtime_ns, settings)
     except FileNotFoundError as error:
         raise Reject("align.missing", f"{path}: no such file") from error
     except (PraatioException, ValueError, LookupError, TypeError, AttributeError, OSError, EOFError) as error:
         if isinstance(error, Reject):
             raise
         raise Reject("align.unreadable", f"{path}: {type(error).__name__}: {error}"[:300]) from error
-    if id not in found and ONLY not in found:
-        raise Reject("align.missing", f"{path}: holds nothing of {id!r}")
-    return found.get(id) or found[ONLY]
 
 
 @functools.lru_cache(maxsize=4)  # a chapter or a corpus shares one file: read it once, not once per utterance

@@ -1,6 +1,6 @@
 """How far two alignments of the same words are apart.
 
-    python -m aligners.score REFERENCE ESTIMATE    # two files of any format `given` reads, or two folders of them
+    python -m aligners.score REFERENCE ESTIMATE    # files that `given` reads, a build's words, or folders of them
 
 A boundary is the start or the end of a word; errors are in milliseconds.
 """
@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from aligners.alignment import Timed
-from aligners.given import READERS, GivenSettings, read
-from aligners.match import SILENCE, match
+from aligners.given import READERS, GivenSettings, Tiers, read_everything
+from aligners.match import SILENCE, Label, match
 from aligners.normalise import normalise
 from corpus.records import Reject, Word
 
@@ -72,33 +73,47 @@ def summarise(errors: Iterable[float] | np.ndarray) -> dict[str, float]:
     return {"boundaries": len(signed), **middle, **within}
 
 
-def compare_files(reference: Path, estimate: Path, settings: GivenSettings) -> np.ndarray:
-    """Boundary errors of two alignment files, (2N,) ms; labels may be split differently.
+def compare(reference: Sequence[Label], estimate: Sequence[Label]) -> np.ndarray:
+    """Boundary errors of two lists of labels, (2N,) ms; words may be split differently.
 
     Raises:
-        Reject: a file cannot be read, or they hold other words.
+        Reject: they hold other words.
     """
-    words = [
-        label
-        for label in read(str(estimate), estimate.stem, settings).words
-        if label.text.lower() not in SILENCE
-    ]
+    words = [label for label in estimate if label.text.lower() not in SILENCE]
     text = " ".join(label.text for label in words)
     tokens = normalise(text)
-    ours = match(words, tokens, text)
-    theirs = match(read(str(reference), reference.stem, settings).words, tokens, text)
-    return boundary_errors(theirs, ours)
+    return boundary_errors(match(reference, tokens, text), match(words, tokens, text))
 
 
-def pairs(reference: Path, estimate: Path) -> list[tuple[Path, Path]]:
-    """Files to compare: the two given, or those of equal stem in two folders."""
-    if not reference.is_dir():
-        return [(reference, estimate)]
-    found = [
-        {path.stem: path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(tuple(READERS))}
-        for folder in (reference, estimate)
-    ]
-    return [(found[0][stem], found[1][stem]) for stem in sorted(found[0].keys() & found[1].keys())]
+def read_words(path: Path, settings: GivenSettings) -> dict[str, Sequence[Label]]:
+    """Words by utterance: of a file that `given` reads, of a build's words table, or of a folder of such files.
+
+    A file that holds one utterance and does not name it goes by its stem. What cannot be read has no words.
+    """
+    if path.is_dir():
+        files = [
+            file for file in sorted(path.rglob("*")) if file.name.lower().endswith((*READERS, ".parquet"))
+        ]
+        return {id: words for file in files for id, words in read_words(file, settings).items()}
+    if path.suffix == ".parquet":
+        rows = pq.read_table(path, columns=["id", "words"]).to_pylist()
+        return {
+            row["id"]: [Label(word["text"], word["start"], word["end"]) for word in row["words"]]
+            for row in rows
+            if row["words"]
+        }
+    found = read_all(path, settings)
+    stem = next((path.name[: -len(end)] for end in READERS if path.name.lower().endswith(end)), path.stem)
+    return {id or stem: tiers.words for id, tiers in found.items()}
+
+
+def read_all(path: Path, settings: GivenSettings) -> dict[str, Tiers]:
+    """Everything in one file that `given` reads; nothing, and a line on stderr, where it cannot be read."""
+    try:
+        return read_everything(str(path), settings)
+    except Reject as reject:
+        print(f"{path.name}: {reject}", file=sys.stderr)
+        return {}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,15 +125,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("estimate", type=Path)
     parser.add_argument("--words-tier", default="words")
     options = parser.parse_args(arguments)
+    for path in (options.reference, options.estimate):
+        if not path.exists():
+            parser.error(f"{path}: no such file or folder")
+    settings = GivenSettings(words_tier=options.words_tier)
+    reference, estimate = (read_words(path, settings) for path in (options.reference, options.estimate))
+    if len(reference) == len(estimate) == 1:  # two files, however they are called
+        reference = dict(zip(estimate, reference.values(), strict=True))
     errors, failed = [], 0
-    for reference, estimate in pairs(options.reference, options.estimate):
+    for id in sorted(reference.keys() & estimate.keys()):
         try:
-            errors.append(compare_files(reference, estimate, GivenSettings(words_tier=options.words_tier)))
+            errors.append(compare(reference[id], estimate[id]))
         except Reject as reject:
-            print(f"{reference.name}: {reject}", file=sys.stderr)
+            print(f"{id}: {reject}", file=sys.stderr)
             failed += 1
     everything = np.concatenate(errors) if errors else np.zeros(0)
-    print(json.dumps({"files": len(errors), "failed": failed, **summarise(everything)}))
+    alone = len(reference.keys() ^ estimate.keys())
+    print(
+        json.dumps(
+            {"utterances": len(errors), "failed": failed, "in_one_only": alone, **summarise(everything)}
+        )
+    )
     return 0 if errors else 1
 
 
