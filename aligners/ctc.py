@@ -1,64 +1,53 @@
-"""Word times from any CTC acoustic model in Hugging Face format (Wav2Vec2, HuBERT, WavLM ...ForCTC, letters as tokens).
+"""Word times from a CTC acoustic model: the small one that comes with wordweave, torchaudio's, or Hugging Face's.
 
-The model listens in windows, so that memory does not grow with the recording; long recordings are first cut where
-a word surely ends, and `torchaudio.functional.forced_align` aligns the pieces. CTC peaks are not boundaries: a word
-begins at the first frame of its first letter and ends half-way to the next, at most 0.1 s after its last letter.
+The model (`aligners.acoustics`) listens in windows, so that memory does not grow with the recording; long recordings
+are first cut where a word surely ends, and `torchaudio.functional.forced_align` aligns the pieces. CTC peaks are not
+boundaries: a word begins at the first frame of its first letter and ends half-way to the next, at most 0.1 s after its
+last letter. Every frame of `compact` has a label, and its words end where their last one ends.
 """
 
-import functools
-import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from importlib.metadata import version
+from typing import NamedTuple
 
 import numpy as np
 
-from aligners.alignment import Aligner, Found, Item, Timed, by_token
+from aligners.acoustics import COMPACT, Acoustics, Hearing, load
+from aligners.alignment import Aligner, Found, Item, Timed, backend_error, by_token
+from aligners.normalise import is_english
 from corpus.records import SAMPLE_RATE, Reject
 
-if TYPE_CHECKING:
-    import torch
-
-TAIL = 0.1  # seconds: longest sound of a word after its last letter's peak
-PIECE = 1500  # frames: a recording of more than one and a half of this is cut first, and the cut sought in so many
-MARGIN = 25  # frames kept before a word that a piece does not finish
-LETTERS_PER_FRAME = 0.5  # 25 a second, more than anybody speaks: bounds the text looked at for one piece
+PIECE = 30.0  # seconds: a recording of more than one and a half of this is cut first, and the cut sought in so many
+MARGIN = 0.5  # seconds kept before a word that a piece does not finish
+LETTERS = 25.0  # a second, more than anybody speaks: bounds the text looked at for one piece
 
 
 @dataclass(frozen=True)
 class CtcSettings:
     """Settings of the backend `ctc`.
 
-    model: a directory (or hub name) with config.json, vocab.json and weights.
+    model: "compact" (English, comes with wordweave), the name of a torchaudio bundle ("MMS_FA"), or a directory or hub
+        name with config.json, vocab.json and weights.
     device: "cpu", "cuda", "cuda:1" ...
     window_seconds, context_seconds: the model hears so much at a time, and so much more on either side.
+    batch: windows heard at once; on a GPU 16.
+    romanise: words in the Latin alphabet, as uroman writes them, for other scripts; None: where the model wants it.
     minimum_confidence: an utterance whose mean word confidence is lower is rejected; None keeps all.
     """
 
-    model: str
+    model: str = COMPACT
     device: str = "cpu"
     window_seconds: float = 20.0
     context_seconds: float = 2.0
+    batch: int = 1
+    romanise: bool | None = None
     minimum_confidence: float | None = None
 
     def __post_init__(self) -> None:
-        if self.window_seconds <= 0 or self.context_seconds < 0:
-            got = f"{self.window_seconds} and {self.context_seconds}"
-            raise ValueError(f"ctc: need window_seconds > 0 and context_seconds >= 0, got {got}")
-
-
-class Acoustics(NamedTuple):
-    """A loaded model: its tokens, and what its frames mean."""
-
-    model: "torch.nn.Module"
-    tokens: dict[str, int]
-    blank: int
-    delimiter: int | None  # the token between words
-    hop: int  # samples
-    receptive: int  # samples that one frame sees
-    normalise: bool  # whether the model wants waveforms of mean 0 and variance 1
+        if self.window_seconds <= 0 or self.context_seconds < 0 or self.batch < 1:
+            got = f"{self.window_seconds}, {self.context_seconds} and {self.batch}"
+            raise ValueError(f"ctc: need window_seconds > 0, context_seconds >= 0 and batch >= 1, got {got}")
 
 
 class Ctc(Aligner):
@@ -69,14 +58,43 @@ class Ctc(Aligner):
 
     def __init__(self, settings: CtcSettings):
         self.settings = settings
+        acoustics = load(settings.model, settings.device, settings.romanise)
+        self.version = f"2-{version('torchaudio')}-{acoustics.weights}"
 
-    def align_one(self, item: Item) -> Found:
-        acoustics = load(self.settings.model, self.settings.device)
-        words = [spell(word, acoustics.tokens) for word in item.spoken]
-        if len(item.waveform) < acoustics.receptive:
-            raise Reject("align.too_short", f"{item.seconds:.3f} s give not one frame")
-        log_probs = listen(item.waveform, acoustics, self.settings)
-        spans = align_words(log_probs, words, acoustics.blank, acoustics.delimiter)
+    def align_all(self, items: list[Item]) -> Sequence[Found | Reject]:
+        """Listen to all of them, as many windows at once as `batch` says, and align one after the other."""
+        try:
+            return self._listened(items)
+        except Exception as error:
+            if len(items) == 1:
+                return [backend_error(error)]
+            return [
+                result for item in items for result in self.align_all([item])
+            ]  # one of them broke the batch
+
+    def _listened(self, items: list[Item]) -> list[Found | Reject]:
+        settings = self.settings
+        acoustics = load(settings.model, settings.device, settings.romanise)
+        spelled = [spell(item, acoustics) for item in items]
+        able = [place for place, words in enumerate(spelled) if not isinstance(words, Reject)]
+        hearing = Hearing(settings.window_seconds, settings.context_seconds, settings.batch)
+        results: list[Found | Reject] = [
+            words if isinstance(words, Reject) else Found(()) for words in spelled
+        ]
+        heard = acoustics.listen([items[place].waveform for place in able], hearing)
+        for place, log_probs in zip(able, heard, strict=True):
+            try:
+                results[place] = self._times(items[place], log_probs, spelled[place], acoustics)  # type: ignore[arg-type]
+            except Reject as reject:
+                results[place] = reject
+            except Exception as error:
+                results[place] = backend_error(error)
+        return results
+
+    def _times(
+        self, item: Item, log_probs: np.ndarray, words: Sequence[Sequence[int]], acoustics: Acoustics
+    ) -> Found:
+        spans = align_words(log_probs, words, acoustics.blank, acoustics.delimiter, acoustics.rate)
         times = list(to_times(spans, item.spoken, acoustics, item.seconds))
         confidence = float(np.mean([span.confidence for span in spans]))
         quality = {"confidence": confidence}
@@ -89,73 +107,17 @@ class Ctc(Aligner):
         return Found(by_token(item.tokens, times), None, quality)
 
 
-@functools.lru_cache(maxsize=2)
-def load(model: str, device: str) -> Acoustics:
-    """A model directory or hub name, once per process.
-
-    Raises:
-        ValueError: it is no CTC model with a vocabulary of letters.
-    """
-    from transformers import AutoConfig, AutoModelForCTC
-    from transformers.utils import cached_file
-
-    config = AutoConfig.from_pretrained(model)
-    network = AutoModelForCTC.from_pretrained(model).eval().to(device)
-    tokens = json.loads(Path(str(cached_file(model, "vocab.json"))).read_text(encoding="utf-8"))
-    preprocessor = cached_file(model, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
-    normalise = json.loads(Path(preprocessor).read_text()).get("do_normalize", True) if preprocessor else True
-    if not all(isinstance(number, int) for number in tokens.values()):
-        raise ValueError(f"ctc.model {model}: vocab.json holds no flat vocabulary of letters")
-    hop, receptive = 1, 1
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-        receptive, hop = receptive + (kernel - 1) * hop, hop * stride
-    return Acoustics(network, tokens, config.pad_token_id, tokens.get("|"), hop, receptive, normalise)
-
-
-def spell(word: str, tokens: dict[str, int]) -> list[int]:
-    """A word as tokens, in whatever case the vocabulary has; apostrophes it lacks are left out.
-
-    >>> spell("it's", {"I": 1, "T": 2, "S": 3})
-    [1, 2, 3]
-    """
-    spelled = []
-    for letter in word:
-        found = next(
-            (tokens[form] for form in (letter, letter.upper(), letter.lower()) if form in tokens), None
-        )
-        if found is None and letter != "'":
-            raise Reject("align.out_of_vocabulary", f"{word[:50]!r}: the model has no {letter!r}")
-        if found is not None:
-            spelled.append(found)
-    if not spelled:
-        raise Reject("align.out_of_vocabulary", f"{word!r} has no letters")
-    return spelled
-
-
-def listen(waveform: np.ndarray, acoustics: Acoustics, settings: CtcSettings) -> np.ndarray:
-    """Log probabilities of the tokens, (F, C) float32, computed window by window.
-
-    Windows begin at multiples of the hop, so frame i always sees the same samples; it is taken from the window in
-    which it has `context_seconds` of sound on both sides.
-    """
-    import torch
-
-    hop, receptive = acoustics.hop, acoustics.receptive
-    if acoustics.normalise:
-        waveform = ((waveform - waveform.mean()) / math.sqrt(float(waveform.var()) + 1e-7)).astype(np.float32)
-    frames = (len(waveform) - receptive) // hop + 1
-    window = max(1, round(settings.window_seconds * SAMPLE_RATE / hop))
-    context = round(settings.context_seconds * SAMPLE_RATE / hop)
-    parts = []
-    for first in range(0, frames, window):
-        last = min(first + window, frames)
-        left, right = max(0, first - context), min(frames, last + context)
-        piece = torch.from_numpy(waveform[left * hop : (right - 1) * hop + receptive].copy())
-        with torch.inference_mode():
-            logits = acoustics.model(piece[None].to(settings.device)).logits[0].float()
-            part = torch.log_softmax(logits, -1)[first - left : last - left]
-        parts.append(part.cpu().numpy())
-    return np.concatenate(parts)
+def spell(item: Item, acoustics: Acoustics) -> list[Sequence[int]] | Reject:
+    """The tokens of every spoken word of an utterance that is long enough to be heard."""
+    language = item.utterance.language
+    if acoustics.english and language is not None and not is_english(language):
+        return Reject("align.language", f"the model knows English, not {language!r}")
+    if len(item.waveform) < acoustics.receptive:
+        return Reject("align.too_short", f"{item.seconds:.3f} s give not one frame")
+    try:
+        return [acoustics.spell(word, language) for word in item.spoken]
+    except Reject as reject:
+        return reject
 
 
 class Span(NamedTuple):
@@ -171,7 +133,8 @@ def align_words(
     words: Sequence[Sequence[int]],
     blank: int,
     delimiter: int | None = None,
-    piece: int = PIECE,
+    rate: float = 50.0,
+    piece: float = PIECE,
 ) -> list[Span]:
     """Frames of every word.
 
@@ -179,7 +142,8 @@ def align_words(
         log_probs: (F, C) float.
         words: tokens of every word.
         blank, delimiter: tokens of CTC's blank, and between words if the model has one.
-        piece: frames aligned at a time.
+        rate: frames per second.
+        piece: seconds aligned at a time.
 
     Raises:
         Reject: align.too_short, align.unalignable, align.backend_error.
@@ -187,15 +151,16 @@ def align_words(
     if not np.isfinite(log_probs).all():
         raise Reject("align.backend_error", "the model returned values that are not finite")
     spans: list[Span] = []
-    frame, size = 0, piece
+    frame, whole = 0, round(piece * rate)
+    size = whole
     while len(log_probs) - frame > size * 3 // 2 and len(spans) < len(words):
-        count, cut = cut_piece(log_probs[frame : frame + size], words[len(spans) :], blank, delimiter)
+        count, cut = cut_piece(log_probs[frame : frame + size], words[len(spans) :], blank, delimiter, rate)
         if count:
             spans += align_piece(
                 log_probs, frame, frame + cut, words[len(spans) : len(spans) + count], blank, delimiter
             )
         frame += cut
-        size = piece if cut else size * 2  # no word ends in the piece: look at a longer one
+        size = whole if cut else size * 2  # no word ends in the piece: look at a longer one
     if len(spans) < len(words):
         spans += align_piece(log_probs, frame, len(log_probs), words[len(spans) :], blank, delimiter)
     return spans
@@ -248,7 +213,11 @@ def align_piece(
 
 
 def cut_piece(
-    log_probs: np.ndarray, words: Sequence[Sequence[int]], blank: int, delimiter: int | None
+    log_probs: np.ndarray,
+    words: Sequence[Sequence[int]],
+    blank: int,
+    delimiter: int | None,
+    rate: float,
 ) -> tuple[int, int]:
     """(number of words, frames) that may be cut off the front, half-way between the last such word and the next.
 
@@ -257,7 +226,7 @@ def cut_piece(
     may end anywhere in it.
     """
     ends = np.cumsum([len(word) + (delimiter is not None) for word in words])
-    enough = int(np.searchsorted(ends, len(log_probs) * LETTERS_PER_FRAME)) + 1
+    enough = int(np.searchsorted(ends, len(log_probs) / rate * LETTERS)) + 1
     tokens, owners = join(words[:enough], delimiter)
     states = best_states(log_probs, tokens, blank)
     limit = len(log_probs) * 4 // 5
@@ -267,7 +236,7 @@ def cut_piece(
     following = np.flatnonzero(owner == count)
     begin = int(min(following[0], limit)) if len(following) else limit
     if not count:
-        return 0, max(0, begin - MARGIN)
+        return 0, max(0, begin - round(MARGIN * rate))
     last = int(np.flatnonzero(owner == count - 1)[-1]) + 1
     return count, (last + begin + 1) // 2
 
@@ -315,4 +284,6 @@ def to_times(
     for place, (span, word) in enumerate(zip(spans, spoken, strict=True)):
         following = time(spans[place + 1].first) if place + 1 < len(spans) else seconds
         last = time(span.last)
-        yield Timed(word, time(span.first), min((last + following) / 2, last + TAIL), span.confidence)
+        yield Timed(
+            word, time(span.first), min((last + following) / 2, last + acoustics.tail), span.confidence
+        )

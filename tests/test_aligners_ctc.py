@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aligners import load_aligner
-from aligners.ctc import Acoustics, Span, align_piece, align_words, best_states, spell, to_times
+from aligners.acoustics import Acoustics, Hearing, Letters, load
+from aligners.ctc import Span, align_piece, align_words, best_states, to_times
 from corpus.records import Reject, Utterance
 
 BLANK, DELIMITER = 0, 1
@@ -96,17 +97,17 @@ def test_a_long_recording_aligned_in_pieces_has_every_word_where_it_was_planted(
     rng = np.random.default_rng(seed)
     words = some_words(150, rng)
     log_probs, spans = planted(words, rng)
-    found = align_words(log_probs, words, BLANK, DELIMITER, piece=400)
+    found = align_words(log_probs, words, BLANK, DELIMITER, piece=8)
     assert len(log_probs) > 2500
     assert [(span.first, span.last) for span in found] == spans
-    assert align_words(log_probs, words, BLANK, DELIMITER, piece=100_000) == found
+    assert align_words(log_probs, words, BLANK, DELIMITER, piece=2_000) == found
 
 
 def test_long_silences_between_pieces_do_no_harm():
     rng = np.random.default_rng(9)
     words = some_words(12, rng)
     log_probs, spans = planted(words, rng, gap=(300, 900))
-    found = align_words(log_probs, words, BLANK, DELIMITER, piece=400)
+    found = align_words(log_probs, words, BLANK, DELIMITER, piece=8)
     assert [(span.first, span.last) for span in found] == spans
 
 
@@ -137,16 +138,16 @@ def test_what_torchaudio_accepts_silently_is_refused():
 
 
 def test_a_word_ends_half_way_to_the_next_but_soon_after_its_last_letter():
-    acoustics = Acoustics(None, {}, 0, None, hop=320, receptive=320, normalise=False)
+    acoustics = Acoustics(None, None, 0, None, hop=320, receptive=320, tail=0.1)
     spans = [Span(5, 10, 0.9), Span(14, 20, 0.8), Span(70, 72, 0.7)]
     times = list(to_times(spans, ["a", "b", "c"], acoustics, 2.0))
     assert [(time.start, round(time.end, 3)) for time in times] == [(0.1, 0.24), (0.28, 0.5), (1.4, 1.54)]
 
 
 def test_words_are_spelled_in_the_models_case_and_unknown_letters_named():
-    assert spell("can't", {"C": 1, "A": 2, "N": 3, "T": 4}) == [1, 2, 3, 4]
+    assert Letters({"C": 1, "A": 2, "N": 3, "T": 4}, False)("can't", None) == [1, 2, 3, 4]
     with pytest.raises(Reject, match="'цa': the model has no 'ц'"):
-        spell("цa", {"a": 1})
+        Letters({"a": 1}, False)("цa", None)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +166,115 @@ def tiny(tmp_path_factory):
     Wav2Vec2ForCTC(config).save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps({letter: number for number, letter in enumerate(letters)}))
     return folder
+
+
+@pytest.fixture
+def mms(monkeypatch):
+    """torchaudio's MMS_FA with every size small and random weights in place of the download."""
+    import torch
+    import torchaudio
+    from torchaudio.pipelines._wav2vec2 import impl, utils
+
+    true = torchaudio.pipelines.MMS_FA
+    layers = [(8, kernel, stride) for _, kernel, stride in true._params["extractor_conv_layer_config"]]
+    small = dict(
+        extractor_conv_layer_config=layers, encoder_embed_dim=16, encoder_num_layers=2, encoder_num_heads=2,
+        encoder_ff_interm_features=16, encoder_pos_conv_kernel=8, encoder_pos_conv_groups=2,
+    )  # fmt: skip
+    params = {**true._params, **small}
+
+    def weights(path, dl_kwargs, axes):
+        assert path == true._path
+        assert dl_kwargs == {"weights_only": True}
+        torch.manual_seed(0)
+        return utils._get_model("Wav2Vec2", params).state_dict()
+
+    monkeypatch.setattr(utils, "_get_state_dict", weights)
+    bundle = impl.Wav2Vec2FABundle(
+        true._path, params, true._sample_rate, true._normalize_waveform, "Wav2Vec2", true._labels
+    )
+    monkeypatch.setattr(torchaudio.pipelines, "MMS_FA", bundle)
+    load.cache_clear()
+    yield bundle
+    load.cache_clear()
+
+
+def test_a_bundle_of_torchaudio_aligns_any_script(mms):
+    for text, language in (
+        ("Hello there", "en"), ("слово за слово", "ru"), ("नमस्ते दुनिया", "hi"), ("مرحبا بك", "ar"), ("你好 世界", None),
+    ):  # fmt: skip
+        utterance = Utterance("u", "u.wav", len(WAVE), text=text, language=language)
+        (result,) = load_aligner("ctc", model="MMS_FA").align([(utterance, WAVE)])
+        assert result.reject is None, result.reject
+        assert [word.text for word in result.words] == text.split()
+
+
+def test_a_bundle_hears_the_same_as_torchaudios_own_pipeline(mms):
+    import torch
+
+    acoustics = load("MMS_FA", "cpu")
+    with torch.inference_mode():
+        theirs = mms.get_model(with_star=False, dl_kwargs={"weights_only": True})(
+            torch.from_numpy(WAVE)[None]
+        )
+    (ours,) = acoustics.listen([WAVE], Hearing(60.0, 2.0, 1))
+    assert np.allclose(ours, theirs[0][0].numpy(), atol=1e-4)
+    assert [acoustics.spell(word, "de") for word in ("straße", "x-y")] == [
+        [mms.get_dict()[letter] for letter in word] for word in ("strasse", "xy")
+    ]
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+def test_what_is_heard_at_once_is_heard_as_alone(mms, batch):
+    acoustics = load("MMS_FA", "cpu")
+    waves = [WAVE[: 8_000 * (3 + i % 4) + 77 * i] * (i + 1) for i in range(7)]
+    alone = [next(acoustics.listen([wave], Hearing(1.0, 0.4, 1))) for wave in waves]
+    together = list(acoustics.listen(waves, Hearing(1.0, 0.4, batch)))
+    assert [one.shape for one in alone] == [one.shape for one in together]
+    assert max(np.abs(a - b).max() for a, b in zip(alone, together)) < 1e-4
+
+
+def test_a_model_with_group_norm_only_hears_windows_of_one_length_at_once(tiny):
+    listen = load(str(tiny), "cpu").listen
+    waves = [WAVE, WAVE[:30_000], WAVE[::-1].copy()]
+    cuts = [cut for place, wave in enumerate(waves) for cut in listen.cut(place, wave, 20, 8)]
+    groups = list(listen.groups(cuts, 8))
+    assert [cut for group in groups for cut in group] == cuts
+    assert all(len({cut.right - cut.left for cut in group}) == 1 for group in groups)
+    assert max(map(len, groups)) > 1
+
+
+def test_an_utterance_that_breaks_the_model_costs_itself_only(tiny, monkeypatch):
+    from aligners.acoustics import Windows
+
+    honest = Windows.scores
+
+    def broken(self, pieces):
+        if any(np.abs(piece).max() > 50 for piece in pieces):
+            raise RuntimeError("out of memory")
+        return honest(self, pieces)
+
+    monkeypatch.setattr(Windows, "scores", broken)
+    spike = WAVE.copy()
+    spike[100] = 1e4
+    batch = [(Utterance(id, "u.wav", len(wave), text="one two"), wave) for id, wave in
+             (("a", WAVE), ("b", spike), ("c", WAVE))]  # fmt: skip
+    results = load_aligner("ctc", model=str(tiny), batch=4).align(batch)
+    assert [result.reject and result.reject.reason for result in results] == [
+        None,
+        "align.backend_error",
+        None,
+    ]
+    assert results[0].words == results[2].words
+
+
+def test_a_model_that_is_not_there_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match=r"ctc.model .*nothing.*cannot be had"):
+        load_aligner("ctc", model=str(tmp_path / "nothing"))
+
+
+def test_other_weights_are_another_aligner(tiny, mms):
+    assert load_aligner("ctc", model=str(tiny)).identity != load_aligner("ctc", model="MMS_FA").identity
 
 
 WAVE = np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32)
