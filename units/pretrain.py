@@ -1,0 +1,580 @@
+"""Pre-training a compact HuBERT: predict clusters of what is masked, and of what is heard through noise.
+
+A step takes crops of a few recordings and makes two views of each: one nearly as recorded, one in noise, in another
+room. Stretches of both are masked. Every frame of both predicts the clusters of the recording as it was (masked frames
+count once, others half), and the two views are pulled towards the same features, so that noise moves few units.
+
+A step is made from (seed, step) alone, so that a run stopped after any checkpoint goes on exactly where it was.
+
+Source: Hsu et al. 2021 (HuBERT), arXiv:2106.07447; targets of undisturbed speech behind disturbed input as in Chen et
+al. 2022 (WavLM), arXiv:2110.13900. What is ours was measured, see docs/benchmarks.md.
+"""
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from corpus.records import SAMPLE_RATE
+from units.augment import AugmentSettings, at_speed, disturbed, make_noises
+from units.targets import KINDS, LEAST, UNKNOWN, Labels, cluster, logmel_features, mfcc_features, own_features
+from units.targets import read_phones as read_phone_labels
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Size of the network. 25 Hz: the strides multiply to 640 samples."""
+
+    channels: tuple[int, ...] = (256, 128, 256)
+    kernels: tuple[int, ...] = (400, 3, 4)
+    strides: tuple[int, ...] = (160, 2, 2)
+    width: int = 256
+    layers: int = 5
+    heads: int = 4
+    wide: int = 1024
+    position_kernel: int = 32
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """Settings of `pretrain`; as TOML in config/encoder.toml."""
+
+    targets: dict[str, int] = field(default_factory=lambda: {"logmel": 100, "mfcc": 200})
+    phones: str = ""  # file of phones, for the target of that name
+    start: str = ""  # folder of an encoder to go on from; "own" targets are clusters of its features
+    own_layer: int = 5
+    steps: int = 10_000
+    warmup: int = 300
+    hold: float = 0.4  # share of the steps at full rate, before it falls along a cosine
+    rate: float = 1e-3
+    weight_decay: float = 0.01
+    crop_seconds: tuple[float, ...] = (2.0, 3.0, 4.0, 6.0)
+    batch_seconds: float = 24.0  # that the network sees in a step
+    mask: tuple[float, float] = (0.3, 0.6)  # share of frames masked, drawn per row
+    span: int = 5  # frames masked in a row
+    weights: dict[str, float] = field(default_factory=dict)  # of targets in the loss; 1 where none is given
+    unmasked_weight: float = 0.5
+    consistency: float = 0.0  # above 0: two views of each crop, pulled together with this weight
+    validation: tuple[str, ...] = ()  # speakers
+    leave_out: tuple[str, ...] = ()  # speakers that are not even read
+    fit_frames: int = 200_000
+    seed: int = 0
+    device: str = "cpu"
+    autocast: bool = False  # bfloat16 for matrix products: where the processor has them, several times faster
+    report_every: int = 100
+    checkpoint_every: int = 300
+    keep_every: int = 0  # steps between encoders kept in OUTPUT/kept; 0: none
+    network: NetworkSettings = NetworkSettings()
+    augment: AugmentSettings = AugmentSettings()
+
+    def __post_init__(self) -> None:
+        unknown = sorted(self.targets.keys() - set(KINDS))
+        if unknown or not self.targets:
+            raise ValueError(f"pretrain.targets: need some of {list(KINDS)}, got {sorted(self.targets)}")
+        if ("phones" in self.targets) != bool(self.phones):
+            raise ValueError("pretrain.phones: need a file if, and only if, targets name phones")
+        if "own" in self.targets and not self.start:
+            raise ValueError("pretrain.start: need the encoder whose features the target 'own' clusters")
+        for name in ("steps", "span", "report_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"pretrain.{name}: need at least 1, got {getattr(self, name)}")
+        if not 0 <= self.mask[0] <= self.mask[1] < 1:
+            raise ValueError(f"pretrain.mask: need shares 0 <= low <= high < 1, got {self.mask}")
+        if not self.crop_seconds or min(self.crop_seconds) < 0.5 or self.batch_seconds < max(self.crop_seconds):
+            raise ValueError(
+                "pretrain.crop_seconds: need lengths from 0.5 s to batch_seconds, "
+                f"got {self.crop_seconds} and {self.batch_seconds}"
+            )
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An utterance to learn from: (T,) float32 at 16 kHz."""
+
+    id: str
+    speaker: str
+    waveform: np.ndarray
+
+
+class Speech:
+    """Recordings at several speeds, and where the batch of a step is cut from."""
+
+    def __init__(self, recordings: Sequence[Recording], settings: PretrainSettings, speeds: Sequence[int]):
+        self.recordings, self.settings = list(recordings), settings
+        self.speeds = list(speeds)
+        self.at = [
+            [to_int16(at_speed(recording.waveform, speed)) for speed in speeds] for recording in self.recordings
+        ]
+        seconds = np.array([len(recording.waveform) / SAMPLE_RATE for recording in self.recordings])
+        self.order = np.argsort(seconds, kind="stable")  # by length: a batch is cut from neighbours
+        self.ends = np.cumsum(seconds[self.order])
+        self.noises = make_noises(settings.seed)
+
+    def crops(self, rng: np.random.Generator) -> tuple[list[tuple[int, int, int]], int]:
+        """((recording, speed, first sample) of each, samples of all): of neighbours in length, drawn by their length.
+
+        One recording is drawn by its share of the speech, then the others near it, so that in a batch no crop has to
+        be cut to the length of a much shorter one.
+        """
+        wanted = float(rng.choice(self.settings.crop_seconds))
+        rows = max(1, int(self.settings.batch_seconds / wanted / (2 if self.settings.consistency else 1)))
+        middle = rng.uniform(0, self.ends[-1])
+        reach = max(0.15 * self.ends[-1], rows * wanted)
+        places = np.clip(middle + rng.uniform(-reach, reach, rows), 0, self.ends[-1] - 1e-6)
+        chosen = self.order[np.searchsorted(self.ends, places, side="right")]
+        speeds = rng.integers(len(self.speeds), size=rows)
+        lengths = [len(self.at[i][s]) for i, s in zip(chosen, speeds, strict=True)]
+        samples = min(int(wanted * SAMPLE_RATE), *lengths) if rows > 1 else min(
+            int(wanted * SAMPLE_RATE), lengths[0]
+        )
+        starts = [int(rng.integers(length - samples + 1)) for length in lengths]
+        return [(int(i), int(s), start) for i, s, start in zip(chosen, speeds, starts, strict=True)], samples
+
+    def cut(self, recording: int, speed: int, start: int, samples: int) -> np.ndarray:
+        """(samples,) float32 of a recording at a speed."""
+        return self.at[recording][speed][start : start + samples].astype(np.float32) / 32767
+
+    def batch(self, step: int, targets: Sequence[Labels], *, disturb: bool = True) -> "Batch":
+        """The batch of a step: the first half of the rows are first views, the second half second views of the same."""
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, step])
+        crops, samples = self.crops(rng)
+        geometry = frame_geometry(settings.network)
+        frames = (samples - geometry.minimum) // geometry.hop + 1
+        centres = geometry.minimum // 2 + geometry.hop * np.arange(frames)
+        first, second, labels = [], [], {target.name: [] for target in targets}
+        for i, s, start in crops:
+            crop = self.cut(i, s, start, samples)
+            for target in targets:
+                positions = (start + centres) * (self.speeds[s] / 25)
+                labels[target.name].append(target.at(i, positions))
+            if not disturb:
+                first.append(crop)
+                continue
+            j, t, begin = crops[int(rng.integers(len(crops)))]
+            other = self.cut(j, t, begin, samples) if j != i else np.zeros(samples, np.float32)
+            noise = settings.augment.noise
+            if settings.consistency:
+                first.append(disturbed(crop, settings.augment, self.noises, other, rng, noise=noise / 3))
+                second.append(disturbed(crop, settings.augment, self.noises, other, rng, noise=noise))
+            else:
+                first.append(disturbed(crop, settings.augment, self.noises, other, rng, noise=noise / 2))
+        views = 2 if second else 1
+        mask = np.stack([draw_mask(frames, rng, settings) for _ in crops])
+        return Batch(
+            torch.from_numpy(normalized(np.stack(first + second))),
+            torch.from_numpy(np.concatenate([mask] * views)),
+            {name: torch.from_numpy(np.stack(rows * views)) for name, rows in labels.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """(B, T) float32 waveforms, (B, F) bool mask, and (B, F) int64 labels of each target."""
+
+    waveforms: torch.Tensor
+    mask: torch.Tensor
+    labels: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Samples from frame to frame, and the fewest that give one."""
+
+    hop: int
+    minimum: int
+
+
+def frame_geometry(network: NetworkSettings) -> Geometry:
+    """Hop and receptive field of the convolutions."""
+    reach, hop = 1, 1
+    for kernel, stride in zip(network.kernels, network.strides, strict=True):
+        reach, hop = reach + (kernel - 1) * hop, hop * stride
+    return Geometry(hop, reach)
+
+
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """Half the memory; a peak above 1 is brought back to 1, so that nothing clips."""
+    return np.round(waveform * (32767 / max(1.0, float(np.abs(waveform).max(initial=0.0))))).astype(np.int16)
+
+
+def normalized(waveforms: np.ndarray) -> np.ndarray:
+    """(B, T) -> (B, T) float32, each row of mean 0 and variance 1, as the encoder does it before anything else."""
+    centred = waveforms - waveforms.mean(axis=1, keepdims=True)
+    return (centred / np.sqrt(centred.var(axis=1, keepdims=True) + 1e-7)).astype(np.float32)
+
+
+def draw_mask(frames: int, rng: np.random.Generator, settings: PretrainSettings) -> np.ndarray:
+    """(F,) bool: spans that cover about the drawn share of the frames, overlaps counted."""
+    share = rng.uniform(*settings.mask)
+    starts = rng.random(frames) < 1 - (1 - share) ** (1 / settings.span)
+    mask = np.zeros(frames, bool)
+    for shift in range(settings.span):
+        mask[shift:] |= starts[: frames - shift]
+    return mask
+
+
+class Pretrainer(torch.nn.Module):
+    """A transformers `HubertModel` with one linear head for each target."""
+
+    def __init__(self, settings: PretrainSettings, targets: Sequence[tuple[str, int]]):
+        super().__init__()
+        from transformers import HubertModel
+
+        self.hubert = HubertModel(hubert_config(settings.network))
+        self.heads = torch.nn.ModuleDict(
+            {name: torch.nn.Linear(settings.network.width, classes) for name, classes in targets}
+        )
+        with torch.no_grad():
+            first = self.hubert.feature_extractor.conv_layers[0].conv.weight
+            first.copy_(mel_kernels(*first.shape[::2]).unsqueeze(1))
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """(B, F, D) features and (B, F, K) scores for each target."""
+        features = self.hubert(batch.waveforms, mask_time_indices=batch.mask).last_hidden_state
+        return features, {name: head(features) for name, head in self.heads.items()}
+
+
+def hubert_config(network: NetworkSettings) -> Any:
+    """The `HubertConfig` of a network."""
+    from transformers import HubertConfig
+
+    return HubertConfig(
+        hidden_size=network.width, num_hidden_layers=network.layers, num_attention_heads=network.heads,
+        intermediate_size=network.wide, conv_dim=network.channels, conv_kernel=network.kernels,
+        conv_stride=network.strides, conv_bias=False, feat_extract_norm="group", do_stable_layer_norm=False,
+        num_feat_extract_layers=len(network.channels), num_conv_pos_embeddings=network.position_kernel,
+        num_conv_pos_embedding_groups=16, hidden_dropout=network.dropout, attention_dropout=0.0,
+        activation_dropout=0.0, feat_proj_dropout=network.dropout, layerdrop=0.0, mask_time_prob=0.5,
+        mask_time_length=5, final_dropout=0.0,
+    )  # fmt: skip
+
+
+def mel_kernels(channels: int, size: int) -> torch.Tensor:
+    """(channels, size): windowed cosines at mel-spaced frequencies, each in four phases a quarter apart.
+
+    Behind a GELU, four phases give about the amplitude of the band, whatever the phase of the sound: the network begins
+    with a filter bank instead of noise, and changes it as it likes. (Masked accuracy after 200 steps .079, from random
+    kernels .051.)
+    """
+    bands = -(-channels // 4)
+    mel = torch.linspace(1127 * math.log(1 + 60 / 700), 1127 * math.log(1 + 7600 / 700), bands)
+    frequency = 700 * (torch.exp(mel / 1127) - 1)
+    angle = 2 * math.pi * frequency[:, None] * (torch.arange(size) - size / 2) / SAMPLE_RATE
+    phases = torch.stack([torch.cos(angle + quarter * math.pi / 2) for quarter in range(4)], dim=1)
+    kernels = (phases * torch.hann_window(size)).flatten(0, 1)[:channels]
+    return kernels / kernels.norm(dim=1, keepdim=True)
+
+
+def make_targets(recordings: Sequence[Recording], settings: PretrainSettings, training: Sequence[int]) -> list[Labels]:
+    """Labels of all recordings for each target; clusters learnt from the training speakers' alone."""
+    made = []
+    for name, classes in settings.targets.items():
+        if name == "phones":
+            ids, waves = [r.id for r in recordings], [r.waveform for r in recordings]
+            labels = read_phone_labels(settings.phones, ids, waves)
+            if labels.classes != classes:
+                raise ValueError(
+                    f"{settings.phones}: has {labels.classes} phones with silence, targets.phones says {classes}"
+                )
+            made.append(labels)
+            continue
+        if name == "own":
+            from units.encoders import load_encoder
+
+            encoder = load_encoder(settings.start, settings.own_layer)
+            features = [own_features(encoder, recording.waveform) for recording in recordings]
+        else:
+            function = {"mfcc": mfcc_features, "logmel": logmel_features}[name]
+            features = [function(recording.waveform) for recording in recordings]
+        made.append(
+            cluster(name, features, clusters=classes, seed=settings.seed, learn_from=training, limit=settings.fit_frames)
+        )
+    return made
+
+
+def rate_at(step: int, settings: PretrainSettings) -> float:
+    """Learning rate of a step: rises over `warmup`, holds, falls along a cosine to a hundredth."""
+    hold = settings.hold * settings.steps
+    if step < settings.warmup:
+        return settings.rate * (step + 1) / settings.warmup
+    if step < hold:
+        return settings.rate
+    done = (step - hold) / max(1.0, settings.steps - hold)
+    return settings.rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+
+def loss_of(
+    features: torch.Tensor, scores: dict[str, torch.Tensor], batch: Batch, settings: PretrainSettings
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss of a batch, and its parts: `masked` and `unmasked` accuracy of each target, `consistency`."""
+    total = features.new_zeros(())
+    parts: dict[str, float] = {}
+    for name, logits in scores.items():
+        labels = batch.labels[name]
+        losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=UNKNOWN, reduction="none")
+        right = (logits.detach().argmax(dim=-1) == labels).flatten()
+        known = (labels != UNKNOWN).flatten()
+        for which, part, weight in (("masked", batch.mask, 1.0), ("unmasked", ~batch.mask, settings.unmasked_weight)):
+            chosen = known & part.flatten()
+            count = chosen.sum().clamp(min=1)
+            total = total + settings.weights.get(name, 1.0) * weight * (losses * chosen).sum() / count
+            parts[f"{which}_{name}"] = float((right & chosen).sum() / count)
+    if not settings.consistency or not features.requires_grad:
+        parts["loss"] = float(total.detach())
+        return total, parts
+    half = len(features) // 2
+    one, other = features[:half].float(), features[half:].float()
+    unmasked = ~batch.mask[:half].unsqueeze(-1)
+    spread = one.detach().var(dim=(0, 1)).mean().clamp(min=1e-4)
+    apart = (((one.detach() - other) ** 2) * unmasked).sum() / (unmasked.sum().clamp(min=1) * features.shape[-1])
+    apart = apart / spread
+    parts["consistency"] = float(apart.detach())
+    total = total + settings.consistency * apart
+    parts["loss"] = float(total.detach())
+    return total, parts
+
+
+def pretrain(
+    recordings: Sequence[Recording],
+    settings: PretrainSettings,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    stop_after: int | None = None,
+    progress: Progress = lambda line: None,
+) -> dict[str, Any]:
+    """Train an encoder and save it in Hugging Face format in `output`; with checkpoints beside it while it runs.
+
+    Args:
+        recordings: all, those of validation speakers too; too short ones are counted in `too_short`.
+        resume: go on from the checkpoint in `output`; the settings must be those it was made with.
+        stop_after: end at this step as if interrupted, with a checkpoint.
+        progress: is called with each line that `output`/log.jsonl gets.
+
+    Returns:
+        JSON-able summary, also in `output`/pretraining.json: settings, data (recordings, seconds, speakers, SHA-256),
+        steps, seconds of training, and the last lines.
+
+    Raises:
+        ValueError: nothing to train on, no checkpoint to resume, or one of other settings or data.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    heard = [r for r in recordings if r.speaker not in settings.leave_out]
+    usable = [r for r in heard if len(r.waveform) >= LEAST]
+    training = [i for i, r in enumerate(usable) if r.speaker not in settings.validation]
+    held = [i for i, r in enumerate(usable) if r.speaker in settings.validation]
+    if not training:
+        raise ValueError("pretrain: need recordings of speakers that are not held out, got none")
+    data = {
+        "recordings": len(training), "seconds": round(sum(len(usable[i].waveform) for i in training) / SAMPLE_RATE, 2),
+        "speakers": len({usable[i].speaker for i in training}), "sha256": data_hash([usable[i] for i in training]),
+        "validation_recordings": len(held), "too_short": len(heard) - len(usable),
+    }  # fmt: skip
+    targets = make_targets(usable, settings, training)
+    speech = Speech([usable[i] for i in training], settings, settings.augment.speeds)
+    learnt = [Labels(t.name, t.classes, [t.of[i] for i in training]) for t in targets]
+    checks: list[Batch] = []
+    if held:
+        quiet = Speech([usable[i] for i in held], settings, (25,))
+        told = [Labels(t.name, t.classes, [t.of[i] for i in held]) for t in targets]
+        checks = [quiet.batch(2**40 + i, told, disturb=False) for i in range(4)]
+    torch.manual_seed(settings.seed)
+    model = Pretrainer(settings, [(target.name, target.classes) for target in targets])
+    if settings.start:
+        take_weights(model, Path(settings.start))
+    model.to(settings.device)
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.rate, betas=(0.9, 0.98), eps=1e-6)
+    asked = json.loads(json.dumps({"settings": asdict(settings), "data": data}))
+    step, spent = 0, 0.0
+    sums: dict[str, float] = {}
+    if resume:
+        step, spent, sums = read_checkpoint(output, model, optimizer, asked)
+    log = open_log(output / "log.jsonl", step)
+    last: dict[str, Any] = {}
+    begun = time.monotonic()
+    end = settings.steps if stop_after is None else min(stop_after, settings.steps)
+    with log:
+        while step < end:
+            model.train()
+            batch = on_device(speech.batch(step, learnt), settings.device)
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(step, settings)
+            torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout
+            kind = torch.device(settings.device).type
+            with torch.autocast(kind, torch.bfloat16, enabled=settings.autocast):
+                features, scores = model(batch)
+            loss, parts = loss_of(features, scores, batch, settings)
+            if not math.isfinite(parts["loss"]):
+                raise ValueError(f"pretrain: the loss is {parts['loss']} at step {step}; lower `rate`")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value
+            if step % settings.report_every == 0 or step == settings.steps:
+                count = (step - 1) % settings.report_every + 1
+                last = {"step": step, "seconds": round(spent + time.monotonic() - begun, 1)}
+                last |= {"rate": rate_at(step - 1, settings)} | {name: value / count for name, value in sums.items()}
+                last |= {f"validation_{name}": value for name, value in check(model, checks, settings).items()}
+                log.write(json.dumps(last) + "\n")
+                log.flush()
+                progress(last)
+            if step % settings.report_every == 0:
+                sums = {}
+            if settings.keep_every and step % settings.keep_every == 0:
+                save_encoder(model, output / "kept" / f"{step:06d}")
+            if (step % settings.checkpoint_every == 0 and step % settings.report_every == 0) or step == end:
+                write_checkpoint(output, model, optimizer, step, spent + time.monotonic() - begun, asked, sums)
+    if step == settings.steps:
+        save_encoder(model, output)
+    summary = {**asked, "steps": step, "seconds": round(spent + time.monotonic() - begun, 1), "last": last}
+    (output / "pretraining.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return summary
+
+
+def data_hash(recordings: Sequence[Recording]) -> str:
+    """SHA-256 over ids, speakers and samples as 16-bit integers."""
+    digest = hashlib.sha256()
+    for recording in recordings:
+        digest.update(f"{recording.id} {recording.speaker} {len(recording.waveform)} ".encode())
+        digest.update(to_int16(recording.waveform).tobytes())
+    return digest.hexdigest()
+
+
+def parameter_groups(model: torch.nn.Module, settings: PretrainSettings) -> list[dict[str, Any]]:
+    """Matrices decay, biases and norms do not."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def on_device(batch: Batch, device: str) -> Batch:
+    """The batch on a device."""
+    labels = {name: labels.to(device) for name, labels in batch.labels.items()}
+    return Batch(batch.waveforms.to(device), batch.mask.to(device), labels)
+
+
+@torch.no_grad()
+def check(model: Pretrainer, batches: Sequence[Batch], settings: PretrainSettings) -> dict[str, float]:
+    """Accuracies and loss on batches of validation speakers, undisturbed, without dropout."""
+    model.eval()
+    # transformers masks only while it trains; masking here is part of the question
+    model.hubert.training = True
+    lines = []
+    for batch in batches:
+        batch = on_device(batch, settings.device)
+        kind = torch.device(settings.device).type
+        with torch.autocast(kind, torch.bfloat16, enabled=settings.autocast):
+            features, scores = model(batch)
+        lines.append(loss_of(features, scores, batch, settings)[1])
+    model.train()
+    return {name: sum(line[name] for line in lines) / len(lines) for name in (lines[0] if lines else {})}
+
+
+def open_log(path: Path, step: int) -> Any:
+    """The log, without lines from after `step`: those steps are made again."""
+    kept: list[str] = []
+    if step and path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    return path.open("a", encoding="utf-8")
+
+
+def save_encoder(model: Pretrainer, folder: Path) -> None:
+    """Weights in half precision, and their settings, as transformers and `load_encoder` read them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().cpu().half().contiguous() for name, t in model.hubert.state_dict().items()}
+    config = json.loads(model.hubert.config.to_json_string(use_diff=False))
+    config |= {"architectures": ["HubertModel"], "dtype": "float16"}
+    config.pop("transformers_version", None)
+    preprocessor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": True, "feature_size": 1,
+        "padding_side": "right", "padding_value": 0.0, "return_attention_mask": True, "sampling_rate": SAMPLE_RATE,
+    }  # fmt: skip
+    for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
+        text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
+    replace_file(folder / "model.safetensors", tensors, {"format": "pt"})
+
+
+def take_weights(model: Pretrainer, folder: Path) -> None:
+    """Begin with the weights of an encoder that was trained before."""
+    found = load_file(folder / "model.safetensors")
+    own = model.hubert.state_dict()
+    if {n: t.shape for n, t in found.items()} != {n: t.shape for n, t in own.items()}:
+        raise ValueError(f"{folder}: need an encoder of the same network settings to start from")
+    model.hubert.load_state_dict({name: tensor.float() for name, tensor in found.items()})
+
+
+def write_checkpoint(
+    output: Path,
+    model: Pretrainer,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+    asked: dict[str, Any],
+    sums: dict[str, float],
+) -> None:
+    """Everything a run needs to go on exactly; all of it or nothing appears."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
+    said = {"step": step, "seconds": seconds, "asked": asked, "sums": sums}
+    replace_file(
+        output / "checkpoint.safetensors",
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        {"wordweave": json.dumps(said, sort_keys=True)},
+    )
+
+
+def read_checkpoint(
+    output: Path, model: Pretrainer, optimizer: torch.optim.Optimizer, asked: dict[str, Any]
+) -> tuple[int, float, dict[str, float]]:
+    """Bring model and optimizer where the checkpoint was; its step, the seconds spent, and the sums since a report."""
+    path = output / "checkpoint.safetensors"
+    if not path.exists():
+        raise ValueError(f"{path}: no checkpoint to resume; leave --resume out to begin")
+    with safe_open(path, framework="pt") as file:
+        said = json.loads(file.metadata()["wordweave"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for part in ("settings", "data"):
+        theirs, ours = said["asked"][part], asked[part]
+        for name in ours:
+            if theirs.get(name) != ours[name]:
+                raise ValueError(f"{path}: was made with {part} {name} {theirs.get(name)!r}, got {ours[name]!r}")
+    model.load_state_dict(
+        {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    )
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".")
+            state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return said["step"], said["seconds"], said["sums"]
+
+
+def replace_file(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write safetensors so that no half-written file is ever read."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    save_file(tensors, unfinished, metadata=metadata)
+    os.replace(unfinished, path)
