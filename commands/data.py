@@ -311,7 +311,7 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
     place = Path(asked.build)
     with alone(place):
         steps.ingest(place, asked, say=say)
-        steps.fit_units(place, asked, engine, say=say)
+        steps.ready_codebook(place, asked, engine, say=say)
         tables = steps.expressive_tables(asked)
         if tables:
             from pipelines import expressive

@@ -106,6 +106,39 @@ def recall(build: Path) -> Settings:
     return toml.read(path)
 
 
+def ready_codebook(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> Path:
+    """The codebook of a build that does not ask for a fit: given, fitted or imported before, bundled, or fitted now."""
+    if not settings.units.is_bundled:
+        return fit_units(build, settings, engine, say=say)
+    place_bundled(build, settings)
+    path = codebook_path(build, settings)
+    open_codebook(path, settings)
+    return path
+
+
+def place_bundled(build: Path, settings: Settings) -> None:
+    """Copy the bundled codebook into a build that has none for the bundled encoder."""
+    from units.encoders import bundled_codebook, load_encoder
+    from units.quantizers import load_codebook
+
+    target = build / "codebooks" / "units.safetensors"
+    done = target.with_name(target.name + ".done")
+    source = bundled_codebook()
+    held = marker(target) or {}
+    if target.exists() and held.get("sha256") == sha256(source):
+        return
+    if target.exists() and held:  # fitted or imported here; kept where it fits the encoder
+        try:
+            load_codebook(target, encoder=load_encoder(settings.units.encoder))
+            return
+        except ValueError:
+            pass
+    target.parent.mkdir(exist_ok=True)
+    done.unlink(missing_ok=True)  # before the data, as in stage.run_task
+    write_atomically(target, source.read_bytes())
+    write_atomically(done, json.dumps({"key": "bundled", "sha256": sha256(source)}).encode())
+
+
 def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> Path:
     """Draw frames from every part and fit the codebook; an up-to-date, given or imported one is left as it is."""
     import faiss
@@ -304,6 +337,8 @@ def drawn_speech(build: Path, count: int, table: str = "manifest") -> Iterator[t
 def codebook_path(build: Path, settings: Settings) -> Path:
     """The codebook units are made with."""
     path = files.place(settings.units.codebook or build / "codebooks" / "units.safetensors")
+    if not path.is_file() and settings.units.is_bundled:
+        place_bundled(build, settings)
     if not path.is_file():
         raise ValueError(f"{path}: no codebook here; run `wordweave fit units {build}` first")
     return path

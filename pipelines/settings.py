@@ -48,7 +48,7 @@ class CorpusSettings:
 class UnitsSettings:
     """[units]: audio to discrete units."""
 
-    encoder: str = "mfcc"  # or a directory or hub name in Hugging Face HuBERT format
+    encoder: str = "compact"  # or "mfcc", or a directory or hub name in Hugging Face HuBERT format
     layer: int = -1  # transformer block whose output is taken; -1 is the last one
     dtype: str = "float32"  # or "bfloat16", "float16"; "auto": bfloat16 if next to no unit differs here
     device: str = "cpu"
@@ -56,8 +56,16 @@ class UnitsSettings:
     seed: int = 0
     fit_hours: float = 20.0  # audio drawn for k-means
     fit_frames: int = 200_000  # frames drawn from that audio
-    codebook: str = ""  # a finished codebook, of ours or of others; empty: fit one
+    codebook: str = (
+        ""  # a finished one, of ours or of others; empty: the build's, else the bundled one, else fit one
+    )
     trust_pickle: bool = False  # let that file run code while it is read: scikit-learn's need it
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether the codebook inside the package was made for what is asked."""
+        asked = (self.encoder, self.layer, self.clusters, self.codebook)
+        return asked == ("compact", -1, 501, "")
 
     @property
     def layer_or_last(self) -> int | None:

@@ -106,4 +106,6 @@ def reverberated(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     room *= np.float32(rng.uniform(0.2, 0.8) / np.sqrt(np.sum(room**2)))
     room[0] = 1.0
     size = 1 << (len(crop) + length - 1).bit_length()
-    return np.fft.irfft(np.fft.rfft(crop, size) * np.fft.rfft(room, size), size)[: len(crop)].astype(np.float32)
+    return np.fft.irfft(np.fft.rfft(crop, size) * np.fft.rfft(room, size), size)[: len(crop)].astype(
+        np.float32
+    )

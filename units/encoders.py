@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+BUNDLED = {"compact": Path(__file__).parent / "data" / "compact"}
+"""Encoders inside the package: name -> folder in Hugging Face format, with a codebook beside the weights."""
+
 MFCC_RATES = {"mfcc": 25, "mfcc-25hz": 25, "mfcc-50hz": 50, "mfcc-100hz": 100}
 
 
@@ -49,8 +52,9 @@ def load_encoder(
     """An encoder by name.
 
     Args:
-        name_or_path: "mfcc" (25 Hz), "mfcc-50hz" or "mfcc-100hz", which need no download; or a HuBERT: a directory in
-            Hugging Face format or a name on the hub, a fairseq checkpoint `*.pt`, or "torchaudio:HUBERT_BASE".
+        name_or_path: "compact" (25 Hz), the HuBERT inside this package, or "mfcc" (25 Hz), "mfcc-50hz" or "mfcc-100hz",
+            which need no download; or another HuBERT: a directory in Hugging Face format or a name on the hub, a
+            fairseq checkpoint `*.pt`, or "torchaudio:HUBERT_BASE".
         layer: of a HuBERT, take `hidden_states[layer]` of transformers (0: before the first block; default: the last).
             Blocks above it are neither loaded nor computed.
         device: "cpu", "cuda", "cuda:1", ...
@@ -80,9 +84,14 @@ def load_encoder(
     from units.checkpoints import NORMALIZE_EPSILON, read_hubert
     from units.hubert import HubertEncoder
 
-    checkpoint, weights = read_hubert(name_or_path, layer)
+    checkpoint, weights = read_hubert(BUNDLED.get(name, name_or_path), layer)
     if normalize is not None:
         checkpoint = replace(
             checkpoint, normalize=(checkpoint.normalize or NORMALIZE_EPSILON) if normalize else None
         )
     return HubertEncoder(checkpoint, weights, layer=layer, device=device, dtype=dtype, **settings)
+
+
+def bundled_codebook(name: str = "compact") -> Path:
+    """The codebook beside an encoder of this package."""
+    return BUNDLED[name] / "codebook.safetensors"

@@ -13,7 +13,6 @@ al. 2022 (WavLM), arXiv:2110.13900. What is ours was measured, see docs/benchmar
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,13 +22,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from corpus.records import SAMPLE_RATE
 from units.augment import AugmentSettings, at_speed, disturbed, make_noises
-from units.targets import KINDS, LEAST, UNKNOWN, Labels, cluster, logmel_features, mfcc_features, own_features
-from units.targets import read_phones as read_phone_labels
+from units.pretrained import open_log, read_checkpoint, save_encoder, take_weights, write_checkpoint
+from units.targets import (
+    KINDS,
+    LEAST,
+    UNKNOWN,
+    Labels,
+    cluster,
+    logmel_features,
+    mfcc_features,
+    own_features,
+    phone_labels,
+)
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -78,15 +85,15 @@ class PretrainSettings:
     report_every: int = 100
     checkpoint_every: int = 300
     keep_every: int = 0  # steps between encoders kept in OUTPUT/kept; 0: none
-    network: NetworkSettings = NetworkSettings()
-    augment: AugmentSettings = AugmentSettings()
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
 
     def __post_init__(self) -> None:
         unknown = sorted(self.targets.keys() - set(KINDS))
         if unknown or not self.targets:
             raise ValueError(f"pretrain.targets: need some of {list(KINDS)}, got {sorted(self.targets)}")
-        if ("phones" in self.targets) != bool(self.phones):
-            raise ValueError("pretrain.phones: need a file if, and only if, targets name phones")
+        if "phones" in self.targets and not self.phones:
+            raise ValueError("pretrain.phones: need the file that the target 'phones' is read from")
         if "own" in self.targets and not self.start:
             raise ValueError("pretrain.start: need the encoder whose features the target 'own' clusters")
         for name in ("steps", "span", "report_every", "checkpoint_every"):
@@ -94,7 +101,11 @@ class PretrainSettings:
                 raise ValueError(f"pretrain.{name}: need at least 1, got {getattr(self, name)}")
         if not 0 <= self.mask[0] <= self.mask[1] < 1:
             raise ValueError(f"pretrain.mask: need shares 0 <= low <= high < 1, got {self.mask}")
-        if not self.crop_seconds or min(self.crop_seconds) < 0.5 or self.batch_seconds < max(self.crop_seconds):
+        if (
+            not self.crop_seconds
+            or min(self.crop_seconds) < 0.5
+            or self.batch_seconds < max(self.crop_seconds)
+        ):
             raise ValueError(
                 "pretrain.crop_seconds: need lengths from 0.5 s to batch_seconds, "
                 f"got {self.crop_seconds} and {self.batch_seconds}"
@@ -117,7 +128,8 @@ class Speech:
         self.recordings, self.settings = list(recordings), settings
         self.speeds = list(speeds)
         self.at = [
-            [to_int16(at_speed(recording.waveform, speed)) for speed in speeds] for recording in self.recordings
+            [to_int16(at_speed(recording.waveform, speed)) for speed in speeds]
+            for recording in self.recordings
         ]
         seconds = np.array([len(recording.waveform) / SAMPLE_RATE for recording in self.recordings])
         self.order = np.argsort(seconds, kind="stable")  # by length: a batch is cut from neighbours
@@ -138,8 +150,10 @@ class Speech:
         chosen = self.order[np.searchsorted(self.ends, places, side="right")]
         speeds = rng.integers(len(self.speeds), size=rows)
         lengths = [len(self.at[i][s]) for i, s in zip(chosen, speeds, strict=True)]
-        samples = min(int(wanted * SAMPLE_RATE), *lengths) if rows > 1 else min(
-            int(wanted * SAMPLE_RATE), lengths[0]
+        samples = (
+            min(int(wanted * SAMPLE_RATE), *lengths)
+            if rows > 1
+            else min(int(wanted * SAMPLE_RATE), lengths[0])
         )
         starts = [int(rng.integers(length - samples + 1)) for length in lengths]
         return [(int(i), int(s), start) for i, s, start in zip(chosen, speeds, starts, strict=True)], samples
@@ -156,7 +170,9 @@ class Speech:
         geometry = frame_geometry(settings.network)
         frames = (samples - geometry.minimum) // geometry.hop + 1
         centres = geometry.minimum // 2 + geometry.hop * np.arange(frames)
-        first, second, labels = [], [], {target.name: [] for target in targets}
+        first: list[np.ndarray] = []
+        second: list[np.ndarray] = []
+        labels: dict[str, list[np.ndarray]] = {target.name: [] for target in targets}
         for i, s, start in crops:
             crop = self.cut(i, s, start, samples)
             for target in targets:
@@ -240,7 +256,8 @@ class Pretrainer(torch.nn.Module):
             {name: torch.nn.Linear(settings.network.width, classes) for name, classes in targets}
         )
         with torch.no_grad():
-            first = self.hubert.feature_extractor.conv_layers[0].conv.weight
+            layers: Any = self.hubert.feature_extractor.conv_layers
+            first = layers[0].conv.weight
             first.copy_(mel_kernels(*first.shape[::2]).unsqueeze(1))
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -257,7 +274,7 @@ def hubert_config(network: NetworkSettings) -> Any:
         hidden_size=network.width, num_hidden_layers=network.layers, num_attention_heads=network.heads,
         intermediate_size=network.wide, conv_dim=network.channels, conv_kernel=network.kernels,
         conv_stride=network.strides, conv_bias=False, feat_extract_norm="group", do_stable_layer_norm=False,
-        num_feat_extract_layers=len(network.channels), num_conv_pos_embeddings=network.position_kernel,
+        num_conv_pos_embeddings=network.position_kernel,
         num_conv_pos_embedding_groups=16, hidden_dropout=network.dropout, attention_dropout=0.0,
         activation_dropout=0.0, feat_proj_dropout=network.dropout, layerdrop=0.0, mask_time_prob=0.5,
         mask_time_length=5, final_dropout=0.0,
@@ -280,13 +297,15 @@ def mel_kernels(channels: int, size: int) -> torch.Tensor:
     return kernels / kernels.norm(dim=1, keepdim=True)
 
 
-def make_targets(recordings: Sequence[Recording], settings: PretrainSettings, training: Sequence[int]) -> list[Labels]:
+def make_targets(
+    recordings: Sequence[Recording], settings: PretrainSettings, training: Sequence[int]
+) -> list[Labels]:
     """Labels of all recordings for each target; clusters learnt from the training speakers' alone."""
     made = []
     for name, classes in settings.targets.items():
         if name == "phones":
             ids, waves = [r.id for r in recordings], [r.waveform for r in recordings]
-            labels = read_phone_labels(settings.phones, ids, waves)
+            labels = phone_labels(settings.phones, ids, waves)
             if labels.classes != classes:
                 raise ValueError(
                     f"{settings.phones}: has {labels.classes} phones with silence, targets.phones says {classes}"
@@ -302,7 +321,14 @@ def make_targets(recordings: Sequence[Recording], settings: PretrainSettings, tr
             function = {"mfcc": mfcc_features, "logmel": logmel_features}[name]
             features = [function(recording.waveform) for recording in recordings]
         made.append(
-            cluster(name, features, clusters=classes, seed=settings.seed, learn_from=training, limit=settings.fit_frames)
+            cluster(
+                name,
+                features,
+                clusters=classes,
+                seed=settings.seed,
+                learn_from=training,
+                limit=settings.fit_frames,
+            )
         )
     return made
 
@@ -326,10 +352,15 @@ def loss_of(
     parts: dict[str, float] = {}
     for name, logits in scores.items():
         labels = batch.labels[name]
-        losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=UNKNOWN, reduction="none")
+        losses = F.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=UNKNOWN, reduction="none"
+        )
         right = (logits.detach().argmax(dim=-1) == labels).flatten()
         known = (labels != UNKNOWN).flatten()
-        for which, part, weight in (("masked", batch.mask, 1.0), ("unmasked", ~batch.mask, settings.unmasked_weight)):
+        for which, part, weight in (
+            ("masked", batch.mask, 1.0),
+            ("unmasked", ~batch.mask, settings.unmasked_weight),
+        ):
             chosen = known & part.flatten()
             count = chosen.sum().clamp(min=1)
             total = total + settings.weights.get(name, 1.0) * weight * (losses * chosen).sum() / count
@@ -341,7 +372,9 @@ def loss_of(
     one, other = features[:half].float(), features[half:].float()
     unmasked = ~batch.mask[:half].unsqueeze(-1)
     spread = one.detach().var(dim=(0, 1)).mean().clamp(min=1e-4)
-    apart = (((one.detach() - other) ** 2) * unmasked).sum() / (unmasked.sum().clamp(min=1) * features.shape[-1])
+    apart = (((one.detach() - other) ** 2) * unmasked).sum() / (
+        unmasked.sum().clamp(min=1) * features.shape[-1]
+    )
     apart = apart / spread
     parts["consistency"] = float(apart.detach())
     total = total + settings.consistency * apart
@@ -399,7 +432,9 @@ def pretrain(
     if settings.start:
         take_weights(model, Path(settings.start))
     model.to(settings.device)
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.rate, betas=(0.9, 0.98), eps=1e-6)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, settings), lr=settings.rate, betas=(0.9, 0.98), eps=1e-6
+    )
     asked = json.loads(json.dumps({"settings": asdict(settings), "data": data}))
     step, spent = 0, 0.0
     sums: dict[str, float] = {}
@@ -432,8 +467,12 @@ def pretrain(
             if step % settings.report_every == 0 or step == settings.steps:
                 count = (step - 1) % settings.report_every + 1
                 last = {"step": step, "seconds": round(spent + time.monotonic() - begun, 1)}
-                last |= {"rate": rate_at(step - 1, settings)} | {name: value / count for name, value in sums.items()}
-                last |= {f"validation_{name}": value for name, value in check(model, checks, settings).items()}
+                last |= {"rate": rate_at(step - 1, settings)} | {
+                    name: value / count for name, value in sums.items()
+                }
+                last |= {
+                    f"validation_{name}": value for name, value in check(model, checks, settings).items()
+                }
                 log.write(json.dumps(last) + "\n")
                 log.flush()
                 progress(last)
@@ -442,11 +481,15 @@ def pretrain(
             if settings.keep_every and step % settings.keep_every == 0:
                 save_encoder(model, output / "kept" / f"{step:06d}")
             if (step % settings.checkpoint_every == 0 and step % settings.report_every == 0) or step == end:
-                write_checkpoint(output, model, optimizer, step, spent + time.monotonic() - begun, asked, sums)
+                write_checkpoint(
+                    output, model, optimizer, step, spent + time.monotonic() - begun, asked, sums
+                )
     if step == settings.steps:
         save_encoder(model, output)
     summary = {**asked, "steps": step, "seconds": round(spent + time.monotonic() - begun, 1), "last": last}
-    (output / "pretraining.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (output / "pretraining.json").write_text(
+        json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     return summary
 
 
@@ -463,7 +506,10 @@ def parameter_groups(model: torch.nn.Module, settings: PretrainSettings) -> list
     """Matrices decay, biases and norms do not."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
 
 
 def on_device(batch: Batch, device: str) -> Batch:
@@ -487,94 +533,3 @@ def check(model: Pretrainer, batches: Sequence[Batch], settings: PretrainSetting
         lines.append(loss_of(features, scores, batch, settings)[1])
     model.train()
     return {name: sum(line[name] for line in lines) / len(lines) for name in (lines[0] if lines else {})}
-
-
-def open_log(path: Path, step: int) -> Any:
-    """The log, without lines from after `step`: those steps are made again."""
-    kept: list[str] = []
-    if step and path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    return path.open("a", encoding="utf-8")
-
-
-def save_encoder(model: Pretrainer, folder: Path) -> None:
-    """Weights in half precision, and their settings, as transformers and `load_encoder` read them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().cpu().half().contiguous() for name, t in model.hubert.state_dict().items()}
-    config = json.loads(model.hubert.config.to_json_string(use_diff=False))
-    config |= {"architectures": ["HubertModel"], "dtype": "float16"}
-    config.pop("transformers_version", None)
-    preprocessor = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": True, "feature_size": 1,
-        "padding_side": "right", "padding_value": 0.0, "return_attention_mask": True, "sampling_rate": SAMPLE_RATE,
-    }  # fmt: skip
-    for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
-        text = json.dumps(content, indent=1, sort_keys=True) + "\n"
-        (folder / name).write_text(text, encoding="utf-8")
-    replace_file(folder / "model.safetensors", tensors, {"format": "pt"})
-
-
-def take_weights(model: Pretrainer, folder: Path) -> None:
-    """Begin with the weights of an encoder that was trained before."""
-    found = load_file(folder / "model.safetensors")
-    own = model.hubert.state_dict()
-    if {n: t.shape for n, t in found.items()} != {n: t.shape for n, t in own.items()}:
-        raise ValueError(f"{folder}: need an encoder of the same network settings to start from")
-    model.hubert.load_state_dict({name: tensor.float() for name, tensor in found.items()})
-
-
-def write_checkpoint(
-    output: Path,
-    model: Pretrainer,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    seconds: float,
-    asked: dict[str, Any],
-    sums: dict[str, float],
-) -> None:
-    """Everything a run needs to go on exactly; all of it or nothing appears."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    said = {"step": step, "seconds": seconds, "asked": asked, "sums": sums}
-    replace_file(
-        output / "checkpoint.safetensors",
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        {"wordweave": json.dumps(said, sort_keys=True)},
-    )
-
-
-def read_checkpoint(
-    output: Path, model: Pretrainer, optimizer: torch.optim.Optimizer, asked: dict[str, Any]
-) -> tuple[int, float, dict[str, float]]:
-    """Bring model and optimizer where the checkpoint was; its step, the seconds spent, and the sums since a report."""
-    path = output / "checkpoint.safetensors"
-    if not path.exists():
-        raise ValueError(f"{path}: no checkpoint to resume; leave --resume out to begin")
-    with safe_open(path, framework="pt") as file:
-        said = json.loads(file.metadata()["wordweave"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for part in ("settings", "data"):
-        theirs, ours = said["asked"][part], asked[part]
-        for name in ours:
-            if theirs.get(name) != ours[name]:
-                raise ValueError(f"{path}: was made with {part} {name} {theirs.get(name)!r}, got {ours[name]!r}")
-    model.load_state_dict(
-        {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    )
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, key = name.split(".")
-            state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return said["step"], said["seconds"], said["sums"]
-
-
-def replace_file(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write safetensors so that no half-written file is ever read."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    save_file(tensors, unfinished, metadata=metadata)
-    os.replace(unfinished, path)

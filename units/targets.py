@@ -99,7 +99,13 @@ def half_whitening(features: np.ndarray, dimension: int) -> tuple[np.ndarray, np
 
 
 def cluster(
-    name: str, features: Sequence[np.ndarray], *, clusters: int, seed: int, learn_from: Sequence[int], limit: int
+    name: str,
+    features: Sequence[np.ndarray],
+    *,
+    clusters: int,
+    seed: int,
+    learn_from: Sequence[int],
+    limit: int,
 ) -> Labels:
     """k-means labels of every frame; centroids learnt from some recordings only, on one frame in four (25 Hz)."""
     drawn = np.concatenate([features[i][2::4] for i in learn_from])
@@ -113,7 +119,28 @@ def cluster(
     return Labels(name, clusters, [codebook.assign(frames).astype(np.int16) for frames in features])
 
 
-def read_phones(path: str | Path, ids: Sequence[str], waveforms: Sequence[np.ndarray]) -> Labels:
+def read_phones(path: str | Path) -> dict[str, list[tuple[str, float, float]]]:
+    """Phones (name, start, end in seconds) by id, from lines {"id": ..., "phones": [[name, start, end], ...]}."""
+    told = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                told[row["id"]] = [
+                    (str(name), float(start), float(end)) for name, start, end in row["phones"]
+                ]
+            except (ValueError, KeyError, TypeError) as error:
+                form = '{"id": ..., "phones": [[name, start, end], ...]}'
+                raise ValueError(f"{path}: line {number}: need {form}, got {line[:80]!r}") from error
+    return told
+
+
+def count_phones(path: str | Path) -> int:
+    """Classes of the target `phones`: different phones of a file, and silence."""
+    return 1 + len({name for phones in read_phones(path).values() for name, _, _ in phones})
+
+
+def phone_labels(path: str | Path, ids: Sequence[str], waveforms: Sequence[np.ndarray]) -> Labels:
     """Phones as labels, from a file of lines {"id": ..., "phones": [[name, start, end], ...]}, times in seconds.
 
     Silence between phones is a class of its own; a recording without a line has no labels.
@@ -121,16 +148,7 @@ def read_phones(path: str | Path, ids: Sequence[str], waveforms: Sequence[np.nda
     Raises:
         ValueError: a line is not of that form, or no line names one of the recordings.
     """
-    told: dict[str, list[tuple[str, float, float]]] = {}
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                told[row["id"]] = [(str(name), float(start), float(end)) for name, start, end in row["phones"]]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f'{path}: line {number}: need {{"id": ..., "phones": [[name, start, end], ...]}}, got {line[:80]!r}'
-                ) from error
+    told = read_phones(path)
     if not told.keys() & set(ids):
         raise ValueError(f"{path}: need phones of at least one recording to train on, got none")
     names = sorted({name for phones in told.values() for name, _, _ in phones})

@@ -1,0 +1,218 @@
+"""One table for any encoders on any speech with phones: information, purity, stability, use of the codebook, speed.
+
+Every encoder gets a codebook of its own, fitted on the same speech with the same seeds: the table compares features.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from units import kmeans
+from units.encoders import Encoder, load_encoder
+from units.quality import describe, phone_quality, phones_at_frames
+from units.targets import half_whitening, logmel_features
+
+GAIN = 6.0  # dB, up and down
+LOGMEL = "logmel"  # the baseline of HuBERT papers' kind: log-mel with context, half-whitened; no encoder of a build
+MOST_FRAMES = 200_000
+
+Phones = list[tuple[str, float, float]]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An utterance to score: (T,) float32 at 16 kHz, its phones in seconds, its speaker."""
+
+    waveform: np.ndarray
+    phones: Phones
+    speaker: str
+
+
+@dataclass(frozen=True)
+class Logmel:
+    """Log-mel energies with context at 25 Hz, on the frames of the encoder `mfcc`; (F, 120), whitened by `compare`."""
+
+    frame_rate: float = 25.0
+    hop: int = 640
+    centre: int = 360
+    minimum: int = 720
+
+    def encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """(F, 120) float32 each."""
+        return [
+            logmel_features(wave)[1 :: self.hop // 160][: (len(wave) - self.minimum) // self.hop + 1]
+            if len(wave) >= self.minimum
+            else np.zeros((0, 120), np.float32)
+            for wave in waveforms
+        ]
+
+
+def compare(
+    encoders: Sequence[str],
+    fit_on: Sequence[np.ndarray],
+    score_on: Sequence[Heard],
+    *,
+    clusters: int = 501,
+    seeds: Sequence[int] = (0,),
+    noise: Sequence[float] = (20.0, 10.0),
+    report: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> list[dict[str, Any]]:
+    """Score encoders.
+
+    Args:
+        encoders: names as `load_encoder` takes them, "name@4" for layer 4, "logmel" for that baseline. "compact" gets a
+            second row with its bundled codebook.
+        fit_on: (T,) float32 waveforms at 16 kHz that every codebook is fitted on, at most 200,000 frames.
+        score_on: utterances with phones, of other speakers.
+        clusters: of each codebook.
+        seeds: of k-means; numbers are means over them, `spread` holds half of largest minus smallest.
+        noise: signal-to-noise ratios, dB, of white noise, for the share of units that stay.
+
+    Returns:
+        One JSON-able row per encoder: `encoder`, `codebook`, `frame_rate`, `pnmi`, `pnmi_shuffled`, `xpnmi`,
+        `phone_purity`, `cluster_purity`, `same_at_20_db` ..., `same_at_gain` (the worse of +6 and -6 dB), `entropy`
+        (bits), `used`, `times_real_time` (features, of processor time on one thread), `spread`.
+    """
+    rows = []
+    for spec in encoders:
+        encoder = open_encoder(spec)
+        begun = time.process_time()
+        features = encoder.encode(fit_on)
+        speed = sum(map(len, fit_on)) / 16_000 / max(time.process_time() - begun, 1e-9)
+        shown = views(encoder, [item.waveform for item in score_on], noise)
+        change: Callable[[np.ndarray], np.ndarray] = lambda frames: frames  # noqa: E731
+        drawn = draw(np.concatenate(features))
+        if isinstance(encoder, Logmel):
+            mean, matrix = half_whitening(drawn, 40)
+            change = lambda frames, mean=mean, matrix=matrix: (frames - mean) @ matrix  # type: ignore[misc]  # noqa: E731
+        books = [kmeans.fit(change(drawn), clusters=clusters, seed=seed, device="cpu") for seed in seeds]
+        scored = [score(encoder, book, shown, score_on, change) for book in books]
+        rows.append(
+            {"encoder": spec, "codebook": f"fitted, {clusters}", "times_real_time": speed} | mean_of(scored)
+        )
+        report(rows[-1])
+        if spec == "compact":
+            from units.encoders import bundled_codebook
+
+            book = kmeans.load(bundled_codebook())
+            row = {"encoder": spec, "codebook": f"bundled, {book.clusters}", "times_real_time": speed}
+            rows.append(row | mean_of([score(encoder, book, shown, score_on, change)]))
+            report(rows[-1])
+    return rows
+
+
+def open_encoder(spec: str) -> Any:
+    """The encoder that a name with an optional layer means."""
+    if spec == LOGMEL:
+        return Logmel()
+    name, at, layer = spec.rpartition("@")
+    if at and layer.isdigit():
+        return load_encoder(name, int(layer))
+    return load_encoder(spec)
+
+
+def draw(features: np.ndarray) -> np.ndarray:
+    """At most `MOST_FRAMES` of the frames, always the same."""
+    if len(features) <= MOST_FRAMES:
+        return features
+    kept = np.random.default_rng(0).choice(len(features), MOST_FRAMES, replace=False)
+    return features[np.sort(kept)]
+
+
+def with_noise(waveform: np.ndarray, snr: float, seed: int) -> np.ndarray:
+    """The waveform in white noise, so many dB below its own power."""
+    noise = np.random.default_rng([seed, 5]).standard_normal(len(waveform))
+    scale = np.sqrt(np.mean(waveform.astype(np.float64) ** 2) / max(float(np.mean(noise**2)), 1e-12))
+    return (waveform + noise * scale * 10 ** (-snr / 20)).astype(np.float32)
+
+
+def views(
+    encoder: Any, waveforms: Sequence[np.ndarray], noise: Sequence[float]
+) -> dict[str, list[np.ndarray]]:
+    """Features of the waveforms as they are, in noise and at other gains."""
+    shown = {"clean": encoder.encode(waveforms)}
+    for snr in noise:
+        shown[f"same_at_{snr:g}_db"] = encoder.encode(
+            [with_noise(w, snr, i) for i, w in enumerate(waveforms)]
+        )
+    for sign in (1, -1):
+        gain = np.float32(10 ** (sign * GAIN / 20))
+        shown[f"gain{sign}"] = encoder.encode([wave * gain for wave in waveforms])
+    return shown
+
+
+def score(
+    encoder: Encoder | Logmel,
+    book: kmeans.Codebook,
+    shown: dict[str, list[np.ndarray]],
+    items: Sequence[Heard],
+    change: Callable[[np.ndarray], np.ndarray],
+) -> dict[str, float]:
+    """The numbers of one codebook."""
+    units = {name: [book.assign(change(frames)) for frames in features] for name, features in shown.items()}
+    clean = units["clean"]
+    phones = [
+        phones_at_frames(item.phones, frames=len(found), centre=encoder.centre, hop=encoder.hop)
+        for item, found in zip(items, clean, strict=True)
+    ]
+    quality = phone_quality(clean, phones, speakers=[item.speaker for item in items])
+    names = ("pnmi", "pnmi_shuffled", "xpnmi", "phone_purity", "cluster_purity")
+    result = {name: quality[name] for name in names if name in quality}
+    flat = np.concatenate(clean)
+    same = {n: float(np.mean(np.concatenate(found) == flat)) for n, found in units.items() if n != "clean"}
+    result |= {name: value for name, value in same.items() if not name.startswith("gain")}
+    result["same_at_gain"] = min(value for name, value in same.items() if name.startswith("gain"))
+    use = describe(clean, clusters=book.clusters, frame_rate=encoder.frame_rate)
+    return result | {"entropy": use["entropy"], "used": use["used"], "frame_rate": encoder.frame_rate}
+
+
+def mean_of(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Means over k-means seeds, and how far they lie apart."""
+    mean: dict[str, Any] = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    spread = {
+        name: (max(r[name] for r in rows) - min(r[name] for r in rows)) / 2
+        for name in ("pnmi", "xpnmi")
+        if name in rows[0]
+    }
+    return mean | {"spread": spread, "seeds": len(rows)}
+
+
+COLUMNS = {
+    "encoder": "encoder", "codebook": "codebook", "xpnmi": "xPNMI", "pnmi": "PNMI", "pnmi_shuffled": "shuffled",
+    "phone_purity": "phone purity", "cluster_purity": "cluster purity", "same_at_20_db": "same, 20 dB",
+    "same_at_10_db": "same, 10 dB", "same_at_gain": "same, +-6 dB", "entropy": "entropy", "used": "used",
+    "times_real_time": "x real time",
+}  # fmt: skip
+
+
+def as_table(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    rows = list(rows)
+    names = [name for name in COLUMNS if any(name in row for row in rows)]
+    lines = [" | ".join(COLUMNS[name] for name in names), "|".join("---" for _ in names)]
+    lines += [" | ".join(shown_value(name, row.get(name, "")) for name in names) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def shown_value(name: str, value: Any) -> str:
+    """A cell."""
+    if not isinstance(value, float):
+        return str(value)
+    return (
+        f"{value:.0f}"
+        if name in ("used", "times_real_time")
+        else f"{value:.2f}"
+        if name == "entropy"
+        else f"{value:.3f}"
+    )
+
+
+def brief_row(row: dict[str, Any]) -> str:
+    """A row for who waits."""
+    numbers = "  ".join(
+        f"{name} {row[name]:.3f}" for name in ("xpnmi", "pnmi", "same_at_20_db") if name in row
+    )
+    return f"compare: {row['encoder']} ({row['codebook']})  {numbers}"

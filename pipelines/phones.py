@@ -1,0 +1,142 @@
+"""Phones of the speech in a manifest: aligned with its transcripts, or with the words that were heard."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corpus.adapters import read_jsonl
+from corpus.audio import decode
+from corpus.manifest import RejectedRow
+from corpus.records import SAMPLE_RATE, Reject, Utterance
+from pipelines.build import part_names
+from pipelines.compare import Heard
+from pipelines.stage import utterance, write_atomically
+from units.targets import read_phones
+
+Speech = tuple[Utterance, np.ndarray]
+
+
+def read_speech(source: Path, rejects: dict[str, int]) -> Iterator[Speech]:
+    """Utterances and waveforms of a manifest file or a build; `rejects` counts the others by reason."""
+    for row in rows_of(source):
+        if isinstance(row, RejectedRow):
+            rejects[row.reject.reason] = rejects.get(row.reject.reason, 0) + 1
+            continue
+        try:
+            yield row, decode(row)
+        except Reject as reject:
+            rejects[reject.reason] = rejects.get(reject.reason, 0) + 1
+
+
+def rows_of(source: Path) -> Iterator[Utterance | RejectedRow]:
+    """Rows of a JSONL manifest, or of the manifest table of a build (without what it rejected)."""
+    if not source.is_dir():
+        yield from read_jsonl(source)
+        return
+    import pyarrow.parquet as pq
+
+    for name in part_names(source):
+        for row in pq.read_table(source / "manifest" / name).to_pylist():
+            if row["reject"] is None:
+                yield utterance(row)
+
+
+def find_phones(
+    speech: Iterable[Speech],
+    *,
+    backend: str = "pocketsphinx",
+    options: dict[str, Any] | None = None,
+    listen: bool = False,
+    rejects: dict[str, int],
+) -> Iterator[tuple[Utterance, np.ndarray, list[tuple[str, float, float]]]]:
+    """Each utterance with its phones (name, start, end in seconds); `rejects` counts those without, by reason.
+
+    Args:
+        listen: where there is no transcript, take the words that pocketsphinx hears.
+    """
+    from aligners import load_aligner
+
+    options = {"phones": True} if options is None and backend == "pocketsphinx" else options or {}
+    aligner = load_aligner(backend, **options)
+    for item, wave in speech:
+        if listen and not item.text:
+            from aligners.hear import hear
+
+            item = dataclasses.replace(item, text=hear(wave))
+        (found,) = aligner.align([(item, wave)])
+        if found.reject is None and found.phones:
+            yield item, wave, [(phone.text, phone.start, phone.end) for phone in found.phones]
+            continue
+        reason = found.reject.reason if found.reject else f"{backend} gives no phones"
+        rejects[reason] = rejects.get(reason, 0) + 1
+
+
+def write_phones(
+    sources: list[Path], target: Path, *, listen: bool, progress: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Write a line {"id", "speaker", "phones"} per utterance that has phones, for `fit encoder` and `compare`."""
+    lines: list[str] = []
+    rejects: dict[str, int] = {}
+    for source in sources:
+        for item, _, phones in find_phones(read_speech(source, rejects), listen=listen, rejects=rejects):
+            lines.append(json.dumps({"id": item.id, "speaker": item.speaker, "phones": phones}))
+            if len(lines) % 20 == 0:
+                progress(f"phones: {len(lines)} utterances")
+    if not lines:
+        raise ValueError(
+            f"{', '.join(map(str, sources))}: need at least one utterance with phones, got none: {rejects}"
+        )
+    write_atomically(target, "".join(f"{line}\n" for line in lines).encode())
+    return {"phones": str(target), "utterances": len(lines), "rejects": rejects}
+
+
+def speech_with_phones(
+    sources: Iterable[Path],
+    phones_file: Path | None,
+    backend: str,
+    speakers: set[str],
+    most: float | None,
+    rejects: dict[str, int],
+) -> list[Heard]:
+    """Utterances to score: of these speakers (none named: of all), at most so many seconds of each.
+
+    Raises:
+        ValueError: there is not one with phones.
+    """
+    told = None if phones_file is None else read_phones(phones_file)
+    spent: dict[str, float] = {}
+
+    def wanted() -> Iterator[Speech]:
+        for source in sources:
+            for item, wave in read_speech(source, rejects):
+                speaker, seconds = item.speaker or "", len(wave) / SAMPLE_RATE
+                if speakers and speaker not in speakers:
+                    continue
+                if most is not None and spent.get(speaker, 0.0) + seconds > most:
+                    continue
+                if told is not None and item.id not in told:
+                    rejects["no phones in the file"] = rejects.get("no phones in the file", 0) + 1
+                    continue
+                spent[speaker] = spent.get(speaker, 0.0) + seconds
+                yield item, wave
+
+    if told is not None:
+        found = [Heard(wave, told[item.id], item.speaker or "") for item, wave in wanted()]
+    else:
+        aligned = find_phones(wanted(), backend=backend, rejects=rejects)
+        found = [Heard(wave, phones, item.speaker or "") for item, wave, phones in aligned]
+    if not found:
+        raise ValueError(f"compare: need at least one utterance with phones, got none: {rejects}")
+    return found
+
+
+def waveforms_of(sources: Iterable[Path], rejects: dict[str, int]) -> list[np.ndarray]:
+    """Waveforms of manifests or builds."""
+    waves = [wave for source in sources for _, wave in read_speech(source, rejects)]
+    if not waves:
+        raise ValueError(f"{', '.join(map(str, sources))}: need a recording to fit on, got none: {rejects}")
+    return waves

@@ -1,0 +1,113 @@
+"""What a pre-training run leaves on disk: the encoder as others read it, the log, and a checkpoint to go on from."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from corpus.records import SAMPLE_RATE
+
+
+def open_log(path: Path, step: int) -> Any:
+    """The log, without lines from after `step`: those steps are made again."""
+    kept: list[str] = []
+    if step and path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    return path.open("a", encoding="utf-8")
+
+
+def save_encoder(model: Any, folder: Path) -> None:
+    """Weights in half precision, and their settings, as transformers and `load_encoder` read them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().cpu().half().contiguous() for name, t in model.hubert.state_dict().items()}
+    config = json.loads(model.hubert.config.to_json_string(use_diff=False))
+    config |= {"architectures": ["HubertModel"], "dtype": "float16"}
+    config.pop("transformers_version", None)
+    preprocessor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": True, "feature_size": 1,
+        "padding_side": "right", "padding_value": 0.0, "return_attention_mask": True, "sampling_rate": SAMPLE_RATE,
+    }  # fmt: skip
+    for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
+        text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
+    replace_file(folder / "model.safetensors", tensors, {"format": "pt"})
+    replace_file(folder / "heads.safetensors", dict(model.heads.state_dict()), {"format": "pt"})
+
+
+def take_weights(model: Any, folder: Path) -> None:
+    """Begin with the weights of an encoder that was trained before."""
+    found = load_file(folder / "model.safetensors")
+    own = model.hubert.state_dict()
+    if {n: t.shape for n, t in found.items()} != {n: t.shape for n, t in own.items()}:
+        raise ValueError(f"{folder}: need an encoder of the same network settings to start from")
+    model.hubert.load_state_dict({name: tensor.float() for name, tensor in found.items()})
+    heads = folder / "heads.safetensors"
+    if (
+        heads.exists()
+    ):  # a head of the same name and size says what it learnt before, if the clusters are the same
+        own = model.heads.state_dict()
+        kept = {name: t for name, t in load_file(heads).items() if name in own and own[name].shape == t.shape}
+        model.heads.load_state_dict(own | kept)
+
+
+def write_checkpoint(
+    output: Path,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+    asked: dict[str, Any],
+    sums: dict[str, float],
+) -> None:
+    """Everything a run needs to go on exactly; all of it or nothing appears."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
+    said = {"step": step, "seconds": seconds, "asked": asked, "sums": sums}
+    replace_file(
+        output / "checkpoint.safetensors",
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        {"wordweave": json.dumps(said, sort_keys=True)},
+    )
+
+
+def read_checkpoint(
+    output: Path, model: Any, optimizer: torch.optim.Optimizer, asked: dict[str, Any]
+) -> tuple[int, float, dict[str, float]]:
+    """Bring model and optimizer where the checkpoint was; its step, the seconds spent, and the sums since a report."""
+    path = output / "checkpoint.safetensors"
+    if not path.exists():
+        raise ValueError(f"{path}: no checkpoint to resume; leave --resume out to begin")
+    with safe_open(path, framework="pt") as file:
+        said = json.loads(file.metadata()["wordweave"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for part in ("settings", "data"):
+        theirs, ours = said["asked"][part], asked[part]
+        for name in ours:
+            if theirs.get(name) != ours[name]:
+                raise ValueError(
+                    f"{path}: was made with {part} {name} {theirs.get(name)!r}, got {ours[name]!r}"
+                )
+    model.load_state_dict(
+        {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    )
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".")
+            state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return said["step"], said["seconds"], said["sums"]
+
+
+def replace_file(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write safetensors so that no half-written file is ever read."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    save_file(tensors, unfinished, metadata=metadata)
+    os.replace(unfinished, path)
