@@ -196,7 +196,7 @@ def built(folder: Path, name: str, asked: Study, manifest: Path, workers: int) -
     engine = Engine("beam" if workers > 1 else "local", workers)
     with alone(build):
         steps.ingest(build, settings, say=say)
-        steps.fit_units(build, settings, engine, say=say)
+        steps.ready_codebook(build, settings, engine, say=say)
         steps.encode(build, settings, engine)
         for table in steps.expressive_tables(settings):
             getattr(expressive, table)(build, settings, engine)

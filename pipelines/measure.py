@@ -190,8 +190,8 @@ class SampleBuild:
         self.hours = hours_of(rows)
 
     def fit(self) -> tuple[float, float, int]:
-        """Seconds of drawing frames, CPU seconds of k-means, and the frames; nothing where a codebook is given."""
-        if self.settings.units.codebook:
+        """Seconds of drawing frames, CPU seconds of k-means, and the frames; 0 where a codebook is given or bundled."""
+        if self.settings.units.codebook or self.settings.units.is_bundled:
             return 0.0, 0.0, 0
         stage, _ = steps.frame_sampling(self.folder, self.settings)
         tasks = steps.map_tasks(self.folder, stage, "frames")

@@ -27,8 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def asked(manifest: Path, **sections: dict) -> settings.Settings:
-    """Settings of a small build: parts of one minute, a vocabulary of 400."""
+    """Settings of a small build: parts of one minute, a vocabulary of 400, mfcc units with a codebook of their own."""
     said = settings.read(ROOT / "config" / "demo.toml")
+    said = settings.replace(said, "units", encoder="mfcc")
     said = settings.replace(said, "corpus", source=str(manifest), part_minutes=1.0)
     said = settings.replace(said, "text", size=400, documents=[])
     for section, changes in sections.items():

@@ -38,7 +38,7 @@ CENTRES = np.random.default_rng(0).normal(size=(30, 39)).astype(np.float32)
 
 def asked(manifest: Path, **units) -> toml.Settings:
     said = toml.replace(toml.Settings(), "corpus", source=str(manifest), part_minutes=1.0)
-    return toml.replace(said, "units", **{"clusters": 30, "fit_frames": 800, **units})
+    return toml.replace(said, "units", **{"encoder": "mfcc", "clusters": 30, "fit_frames": 800, **units})
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,9 @@ class PretrainSettings:
     mask: tuple[float, float] = (0.3, 0.6)  # share of frames masked, drawn per row
     span: int = 5  # frames masked in a row
     weights: dict[str, float] = field(default_factory=dict)  # of targets in the loss; 1 where none is given
+    cosine: tuple[
+        str, ...
+    ] = ()  # targets scored by cosine, which shapes what k-means will see; others linearly
     unmasked_weight: float = 0.5
     consistency: float = 0.0  # above 0: two views of each crop, pulled together with this weight
     validation: tuple[str, ...] = ()  # speakers
@@ -244,6 +247,22 @@ def draw_mask(frames: int, rng: np.random.Generator, settings: PretrainSettings)
     return mask
 
 
+class CosineHead(torch.nn.Module):
+    """Scores by the cosine to one direction per class, over a temperature of 0.1, as in HuBERT, but without projection.
+
+    A linear head finds a class in directions of little variance, which k-means does not see. Here what tells no class
+    apart makes every cosine smaller: features turn towards their classes.
+    """
+
+    def __init__(self, width: int, classes: int):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(classes, width) / math.sqrt(width))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(..., D) -> (..., K)."""
+        return F.linear(F.normalize(features.float(), dim=-1), F.normalize(self.weight, dim=-1)) / 0.1
+
+
 class Pretrainer(torch.nn.Module):
     """A transformers `HubertModel` with one linear head for each target."""
 
@@ -253,7 +272,12 @@ class Pretrainer(torch.nn.Module):
 
         self.hubert = HubertModel(hubert_config(settings.network))
         self.heads = torch.nn.ModuleDict(
-            {name: torch.nn.Linear(settings.network.width, classes) for name, classes in targets}
+            {
+                name: (CosineHead if name in settings.cosine else torch.nn.Linear)(
+                    settings.network.width, classes
+                )
+                for name, classes in targets
+            }
         )
         with torch.no_grad():
             layers: Any = self.hubert.feature_extractor.conv_layers
