@@ -122,21 +122,20 @@ def place_bundled(build: Path, settings: Settings) -> None:
     from units.quantizers import load_codebook
 
     target = build / "codebooks" / "units.safetensors"
-    done = target.with_name(target.name + ".done")
-    source = bundled_codebook()
-    held = marker(target) or {}
-    if target.exists() and held.get("sha256") == sha256(source):
-        return
-    if target.exists() and held:  # fitted or imported here; kept where it fits the encoder
-        try:
-            load_codebook(target, encoder=load_encoder(settings.units.encoder))
+    content = bundled_codebook().read_bytes()
+    digest, held = hashlib.sha256(content).hexdigest(), marker(target) or {}
+    if target.exists() and held:
+        if held.get("sha256") == digest:
+            return
+        try:  # fitted or imported here: kept where it fits the encoder
+            load_codebook(files.local(target), encoder=load_encoder(settings.units.encoder))
             return
         except ValueError:
             pass
-    target.parent.mkdir(exist_ok=True)
-    done.unlink(missing_ok=True)  # before the data, as in stage.run_task
-    write_atomically(target, source.read_bytes())
-    write_atomically(done, json.dumps({"key": "bundled", "sha256": sha256(source)}).encode())
+    files.make_folder(target.parent)
+    marker_of(target).unlink(missing_ok=True)  # before the data, as in stage.run_task
+    write_atomically(target, content)
+    write_atomically(marker_of(target), json.dumps({"key": "bundled", "sha256": digest}).encode())
 
 
 def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> Path:
