@@ -100,10 +100,11 @@ def log_mel(waveform: np.ndarray, chunk: int = 3000) -> np.ndarray:
 
 
 def normalised(features: np.ndarray) -> np.ndarray:
-    """Features less the mean of their louder half, (F, MELS): what a microphone adds goes, pauses have no say."""
+    """Features less the mean of their louder half, (F, MELS), in place: microphones go, pauses have no say."""
     loud = features.mean(1)
-    kept = features[loud >= np.median(loud)]
-    return (features - kept.mean(0)) / 4
+    features -= features[loud >= np.median(loud)].mean(0) if len(features) else 0.0
+    features /= 4
+    return features
 
 
 @functools.cache
@@ -125,15 +126,14 @@ def listen(waveform: np.ndarray, window: int = 2000) -> np.ndarray:
     """Log probabilities of PHONES, (F, len(PHONES)) float32, computed in windows that change nothing."""
     network, prior = bundled()
     features = normalised(log_mel(waveform))
-    parts = []
-    with torch.inference_mode():
-        for first in range(0, len(features), window):
-            left, right = max(0, first - CONTEXT), min(len(features), first + window + CONTEXT)
-            scores = network(torch.from_numpy(features[left:right].T.copy())[None])[0].T
-            parts.append(scores[first - left :][:window].numpy())
-    scores = np.concatenate(parts) - PRIOR * prior
-    scores -= scores.max(1, keepdims=True)
-    return scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    log_probs = np.empty((len(features), len(PHONES)), np.float32)
+    for first in range(0, len(features), window):
+        left, last = max(0, first - CONTEXT), min(len(features), first + window)
+        with torch.inference_mode():
+            scores = network(torch.from_numpy(features[left : last + CONTEXT].T.copy())[None])[0].T
+            likely = scores[first - left : last - left] - torch.from_numpy(PRIOR * prior)
+            log_probs[first:last] = torch.log_softmax(likely, -1).numpy()
+    return log_probs
 
 
 @functools.cache

@@ -7,6 +7,7 @@ freed of punctuation. The rules are ours.
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from aligners.numerals import cardinal, decimal, digits_of, fraction, number, ordinal, plural, roman
@@ -172,6 +173,8 @@ CHUNK = re.compile(r"\s+")
 MARKER = re.compile(r"\[[^\[\]]*\]|<[^<>]*>|\{[^{}]*\}")
 BREAK = re.compile(r"(?:--+|[\u2012-\u2015\u2026]|\.\.+)")
 RANGE = re.compile("[0-9][\u2012\u2013][0-9]")
+IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
+AFTER_IDEOGRAPH = re.compile(f"{IDEOGRAPH.pattern}[^\\w]*")
 NUMBER = r"[0-9]+(?:,[0-9]{3})+(?![0-9])|[0-9]+"
 
 
@@ -206,7 +209,7 @@ def normalise(text: str, language: str = "en") -> tuple[Token, ...]:
     ('twice',) 'twice.'
     """
     read: Callable[..., list[str]] = read_english if is_english(language) else read_other
-    chunks = list(split(text))
+    chunks = list(split(text) if is_english(language) else by_ideograph(text))
     tokens: list[Token] = []
     waiting = None  # where unspoken text before the first token began
     skip = False
@@ -260,6 +263,19 @@ def split(text: str) -> Iterator[tuple[int, int, bool]]:
         if marker:
             yield marker.start(), marker.end(), True
             place = marker.end()
+
+
+def by_ideograph(text: str) -> Iterator[tuple[int, int, bool]]:
+    """`split`, where every Chinese character stands alone, for no space says where its words end.
+
+    >>> [text[first:last] for text in ["他说hello,世界。"] for first, last, _ in by_ideograph(text)]
+    ['他', '说', 'hello,', '世', '界。']
+    """
+    for first, last, marker in split(text):
+        cuts = [] if marker else [match.start() for match in IDEOGRAPH.finditer(text, first, last)]
+        ends = [match.end() for match in AFTER_IDEOGRAPH.finditer(text, first, last) if match.end() < last]
+        edges = sorted({first, *cuts, *([] if marker else ends), last})
+        yield from ((a, b, marker) for a, b in pairwise(edges))
 
 
 # --- English --------------------------------------------------------------------------------------------------------

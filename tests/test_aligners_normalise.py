@@ -84,6 +84,13 @@ def test_other_languages_are_only_lower_cased():
     assert spoken("नमस्ते", "hi") == "नमस्ते"
 
 
+def test_chinese_characters_are_words_for_nothing_else_says_where_words_end():
+    text = "你好，世界 ABC!"
+    tokens = normalise(text, "zh")
+    assert [text[token.first : token.last] for token in tokens] == ["你", "好，", "世", "界", "ABC!"]
+    assert spoken(text, "zh") == "你 好 世 界 abc"
+
+
 @pytest.mark.parametrize("text", ["", "  \n", "...", "[noise]", "-- “”"])
 def test_nothing_to_say_gives_no_tokens(text):
     assert normalise(text) == ()
