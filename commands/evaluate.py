@@ -7,6 +7,9 @@ import click
 
 from commands.door import FOLDER, cli, command, say
 
+SHORT = {"T": 16, "S->T": 16, "T->S": 60, "S": 60}
+"""New tokens of a continuation of the synthetic packs, whose endings have six words."""
+
 
 @command(cli)
 @click.argument("build", type=FOLDER)
@@ -15,7 +18,7 @@ from commands.door import FOLDER, cli, command, say
     "--pack", "packs", type=FOLDER, multiple=True, help="A pack; without any, the synthetic ones are made."
 )
 @click.option(
-    "--items", type=click.IntRange(min=1), default=150, help="Pairs in a synthetic pack.", show_default=True
+    "--items", type=click.IntRange(min=1), default=100, help="Pairs in a synthetic pack.", show_default=True
 )
 @click.option("--split", type=click.Choice(["dev", "test"]), default="test", show_default=True)
 @click.option(
@@ -44,9 +47,10 @@ def evaluate(
     spoken into BUILD/evaluation.
     """
     from lm.evaluate import evaluate as run
-    from lm.evaluate import write_results
+    from lm.evaluate import sentiment_asker, write_results
     from lm.pack import read_pack
     from lm.score import Scoring
+    from lm.stsp import Stsp
     from lm.synthetic import make_packs
     from pipelines.listen import described, listener
     from shards.vocabulary import Vocabulary
@@ -58,6 +62,7 @@ def evaluate(
     results = run(
         model or build / "model" / "best", read, listener(build), vocabulary=vocabulary, split=split,
         scoring=Scoring(batch_tokens, eos, task), facts=described(build), say=click.echo,
+        askers={"continue": sentiment_asker(Stsp() if packs else Stsp(runs=1, new_tokens=SHORT, batch=50))},
     )  # fmt: skip
     path = output or build / "evaluation" / "results.json"
     write_results(path, results)

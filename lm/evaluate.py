@@ -16,8 +16,10 @@ import transformers
 from lm.checkpoint import commit
 from lm.generate import load
 from lm.model import Model, replace
-from lm.pack import Listen, Pack, hear
+from lm.pack import DIRECTIONS, Listen, Pack, as_prompt, hear
 from lm.score import Scoring, score
+from lm.sentiment import Judge, learn
+from lm.stsp import Stsp, preserve
 from shards.vocabulary import Vocabulary
 
 FORMAT, SCHEMA = "wordweave evaluation", 1
@@ -60,15 +62,19 @@ def evaluate(
     rows = []
     for pack in packs:
         spoken = any("S" in direction for direction in pack.directions)
-        heard = hear(pack, pack.of(split), listen) if spoken else {}
+        items = pack.of(split) if pack.task == "choose" else pack.items  # examples and judges need the others
+        heard = hear(pack, items, listen) if spoken else {}
         for direction in pack.directions:
             if pack.task == "choose":
                 row = score(model, own, pack, direction, heard, scoring or Scoring(), split)
             elif pack.task in (askers or {}):
                 row = (askers or {})[pack.task](model, own, pack, direction, heard)
             else:
-                row = {"left_out": f"not run: nothing was given that asks a model to {pack.task}"}
-            rows.append({"pack": pack.name, "task": pack.task, "direction": direction} | row)
+                row = {
+                    "not_run": f"nothing was given that asks a model to {pack.task}",
+                    "measure": "accuracy",
+                }
+            rows.append({"pack": pack.name, "task": pack.task, "direction": direction, **row})
             say(line(rows[-1]))
     return described(directory, own, device, facts) | {"rows": rows}
 
@@ -104,6 +110,24 @@ def described(
     }
 
 
+def sentiment_asker(settings: Stsp) -> Asker:
+    """Asks for continuations, judged by classifiers that learn from the pack's own train items."""
+
+    def ask(
+        model: Model, vocabulary: Vocabulary, pack: Pack, direction: str, heard: Mapping[str, str]
+    ) -> dict[str, Any]:
+        train = pack.of("train")
+        if not train:
+            return {"not_run": "the pack has no train items to learn a judge from", "measure": "accuracy"}
+        judges: dict[str, Judge] = {}
+        for modality in set(DIRECTIONS[direction]):
+            texts = [" ".join(text for _, text in as_prompt(item.context, modality, heard)) for item in train]
+            judges[modality] = learn(texts, [item.label or "" for item in train])
+        return preserve(model, vocabulary, pack, direction, heard, judges, settings)
+
+    return ask
+
+
 def line(row: Mapping[str, Any]) -> str:
     """A row in words: the ending by sum and by mean, the contrast.
 
@@ -112,13 +136,14 @@ def line(row: Mapping[str, Any]) -> str:
     'words           S       100  sum  70.0 [ 60.5,  78.1]  mean  71.0 [ 61.5,  79.1]'
     """
     said = f"{row['pack']:<15} {row['direction']:<4} {row.get('items', ''):>6}"
-    if "left_out" in row:
-        return f"{said}  {row['left_out']}"
+    if "not_run" in row:
+        return f"{said}  not run: {row['not_run']}"
     accuracy = row.get("accuracy", {})
     shown = {
         name: accuracy[f"ending.{name}.free"] for name in ("sum", "mean") if f"ending.{name}.free" in accuracy
     }
-    shown |= {name: row[name] for name in ("contrast", "score") if name in row}
+    shown |= {"contrast": row["contrast"]} if "contrast" in row else {}
+    shown |= {"kept": [row["value"], row["low"], row["high"]]} if "value" in row else {}
     for name, (value, low, high) in shown.items():
         said += f"  {name} {value:5.1f} [{low:5.1f}, {high:5.1f}]"
     return said

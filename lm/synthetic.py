@@ -8,7 +8,7 @@
 | recall | of two endings the one that names what the context says a person has | text, speech, across |
 | moods-said | of two endings the one in the mood that the context names | text, speech, across |
 | moods-heard | of two endings the one in the mood that the context's voice alone tells | speech, speech to text |
-| sentiment-said, sentiment-heard | the same beginnings, to be continued in their mood | text, speech, across |
+| sentiment-said, sentiment-heard | such beginnings, to be continued in their mood | text, speech, across |
 
 Stories and voices are none of the training corpus's: another seed, and voices that `speak_miniature` and `synthesise`
 do not use before their ninth. Twins exchange contexts, so that what an ending costs by itself can be cancelled out.
@@ -169,13 +169,22 @@ def sentiment_heard(say: Recorder, count: int, known: frozenset[str]) -> Plan:
 
 
 def _sentiment(say: Recorder, count: int, name: str, directions: Sequence[str], *, worded: bool) -> Plan:
-    items = []
-    for number, twins in enumerate(twin_moods(keyed_rng("pack", say.seed, name), -(-count // 2))):
+    test: list[Item] = []
+    train: list[Item] = []
+    for number, twins in enumerate(twin_moods(keyed_rng("pack", say.seed, name), 2 * -(-count // 2))):
+        learning = number % 2 == 1  # whole stories, from which a judge learns how endings sound, too
         for side, story in zip("ab", twins, strict=True):
             text, mood = (story.worded, "neutral") if worded else (story.plain, story.mood)
-            part = say.say(f"{number:04d}-{side}", text, number, mood)
-            items.append(Item(f"c{number:04d}{side}", (part,), label=story.mood, family=f"c{number:04d}"))
-    return Plan("continue", directions, items[:count], tuple(MOODS))
+            part = say.say(
+                f"{number:04d}-{side}", f"{text} {story.ending}" if learning else text, number, mood
+            )
+            split = "train" if learning else "test"
+            item = Item(
+                f"c{number:04d}{side}", (part,), label=story.mood, split=split, family=f"c{number:04d}"
+            )
+            (train if learning else test).append(item)
+    items = [*test[:count], *train]
+    return Plan("continue", directions, items, tuple(MOODS))
 
 
 MAKERS: dict[str, Callable[[Recorder, int, frozenset[str]], Plan]] = {
@@ -194,7 +203,7 @@ def make_packs(
     folder: Path,
     *,
     names: Sequence[str] = NAMES,
-    items: int = 150,
+    items: int = 100,
     seed: int = 1,
     avoid: frozenset[str] = frozenset(),
     say: Callable[[str], None] = lambda line: None,
