@@ -120,7 +120,7 @@ class Aligner:
             found = [backend_error(error)] * len(todo)
         answers = iter(found)
         results = [item if isinstance(item, Reject) else next(answers) for item in items]
-        return [finish(item, result) for item, result in zip(items, results, strict=True)]
+        return [finish_safely(item, result) for item, result in zip(items, results, strict=True)]
 
     @property
     def identity(self) -> str:
@@ -164,6 +164,14 @@ def prepare(utterance: Utterance, waveform: np.ndarray) -> Item | Reject:
     if not np.isfinite(waveform).all():
         return Reject("audio.not_finite")
     return Item(utterance, tokens, waveform)
+
+
+def finish_safely(item: Item | Reject, result: Found | Reject) -> Alignment:
+    """`finish`, where what a backend must not return becomes a reject too."""
+    try:
+        return finish(item, result)
+    except Exception as error:
+        return Alignment(reject=backend_error(error))
 
 
 def finish(item: Item | Reject, result: Found | Reject) -> Alignment:

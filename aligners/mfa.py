@@ -133,7 +133,7 @@ class Mfa(Aligner):
             command = align_command(self.settings, self.version, folder, beam, retry_beam)
             seconds = sum(item.seconds for item in items)
             limit = self.settings.timeout_seconds + self.settings.timeout_per_second * seconds
-            ended = run(command, limit, own_environment(folder / "root", os.environ))
+            ended = run(command, limit, own_environment(folder / "root", os.environ), folder / "root")
             written = {
                 path.stem.removesuffix("_aligned"): path
                 for path in sorted((folder / "output").rglob("u*.json"))
@@ -232,8 +232,15 @@ def find_version(command: str) -> str:
     return found[0]
 
 
-def run(command: Sequence[str], seconds: float, environment: Mapping[str, str]) -> Run:
+def run(
+    command: Sequence[str], seconds: float, environment: Mapping[str, str], root: Path | None = None
+) -> Run:
     """Run a program in a process group of its own; afterwards nothing of it is left running.
+
+    Args:
+        command, environment: what to run.
+        seconds: limit.
+        root: its MFA_ROOT_DIR where that is its own, by which what left the group is found.
 
     Raises:
         OSError: it cannot be started.
@@ -263,17 +270,18 @@ def run(command: Sequence[str], seconds: float, environment: Mapping[str, str]) 
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        kill_strays(environment.get("MFA_ROOT_DIR"))
+        if root:
+            kill_strays(root)
         process.wait()
         reader.join(5)
         process.stdout.close()
     return Run(status, tail.decode("utf-8", "replace"))
 
 
-def kill_strays(root: str | None) -> None:
-    """Kill what left the process group (a database server) and still has our root in its environment; Linux alone."""
+def kill_strays(root: Path) -> None:
+    """Kill what left the process group (a database server) and has a root of ours in its environment; Linux alone."""
     mine = str(os.getpid())
-    for path in Path("/proc").glob("[0-9]*/environ") if root and Path(root).is_dir() else ():
+    for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if path.parent.name != mine and f"MFA_ROOT_DIR={root}".encode() in path.read_bytes().split(b"\0"):
                 os.kill(int(path.parent.name), signal.SIGKILL)

@@ -106,6 +106,12 @@ def test_a_backend_that_crashes_or_returns_another_number_of_results_rejects_the
     assert reasons(results) == ["align.backend_error", "text.missing", "align.backend_error"]
 
 
+@pytest.mark.parametrize("answer", [7, Found([None]), Found([Timed("hi", None, 1.0)]), Found(None)])
+def test_a_backend_that_returns_nonsense_rejects_the_utterance(answer):
+    results = WholeBatch(lambda items: [answer, evenly(items[1])]).align([(utterance("hi"), SECOND)] * 2)
+    assert reasons(results) == ["align.backend_error", None]
+
+
 def test_an_empty_batch_gives_an_empty_list():
     assert WholeBatch(crash).align([]) == []
 

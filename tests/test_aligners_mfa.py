@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -327,6 +328,18 @@ def test_a_server_that_left_the_group_is_stopped_too(fake, tmp_path):
     while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_running(child)
+
+
+def test_what_else_has_the_users_root_in_its_environment_is_left_alone(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("MFA_ROOT_DIR", str(tmp_path))
+    other = subprocess.Popen(["sleep", "600"])
+    try:
+        settings, _ = fake()
+        assert reasons(load_aligner("mfa", **settings).align(batch("one"))) == [None]
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_it_is_asked_to_end_before_it_is_ended_for_a_container_hears_of_nothing_else(fake, tmp_path):
