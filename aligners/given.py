@@ -21,6 +21,7 @@ from praatio.utilities.errors import PraatioException
 
 from aligners.alignment import Aligner, Found, Item, Phone
 from aligners.match import SILENCE, Label, match
+from corpus import files
 from corpus.records import Reject
 
 ONLY = ""
@@ -63,7 +64,7 @@ class Given(Aligner):
 
     def align_one(self, item: Item) -> Found:
         utterance = item.utterance
-        tiers = read(utterance.alignment, utterance.id, self.settings)
+        tiers = read(files.local(utterance.alignment), utterance.id, self.settings)
         from_recording = (tiers.origin or self.settings.origin) == "recording"
         offset = utterance.first_frame / utterance.sample_rate if from_recording else None
         words = match(cut(tiers.words, offset, item.seconds), item.tokens, str(utterance.text))

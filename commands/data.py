@@ -10,6 +10,7 @@ import click
 from commands.door import (
     FILE,
     FOLDER,
+    Place,
     cli,
     command,
     config_option,
@@ -54,7 +55,7 @@ def synth(folder: Path, utterances: int, voices: int, seed: int) -> dict[str, An
 
 @command(cli)
 @click.argument("adapter", type=click.Choice(["jsonl", "librispeech"]))
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("source", type=Place(exists=True, path_type=Path))
 @click.argument("build", type=FOLDER)
 @config_option
 def ingest(adapter: str, source: Path, build: Path, config: Path | None) -> dict[str, Any]:
@@ -279,7 +280,7 @@ def interleave(build: Path, config: Path | None, engine: "Engine") -> dict[str, 
 @click.argument("config", type=FILE)
 @click.option(
     "--source",
-    type=click.Path(path_type=Path),
+    type=Place(path_type=Path),
     help="Manifest or folder, in place of the file's [corpus] source.",
 )
 @click.option("--build", "folder", type=FOLDER, help="Where to build, in place of the file's `build`.")
@@ -289,6 +290,7 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
 
     Runs every stage as CONFIG says, and the report. Finished parts are kept: run it again after a crash.
     """
+    from corpus import files
     from pipelines import build as steps
     from pipelines import card as cards
     from pipelines import report as reports
@@ -306,9 +308,9 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
     ):
         if not value:
             raise click.UsageError(f"{config.name}: {name} is empty; set it there or give {flag}")
-    if not Path(asked.corpus.source).exists():
+    if not files.place(asked.corpus.source).exists():
         raise click.UsageError(f"corpus.source: no such file or folder {asked.corpus.source}")
-    place = Path(asked.build)
+    place = files.place(asked.build)
     with alone(place):
         steps.ingest(place, asked, say=say)
         steps.ready_codebook(place, asked, engine, say=say)

@@ -13,7 +13,25 @@ import click
 if TYPE_CHECKING:
     from pipelines.settings import Settings
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
+
+class Place(click.Path):
+    """A path, or a URL that fsspec opens (`s3://`, `gs://`, `memory://`); of a URL the bucket is asked for first."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" not in str(value):
+            return super().convert(value, param, ctx)
+        from corpus import files
+        from corpus.records import Unusable
+
+        try:
+            found = files.place(value)
+            files.reachable(found)
+        except Unusable as error:
+            self.fail(str(error), param, ctx)
+        return found
+
+
+FOLDER = Place(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -70,7 +88,10 @@ def command(
             try:
                 result = function(**arguments)
             except ValueError as error:
-                raise click.ClickException(str(error)) from error
+                from corpus.records import Unusable
+
+                kind = click.UsageError if isinstance(error, Unusable) else click.ClickException
+                raise kind(str(error)) from error
             except OSError as error:
                 raise click.ClickException(
                     f"{error.filename or 'file'}: {error.strerror or error}"
@@ -107,20 +128,32 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option(
         "--engine",
-        type=click.Choice(["beam", "local"]),
+        type=click.Choice(["beam", "local", "spark"]),
         default="beam",
         help="Who runs the parts.",
         show_default=True,
+    )
+    @click.option(
+        "--master",
+        default="",
+        help="Spark's: spark://HOST:PORT, yarn, ...; default this machine, or spark-submit's.",
     )
     @click.option(
         "--workers", type=click.IntRange(min=1), default=1, help="Worker processes.", show_default=True
     )
     @click.argument("engine_words", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE OPTIONS]")
     @functools.wraps(function)
-    def with_engine(*, engine: str, workers: int, engine_words: tuple[str, ...], **arguments: Any) -> Any:
+    def with_engine(
+        *, engine: str, workers: int, master: str, engine_words: tuple[str, ...], **arguments: Any
+    ) -> Any:
         from pipelines.run import Engine
 
-        return function(engine=Engine(engine, workers, engine_words), **arguments)
+        try:
+            asked = Engine(engine, workers, engine_words, master)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        asked.ready()
+        return function(engine=asked, **arguments)
 
     return with_engine
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from corpus import files
 from corpus.audio import Header, read_header
 from corpus.manifest import RejectedRow
 from corpus.records import Reject, Utterance
@@ -34,7 +35,7 @@ def read_jsonl(source: str | os.PathLike[str]) -> Iterator[Row]:
     Raises:
         ValueError: there is no such file.
     """
-    source = Path(source)
+    source = files.place(source)
     if not source.is_file():
         raise ValueError(
             f"{source}: need a JSON Lines file, there is {'a folder' if source.is_dir() else 'none'}"
@@ -54,6 +55,10 @@ def read_librispeech(source: str | os.PathLike[str]) -> Iterator[Row]:
     Raises:
         ValueError: there is no such folder, or nothing of that layout in it.
     """
+    if files.is_url(source):
+        raise ValueError(
+            f"{source}: the adapter librispeech reads a local folder; write a JSON Lines manifest"
+        )
     source = Path(source)
     if not source.is_dir():
         raise ValueError(f"{source}: need a folder, there is {'a file' if source.exists() else 'none'}")
@@ -70,7 +75,7 @@ ADAPTERS: dict[str, Callable[[str | os.PathLike[str]], Iterator[Row]]] = {
 
 def _jsonl_rows(source: Path) -> Iterator[Row]:
     header_of = lru_cache(maxsize=16)(read_header)  # neighbouring lines are often stretches of one recording
-    folder = os.path.abspath(source.parent)
+    folder = str(source.parent) if files.is_url(source) else os.path.abspath(source.parent)
     with source.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if number == 1:
@@ -84,7 +89,7 @@ def _jsonl_row(line: bytes, place: str, folder: str, header_of: Callable[[str], 
     try:
         fields = _parse(line)
         known = replace(known, id=_required(fields, "id"))
-        known = replace(known, audio=os.path.abspath(os.path.join(folder, _required(fields, "audio"))))
+        known = replace(known, audio=_beside_source(folder, _required(fields, "audio")))
         header = header_of(known.audio)
         known = replace(known, sample_rate=header.sample_rate)
         if fields.get("start") is None and fields.get("end") is None:
@@ -105,10 +110,20 @@ def _jsonl_row(line: bytes, place: str, folder: str, header_of: Callable[[str], 
             speaker=_string(fields, "speaker"),
             language=_string(fields, "language", "lang"),
             licence=_string(fields, "licence", "license"),
-            alignment=alignment and os.path.abspath(os.path.join(folder, alignment)),
+            alignment=alignment and _beside_source(folder, alignment),
         )
     except Reject as reject:
         return RejectedRow(known, reject)
+
+
+def _beside_source(folder: str, name: str) -> str:
+    """A path or URL as a manifest line names it, relative to the manifest's folder."""
+    if files.is_url(name):
+        return name
+    if files.is_url(folder) and not os.path.isabs(name):
+        scheme, _, path = folder.partition("://")
+        return f"{scheme}://{os.path.normpath(os.path.join(path, name))}"
+    return os.path.abspath(os.path.join(folder, name))
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -181,17 +196,17 @@ def _shown(value: object) -> str:
 
 def _chapters(source: Path) -> Iterator[str]:
     """Folders that hold transcripts or audio, in alphabetic order."""
-    for folder, folders, files in os.walk(os.path.abspath(source)):
+    for folder, folders, names in os.walk(os.path.abspath(source)):
         folders.sort()
-        if any(name.endswith((".trans.txt", ".flac")) for name in files):
+        if any(name.endswith((".trans.txt", ".flac")) for name in names):
             yield folder
 
 
 def _chapter_rows(folder: str) -> Iterator[Row]:
-    files = sorted(os.listdir(folder))
-    recorded = {name.removesuffix(".flac") for name in files if name.endswith(".flac")}
+    names = sorted(os.listdir(folder))
+    recorded = {name.removesuffix(".flac") for name in names if name.endswith(".flac")}
     texts: dict[str, str] = {}
-    for name in files:
+    for name in names:
         if name.endswith(".trans.txt"):
             for number, line in enumerate(Path(folder, name).read_bytes().splitlines(), start=1):
                 try:
@@ -210,7 +225,7 @@ def _chapter_rows(folder: str) -> Iterator[Row]:
             speaker=os.path.basename(os.path.dirname(folder)),
             language="en",
             licence="CC-BY-4.0",
-            alignment=_beside(folder, files, id),
+            alignment=_beside(folder, names, id),
         )
         try:
             header = read_header(known.audio)
@@ -219,7 +234,7 @@ def _chapter_rows(folder: str) -> Iterator[Row]:
             yield RejectedRow(known, reject)
 
 
-def _beside(folder: str, files: list[str], id: str) -> str | None:
+def _beside(folder: str, names: list[str], id: str) -> str | None:
     """The alignment file of an utterance's chapter, if there is one."""
     name = f"{id.rpartition('-')[0]}.alignment.txt"
-    return os.path.join(folder, name) if name in files else None
+    return os.path.join(folder, name) if name in names else None

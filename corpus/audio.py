@@ -5,12 +5,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from io import FileIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import soundfile
 
+from corpus import files
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def decode(utterance: Utterance) -> np.ndarray:
             waveform = _read_mono(sound, utterance.frames)
         except soundfile.LibsndfileError as error:
             # a decoder that fails with the whole file taken in wanted more of it
-            ended = os.lseek(file.fileno(), 0, os.SEEK_CUR) >= size
+            at = file.tell() if isinstance(file, Remote) else os.lseek(file.fileno(), 0, os.SEEK_CUR)
+            ended = at >= size
             reason = "audio.truncated" if ended else "audio.unreadable"
             raise Reject(reason, f"{path}: {error.error_string or 'broken audio data'}") from error
     if len(waveform) < utterance.frames:
@@ -110,7 +111,7 @@ def decode(utterance: Utterance) -> np.ndarray:
     return waveform
 
 
-def wav_bytes_missing(file: FileIO, size: int) -> int:
+def wav_bytes_missing(file: Any, size: int) -> int:
     """Count the bytes that the data chunk of a RIFF WAV promises beyond the end of the file.
 
     libsndfile reads such a file as if it were shorter and says nothing. 0 for every other format, and for the
@@ -141,9 +142,59 @@ def check_rate(path: str | os.PathLike[str], rate: int) -> None:
         )
 
 
+class Remote:
+    """A file behind a URL for libsndfile, whose callbacks cannot raise: an error is kept and raised afterwards.
+
+    Else a network that fails would pass for a recording that breaks off.
+    """
+
+    def __init__(self, file: Any):
+        self._file = file
+        self.error: Exception | None = None
+
+    def read(self, count: int = -1) -> bytes:
+        """Bytes from here on; none after an error."""
+        try:
+            return self._file.read(count)
+        except Exception as error:  # each store has its own
+            self.error = error
+            return b""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a place in the file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """The place in the file."""
+        return self._file.tell()
+
+
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[FileIO, int]]:
+def _fetched(path: str) -> Iterator[tuple[Remote, int]]:
+    """Open a file behind a URL that is there and not empty; what is wrong with the store is no reject."""
+    found: Any = files.place(path)
+    try:
+        file = found.fs.open(found.path, "rb", block_size=1 << 20)
+    except FileNotFoundError as error:
+        raise Reject("audio.missing", f"{path}: no such file") from error
+    with file:
+        if not file.size:
+            raise Reject("audio.empty", f"{path}: 0 bytes")
+        remote = Remote(file)
+        try:
+            yield remote, file.size
+        finally:
+            if remote.error is not None:
+                raise ValueError(f"{path}: cannot be read: {files.said(remote.error)}") from remote.error
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, int]]:
     """Open a file that is there, readable and not empty, or say which of these it is not."""
+    if files.is_url(path):
+        with _fetched(str(path)) as opened:
+            yield opened
+        return
     if not os.path.isfile(path):  # also refuses folders and pipes; a pipe would block
         raise Reject("audio.missing", f"{path}: {'a folder' if os.path.isdir(path) else 'no such file'}")
     try:
@@ -159,10 +210,10 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[FileIO, int]]:
 
 
 @contextmanager
-def _sound(path: str | os.PathLike[str], file: FileIO) -> Iterator[soundfile.SoundFile]:
+def _sound(path: str | os.PathLike[str], file: Any) -> Iterator[soundfile.SoundFile]:
     """Open the sound in a file; by its descriptor, so that no file name makes soundfile guess a format."""
     try:
-        sound = soundfile.SoundFile(file.fileno(), closefd=False)
+        sound = soundfile.SoundFile(file if isinstance(file, Remote) else file.fileno(), closefd=False)
     except soundfile.LibsndfileError as error:
         raise Reject("audio.unreadable", f"{path}: {error.error_string}") from error
     with sound:

@@ -1,0 +1,180 @@
+"""Engines: whoever runs the tasks, the bytes are the same, nothing is done twice, and what is missing is said."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+from toy_stage import Copy, copies
+
+import wordweave
+from corpus.records import Unusable
+from pipelines import spark
+from pipelines.run import Engine, run_stage
+from pipelines.versions import java
+
+ROOT = Path(__file__).resolve().parent.parent
+CLUSTER = "local-cluster[2,1,1024]"
+HERE = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Engine:
+    """Two executors, each a JVM of its own with its own Python workers."""
+    try:
+        java()
+    except Unusable as error:
+        pytest.skip(f"Spark: {error}")
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = HERE
+    engine = Engine("spark", 2, ("--conf", "spark.executor.memory=700m"), CLUSTER)
+    engine.ready()
+    yield engine
+    spark.HELD.pop("spark").stop()
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
+def outputs(build):
+    return {path.name: path.read_bytes() for path in (build / "out").glob("*") if path.suffix == ""}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_spark_gives_the_bytes_of_a_plain_loop_and_loads_models_once_per_worker(cluster, tmp_path):
+    found = {}
+    for engine in (Engine("local"), cluster):
+        build = tmp_path / engine.name
+        stage = Copy(str(tmp_path / f"{engine.name}.log"), 0.05)
+        tasks = copies(build, stage, 8)
+        assert run_stage(stage, build, tasks, engine, quiet=True) == {"tasks": 8, "done": 8, "skipped": 0}
+        assert run_stage(stage, build, tasks, engine, quiet=True) == {"tasks": 8, "done": 0, "skipped": 8}
+        found[engine.name] = outputs(build)
+    assert found["spark"] == found["local"] != {}
+    notes = stage.notes()
+    workers = {pid for _, pid in notes}
+    assert len(workers) == 2
+    assert sorted(pid for word, pid in notes if word == "setup") == sorted(workers)
+    assert os.getpid() not in workers
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_executor_costs_no_part_and_no_finished_work(cluster, tmp_path):
+    stage = Copy(str(tmp_path / "log"), 0.5)
+    tasks = copies(tmp_path, stage, 12)
+
+    def kill():
+        while len(outputs(tmp_path)) < 3 if (tmp_path / "out").exists() else True:
+            time.sleep(0.05)
+        executors = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if process.name() == "java" and "CoarseGrainedExecutorBackend" in " ".join(process.cmdline())
+        ]
+        os.kill(executors[0].pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    run_stage(stage, tmp_path, tasks, cluster, quiet=True)
+    thread.join()
+    assert outputs(tmp_path) == {str(n): str(n).encode() * 2 for n in range(12)}
+    made = [word for word, _ in stage.notes() if word != "setup"]
+    assert len(made) <= 12 + 1  # what the dead one had in hand, once more; nothing that was finished
+    assert run_stage(stage, tmp_path, tasks, cluster, quiet=True)["done"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_whole_build_on_spark_has_the_bytes_of_a_plain_loop(cluster, spoken_corpus, tmp_path):
+    from test_build import asked, hashes, run
+
+    said = asked(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
+    for engine in (Engine("local"), cluster):
+        run(tmp_path / engine.name, said, engine)
+    assert hashes(tmp_path / "spark") == hashes(tmp_path / "local")
+
+
+@pytest.fixture
+def pool() -> str:
+    """A Beam worker pool in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": HERE,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    words = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    process = subprocess.Popen(words, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    for _ in range(300):
+        with socket.socket() as asked:
+            if asked.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"localhost:{port}"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_an_external_worker_pool_of_beam_gives_the_bytes_of_a_plain_loop(pool, tmp_path):
+    engine = Engine("beam", 2, ("--environment_type=EXTERNAL", f"--environment_config={pool}"))
+    engine.ready()
+    stage = Copy(str(tmp_path / "log"), 0.2)
+    tasks = copies(tmp_path, stage, 8)
+    run_stage(stage, tmp_path, tasks, engine, quiet=True)
+    assert outputs(tmp_path) == {str(n): str(n).encode() * 2 for n in range(8)}
+    assert str(os.getpid()) not in {pid for _, pid in stage.notes()}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--", "--runner=SparkRunner"], "SparkRunner needs its job server, --spark_job_server_jar=JAR"),
+        (["--", "--runner=FlinkRunner", "--flink_job_server_jar=gone.jar"], "got no file gone.jar"),
+        (["--", "--runner=DaskRunner"], "loses rows"),
+        (["--", "--environment_type=EXTERNAL", "--environment_config=localhost:1"], "need a worker pool"),
+        (["--engine", "local", "--", "--runner=X"], "local takes no options after --"),
+        (["--master", "local[2]"], "beam takes no --master"),
+        (["--engine", "spark", "--", "--runner=X"], "--conf spark.NAME=VALUE"),
+    ],
+)
+def test_what_an_engine_lacks_is_one_line_before_any_work(words, line, tmp_path):
+    result = CliRunner().invoke(wordweave.cli, ["units", str(tmp_path / "build"), *words])
+    assert (result.exit_code, line in result.output) == (2, True), result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not (tmp_path / "build").exists()
+
+
+def test_spark_without_java_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    result = CliRunner().invoke(wordweave.cli, ["units", str(tmp_path / "b"), "--engine", "spark"])
+    assert result.exit_code == 2
+    (line,) = result.output.strip().splitlines()
+    assert line.startswith(f"wordweave: java: none in JAVA_HOME={tmp_path}; install a JDK 17 or newer")
+
+
+@pytest.mark.slow
+def test_another_python_on_spark_s_workers_is_one_line(tmp_path):
+    try:
+        java()
+    except Unusable as error:
+        pytest.skip(f"Spark: {error}")
+    other = shutil.which("python3", path="/usr/bin:/bin")
+    if other is None:
+        pytest.skip("no second Python on this machine")
+    words = [sys.executable, "-m", "wordweave", "units", str(tmp_path / "b"), "--engine", "spark"]
+    environment = {**os.environ, "PYSPARK_PYTHON": other, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    said = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert said.returncode == 2, said.stderr
+    assert said.stderr.strip().splitlines()[-1].startswith("wordweave: spark: ")
