@@ -8,7 +8,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def read(path: Path | str, start: int = 0, stop: int | None = None) -> bytes:
         raise ValueError(f"{path}: cannot be read: {error}") from error
 
 
-def read_each(folder: Path, names: list[str], together: int = 1000) -> Iterator[bytes | None]:
+def read_each(folder: Path, names: Iterable[str], together: int = 1000) -> Iterator[bytes | None]:
     """The bytes of each file of a folder, None for one that cannot be read; many small ones at a time from a URL."""
     if not is_url(folder):
         for name in names:
@@ -124,10 +125,10 @@ def read_each(folder: Path, names: list[str], together: int = 1000) -> Iterator[
                 yield None
         return
     root: Any = folder
-    for first in range(0, len(names), together):
-        paths = [f"{root.path}/{name}" for name in names[first : first + together]]
-        found = root.fs.cat(paths, on_error="return")
-        yield from (content if isinstance(content, bytes) else None for content in map(found.get, paths))
+    rest = iter(names)
+    while batch := [f"{root.path}/{name}" for name in islice(rest, together)]:
+        found = root.fs.cat(batch, on_error="return")
+        yield from (content if isinstance(content, bytes) else None for content in map(found.get, batch))
 
 
 def is_file(folder: Path, name: str) -> bool:

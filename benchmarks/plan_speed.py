@@ -1,0 +1,102 @@
+"""What a plan costs: a manifest of very many parts, most of them made, is compared with what the build holds.
+
+    python -m benchmarks.plan_speed [--parts 1000000]
+
+The manifest and the done markers are written first, as a build would have left them; then a process of its own plans the
+units stage. Every thousandth part is stale, for another setting.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SHA = "0123456789abcdef" * 4
+
+
+def write_build(build: Path, parts: int) -> None:
+    """A manifest of so many parts, and of each a units file with its marker."""
+    from pipelines.parts import map_tasks
+    from pipelines.stage import remembered
+
+    (build / "manifest").mkdir(parents=True)
+    (build / "units").mkdir()
+    entries = [
+        {"name": f"part-{n:05d}.parquet", "rows": 50, "samples": 9_600_000, "sha256": f"{n:064x}"}
+        for n in range(parts)
+    ]
+    (build / "manifest" / "manifest.json").write_text(json.dumps({"parts": entries, "origin": "a"}, indent=1))
+    del entries
+    now, before = stage(), stage(dtype="bfloat16")
+    for number, (new, old) in enumerate(
+        zip(*(map_tasks(build, one, "units") for one in (now, before)), strict=True)
+    ):
+        one, task = (before, old) if number % 1000 == 0 else (now, new)
+        said = {
+            "key": task.key,
+            "sha256": SHA,
+            "bytes": 70_000,
+            "rows": 50,
+            "rejects": {},
+            "hop": 640,
+            "centre": 360,
+        }
+        with open(f"{build}/{task.output}.done", "w") as file:
+            json.dump({**said, "made": remembered(one, task)}, file, sort_keys=True)
+        os.close(os.open(f"{build}/{task.output}", os.O_CREAT | os.O_WRONLY))
+
+
+def stage(dtype: str = "float32"):  # noqa: ANN201
+    """A units stage; what its models are does not matter here."""
+    from pipelines.stages import EncodeUnits
+
+    return EncodeUnits("compact", None, dtype, "cpu", SHA, "codebook", SHA)
+
+
+def plan(build: Path) -> None:
+    """Plan, and print what it took as JSON."""
+    from pipelines.parts import map_tasks
+    from pipelines.planner import plan as compare
+
+    started, cpu = time.monotonic(), time.process_time()
+    one = stage()
+    found = compare(one, build, map_tasks(build, one, "units"))
+    said = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**said, "peak_mb": peak, "plan": str(found)}))
+
+
+def measure(parts: int) -> dict:
+    """Seconds, CPU seconds, peak memory (MB) and what the plan says, of a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_build(Path(folder), parts)
+        words = [sys.executable, "-m", "benchmarks.plan_speed", "--plan", folder]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", type=int, default=1_000_000)
+    parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.plan:
+        plan(asked.plan)
+        return
+    said = measure(asked.parts)
+    print(
+        f"{asked.parts} parts: {said['seconds']:.1f} s ({said['cpu_seconds']:.1f} s of CPU), "
+        f"peak memory {said['peak_mb']:.0f} MB; {said['plan']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
