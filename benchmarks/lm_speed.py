@@ -3,9 +3,10 @@
     python benchmarks/lm_speed.py BUILD [--threads 1] [--steps 30] [--rounds 2]
 
 Needs `accelerate` (extra `dev`) for the Trainer. The Trainer gets sequences that are packed already and lie in memory,
-ours reads them from the shards as it does in earnest. Both train `nano` in float32 with AdamW and no dropout. `trainer` gives
-positions that start anew in every document, by which transformers keeps documents apart, as we do; `trainer, no mask`
-lets them see each other, which is another and cheaper computation. Rounds alternate; the first 5 steps do not count.
+ours reads them from the shards as it does in earnest. Both train `nano` in float32 with AdamW and no dropout.
+`trainer` gives positions that start anew in every document, by which transformers keeps documents apart, as we do;
+`trainer, no mask` lets them see each other, which is another and cheaper computation. Rounds alternate; the first 5
+steps do not count.
 """
 
 import argparse

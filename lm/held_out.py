@@ -3,7 +3,7 @@
 The loss and the entropies count the same tokens: every token of a held-out document but its first.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,10 @@ class HeldOut:
 
     `yardsticks` maps a name to the cost in nats, under an n-gram, of every predicted token in row order:
     `unigram_entropy` (the held-out tokens' own frequencies: no unigram does better on them), `unigram` (frequencies
-    in training) and `bigram` (pairs in training).
+    in training), `bigram` (pairs in training, of this stream alone) and `mixture_bigram` (pairs of all streams as they
+    are mixed). A model of a mixture is not told a document's stream: whether `[Text]` or `[Speech]` follows BOS, and
+    whether a text will turn into speech at all, it can only guess, while `bigram` knows. So of markers and first
+    tokens `mixture_bigram` is what it can be held to.
     """
 
     stream: str
@@ -42,6 +45,7 @@ def prepare(
     sequence_length: int,
     most_tokens: int = 100_000,
     most_training_tokens: int = 5_000_000,
+    mixture: "NGrams | None" = None,
 ) -> HeldOut:
     """Pack held-out documents and count the n-grams of the training documents.
 
@@ -50,6 +54,7 @@ def prepare(
         vocabulary_size: ids in use; each counts once more than seen in the unigram of the training documents.
         sequence_length: L; a longer document is cut, and every token but its first still predicted once.
         most_tokens, most_training_tokens: read no further than this (whole documents).
+        mixture: n-grams of all streams as they are mixed (`mixed`); None: this stream is all there is.
 
     Raises:
         ValueError: no held-out document has two tokens.
@@ -74,6 +79,7 @@ def prepare(
             "unigram_entropy": -np.log(own[after]),
             "unigram": -np.log(pairs.unigram(after)),
             "bigram": -np.log(pairs.bigram(before, after)),
+            "mixture_bigram": -np.log((mixture or pairs).bigram(before, after)),
         },
     )
 
@@ -175,6 +181,29 @@ def pack(
     return out[0], out[1], out[2], out[3]
 
 
+def mixed(
+    streams: Mapping[str, Iterable[np.ndarray]],
+    mixture: Mapping[str, float],
+    vocabulary_size: int,
+    *,
+    most_tokens: int = 5_000_000,
+) -> "NGrams":
+    """N-grams of several streams, each counted as often as its share of the mixture says.
+
+    >>> one, two = [np.array([0, 1])] * 3, [np.array([0, 2])]
+    >>> mixed({"a": one, "b": two}, {"a": 0.5, "b": 0.5}, 3).unigram(np.array([1, 2])).tolist()
+    [0.42857142857142855, 0.42857142857142855]
+    """
+    read = {name: list(_first(streams[name], most_tokens)) for name in mixture}
+    predicted = {name: sum(max(len(one) - 1, 0) for one in documents) for name, documents in read.items()}
+    total, weights = sum(predicted.values()), sum(mixture.values())
+    documents, counts = [], []
+    for name, own in read.items():
+        documents += own
+        counts += [mixture[name] / weights * total / max(predicted[name], 1)] * len(own)
+    return NGrams(documents, vocabulary_size, counts)
+
+
 class NGrams:
     """Unigram and bigram probabilities of a corpus.
 
@@ -191,16 +220,22 @@ class NGrams:
     0.8095238095238094
     """
 
-    def __init__(self, documents: Iterable[np.ndarray], vocabulary_size: int):
+    def __init__(
+        self, documents: Iterable[np.ndarray], vocabulary_size: int, times: Sequence[float] | None = None
+    ):
+        """`times`: how often each document counts; None: once."""
         self.size = vocabulary_size
-        counts = np.zeros(vocabulary_size, np.int64)
-        pairs = [np.zeros(0, np.int64)]
-        for document in documents:
+        counts = np.zeros(vocabulary_size)
+        pairs, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
+        for number, document in enumerate(documents):
             document = document.astype(np.int64)
-            counts += np.bincount(document[1:], minlength=vocabulary_size)
+            weight = 1.0 if times is None else times[number]
+            counts += weight * np.bincount(document[1:], minlength=vocabulary_size)
             pairs.append(document[:-1] * vocabulary_size + document[1:])
+            weights.append(np.full(len(pairs[-1]), weight))
         self.probabilities = (counts + 1) / (counts + 1).sum()
-        self.pairs, self.pair_counts = np.unique(np.concatenate(pairs), return_counts=True)
+        self.pairs, place = np.unique(np.concatenate(pairs), return_inverse=True)
+        self.pair_counts = np.bincount(place, np.concatenate(weights), minlength=len(self.pairs))
         first = self.pairs // vocabulary_size
         self.seen = np.bincount(first, weights=self.pair_counts, minlength=vocabulary_size)
         self.followers = np.bincount(first, minlength=vocabulary_size)

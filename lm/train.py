@@ -36,7 +36,7 @@ from lm.checkpoint import (
     whole,
 )
 from lm.curve import board, draw
-from lm.held_out import evaluate, mean_loss, prepare, sentence
+from lm.held_out import evaluate, mean_loss, mixed, prepare, sentence
 from lm.lora import TARGETS, adapt
 from lm.model import IGNORE, Model, flops_per_token, preset, replace
 from lm.processes import everyone, leave, processes, together
@@ -177,6 +177,8 @@ def train(
         strategy=settings.strategy,
         state=state["loader"] if state else None,
     )
+    streams = {name: read_documents(settings.build, name, "train") for name in mixture}
+    together_counted = mixed(streams, mixture, vocabulary.size)
     tests = [
         prepare(
             name,
@@ -185,6 +187,7 @@ def train(
             vocabulary_size=vocabulary.size,
             sequence_length=settings.sequence_length,
             most_tokens=settings.evaluate_tokens,
+            mixture=together_counted,
         )
         for name in mixture
     ]

@@ -20,7 +20,7 @@ import torch
 from lm_toy import toy_build, toy_vocabulary
 
 from lm import train as training
-from lm.held_out import NGrams, pack, prepare
+from lm.held_out import NGrams, mixed, pack, prepare
 from lm.lora import adapt
 from lm.model import IGNORE, Model, preset
 from lm.train import STREAMS, TrainSettings, learning_rate, make_optimisers, read_batch, train
@@ -495,6 +495,22 @@ def test_the_yardsticks_are_what_a_slow_count_gives():
     # after 0 came 1 and 2; after 1 came 2 twice; after 2 came 1 twice and 2 once
     bigram = [(1 + 2 * unigram[1]) / 4, (2 + 1 * unigram[2]) / 3, (1 + 2 * unigram[2]) / 5]
     assert np.allclose(test.yardsticks["bigram"], [-math.log(p) for p in bigram])
+
+
+def test_the_yardstick_of_a_mixture_counts_every_stream_by_its_share():
+    streams = {"a": [np.array([0, 1, 2]), np.array([0, 1, 3])], "b": [np.array([0, 2, 2, 2, 2])]}
+    even = mixed(streams, {"a": 1.0, "b": 1.0}, 5)  # four predicted tokens each: as if put together
+    together = NGrams([one for own in streams.values() for one in own], 5)
+    every = np.arange(5)
+    for before in every:
+        pair = np.full(5, before), every
+        assert np.allclose(even.bigram(*pair), together.bigram(*pair))
+    thrice = mixed(streams, {"a": 3.0, "b": 1.0}, 5)  # of eight tokens six are a's: each counts 1.5, b's 0.5
+    odd = NGrams([*streams["a"] * 3, *streams["b"]], 5)
+    assert np.allclose(thrice.pair_counts, odd.pair_counts / 2)
+    test = prepare("a", streams["a"], streams["a"], vocabulary_size=5, sequence_length=8, mixture=even)
+    after_bos = test.tokens[test.targets != IGNORE].numpy() == 0
+    assert (test.yardsticks["mixture_bigram"][after_bos] > test.yardsticks["bigram"][after_bos]).all()
 
 
 def test_bigram_probabilities_sum_to_one():
