@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from commands.door import FOLDER, cli, command, say
+from commands.door import FILE, FOLDER, cli, command, say
 
 SHORT = {"T": 16, "S->T": 16, "T->S": 60, "S": 60}
 """New tokens of a continuation of the synthetic packs, whose endings have six words."""
@@ -33,24 +33,46 @@ SHORT = {"T": 16, "S->T": 16, "T->S": 60, "S": 60}
     "--task", is_flag=True, help="Ask across with [ASR] and [TTS], for a model of strategy concatenated."
 )
 @click.option(
+    "--shots", type=click.IntRange(min=0), help="Solved examples; default as the paper, none for sentiment."
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(min=1),
+    default=3,
+    help="Draws of a continuation, averaged.",
+    show_default=True,
+)
+@click.option(
+    "--vocoder", help="Command that speaks tokens: JSON on stdin, the WAV to write as last argument."
+)
+@click.option("--recogniser", help="Command that prints what a WAV, its last argument, says.")
+@click.option("--stop", type=FILE, help="Recording of the word stop, for readings by example.")
+@click.option(
+    "--judge-text", type=FOLDER, help="Hugging Face classifier of sentiment; default learned from the pack."
+)
+@click.option("--judge-speech", type=FOLDER, help="The same of recordings; needs --vocoder.")
+@click.option("--compare", is_flag=True, help="Print the paper's numbers beside ours.")
+@click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     help="JSON; default BUILD/evaluation/results.json.",
 )
 def evaluate(
     build: Path, model: Path | None, packs: tuple[Path, ...], items: int, split: str, batch_tokens: int, eos: bool,
-    task: bool, output: Path | None,
+    task: bool, shots: int | None, runs: int | None, vocoder: str | None, recogniser: str | None, stop: Path | None,
+    judge_text: Path | None, judge_speech: Path | None, compare: bool, output: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a model on packs.
 
     In text, in speech and across; recordings are encoded as BUILD's speech was. Without --pack the synthetic packs are
     spoken into BUILD/evaluation.
     """
+    from lm import scoreboard
+    from lm.askers import Asking, askers
     from lm.evaluate import evaluate as run
-    from lm.evaluate import sentiment_asker, write_results
+    from lm.evaluate import write_results
     from lm.pack import read_pack
     from lm.score import Scoring
-    from lm.stsp import Stsp
     from lm.synthetic import make_packs
     from pipelines.listen import described, listener
     from shards.vocabulary import Vocabulary
@@ -59,11 +81,20 @@ def evaluate(
     read = [read_pack(folder) for folder in packs]
     if not packs:
         read = list(make_packs(build / "evaluation" / "packs", items=items, say=say).values())
-    results = run(
-        model or build / "model" / "best", read, listener(build), vocabulary=vocabulary, split=split,
-        scoring=Scoring(batch_tokens, eos, task), facts=described(build), say=click.echo,
-        askers={"continue": sentiment_asker(Stsp() if packs else Stsp(runs=1, new_tokens=SHORT, batch=50))},
+    listen = listener(build)
+    asking = Asking(
+        shots, runs or (3 if packs else 1), new_tokens=None if packs else SHORT, task=task, stop=listen(stop) if stop else "", vocoder=vocoder, recogniser=recogniser,
+        text_judge=judge_text, speech_judge=judge_speech,
     )  # fmt: skip
+    results = run(
+        model or build / "model" / "best", read, listen, vocabulary=vocabulary, split=split,
+        scoring=Scoring(batch_tokens, eos, task), facts=described(build), askers=askers(asking), say=click.echo,
+    )  # fmt: skip
+    if compare:
+        beside = scoreboard.compare(results["rows"])
+        results["beside"] = [line._asdict() for line in beside]
+        for line in (scoreboard.heading(), *(line.said() for line in beside)):
+            click.echo(line)
     path = output or build / "evaluation" / "results.json"
     write_results(path, results)
     return {"results": str(path), "rows": len(results["rows"])}

@@ -1,20 +1,18 @@
 """Who asks a model the packs that are not to choose from: few-shot tasks, and the sentiment of continuations."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from lm.evaluate import Asker
 from lm.few_shot import PAPER, ask
 from lm.model import Model
 from lm.pack import DIRECTIONS, Pack, as_prompt
 from lm.sentiment import Judge, learn, open_speech, open_text
 from lm.stsp import Stsp, joined, preserve
 from shards.vocabulary import Vocabulary
-
-Asker = Callable[[Model, Vocabulary, Pack, str, Mapping[str, str]], dict[str, Any]]
-"""Asks a model the items of a pack in one direction, given unit names of its recordings: a row of the results."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,8 @@ class Asking:
 
     shots: int | None = None  # None: as the paper, and none for sentiment
     runs: int = 3  # of sentiment, averaged
-    batch: int = 32
+    new_tokens: Mapping[str, int] | None = None  # of a continuation, by direction; None: as the paper
+    batch: int = 50
     seed: int = 0
     task: bool = False  # ask with [ASR] and [TTS]
     stop: str = ""  # units of a spoken "stop"
@@ -44,21 +43,23 @@ def askers(asking: Asking = Asking()) -> dict[str, Asker]:
         else:
             task = "asr" if direction == "S->T" else "tts"
         if task == "intent" and direction != "S->T":
-            return {"left_out": "not run: intents are asked of speech"}
+            return {"not_run": "intents are asked of speech", "measure": "accuracy"}
         settings = replace(PAPER[task], batch=asking.batch, seed=asking.seed, task=asking.task)
         if asking.shots is not None:
             settings = replace(settings, shots=asking.shots)
         said = {"stop": asking.stop, "vocoder": asking.vocoder, "recogniser": asking.recogniser}
-        return _row(ask(model, vocabulary, pack, task, heard, settings, **said))  # type: ignore[arg-type]
+        return ask(model, vocabulary, pack, task, heard, settings, **said)  # type: ignore[arg-type]
 
     def sentiment(
         model: Model, vocabulary: Vocabulary, pack: Pack, direction: str, heard: Mapping[str, str]
     ) -> dict[str, Any]:
         settings = Stsp(shots=asking.shots or 0, runs=asking.runs, batch=asking.batch, seed=asking.seed)
+        if asking.new_tokens is not None:
+            settings = replace(settings, new_tokens=asking.new_tokens)
         judges = judges_of(pack, direction, heard, asking)
         if isinstance(judges, str):
-            return {"left_out": f"not run: {judges}"}
-        return _row(preserve(model, vocabulary, pack, direction, heard, judges, settings))
+            return {"not_run": judges, "measure": "accuracy"}
+        return preserve(model, vocabulary, pack, direction, heard, judges, settings)
 
     return {"transcribe": few_shot, "classify": few_shot, "continue": sentiment}
 
@@ -83,10 +84,3 @@ def judges_of(pack: Pack, direction: str, heard: Mapping[str, str], asking: Aski
             labels = [item.label or "" for item in train if all(part.has(modality) for part in item.context)]
             found[modality] = learn(sayings, labels)
     return found
-
-
-def _row(found: dict[str, Any]) -> dict[str, Any]:
-    """As every row of an evaluation: `score`, or `left_out` with the reason."""
-    if "not_run" in found:
-        return found | {"left_out": f"not run: {found['not_run']}"}
-    return found | {"score": [found["value"], found["low"], found["high"]]}

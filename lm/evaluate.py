@@ -16,10 +16,8 @@ import transformers
 from lm.checkpoint import commit
 from lm.generate import load
 from lm.model import Model, replace
-from lm.pack import DIRECTIONS, Listen, Pack, as_prompt, hear
+from lm.pack import Listen, Pack, hear
 from lm.score import Scoring, score
-from lm.sentiment import Judge, learn
-from lm.stsp import Stsp, preserve
 from shards.vocabulary import Vocabulary
 
 FORMAT, SCHEMA = "wordweave evaluation", 1
@@ -108,24 +106,6 @@ def described(
             "commit": commit(),
         },
     }
-
-
-def sentiment_asker(settings: Stsp) -> Asker:
-    """Asks for continuations, judged by classifiers that learn from the pack's own train items."""
-
-    def ask(
-        model: Model, vocabulary: Vocabulary, pack: Pack, direction: str, heard: Mapping[str, str]
-    ) -> dict[str, Any]:
-        train = pack.of("train")
-        if not train:
-            return {"not_run": "the pack has no train items to learn a judge from", "measure": "accuracy"}
-        judges: dict[str, Judge] = {}
-        for modality in set(DIRECTIONS[direction]):
-            texts = [" ".join(text for _, text in as_prompt(item.context, modality, heard)) for item in train]
-            judges[modality] = learn(texts, [item.label or "" for item in train])
-        return preserve(model, vocabulary, pack, direction, heard, judges, settings)
-
-    return ask
 
 
 def line(row: Mapping[str, Any]) -> str:

@@ -66,7 +66,7 @@ def _lines(row: Mapping[str, Any], paper: Sequence[Mapping[str, Any]]) -> list[L
     task, setting = _task(row)
     note = _note(row, task)
     if "not_run" in row:
-        return [_line(name, task, direction, row["measure"], setting, None, paper, f"{row['not_run']}")]
+        return [_line(name, task, direction, row["measure"], setting, None, paper, str(row["not_run"]))]
     if "accuracy" not in row:
         found = [row["value"], row["low"], row["high"]]
         return [_line(name, task, direction, row["measure"], setting, found, paper, note)]
@@ -112,10 +112,12 @@ def _task(row: Mapping[str, Any]) -> tuple[str, str]:
     """The paper's task and setting that a row stands beside."""
     name = row["pack"]
     task = row.get("task", "")
+    if task == "resynthesis":
+        return "resynthesis", "mean over"
     if task == "stsp":
         return "stsp", f"{row['settings']['shots']}-shot"
     if task in ("asr", "tts"):
-        return task, "test-other" if "other" in row["version"] else "test-clean"
+        return task, "test-other" if "other" in str(row["version"]) else "test-clean"
     if task == "intent":
         return task, "30-shot"
     return ANALOGUES.get(name, name), "5-shot" if name == "mmlu" else ""
@@ -123,8 +125,10 @@ def _task(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def _note(row: Mapping[str, Any], task: str) -> str:
     """What a reader has to know before comparing."""
-    name, version = row["pack"], str(row["version"])
+    name, version = row["pack"], str(row.get("version", ""))
     notes = []
+    if task == "resynthesis":
+        return f"other data: {name}; the paper's went through a vocoder"
     if name in ANALOGUES:
         notes.append(f"other data: synthetic, beside {task}")
     elif task == "stsp":
