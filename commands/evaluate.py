@@ -83,7 +83,8 @@ def evaluate(
         read = list(make_packs(build / "evaluation" / "packs", items=items, say=say).values())
     listen = listener(build)
     asking = Asking(
-        shots, runs or (3 if packs else 1), new_tokens=None if packs else SHORT, task=task, stop=listen(stop) if stop else "", vocoder=vocoder, recogniser=recogniser,
+        shots, runs or (3 if packs else 1), new_tokens=None if packs else SHORT, task=task,
+        stop=listen(stop) if stop else "", vocoder=vocoder, recogniser=recogniser,
         text_judge=judge_text, speech_judge=judge_speech,
     )  # fmt: skip
     results = run(

@@ -123,7 +123,8 @@ def line(row: Mapping[str, Any]) -> str:
         name: accuracy[f"ending.{name}.free"] for name in ("sum", "mean") if f"ending.{name}.free" in accuracy
     }
     shown |= {"contrast": row["contrast"]} if "contrast" in row else {}
-    shown |= {"kept": [row["value"], row["low"], row["high"]]} if "value" in row else {}
+    if "value" in row:
+        shown["kept" if row["task"] == "stsp" else row["measure"]] = [row["value"], row["low"], row["high"]]
     for name, (value, low, high) in shown.items():
         said += f"  {name} {value:5.1f} [{low:5.1f}, {high:5.1f}]"
     return said

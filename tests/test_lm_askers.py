@@ -47,16 +47,15 @@ def test_every_task_gives_a_score_or_says_why_not(saved, tmp_path):
         folder, packs, None, vocabulary=vocabulary, askers=askers(Asking(shots=0, runs=1)), say=said.append
     )
     rows = {(row["pack"], row["direction"]): row for row in found["rows"]}
-    assert {key for key, row in rows.items() if "score" in row} == {
+    assert {key for key, row in rows.items() if "value" in row} == {
         ("transcribe", "S->T"),
         ("classify", "S->T"),
         ("continue", "T"),
         ("continue", "S->T"),
     }
     for key in (("transcribe", "T->S"), ("classify", "T")):
-        assert rows[key]["left_out"].startswith("not run: ")
+        assert rows[key]["not_run"]
         assert "value" not in rows[key]
-        assert "score" not in rows[key]
     assert said == [line(row) for row in found["rows"]]
     assert len(compare(found["rows"])) == len(rows)
 

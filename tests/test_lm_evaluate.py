@@ -10,11 +10,11 @@ from corpus.grammar import MOODS, TOPICS
 from corpus.miniature import speak_miniature, stories, tell
 from corpus.pairs import sentence_pairs, topical_words, twin_moods, twin_stories, word_pairs
 from corpus.synth import keyed_rng
+from lm.askers import Asking, askers
 from lm.checkpoint import save_model
-from lm.evaluate import evaluate, sentiment_asker, write_results
+from lm.evaluate import evaluate, write_results
 from lm.model import Model, preset
 from lm.pack import Item, Part, read_pack, write_pack
-from lm.stsp import Stsp
 from lm.study import Row, gather, over_seeds, tabulate, tokens_seen, verdict
 from lm.synthetic import NAMES, VOICES, dictionary, make_packs
 from shards.vocabulary import Vocabulary
@@ -149,7 +149,7 @@ def test_results_hold_every_direction_and_all_that_could_move_them(saved, tmp_pa
 
 
 def test_sentiment_is_judged_by_what_its_train_items_teach(saved, tmp_path):
-    directory, vocabulary = saved
+    directory, _ = saved
     items = [
         Item(f"t{n}", (Part(word),), label=word, split="train") for n, word in enumerate(["cat", "dog"] * 3)
     ]
@@ -162,8 +162,8 @@ def test_sentiment_is_judged_by_what_its_train_items_teach(saved, tmp_path):
         "labels": ["cat", "dog"],
     }
     pack = write_pack(tmp_path / "pack", items, name="said", directions=["T"], **facts)
-    asker = sentiment_asker(Stsp(runs=1, new_tokens={"T": 5}))
-    found = evaluate(directory, [pack], None, askers={"continue": asker})["rows"][0]
+    asked = askers(Asking(runs=1, new_tokens={"T": 5}))
+    found = evaluate(directory, [pack], None, askers=asked)["rows"][0]
     assert 0 <= found["low"] <= found["value"] <= found["high"] <= 100
     assert found["prompts"]["value"] == 100.0
     assert "not_run" in evaluate(directory, [pack], None)["rows"][0]
