@@ -39,7 +39,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ORDER = (
     "synth", "ingest", "fit", "units", "pitch", "style", "align", "interleave", "build",
     "mfa", "plan", "report", "card", "phones", "compare", "show", "verify", "export", "doctor",
-    "extend", "train", "generate", "pack", "evaluate", "study", "export-model",
+    "extend", "train", "generate", "pack", "evaluate", "resynthesis", "study", "export-model",
 )  # a command that is not named here is an error of `--help`, not a silent one
 # fmt: on
 

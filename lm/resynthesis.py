@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 
 from corpus.records import SAMPLE_RATE
 from lm.few_shot import error_rate, plain, resampled
@@ -37,10 +38,18 @@ class Recording:
     """One recording to take apart; text and label where they are known."""
 
     id: str
-    path: Path
+    path: Path | None = None
     text: str | None = None
     label: str | None = None
     split: str = "test"
+    wave: np.ndarray | None = None  # (T,) float32 at 16 kHz, in place of a path
+
+    def samples(self) -> np.ndarray:
+        """(T,) float32 at 16 kHz."""
+        if self.wave is not None:
+            return self.wave
+        assert self.path is not None
+        return heard(self.path)
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ class Kept:
 
 def take_apart(recording: Recording, tokenizers: Tokenizers) -> Kept:
     """Tokens of a recording, measured as of an unknown speaker."""
-    wave = heard(recording.path)
+    wave = recording.samples()
     f0, units = extract(wave), tokenizers.units(wave)
     pitch = tokenizers.pitch.encode(f0) if tokenizers.pitch is not None else None
     style = tokenizers.style.encode(wave) if tokenizers.style is not None else None
@@ -268,7 +277,12 @@ def spoken_again(
         return [*rows, {"measure": "WER", "not_run": why}]
     items = [Item(one.recording.id) for one in with_text]
     written = [plain(one.recording.text or "") for one in with_text]
-    heard_first = [plain(write_down(recogniser, one.recording.path)) for one in with_text]
+    heard_first = []
+    with tempfile.TemporaryDirectory() as folder:
+        for one in with_text:
+            path = Path(folder) / "recording.wav"
+            soundfile.write(path, one.recording.samples(), SAMPLE_RATE, subtype="FLOAT")
+            heard_first.append(plain(write_down(recogniser, path)))
     for measure, texts in (("WER", said), ("WER of the recordings", heard_first)):
         found = error_rate(items, written, texts, by="words")
         rows.append({"measure": measure, **{key: found[key] for key in ("value", "low", "high")}})
