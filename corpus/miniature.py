@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from corpus.grammar import MOODS, moody_story, recall_story, short_story
+from corpus.grammar import MOODS, TOPICS, moody_story, recall_story, short_story
 from corpus.synth import keyed_rng, speak_all, speaker
 
 KINDS = ("topics", "moods", "recall")
@@ -27,6 +27,7 @@ def speak_miniature(
     voices: int,
     seed: int,
     kind: str = "topics",
+    topics: int = len(TOPICS),
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a corpus: `manifest.jsonl`, `audio/*.flac` and `text.txt`. The same arguments give the same bytes.
@@ -35,22 +36,29 @@ def speak_miniature(
         told, heard: recordings with and without a transcript.
         written: stories in text.txt, none of them spoken.
         voices: speakers, who take turns.
+        topics: how many of TOPICS stories are on: fewer are learnt sooner.
         kind: "topics", "moods", or "recall": half of the stories on a topic, half of who has what.
 
     Returns:
         The path of manifest.jsonl, which is written last.
     """
-    if kind not in KINDS or min(told, heard, written) < 0 or told + heard < 1 or voices < 1:
+    if (
+        kind not in KINDS
+        or not 2 <= topics <= len(TOPICS)
+        or min(told, heard, written) < 0
+        or told + heard < 1
+        or voices < 1
+    ):
         raise ValueError(
-            f"miniature: need one of {', '.join(KINDS)}, told, heard, written >= 0 and voices >= 1, "
-            f"got {kind!r}, {told}, {heard}, {written} and {voices}"
+            f"miniature: need one of {', '.join(KINDS)}, 2 to {len(TOPICS)} topics, told, heard, written >= 0 and "
+            f"voices >= 1, got {kind!r}, {topics}, {told}, {heard}, {written} and {voices}"
         )
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     speakers = [speaker(number, seed, RATES) for number in range(voices)]
     lines, spoken = [], set[str]()
     for number in range(told + heard):
         voice = speakers[number % voices]
-        text, manner = tell(kind, seed, "speech", number)
+        text, manner = tell(kind, seed, "speech", number, topics)
         spoken.add(text)
         name = f"{voice['speaker']}-{number:05d}"
         # not in one block each: transcripts lie evenly over voices and parts
@@ -69,17 +77,17 @@ def speak_miniature(
         lines[done - 1]["duration_s"] = seconds
         if progress:
             progress(done, len(lines))
-    unspoken = (text for text in stories(kind, seed, "text") if text not in spoken)
+    unspoken = (text for text in stories(kind, seed, "text", topics) if text not in spoken)
     _write(folder / "text.txt", [next(unspoken) for _ in range(written)])
     _write(folder / "manifest.jsonl", [json.dumps(_row(line)) for line in lines])
     return folder / "manifest.jsonl"
 
 
-def tell(kind: str, seed: int, stream: str, number: int) -> tuple[str, str]:
+def tell(kind: str, seed: int, stream: str, number: int, topics: int = len(TOPICS)) -> tuple[str, str]:
     """The text of one story, and the mood it is spoken in ("neutral" for stories on a topic)."""
     rng = keyed_rng("miniature", kind, seed, stream, number)
     if kind == "topics":
-        return short_story(rng).text, "neutral"
+        return short_story(rng, list(TOPICS)[rng.integers(topics)]).text, "neutral"
     if kind == "recall":
         recalled = recall_story(rng)
         return f"{recalled.context} {recalled.ending}" if number % 2 else short_story(rng).text, "neutral"
@@ -90,11 +98,11 @@ def tell(kind: str, seed: int, stream: str, number: int) -> tuple[str, str]:
     return f"{story.plain} {story.ending}", story.mood
 
 
-def stories(kind: str, seed: int, stream: str) -> Iterator[str]:
+def stories(kind: str, seed: int, stream: str, topics: int = len(TOPICS)) -> Iterator[str]:
     """Stories without end."""
     number = 0
     while True:
-        yield tell(kind, seed, stream, number)[0]
+        yield tell(kind, seed, stream, number, topics)[0]
         number += 1
 
 

@@ -106,15 +106,25 @@ class Twins(NamedTuple):
 
 
 def twin_stories(
-    rng: np.random.Generator, count: int, *, short: bool, avoid: frozenset[str] = frozenset(), draws: int = 12
+    rng: np.random.Generator,
+    count: int,
+    *,
+    short: bool,
+    topics: int = len(TOPICS),
+    avoid: frozenset[str] = frozenset(),
+    draws: int = 12,
 ) -> list[Twins]:
     """Pairs of stories whose endings are of about one length; no story is in `avoid`, none comes twice.
 
     Args:
         short: stories of `short_story`, else of `story`.
+        topics: how many of TOPICS they are on.
         draws: candidates for the second story, of which the one with the likest ending is taken.
     """
-    tell = short_story if short else story
+
+    def tell(rng: np.random.Generator) -> Story:
+        return (short_story if short else story)(rng, list(TOPICS)[rng.integers(topics)])
+
     found: list[Twins] = []
     seen = set(avoid)
     while len(found) < count:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from corpus.grammar import MOODS, recall_story
+from corpus.grammar import MOODS, TOPICS, recall_story
 from corpus.miniature import RATES, spoken_as
 from corpus.pairs import sentence_pairs, twin_moods, twin_stories, word_pairs
 from corpus.synth import keyed_rng, speak_all, speaker
@@ -43,8 +43,8 @@ FACTS = {"version": VERSION, "licence": "CC0-1.0", "source": "corpus.grammar, sp
 class Recorder:
     """Collects what is to be spoken; `speak` speaks all of it in one process."""
 
-    def __init__(self, seed: int, pack: str):
-        self.seed, self.pack = seed, pack
+    def __init__(self, seed: int, pack: str, topics: int = len(TOPICS)):
+        self.seed, self.pack, self.topics = seed, pack, topics
         self.lines: list[dict[str, Any]] = []
 
     def say(self, name: str, text: str, voice: int, mood: str = "neutral") -> Part:
@@ -92,7 +92,9 @@ def sentences(say: Recorder, count: int, known: frozenset[str]) -> Plan:
 def stories(say: Recorder, count: int, known: frozenset[str], short: bool = True) -> Plan:
     """Two endings, two contexts: each pair of stories gives two items."""
     items = []
-    told = twin_stories(keyed_rng("pack", say.seed, "stories"), count, short=short, avoid=known)
+    told = twin_stories(
+        keyed_rng("pack", say.seed, "stories"), count, short=short, topics=say.topics, avoid=known
+    )
     for number, twins in enumerate(told):
         contexts, endings = [], []
         for side, story in zip("ab", twins, strict=True):
@@ -205,6 +207,7 @@ def make_packs(
     names: Sequence[str] = NAMES,
     items: int = 100,
     seed: int = 1,
+    topics: int = len(TOPICS),
     avoid: frozenset[str] = frozenset(),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Pack]:
@@ -213,13 +216,14 @@ def make_packs(
     Args:
         items: pairs (of words, sentences, stories or moods) in a pack; beginnings in a pack to continue.
         seed: of everything; the study draws training, development and test with different ones.
+        topics: how many of TOPICS the stories are on.
         avoid: stories that were trained on.
     """
     unknown = sorted(set(names) - set(MAKERS))
     if unknown or items < 1:
         raise ValueError(f"packs: need items >= 1 and some of {', '.join(NAMES)}, got {items} and {unknown}")
     known = avoid | dictionary() if "words" in names else avoid
-    asked: dict[str, Any] = {"asked": {"items": items, "seed": seed, "avoid": len(avoid)}}
+    asked: dict[str, Any] = {"asked": {"items": items, "seed": seed, "topics": topics, "avoid": len(avoid)}}
     found: dict[str, Pack] = {}
     plans: dict[str, Plan] = {}
     lines: list[dict[str, Any]] = []
@@ -228,7 +232,7 @@ def make_packs(
         if standing is not None:
             found[name] = standing
             continue
-        recorder = Recorder(seed, name)
+        recorder = Recorder(seed, name, topics)
         plans[name] = MAKERS[name](recorder, items, known)
         lines += recorder.lines
         (folder / name / "audio").mkdir(parents=True, exist_ok=True)
