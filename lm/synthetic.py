@@ -43,13 +43,21 @@ FACTS = {"version": VERSION, "licence": "CC0-1.0", "source": "corpus.grammar, sp
 class Recorder:
     """Collects what is to be spoken; `speak` speaks all of it in one process."""
 
-    def __init__(self, seed: int, pack: str, topics: int = len(TOPICS)):
+    def __init__(
+        self,
+        seed: int,
+        pack: str,
+        topics: int = len(TOPICS),
+        voices: Sequence[int] = VOICES,
+        voice_seed: int = 0,
+    ):
         self.seed, self.pack, self.topics = seed, pack, topics
+        self.voices = [speaker(number, voice_seed, RATES) for number in voices]
         self.lines: list[dict[str, Any]] = []
 
     def say(self, name: str, text: str, voice: int, mood: str = "neutral") -> Part:
-        """A part that is written and will be spoken by one of VOICES."""
-        made = speaker(VOICES[voice % len(VOICES)], self.seed, RATES)
+        """A part that is written and will be spoken by one of the voices."""
+        made = self.voices[voice % len(self.voices)]
         audio = f"audio/{name}.flac"
         line = {"id": f"{self.pack}-{name}", "audio": f"{self.pack}/{audio}", "text": text, **made}
         self.lines.append(line | spoken_as(made, mood))
@@ -208,6 +216,7 @@ def make_packs(
     items: int = 100,
     seed: int = 1,
     topics: int = len(TOPICS),
+    voices: Sequence[int] = VOICES,
     avoid: frozenset[str] = frozenset(),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Pack]:
@@ -217,13 +226,16 @@ def make_packs(
         items: pairs (of words, sentences, stories or moods) in a pack; beginnings in a pack to continue.
         seed: of everything; the study draws training, development and test with different ones.
         topics: how many of TOPICS the stories are on.
+        voices: numbers of speakers; those of a training corpus, to see what unheard voices cost.
         avoid: stories that were trained on.
     """
     unknown = sorted(set(names) - set(MAKERS))
     if unknown or items < 1:
         raise ValueError(f"packs: need items >= 1 and some of {', '.join(NAMES)}, got {items} and {unknown}")
     known = avoid | dictionary() if "words" in names else avoid
-    asked: dict[str, Any] = {"asked": {"items": items, "seed": seed, "topics": topics, "avoid": len(avoid)}}
+    asked: dict[str, Any] = {
+        "asked": {"items": items, "seed": seed, "topics": topics, "voices": list(voices), "avoid": len(avoid)}
+    }
     found: dict[str, Pack] = {}
     plans: dict[str, Plan] = {}
     lines: list[dict[str, Any]] = []
@@ -232,7 +244,7 @@ def make_packs(
         if standing is not None:
             found[name] = standing
             continue
-        recorder = Recorder(seed, name, topics)
+        recorder = Recorder(seed, name, topics, voices)
         plans[name] = MAKERS[name](recorder, items, known)
         lines += recorder.lines
         (folder / name / "audio").mkdir(parents=True, exist_ok=True)
