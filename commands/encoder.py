@@ -29,8 +29,16 @@ SOURCE = click.Path(exists=True, path_type=Path)
 )
 @click.option("--device", help="In place of the file's: cpu, cuda.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint, exactly.")
+@click.option(
+    "--stop-after", type=click.IntRange(min=1), help="Stop at this step with a checkpoint; rates stay."
+)
 def fit_encoder(
-    sources: tuple[Path, ...], output: Path, config: Path | None, resume: bool, **said: Any
+    sources: tuple[Path, ...],
+    output: Path,
+    config: Path | None,
+    resume: bool,
+    stop_after: int | None,
+    **said: Any,
 ) -> dict[str, Any]:
     """Pre-train a compact HuBERT.
 
@@ -61,7 +69,7 @@ def fit_encoder(
         ]
         say(f"step {line['step']}  {line['seconds']:.0f} s  loss {line['loss']:.3f}  {'  '.join(shares)}")
 
-    summary = pretrain(recordings, settings, output, resume=resume, progress=progress)
+    summary = pretrain(recordings, settings, output, resume=resume, stop_after=stop_after, progress=progress)
     return {
         "encoder": str(output),
         "steps": summary["steps"],

@@ -48,7 +48,7 @@ class CorpusSettings:
 class UnitsSettings:
     """[units]: audio to discrete units."""
 
-    encoder: str = "mfcc"  # or "compact", or a directory or hub name in Hugging Face HuBERT format
+    encoder: str = "compact"  # or "mfcc", or a directory or hub name in Hugging Face HuBERT format
     layer: int = -1  # transformer block whose output is taken; -1 is the last one
     dtype: str = "float32"  # or "bfloat16", "float16"; "auto": bfloat16 if next to no unit differs here
     device: str = "cpu"
