@@ -54,6 +54,7 @@ class Acoustics:
     tail: seconds that a word may sound on after its last token's last frame.
     weights: hash of the weights.
     english: whether it knows English alone.
+    edge: sample at which the first frame's share of the sound begins; None: a hop around the centre of what it sees.
     """
 
     listen: Listen
@@ -65,6 +66,12 @@ class Acoustics:
     tail: float
     weights: str = ""
     english: bool = False
+    edge: float | None = None
+
+    @property
+    def begin(self) -> float:
+        """Sample at which the first frame's share of the sound begins."""
+        return (self.receptive - self.hop) / 2 if self.edge is None else self.edge
 
     @property
     def rate(self) -> float:
@@ -96,13 +103,17 @@ def load_compact() -> Acoustics:
         raise ValueError(
             f"ctc.model {COMPACT}: no weights at {compact.MODEL}; `python -m aligners.compact` learns them"
         )
+    encoder, _, _ = compact.bundled()
+    windows = Quarters(None, encoder.hop, encoder.minimum, None, False, "cpu")  # type: ignore[arg-type]
 
     def listen(waveforms: Sequence[np.ndarray], hearing: Hearing) -> Iterator[np.ndarray]:
-        window = max(1, round(hearing.window * SAMPLE_RATE / compact.HOP))
-        return (compact.listen(waveform, window) for waveform in waveforms)
+        return (heard.reshape(-1, heard.shape[-1]) for heard in windows(waveforms, hearing))
 
     spell = lambda word, language: compact.spell(word)  # noqa: E731
-    return Acoustics(listen, spell, 0, None, compact.HOP, compact.HOP, 0.0, compact.identity(), True)
+    return Acoustics(
+        listen, spell, 0, None, compact.HOP, encoder.minimum, 0.0, compact.identity(),
+        english=True, edge=encoder.centre - encoder.hop / 2,
+    )  # fmt: skip
 
 
 def load_bundle(name: str, device: str, romanise: bool | None) -> Acoustics:
@@ -314,6 +325,16 @@ class Windows:
         with torch.inference_mode():
             heard = self.forward(waves.to(self.device), None if equal else lengths.to(self.device))
             return list(torch.log_softmax(heard.float(), -1).cpu().numpy())
+
+
+class Quarters(Windows):
+    """Windows of `compact`: (F, quarters, C) log probabilities."""
+
+    def scores(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
+        from aligners import compact
+
+        heard = [compact.listen(piece) for piece in pieces]
+        return [one.reshape(-1, compact.QUARTERS, one.shape[1]) for one in heard]
 
 
 class Cut(NamedTuple):

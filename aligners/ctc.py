@@ -275,11 +275,10 @@ def best_states(log_probs: np.ndarray, tokens: np.ndarray, blank: int) -> np.nda
 def to_times(
     spans: Sequence[Span], spoken: Sequence[str], acoustics: Acoustics, seconds: float
 ) -> Iterator[Timed]:
-    """Seconds of every word; a frame stands for one hop around the centre of what it sees."""
-    shift = (acoustics.receptive - acoustics.hop) / 2
+    """Seconds of every word."""
 
     def time(frame: float) -> float:
-        return min(max(0.0, (frame * acoustics.hop + shift) / SAMPLE_RATE), seconds)
+        return min(max(0.0, (frame * acoustics.hop + acoustics.begin) / SAMPLE_RATE), seconds)
 
     for place, (span, word) in enumerate(zip(spans, spoken, strict=True)):
         following = time(spans[place + 1].first) if place + 1 < len(spans) else seconds

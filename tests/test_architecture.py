@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "corpus": set(),
     "units": {"corpus"},
-    "aligners": {"corpus"},
+    "aligners": {"corpus", "units"},
     "shards": {"corpus"},
     "lm": {"shards", "units", "corpus"},
     "pipelines": {"corpus", "units", "aligners", "shards"},
