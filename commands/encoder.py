@@ -20,7 +20,7 @@ SOURCE = click.Path(exists=True, path_type=Path)
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the encoder."
 )
-@click.option("--config", type=FILE, help="TOML file, see config/encoder.toml.")
+@click.option("--config", type=FILE, help="TOML file, see config/encoder/pure.toml.")
 @click.option("--steps", type=click.IntRange(min=1), help="In place of the file's.")
 @click.option("--seed", type=int, help="In place of the file's.")
 @click.option("--phones", type=FILE, help="Learn phones too: a file of `wordweave phones`.")

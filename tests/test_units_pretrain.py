@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from units.augment import AugmentSettings, at_speed, disturbed, make_noises
 from units.encoders import load_encoder
 from units.pretrain import (
+    CosineHead,
     NetworkSettings,
     PretrainSettings,
     Recording,
@@ -257,3 +258,21 @@ def test_noise_lies_as_far_below_speech_as_drawn():
 def test_frames_follow_from_kernels_and_strides():
     assert frame_geometry(NetworkSettings()).hop == 640
     assert frame_geometry(NetworkSettings()).minimum == 1680
+
+
+def test_every_recipe_in_config_reads_and_the_pure_one_says_the_defaults():
+    from pathlib import Path
+
+    from commands.encoder import read_pretraining
+
+    folder = Path(__file__).resolve().parent.parent / "config" / "encoder"
+    assert read_pretraining(folder / "pure.toml", {}) == PretrainSettings()
+    for path in folder.glob("compact-*.toml"):
+        assert read_pretraining(path, {"phones": "phones.jsonl"}).targets["phones"] == 40
+
+
+def test_a_cosine_head_hears_direction_alone():
+    head = CosineHead(8, 3)
+    features = torch.randn(2, 5, 8)
+    assert torch.allclose(head(features), head(7 * features), atol=1e-5)
+    assert head(features).abs().max() <= 10 + 1e-4

@@ -58,7 +58,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """Settings of `pretrain`; as TOML in config/encoder.toml."""
+    """Settings of `pretrain`; as TOML in config/encoder/pure.toml."""
 
     targets: dict[str, int] = field(default_factory=lambda: {"logmel": 100, "mfcc": 200})
     phones: str = ""  # file of phones, for the target of that name
