@@ -10,11 +10,13 @@ from jinja2 import Environment, PackageLoader
 
 from corpus import files
 from pipelines.build import codebook_path, drawn_speech, open_codebook, part_names, recall, units_dtype
+from pipelines.compare import with_noise
 from pipelines.settings import Settings
 from pipelines.stage import marker, sha256, write_atomically
 from units.encode import encode_units
 from units.quality import Usage, phone_quality, phones_at_frames
 
+NOISE = (20.0, 10.0)  # dB
 ORIGIN = ("encoder", "imported", "frames", "seed", "seeding", "iterations", "restarts", "faiss", "fitted_on")
 
 PATIENCE = 5  # utterances without phones after which the aligner is taken to have none
@@ -57,6 +59,7 @@ def write_card(build: Path, *, phones: int = 50) -> dict[str, Any]:
         "inertia": against_reference(fitted),
         "units": {**usage.card(encoder.frame_rate), "utterances_without": rejected},
         "phones": phone_numbers(build, settings, encoder, codebook, phones),
+        "stability": stability(build, encoder, codebook),
     }
     folder = build / "codebooks"
     write_atomically(folder / "units.json", json.dumps(said, indent=1, sort_keys=True).encode())
@@ -73,6 +76,23 @@ def against_reference(fitted: dict[str, float] | None) -> dict[str, Any]:
         return {"left_out": "this codebook was not fitted here"}
     own, second = fitted["own"], fitted["second seed"]
     return {"own": own, "second_seed": second, "ratio": own / second if second else 1.0}
+
+
+def stability(build: Path, encoder: Any, codebook: Any, count: int = 20) -> dict[str, Any]:
+    """Share of frames that keep their unit in white noise and at other gains, on some utterances of the build."""
+    waves = [wave for _, wave in drawn_speech(build, count, "units")]
+    clean = np.concatenate([np.zeros(0, np.int32), *encode_units(encoder, codebook, waves)])
+    if not len(clean):
+        return {"left_out": "no utterance has units"}
+    changed = {f"{snr:g} dB": [with_noise(wave, snr, i) for i, wave in enumerate(waves)] for snr in NOISE}
+    changed |= {
+        f"{gain:+g} dB gain": [wave * np.float32(10 ** (gain / 20)) for wave in waves] for gain in (6, -6)
+    }
+    same = {
+        name: float(np.mean(np.concatenate(encode_units(encoder, codebook, heard)) == clean))
+        for name, heard in changed.items()
+    }
+    return {"utterances": len(waves), "same": same}
 
 
 def phone_numbers(build: Path, settings: Settings, encoder: Any, codebook: Any, count: int) -> dict[str, Any]:
