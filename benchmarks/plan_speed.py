@@ -2,8 +2,8 @@
 
     python -m benchmarks.plan_speed [--parts 1000000]
 
-The manifest and the done markers are written first, as a build would have left them; then a process of its own plans the
-units stage. Every thousandth part is stale, for another setting.
+The manifest and the done markers are written first, as a build would have left them; then a process of its own plans
+the units stage. Every thousandth part is stale, for another setting.
 """
 
 import argparse
@@ -15,6 +15,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.stages import EncodeUnits
 
 ROOT = Path(__file__).resolve().parent.parent
 SHA = "0123456789abcdef" * 4
@@ -52,7 +56,7 @@ def write_build(build: Path, parts: int) -> None:
         os.close(os.open(f"{build}/{task.output}", os.O_CREAT | os.O_WRONLY))
 
 
-def stage(dtype: str = "float32"):  # noqa: ANN201
+def stage(dtype: str = "float32") -> "EncodeUnits":
     """A units stage; what its models are does not matter here."""
     from pipelines.stages import EncodeUnits
 
