@@ -59,8 +59,8 @@ SHORT = {"T": 16, "S->T": 16, "T->S": 60, "S": 60}
 )
 def evaluate(
     build: Path, model: Path | None, packs: tuple[Path, ...], items: int, split: str, batch_tokens: int, eos: bool,
-    task: bool, shots: int | None, runs: int | None, vocoder: str | None, recogniser: str | None, stop: Path | None,
-    judge_text: Path | None, judge_speech: Path | None, compare: bool, output: Path | None,
+    task: bool, shots: int | None, runs: int | None, batch: int, vocoder: str | None, recogniser: str | None,
+    stop: Path | None, judge_text: Path | None, judge_speech: Path | None, compare: bool, output: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a model on packs.
 
@@ -83,7 +83,7 @@ def evaluate(
         read = list(make_packs(build / "evaluation" / "packs", items=items, say=say).values())
     listen = listener(build)
     asking = Asking(
-        shots, runs or (3 if packs else 1), new_tokens=None if packs else SHORT, task=task,
+        shots, runs or (3 if packs else 1), new_tokens=None if packs else SHORT, batch=batch, task=task,
         stop=listen(stop) if stop else "", vocoder=vocoder, recogniser=recogniser,
         text_judge=judge_text, speech_judge=judge_speech,
     )  # fmt: skip

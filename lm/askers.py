@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 from lm.evaluate import Asker
 from lm.few_shot import PAPER, ask
 from lm.model import Model
 from lm.pack import DIRECTIONS, Pack, as_prompt
-from lm.sentiment import Judge, learn, open_speech, open_text
+from lm.sentiment import learn, open_speech, open_text
 from lm.stsp import Stsp, joined, preserve
 from shards.vocabulary import Vocabulary
 
@@ -22,7 +21,7 @@ class Asking:
     shots: int | None = None  # None: as the paper, and none for sentiment
     runs: int = 3  # of sentiment, averaged
     new_tokens: Mapping[str, int] | None = None  # of a continuation, by direction; None: as the paper
-    batch: int = 50
+    batch: int = 32
     seed: int = 0
     task: bool = False  # ask with [ASR] and [TTS]
     stop: str = ""  # units of a spoken "stop"
@@ -64,9 +63,9 @@ def askers(asking: Asking = Asking()) -> dict[str, Asker]:
     return {"transcribe": few_shot, "classify": few_shot, "continue": sentiment}
 
 
-def judges_of(pack: Pack, direction: str, heard: Mapping[str, str], asking: Asking) -> dict[str, Judge] | str:
+def judges_of(pack: Pack, direction: str, heard: Mapping[str, str], asking: Asking) -> dict[str, Any] | str:
     """The judges of a direction's two modalities, or why there is none."""
-    found: dict[str, Judge] = {}
+    found: dict[str, Any] = {}
     train = pack.of("train")
     for modality in set(DIRECTIONS[direction]):
         named = asking.text_judge if modality == "text" else asking.speech_judge
@@ -75,7 +74,8 @@ def judges_of(pack: Pack, direction: str, heard: Mapping[str, str], asking: Aski
         elif named is not None and asking.vocoder is None:
             return "a classifier of recordings judges a model's speech through a vocoder, none was named"
         elif named is not None:
-            found["speech"] = open_speech(named, pack.labels, vocoder=asking.vocoder, work=Path(gettempdir()))
+            judge = open_speech(named, pack.labels, vocoder=asking.vocoder)
+            found |= {"speech": judge, "recordings": judge}
         else:
             sayings = [joined(as_prompt(item.context, modality, heard)) for item in train
                        if all(part.has(modality) for part in item.context)]  # fmt: skip

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,7 @@ def open_text(folder: str | Path, labels: Sequence[str], *, batch: int = 16) -> 
 
 
 def open_speech(
-    folder: str | Path, labels: Sequence[str], *, vocoder: str | None, work: Path
+    folder: str | Path, labels: Sequence[str], *, vocoder: str | None
 ) -> Callable[[Sequence[str | Path]], list[str | None]]:
     """A Hugging Face audio classifier from a directory: of recordings, or of token strings through a vocoder.
 
@@ -156,6 +157,7 @@ def open_speech(
 
     model, extractor = _opened(folder, AutoModelForAudioClassification, AutoFeatureExtractor)
     said = _label_map(folder, model, labels)
+    work = TemporaryDirectory()  # gone with the judge
 
     def judge(saying: str | Path) -> str | None:
         if isinstance(saying, str):
@@ -165,7 +167,7 @@ def open_speech(
                 raise ValueError(
                     "classifier: an audio classifier judges speech tokens through a vocoder, none named"
                 )
-            saying = speak(vocoder, saying, work / "spoken.wav")
+            saying = speak(vocoder, saying, Path(work.name) / "spoken.wav")
         inputs = extractor(heard(saying), sampling_rate=SAMPLE_RATE, return_tensors="pt")
         with torch.inference_mode():
             return said[int(model(**inputs).logits.argmax(-1))]

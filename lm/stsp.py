@@ -59,7 +59,8 @@ def preserve(
 
     Args:
         heard: unit names of the pack's recordings.
-        judges: "text" and "speech" -> who judges a text or a token string.
+        judges: "text" and "speech" -> who judges a text or a token string; and, of prompts, "recordings" -> who judges
+            a path, where there is one.
 
     Returns:
         JSON-able: `value` in per cent with its 95 % interval over items, by label, how often the judges are right on
@@ -123,7 +124,7 @@ def preserve(
             if any(item.label == label for item in items)
         },
         "unjudged": unjudged,
-        "prompts": on_prompts(items, first, heard, judges),
+        "prompts": on_prompts(pack, items, first, heard, judges),
         "examples": [one.ids for one in shown],
         "continuations": told,
     }
@@ -219,11 +220,16 @@ def joined(said: Sequence[tuple[str, str]]) -> str:
 
 
 def on_prompts(
-    items: Sequence[Item], modality: str, heard: Mapping[str, str], judges: Mapping[str, Judge]
+    pack: Pack, items: Sequence[Item], modality: str, heard: Mapping[str, str], judges: Mapping[str, Any]
 ) -> dict[str, Any]:
     """How often the judge of a modality hears the label in the prompts themselves, in per cent."""
-    said = judges[modality]([joined(as_prompt(item.context, modality, heard)) for item in items])
+    recorded = all(item.context[0].audio for item in items)
+    what = "recordings" if modality == "speech" and "recordings" in judges and recorded else modality
+    if what == "recordings":
+        said = judges[what]([pack.folder / (item.context[0].audio or "") for item in items])
+    else:
+        said = judges[what]([joined(as_prompt(item.context, modality, heard)) for item in items])
     value, low, high = interval(
         [float(a == item.label) for a, item in zip(said, items, strict=True)], len(items)
     )
-    return {"modality": modality, "value": value, "low": low, "high": high}
+    return {"judged": what, "value": value, "low": low, "high": high}

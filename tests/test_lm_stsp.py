@@ -11,7 +11,7 @@ from lm_toy import toy_vocabulary
 from lm.model import Model, preset
 from lm.pack import Item, Part, write_pack
 from lm.sentiment import learn, open_speech, open_text, pieces, sentiment
-from lm.stsp import Stsp, asked_of, examples, preserve
+from lm.stsp import Stsp, asked_of, examples, on_prompts, preserve
 
 LABELS = ("negative", "neutral", "positive")
 WORDS = {"negative": "dog ran", "neutral": "a mat", "positive": "eat fish"}
@@ -143,6 +143,16 @@ def test_shots_that_cannot_be_had_are_refused(moods, judges, vocabulary):
         examples(moods, "T", {}, deaf, Stsp(shots=3))
 
 
+def test_a_judge_of_recordings_hears_the_prompts_themselves(moods):
+    items = [
+        Item("a", (Part("x", "audio/a.wav"),), label="positive"),
+        Item("b", (Part("y", "b.wav"),), label="neutral"),
+    ]
+    judges = {"recordings": lambda paths: ["positive" if "audio" in str(path) else None for path in paths]}
+    found = on_prompts(moods, items, "speech", {}, judges)
+    assert (found["judged"], found["value"]) == ("recordings", 50.0)
+
+
 def test_a_random_model_is_judged_in_every_direction(vocabulary, moods, judges):
     torch.manual_seed(0)
     model = Model(preset("pico", vocabulary.padded_size)).eval()
@@ -251,11 +261,11 @@ def test_a_hugging_face_audio_classifier_judges_recordings_and_tokens_through_a_
     soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
     vocoder = tmp_path / "vocoder.py"
     vocoder.write_text(f"import shutil, sys; shutil.copyfile({str(tmp_path / 'a.wav')!r}, sys.argv[1])")
-    judge = open_speech(tmp_path / "judge", LABELS, vocoder=f"{sys.executable} {vocoder}", work=tmp_path)
+    judge = open_speech(tmp_path / "judge", LABELS, vocoder=f"{sys.executable} {vocoder}")
     with torch.inference_mode():
         best = int(model(**extractor(wave, sampling_rate=16_000, return_tensors="pt")).logits.argmax())
     own = ("negative", "neutral", "positive")[best]
     assert judge([tmp_path / "a.wav", "[Hu1][Hu2]", ""]) == [own, own, None]
-    mute = open_speech(tmp_path / "judge", LABELS, vocoder=None, work=tmp_path)
+    mute = open_speech(tmp_path / "judge", LABELS, vocoder=None)
     with pytest.raises(ValueError, match="judges speech tokens through a vocoder, none named"):
         mute(["[Hu1]"])
