@@ -4,9 +4,9 @@
     python benchmarks/style.py --train FOLDER      # fit the bundled codebook: FOLDER/style.safetensors, style.json
 
 Recorded speech is looked for where WORDWEAVE_SPEECH says (default ../shared/speech): `emotion/` is EmoDB, 80 German
-clips of 2 s of six actors; `unlabelled/` and `dev/` are read speech. For each actor the weights of features, the
-codebook and the classifiers come from all other speakers; what is taken of the actor is the mean over all clips, which
-needs no labels.
+clips of 2 s of six actors; `unlabelled/` and `dev/` are read speech. For each actor the codebook (with the classifier
+that places seconds in it) and the classifiers that read its tokens come from all other speakers; what is taken of the
+actor is the mean over all clips, which needs no labels.
 
 - emotion: five classes (neutral, angry, fear, happy, bored), arousal: angry, happy, fear against neutral, bored, sad;
   unweighted average recall (UAR) over all clips. A clip is the mean of its tokens' centroids, the classifier logistic
@@ -70,10 +70,10 @@ def read(cache: Path | None) -> list[dict[str, Any]]:
 
 
 def fitted(
-    rows: list[dict[str, Any]], *, clusters: int, seed: int, weighted: bool = True
+    rows: list[dict[str, Any]], *, clusters: int, seed: int, placed: bool = True
 ) -> style.StyleTokenizer:
-    """A tokenizer from these rows; features count as much as they tell the emotions apart."""
-    styles = [row.get("emotion") for row in rows] if weighted else None
+    """A tokenizer from these rows; seconds are placed among the emotions, or by their features alone."""
+    styles = [row.get("emotion") for row in rows] if placed else None
     return style.fit(
         [row["windows"] for row in rows],
         [row["speaker"] for row in rows],
@@ -92,8 +92,22 @@ def joined(left: dict[str, Any], right: dict[str, Any]) -> tuple[np.ndarray, F0]
     return waveform, F0(hertz, voiced)
 
 
+Seam = tuple[dict[str, Any], dict[str, Any], np.ndarray]
+
+
+def read_seams(rows: list[dict[str, Any]]) -> list[Seam]:
+    """Every two clips of one actor, and the features of the four seconds of both in one waveform."""
+    acted = [row for row in rows if row["set"] == "emotion"]
+    return [
+        (left, right, style.pool(*joined(left, right)))
+        for left in acted
+        for right in acted
+        if left is not right and left["speaker"] == right["speaker"]
+    ]
+
+
 def leave_one_out(
-    rows: list[dict[str, Any]], units: dict[str, np.ndarray], **settings: Any
+    rows: list[dict[str, Any]], units: dict[str, np.ndarray], joins: list[Seam], **settings: Any
 ) -> dict[str, float]:
     """Every number of the table, for one seed."""
     from sklearn.metrics import roc_auc_score
@@ -117,8 +131,7 @@ def leave_one_out(
         made = {row["id"]: tokenizer.assign(row["seconds"], means[row["speaker"]]) for row in acted}
         tokens = {name: tokenizer.centroids[found].mean(axis=0) for name, found in made.items()}
         own = {
-            row["id"]: tokenizer.normalise(row["seconds"], means[row["speaker"]]).mean(axis=0)
-            for row in acted
+            row["id"]: tokenizer.place(row["seconds"], means[row["speaker"]]).mean(axis=0) for row in acted
         }
         train = [row for row in acted if row["speaker"] != speaker]
         test = [row for row in acted if row["speaker"] == speaker]
@@ -127,16 +140,14 @@ def leave_one_out(
             ask(f"{name} emotion", x, *five, lambda row: row["emotion"])
             two = [[row for row in part if row["emotion"] in AROUSED] for part in (train, test)]
             ask(f"{name} arousal", x, *two, lambda row: AROUSED[row["emotion"]])
-        for left in test:
-            for right in test:
-                if left is right:
-                    continue
-                features = style.pool(*joined(left, right))
-                places = tokenizer.centroids[tokenizer.assign(features, means[speaker])]
-                wide = np.linalg.norm(places[:2].mean(axis=0) - places[2:4].mean(axis=0))
-                near = np.linalg.norm(places[1] - places[2])
-                crossing = AROUSED.get(left["emotion"]) != AROUSED.get(right["emotion"])
-                seams.append((left["emotion"] != right["emotion"], crossing, wide, near))
+        for left, right, features in joins:
+            if left["speaker"] != speaker:
+                continue
+            places = tokenizer.centroids[tokenizer.assign(features, means[speaker])]
+            wide = np.linalg.norm(places[:2].mean(axis=0) - places[2:4].mean(axis=0))
+            near = np.linalg.norm(places[1] - places[2])
+            crossing = AROUSED.get(left["emotion"]) != AROUSED.get(right["emotion"])
+            seams.append((left["emotion"] != right["emotion"], crossing, wide, near))
     differs, crossing, wide, near = (np.array(column) for column in zip(*seams, strict=True))
     clear = crossing | ~differs
     whole = fitted(rows, **settings)
@@ -202,11 +213,7 @@ def train(rows: list[dict[str, Any]], folder: Path, *, clusters: int, seed: int)
         provenance=said,
     )
     tokenizer.save(folder / "style.safetensors")
-    told = {
-        **tokenizer.provenance,
-        "weights": dict(zip(style.FEATURES, tokenizer.weights.round(3).tolist(), strict=True)),
-    }
-    (folder / "style.json").write_text(json.dumps(told, indent=1) + "\n")
+    (folder / "style.json").write_text(json.dumps(tokenizer.provenance, indent=1) + "\n")
 
 
 def main() -> None:
@@ -218,7 +225,7 @@ def main() -> None:
     )
     parser.add_argument("--cache", type=Path, help="folder that keeps F0 between runs")
     parser.add_argument("--clusters", type=int, default=style.CODES)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of k-means to average over")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of k-means to average over")
     arguments = parser.parse_args()
     if not (SPEECH / "emotion" / "manifest.jsonl").exists():
         sys.exit(f"no recorded speech at {SPEECH}; set WORDWEAVE_SPEECH")
@@ -227,26 +234,31 @@ def main() -> None:
         train(rows, arguments.train, clusters=arguments.clusters, seed=0)
         return
     start = time.process_time()
-    units = unit_histograms(rows, arguments.clusters, 0)
-    runs = [
-        leave_one_out(rows, units, clusters=arguments.clusters, seed=seed, weighted=weighted)
-        for weighted in (True, False)
-        for seed in range(arguments.seeds)
+    units, joins = unit_histograms(rows, arguments.clusters, 0), read_seams(rows)
+    table(rows, units, joins, clusters=arguments.clusters, seeds=arguments.seeds)
+    print(f"{time.process_time() - start:.0f} s of CPU time")
+
+
+def table(
+    rows: list[dict[str, Any]], units: dict[str, np.ndarray], joins: list[Seam], *, clusters: int, seeds: int
+) -> None:
+    """Print every number for both kinds of place, mean over seeds (least to most)."""
+    kinds = [
+        [
+            leave_one_out(rows, units, joins, clusters=clusters, seed=seed, placed=placed)
+            for seed in range(seeds)
+        ]
+        for placed in (True, False)
     ]
-    kinds = runs[: arguments.seeds], runs[arguments.seeds :]
-    print(
-        f"80 clips, 6 speakers, {arguments.clusters} codes, mean of {arguments.seeds} seeds (least to most)"
-    )
-    print(f"{'':34}{'weighted features':>26}{'all count alike':>26}")
-    for name in runs[0]:
+    print(f"80 clips, 6 speakers, {clusters} codes, mean of {seeds} seeds (least to most)")
+    print(f"{'':34}{'placed among styles':>26}{'by features alone':>26}")
+    for name in kinds[0][0]:
         cells = []
         for kind in kinds:
             values = [run[name] for run in kind]
             cells.append(f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
         print(f"{name:34}" + "".join(f"{cell:>26}" for cell in cells))
-    print(
-        f"\nchance: emotion 0.20, arousal 0.50, speaker 0.17; {time.process_time() - start:.0f} s of CPU time"
-    )
+    print("\nchance: emotion 0.20, arousal 0.50, speaker 0.17")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from pipelines.together import run_together
 from units import pitch as pitches
 from units import style as styles
 from units.f0 import F0, extract, identity
-from units.style import ENOUGH, FEATURES, Wav2Vec2Style
+from units.style import ENOUGH, FEATURES
+from units.wav2vec2 import Wav2Vec2Style
 
 PROSODY = pa.schema(
     [
@@ -320,7 +321,7 @@ def fit_pitch(build: Path, settings: Settings, engine: Engine, *, say: Say = lam
 
 
 def fit_style(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> Path:
-    """Cluster seconds drawn from every part; features are weighted as in the bundled codebook."""
+    """Cluster seconds drawn from every part; they are placed among the styles of the bundled one."""
     wanted, path = fit_key(build, settings, engine, "style")
     if wanted is None:
         return path
@@ -333,7 +334,7 @@ def fit_style(build: Path, settings: Settings, engine: Engine, *, say: Say = lam
     assert isinstance(bundled, styles.StyleTokenizer)
     say(f"fit style: k-means of {sum(map(len, features))} seconds into {settings.style.clusters} clusters")
     made = styles.fit(
-        features, names, weights=bundled.weights, clusters=settings.style.clusters, seed=settings.style.seed
+        features, names, like=bundled, clusters=settings.style.clusters, seed=settings.style.seed
     )
     return keep(made, path, wanted)
 

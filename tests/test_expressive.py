@@ -134,7 +134,7 @@ def test_a_second_run_does_nothing_and_another_model_redoes_its_own_table(built,
         assert step(folder, said, engine)["done"] == 0
     assert hashes(folder) == before
     found = style.load()
-    other = style.StyleTokenizer(found.corpus_mean + 1, found.deviation, found.weights, found.codebook)
+    other = style.StyleTokenizer(found.corpus_mean + 1, found.deviation, found.classifier, found.codebook)
     other.save(folder / "codebooks" / "style.safetensors")
     assert expressive.pitch(folder, said, engine)["done"] == 0
     assert expressive.style(folder, said, engine)["done"] > 0

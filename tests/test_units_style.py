@@ -8,7 +8,8 @@ from test_units_f0 import odd, voice
 
 from units import style
 from units.f0 import F0, extract
-from units.style import FEATURES, StyleTokenizer, Wav2Vec2Style, fit, load, pool, windows
+from units.style import FEATURES, StyleTokenizer, fit, load, pool, windows
+from units.wav2vec2 import Wav2Vec2Style
 
 RATE = 16_000
 
@@ -87,7 +88,7 @@ def test_seconds_without_a_voice_are_no_numbers_and_get_the_token_of_the_mean(to
     features = pool(wave, f0)
     assert np.isnan(features[2]).all()
     assert np.isfinite(features[0]).all()
-    neutral = toy.codebook.assign(np.zeros((1, len(FEATURES))))[0]
+    neutral = toy.assign(toy.corpus_mean[None])[0]
     assert toy.assign(features)[2] == neutral
     assert (toy.encode(np.zeros(3 * RATE, np.float32)) == neutral).all()
 
@@ -129,14 +130,30 @@ def test_the_mean_of_a_little_speech_is_drawn_to_that_of_the_corpus(toy):
     assert np.array_equal(toy.speaker_mean([features[:3], features[3:5]]), toy.speaker_mean([features[:5]]))
 
 
-def test_a_feature_counts_as_much_as_it_tells_styles_apart():
+def test_the_classifier_is_the_logistic_regression_of_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     rng = np.random.default_rng(0)
-    groups = [rng.normal(size=(400, len(FEATURES))) for _ in range(2)]
-    groups[1][:, 3] += 4
-    weights = style.style_weights(groups, ["calm", "excited"])
-    assert weights.argmax() == 3
-    assert np.square(weights).mean() == pytest.approx(1, abs=1e-4)
-    assert weights[3] > 20 * np.delete(weights, 3).max()
+    groups = [rng.normal(size=(n, len(FEATURES))) for n in (200, 60, 120)]
+    groups[1][:, 3] += 2
+    groups[2][:, 5] -= 2
+    found = style.fit_classifier(groups, ["calm", "excited", "sad"], strength=0.1)
+    x, y = np.concatenate(groups), np.repeat(["calm", "excited", "sad"], [200, 60, 120])
+    scaler = StandardScaler().fit(x)
+    oracle = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000, tol=1e-8)
+    wanted = oracle.fit(scaler.transform(x), y).predict_proba(scaler.transform(x))
+    assert np.allclose(np.square(found.roots(x.astype(np.float32))), wanted, atol=1e-3)
+
+
+def test_reading_aloud_takes_no_more_windows_than_acting():
+    rng = np.random.default_rng(0)
+    acted = [rng.normal(size=(50, len(FEATURES))) + i for i in range(2)]
+    made = fit(
+        [*acted, rng.normal(size=(900, len(FEATURES)))], ["a", "a", "b"], styles=["x", "y", None], clusters=5
+    )
+    assert made.provenance["windows"] == 200
+    assert made.classifier.names == ("x", "y")
 
 
 @pytest.mark.parametrize("name", odd())
@@ -152,7 +169,8 @@ def test_fitting_repeats_and_saving_and_loading_keeps_everything(toy, tmp_path):
     features = [pool(*spoken(kind, 8, seed), hop=0.25) for seed, kind in enumerate(("calm", "excited"))]
     one, again = (fit(features, ["a", None], clusters=5, seed=3) for _ in range(2))
     assert one.hash == again.hash
-    assert (one.weights == 1).all()
+    assert one.classifier is None
+    assert one.centroids.shape == (5, len(FEATURES))
     toy.save(tmp_path / "a.safetensors")
     found = load(tmp_path / "a.safetensors")
     assert (found.hash, found.provenance) == (toy.hash, toy.provenance)
@@ -166,7 +184,7 @@ def test_the_bundled_codebook_says_where_it_comes_from():
     assert any("EmoDB" in line for line in said["attribution"])
     told = json.loads(style.BUNDLED.with_suffix(".json").read_text())
     assert said.items() <= told.items()
-    assert told["weights"].keys() == set(FEATURES)
+    assert load().classifier.names == tuple(told["styles"])
 
 
 @pytest.mark.parametrize("kind", ["missing", "cut", "foreign", "other features"])
@@ -190,9 +208,11 @@ def test_wrong_use_is_said(toy):
     with pytest.raises(ValueError, match="need at least 100 voiced windows"):
         fit([pool(*spoken("calm", 3))], ["a"])
     with pytest.raises(ValueError, match="need recordings of at least two"):
-        style.style_weights([np.zeros((3, 27))], ["calm"])
-    with pytest.raises(ValueError, match="weights: need 27 finite numbers"):
-        StyleTokenizer(toy.corpus_mean, toy.deviation, np.ones(3), toy.codebook)
+        style.fit_classifier([np.zeros((3, 27))], ["calm"])
+    with pytest.raises(ValueError, match="deviation: need 27 finite numbers"):
+        StyleTokenizer(toy.corpus_mean, np.ones(3), toy.classifier, toy.codebook)
+    with pytest.raises(ValueError, match="need slopes of shape"):
+        style.StyleClassifier(("a", "b"), np.zeros((27, 3)), np.zeros(2))
 
 
 # The classifier of others ------------------------------------------------------------------------------------------

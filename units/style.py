@@ -1,12 +1,17 @@
 """Style tokens: how something is said, one token a second, from few numbers that anyone can compute.
 
-    F0, spectra every 10 ms ── pooled around each second ── minus speaker's mean ── scaled ── nearest of 100 ── token
+    F0, spectra every 10 ms ── pooled around each second ── minus speaker's mean ── how like each of a few known
+    styles ── nearest of 100 ── token
 
 Each token sees its own second and a quarter of a second on either side, so that a change of style inside a recording
 shows. What a voice is like whatever it says (its level of F0, its timbre) is taken away with the speaker's mean; the
 recording level does not enter at all.
 
-Source: SPEC 3 for rate and number of tokens; features and normalisation are ours.
+Many of the features say nothing about style. What is clustered are the roots of the probabilities of a few styles that
+a small linear classifier reads from them, as the paper's features were tuned to predict style before they were
+clustered. Their distance (Hellinger's) is 0 for seconds that are equally like each style.
+
+Source: SPEC 3 for rate, number of tokens and order of steps; features, normalisation and classifier are ours.
 """
 
 import hashlib
@@ -19,20 +24,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 
 from corpus.records import SAMPLE_RATE
 from units import kmeans
-from units.f0 import F0, extract
+from units.f0 import F0, extract, one_thread
 from units.hubert import check_waveform
 from units.kmeans import Codebook, write_safetensors
+from units.wav2vec2 import TOKEN_RATE, Wav2Vec2Style
 
-FORMAT = "wordweave style 1"
+FORMAT = "wordweave style 2"
 BUNDLED = Path(__file__).parent / "data" / "style.safetensors"
 CODES = 100
-TOKEN_RATE = 1.0  # Hz
 CONTEXT = 0.25  # seconds a token sees on either side of its own second
 ENOUGH = 16.0  # seconds of a speaker with a voice in them that make his mean count
+RESTARTS = 20  # of k-means, the lowest inertia is kept: seeds differ by several points of recall otherwise
+STRENGTH = 0.03  # of the windows against the penalty on the classifier's slopes
 
 FEATURES = (
     "f0_median", "f0_p10", "f0_p90", "f0_range", "f0_deviation", "f0_slope_size", "f0_slope",
@@ -253,20 +261,45 @@ def mean(x: np.ndarray) -> float:
 
 
 @dataclass(frozen=True, eq=False)
+class StyleClassifier:
+    """How like each of C styles a second is: multinomial logistic regression of scaled features.
+
+    `names` (C,) of the styles; `slopes` (27, C) and `offsets` (C,) float32.
+    """
+
+    names: tuple[str, ...]
+    slopes: np.ndarray
+    offsets: np.ndarray
+
+    def __post_init__(self) -> None:
+        shape = len(FEATURES), len(self.names)
+        if len(self.names) < 2 or self.slopes.shape != shape or self.offsets.shape != shape[1:]:
+            raise ValueError(f"style classifier: need slopes of shape {shape}, got {self.slopes.shape}")
+        if not (np.isfinite(self.slopes).all() and np.isfinite(self.offsets).all()):
+            raise ValueError("style classifier: need finite slopes and offsets")
+
+    def roots(self, features: np.ndarray) -> np.ndarray:
+        """(S, 27) scaled features -> (S, C) float32 square roots of probabilities: rows of length 1."""
+        scores = features @ self.slopes + self.offsets
+        odds = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-math.inf))
+        return np.sqrt(odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
 class StyleTokenizer:
     """Seconds of speech to style tokens.
 
     Attributes:
         corpus_mean: (27,) float32 mean over speakers of the features: what stands in for an unknown speaker's mean.
         deviation: (27,) float32 of features around their speaker's mean.
-        weights: (27,) float32, how much each feature counts in a distance.
-        codebook: centroids (100, 27) of weighted features.
+        classifier: what places a second among known styles; None: seconds are placed by their scaled features.
+        codebook: centroids (100, D) of places; D = C styles, or 27.
         provenance: a JSON-able dict: data, seed, attribution.
     """
 
     corpus_mean: np.ndarray
     deviation: np.ndarray
-    weights: np.ndarray
+    classifier: StyleClassifier | None
     codebook: Codebook
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -275,15 +308,16 @@ class StyleTokenizer:
     takes_f0 = True
 
     def __post_init__(self) -> None:
-        for name in ("corpus_mean", "deviation", "weights"):
+        for name in ("corpus_mean", "deviation"):
             array = np.asarray(getattr(self, name), np.float32)
             if array.shape != (len(FEATURES),) or not np.isfinite(array).all():
                 raise ValueError(
                     f"style {name}: need {len(FEATURES)} finite numbers, got shape {array.shape}"
                 )
             object.__setattr__(self, name, array)
-        if self.codebook.dimension != len(FEATURES) or not (self.deviation > 0).all():
-            raise ValueError(f"style: need deviations above 0 and centroids of {len(FEATURES)} numbers")
+        size = len(FEATURES if self.classifier is None else self.classifier.names)
+        if self.codebook.dimension != size or not (self.deviation > 0).all():
+            raise ValueError(f"style: need deviations above 0 and centroids of {size} numbers")
 
     @property
     def codes(self) -> int:
@@ -292,14 +326,14 @@ class StyleTokenizer:
 
     @property
     def centroids(self) -> np.ndarray:
-        """(100, 27) float32: distances between tokens are distances between these."""
+        """(100, D) float32: distances between tokens are distances between these."""
         return self.codebook.centroids
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 of everything that decides a token."""
         digest = hashlib.sha256("|".join(FEATURES).encode())
-        for array in (self.corpus_mean, self.deviation, self.weights, self.centroids):
+        for array in self._tensors().values():
             digest.update(array.astype("<f4").tobytes())
         return digest.hexdigest()
 
@@ -321,12 +355,13 @@ class StyleTokenizer:
 
     def assign(self, features: np.ndarray, speaker_mean: np.ndarray | None = None) -> np.ndarray:
         """(S, 27) features from `pool` -> (S,) int16 tokens."""
-        return self.codebook.assign(self.normalise(features, speaker_mean)).astype(np.int16)
+        return self.codebook.assign(self.place(features, speaker_mean)).astype(np.int16)
 
-    def normalise(self, features: np.ndarray, speaker_mean: np.ndarray | None = None) -> np.ndarray:
-        """(S, 27) features as distances see them: minus the mean, scaled, cut at 3 deviations, weighted."""
+    def place(self, features: np.ndarray, speaker_mean: np.ndarray | None = None) -> np.ndarray:
+        """(S, 27) features -> (S, D) float32 places, as distances see them."""
         mean = self.corpus_mean if speaker_mean is None else np.asarray(speaker_mean, np.float32)
-        return scaled(features, mean, self.deviation) * self.weights
+        found = scaled(features, mean, self.deviation)
+        return found if self.classifier is None else self.classifier.roots(found)
 
     def speaker_mean(self, features: Iterable[np.ndarray]) -> np.ndarray:
         """(27,) mean of a speaker's features; with less than 16 s of voiced speech shrunk towards the corpus's.
@@ -341,10 +376,17 @@ class StyleTokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with the provenance in its metadata, all of it or nothing."""
-        tensors = {name: getattr(self, name) for name in ("corpus_mean", "deviation", "weights")}
-        tensors["centroids"] = np.array(self.centroids)
         said = {"format": FORMAT, "features": list(FEATURES), "provenance": self.provenance}
-        write_safetensors(path, tensors, said)
+        if self.classifier is not None:
+            said["styles"] = list(self.classifier.names)
+        write_safetensors(path, self._tensors(), said)
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        """Everything that decides a token."""
+        found = {"corpus_mean": self.corpus_mean, "deviation": self.deviation}
+        if self.classifier is not None:
+            found |= {"slopes": self.classifier.slopes, "offsets": self.classifier.offsets}
+        return found | {"centroids": np.array(self.centroids)}
 
 
 def scaled(features: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
@@ -385,9 +427,12 @@ def load(path: str | Path | None = None) -> "StyleTokenizer | Wav2Vec2Style":
                 raise ValueError(
                     f"need a file of format {FORMAT!r} with our features, got {said.get('format')!r}"
                 )
-            arrays = [file.get_tensor(name) for name in ("corpus_mean", "deviation", "weights", "centroids")]
-        corpus_mean, deviation, weights, centroids = arrays
-        return StyleTokenizer(corpus_mean, deviation, weights, Codebook(centroids), said["provenance"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        classifier = None
+        if "styles" in said:
+            classifier = StyleClassifier(tuple(said["styles"]), tensors["slopes"], tensors["offsets"])
+        means = tensors["corpus_mean"], tensors["deviation"]
+        return StyleTokenizer(*means, classifier, Codebook(tensors["centroids"]), said["provenance"])
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such style codebook; fit one with `wordweave fit style`") from error
     except (OSError, SafetensorError, KeyError) as error:
@@ -401,7 +446,7 @@ def fit(
     speakers: Sequence[str | None],
     *,
     styles: Sequence[str | None] | None = None,
-    weights: np.ndarray | None = None,
+    like: StyleTokenizer | None = None,
     clusters: int = CODES,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
@@ -411,13 +456,15 @@ def fit(
     Args:
         features: (S, 27) of each recording, from `pool`; windows may overlap.
         speakers: of each recording, None where unknown.
-        styles: name of the style of each recording (an emotion, ...), None where unknown. A feature then counts as much
-            as it tells the styles apart: the variance of the styles' means over the variance within a style.
-        weights: (27,) of the features, in place of `styles`; default: all count alike.
+        styles: name of the style of each recording (an emotion, ...), None where unknown: a classifier of them is
+            fitted, and seconds are clustered by what it says. Of recordings without a style no more windows are
+            clustered than of those with one, or reading aloud would take most of the codes.
+        like: take scale and classifier of this tokenizer, in place of `styles`. Without either, seconds are clustered
+            by their scaled features.
         clusters: K.
 
     Raises:
-        ValueError: fewer voiced windows than clusters.
+        ValueError: fewer voiced windows than clusters, or styles of one kind only.
     """
     by_speaker: dict[str, tuple[np.ndarray, int]] = {}
     for found, speaker in zip(features, speakers, strict=True):
@@ -430,114 +477,82 @@ def fit(
     corpus_mean = np.mean(known, axis=0).astype(np.float32)
     means = {name: shrunk(sums, count, corpus_mean) for name, (sums, count) in by_speaker.items() if name}
     away = [
-        found - means.get(name or "", corpus_mean) for found, name in zip(features, speakers, strict=True)
+        found[np.isfinite(found[:, 0])] - means.get(name or "", corpus_mean)
+        for found, name in zip(features, speakers, strict=True)
     ]
     every = np.concatenate(away)
-    nothing = np.zeros(len(FEATURES), np.float32)
-    every = every[np.isfinite(every[:, 0])]
-    deviation = np.maximum(every.std(axis=0), 1e-6).astype(np.float32)
     if styles is not None:
-        weights = style_weights([scaled(x[np.isfinite(x[:, 0])], nothing, deviation) for x in away], styles)
-    weights = np.ones(len(FEATURES), np.float32) if weights is None else np.asarray(weights, np.float32)
+        acted = [x for x, name in zip(away, styles, strict=True) if name is not None]
+        others = [x for x, name in zip(away, styles, strict=True) if name is None]
+        every = np.concatenate([*acted, some(others, sum(map(len, acted)), seed)])
     if len(every) < clusters:
         raise ValueError(
             f"style: need at least {clusters} voiced windows for {clusters} clusters, got {len(every)}"
         )
-    book = kmeans.fit(scaled(every, nothing, deviation) * weights, clusters=clusters, seed=seed, restarts=5)
+    nothing = np.zeros(len(FEATURES), np.float32)
+    deviation = np.maximum(every.std(axis=0), 1e-6).astype(np.float32) if like is None else like.deviation
+    classifier = None if like is None else like.classifier
+    if styles is not None:
+        classifier = fit_classifier([scaled(x, nothing, deviation) for x in away], styles)
+    places = scaled(every, nothing, deviation)
+    if classifier is not None:
+        places = classifier.roots(places)
+    book = kmeans.fit(places, clusters=clusters, seed=seed, restarts=RESTARTS)
     said = {
         "clusters": clusters, "seed": seed, "windows": len(every), "recordings_used": len(features),
         "speakers_used": len(means), "data": book.provenance["data"], "inertia": book.provenance["inertia"],
-        "weighted by styles": sorted({name for name in styles or () if name}),
+        "styles": list(classifier.names) if classifier else [],
     }  # fmt: skip
     return StyleTokenizer(
-        corpus_mean, deviation, weights, Codebook(book.centroids), {**said, **(provenance or {})}
+        corpus_mean, deviation, classifier, Codebook(book.centroids), {**said, **(provenance or {})}
     )
 
 
-def style_weights(features: Sequence[np.ndarray], styles: Sequence[str | None]) -> np.ndarray:
-    """(27,) float32 with a mean square of 1: variance between the means of styles over the variance within them."""
-    groups: dict[str, list[np.ndarray]] = {}
-    for found, name in zip(features, styles, strict=True):
-        if name is not None:
-            groups.setdefault(name, []).append(found)
-    if len(groups) < 2:
-        raise ValueError(f"styles: need recordings of at least two, got {sorted(groups)}")
-    stacked = [np.concatenate(found) for found in groups.values()]
-    between = np.var([x.mean(axis=0) for x in stacked], axis=0)
-    within = np.mean([x.var(axis=0) for x in stacked], axis=0)
-    ratio = between / np.maximum(within, 1e-6)
-    return (ratio / np.sqrt(np.square(ratio).mean())).astype(np.float32)
+def some(features: Sequence[np.ndarray], count: int, seed: int) -> np.ndarray:
+    """At most `count` rows of all, drawn at random, (N, 27)."""
+    every = np.concatenate([np.zeros((0, len(FEATURES)), np.float32), *features])
+    return every[np.sort(np.random.default_rng(seed).permutation(len(every))[:count])]
 
 
-# A classifier of others --------------------------------------------------------------------------------------------
+def fit_classifier(
+    features: Sequence[np.ndarray], styles: Sequence[str | None], *, strength: float = STRENGTH
+) -> StyleClassifier:
+    """Multinomial logistic regression, each style counting the same however much there is of it.
 
-
-class Wav2Vec2Style:
-    """Style tokens as Spirit LM's release makes them: a wav2vec2 classifier's best label per 50 frames (1 s).
-
-    The waveform is brought to mean 0 and variance 1 and seen whole, 100 s at a time; hidden states go through the
-    projector, are averaged over blocks of 50 (the last one over what is left) and classified.
-
-    Source: SPEC 3 and 11. Its tokens know the whole recording and hardly change inside it (PEERS).
+    Args:
+        features: (S, 27) scaled features of each recording.
+        styles: of each recording; None: left out.
+        strength: of the data against the penalty on slopes of standardised features (C of scikit-learn).
     """
+    kept = [(x, name) for x, name in zip(features, styles, strict=True) if name is not None and len(x)]
+    names = sorted({name for _, name in kept})
+    if len(names) < 2:
+        raise ValueError(f"styles: need recordings of at least two, got {names}")
+    stacked = np.concatenate([x for x, _ in kept]).astype(np.float64)
+    mean, deviation = stacked.mean(axis=0), np.maximum(stacked.std(axis=0), 1e-6)
+    x = torch.from_numpy((stacked - mean) / deviation)
+    y = torch.tensor([names.index(name) for found, name in kept for _ in found])
+    counts = torch.bincount(y, minlength=len(names))
+    balance = len(y) / (len(names) * counts.double())
+    slopes = torch.zeros(len(FEATURES), len(names), dtype=torch.float64, requires_grad=True)
+    offsets = torch.zeros(len(names), dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS(
+        [slopes, offsets],
+        max_iter=300,
+        tolerance_grad=1e-9,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
 
-    rate = TOKEN_RATE
-    takes_f0 = False
+    def loss() -> torch.Tensor:
+        search.zero_grad()
+        wrong = torch.nn.functional.cross_entropy(x @ slopes + offsets, y, reduction="none")
+        value = strength * (balance[y] * wrong).sum() + 0.5 * slopes.square().sum()
+        value.backward()
+        return value
 
-    def __init__(self, folder: str | Path):
-        import torch
-        from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
-
-        from units.checkpoints import load_weights_only, read_json
-        from units.hubert import hash_tensors
-
-        folder = Path(folder)
-        config = Wav2Vec2Config(**read_json(folder / "config.json"))
-        if read_json(folder / "config.json").get("model_type") != "wav2vec2" or config.use_weighted_layer_sum:
-            raise ValueError(f"{folder / 'config.json'}: need a wav2vec2 without a weighted sum of layers")
-        file = folder / "model.safetensors"
-        try:
-            if file.exists():
-                with safe_open(file, framework="pt") as opened:
-                    weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            else:
-                file = folder / "pytorch_model.bin"
-                weights = load_weights_only(file)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{file}: need a whole file of weights, got: {error}") from error
-        model = Wav2Vec2ForSequenceClassification(config).eval().requires_grad_(False)
-        known = model.state_dict()
-        old = {"conv.weight_g": "conv.parametrizations.weight.original0"}
-        old["conv.weight_v"] = "conv.parametrizations.weight.original1"
-        for before, now in old.items():
-            weights = {name.replace(before, now): tensor for name, tensor in weights.items()}
-        wrong = [name for name, x in known.items() if name not in weights or weights[name].shape != x.shape]
-        wrong = [name for name in wrong if not name.endswith("masked_spec_embed")]  # for training alone
-        if wrong:
-            raise ValueError(
-                f"{file}: need all weights of its configuration, {wrong[0]} is missing or differs"
-            )
-        model.load_state_dict(
-            {name: weights[name].float() for name in known if name in weights}, strict=False
-        )
-        self._model, self._torch = model, torch
-        self.codes = len(weights["classifier.bias"])
-        self.hash = hash_tensors({name: weights[name] for name in known if name in weights})
-        self.provenance = {"imported": str(folder.name), "weights": self.hash}
-
-    def encode(self, waveform: np.ndarray, speaker_mean: np.ndarray | None = None) -> np.ndarray:
-        """(T,) float32 at 16 kHz -> (S,) int16, one token per started 50 frames of 20 ms; none for under 25 ms."""
-        waveform = check_waveform(waveform, 0)
-        chunk = 100 * SAMPLE_RATE
-        found = [self._encode(waveform[start : start + chunk]) for start in range(0, len(waveform), chunk)]
-        return np.concatenate([np.zeros(0, np.int16), *found])
-
-    def _encode(self, waveform: np.ndarray) -> np.ndarray:
-        torch, model = self._torch, self._model
-        if len(waveform) < 400:
-            return np.zeros(0, np.int16)
-        centred = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
-        with torch.inference_mode():
-            states = model.projector(model.wav2vec2(torch.from_numpy(centred)[None]).last_hidden_state[0])
-            pooled = torch.stack([block.mean(dim=0) for block in states.split(50)])
-            return model.classifier(pooled).argmax(dim=1).numpy().astype(np.int16)
+    with one_thread():
+        search.step(loss)
+    found = slopes.detach().numpy() / deviation[:, None]
+    shift = offsets.detach().numpy() - mean @ found
+    return StyleClassifier(tuple(names), found.astype(np.float32), (shift - shift.mean()).astype(np.float32))
