@@ -33,6 +33,7 @@ REASONS = {
     "align.timeout": "the aligner took longer than allowed",
     "align.backend_error": "the aligner failed",
     "units.too_short": "the audio gives not one unit frame",
+    "units.failed": "the encoder cannot use the audio, or what it makes of it is not finite",
 }
 """Reason code -> what is true of an utterance that carries it."""
 

@@ -160,18 +160,34 @@ class EncodeUnits(ListeningStage):
         from units.encode import encode_units
 
         encoder, codebook = self._encoder, self._codebook  # type: ignore[attr-defined]
-        made = iter(encode_units(encoder, codebook, [wave for _, wave, _ in rows if wave is not None]))
+        waves = [wave for _, wave, _ in rows if wave is not None]
+        try:
+            made = iter(encode_units(encoder, codebook, waves))
+        except ValueError:  # one of them: alone it is found
+            made = (encoded_alone(encoder, codebook, wave) for wave in waves)
         units: list[np.ndarray | None] = []
         rejects: list[Reject | None] = []
         for _, wave, reject in rows:
             sequence = next(made) if wave is not None else None
-            if wave is not None and sequence is not None and len(sequence) == 0:
+            if isinstance(sequence, Reject):
+                reject, sequence = sequence, None
+            elif wave is not None and sequence is not None and len(sequence) == 0:
                 reject = Reject("units.too_short", f"{len(wave)} samples, need {encoder.minimum}")
             rejects.append(reject)
             units.append(None if reject or sequence is None else sequence.astype(np.int16))
         return pa.record_batch(
             [batch.column("id"), pa.array(units, UNITS.field("units").type), *reasons(rejects)], schema=UNITS
         )
+
+
+def encoded_alone(encoder: Any, codebook: Any, wave: np.ndarray) -> np.ndarray | Reject:
+    """Units of one recording, or why it has none."""
+    from units.encode import encode_units
+
+    try:
+        return encode_units(encoder, codebook, [wave])[0]
+    except ValueError as error:
+        return Reject("units.failed", str(error))
 
 
 Named = tuple[str, tuple[tuple[str, Any], ...]]
@@ -274,7 +290,9 @@ class SampleFrames:
         schema, count = pa.schema([("frame", column)]), 0
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for rows in ahead(map(self.taken, batches(files.read_table(build / task.inputs[0])))):
-                for (item, _, _), frames in zip(rows, encoder.encode([row[1] for row in rows]), strict=True):
+                for (item, _, _), frames in zip(
+                    rows, features(encoder, [row[1] for row in rows]), strict=True
+                ):
                     rng = np.random.default_rng(int.from_bytes(self.digest(item.id), "big"))  # type: ignore[union-attr]
                     kept = np.ascontiguousarray(
                         frames[rng.random(len(frames)) < self.frame_share], np.float32
@@ -296,6 +314,17 @@ class SampleFrames:
     def draw(self, name: str) -> float:
         """A number in [0, 1) that hangs on (seed, id) alone."""
         return int.from_bytes(self.digest(name)[:8], "little") / 2**64
+
+
+def features(encoder: Any, waves: list[np.ndarray]) -> list[np.ndarray]:
+    """Frames of each recording; none of one that the units stage will reject."""
+    try:
+        found = encoder.encode(waves)
+    except ValueError:  # one of them
+        if len(waves) == 1:
+            return [np.zeros((0, encoder.dimension), np.float32)]
+        found = [frames for wave in waves for frames in features(encoder, [wave])]
+    return [frames if np.isfinite(frames).all() else frames[:0] for frames in found]
 
 
 def reasons(rejects: list[Reject | None]) -> tuple[pa.Array, pa.Array]:

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from units import kmeans
 from units.encoders import load_encoder
 from units.kmeans import Codebook, fit
+from units.quantizers import load_codebook
 
 ROOT = Path(__file__).parent.parent
 
@@ -195,6 +196,8 @@ def test_impossible_fits_are_refused_with_the_rule():
         fit(features, clusters=2, seeding="best")
     with pytest.raises(ValueError, match="features: need finite numbers"):
         fit(np.full((30, 2), np.inf), clusters=2)
+    with pytest.raises(ValueError, match=r"kmeans.seed: need 0 <= seed < 2\*\*31, got -1"):
+        fit(features, clusters=2, seed=-1)
 
 
 def test_a_saved_codebook_comes_back_whole_and_with_the_same_bytes(tmp_path):
@@ -219,6 +222,16 @@ def test_files_that_are_no_codebook_are_refused_by_name(tmp_path):
         (tmp_path / "half.safetensors").write_bytes(content[:length])
         with pytest.raises(ValueError, match=r"half.safetensors: need a whole codebook"):
             kmeans.load(tmp_path / "half.safetensors")
+    for metadata, message in (
+        ("{", "need JSON in its metadata"),
+        ("[1]", "need a provenance in its metadata"),
+        (json.dumps({"format": kmeans.FORMAT}), "need a provenance in its metadata"),
+    ):
+        said = {"wordweave": metadata}
+        save_file({"centroids": np.eye(3, dtype=np.float32)}, tmp_path / "odd.safetensors", said)
+        for load in (kmeans.load, load_codebook):
+            with pytest.raises(ValueError, match=rf"odd.safetensors: {message}"):
+                load(tmp_path / "odd.safetensors")
     save_file({"weight": np.eye(3, dtype=np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"model.safetensors: need a file of format"):
         kmeans.load(tmp_path / "model.safetensors")

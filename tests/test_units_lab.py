@@ -266,6 +266,25 @@ def test_the_automatic_dtype_is_measured_once_written_down_and_used(fresh, huber
     assert asked_for == steps.units_stage(folder, said)
 
 
+def test_a_recording_that_no_encoder_can_use_is_rejected_and_the_others_stay(tmp_path):
+    import soundfile
+
+    rows, rng = [], np.random.default_rng(0)
+    for i, loudness in enumerate((0.1, 1e30, 0.2)):
+        wave = rng.normal(size=30_000) * loudness
+        soundfile.write(tmp_path / f"{i}.wav", wave.astype(np.float32), 16_000, subtype="FLOAT")
+        rows.append({"id": f"u{i}", "audio": f"{i}.wav", "text": "a"})
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder, said = tmp_path / "build", asked(tmp_path / "manifest.jsonl", clusters=5, fit_frames=60)
+    steps.ingest(folder, said)
+    steps.fit_units(folder, said, LOCAL)
+    steps.encode(folder, said, LOCAL)
+    table = pq.read_table(folder / "units" / "part-00000.parquet").to_pylist()
+    assert [row["reject"] for row in table] == [None, "units.failed", None]
+    assert "need samples in [-1, 1]" in table[1]["detail"]
+    assert [len(row["units"] or []) for row in table] == [46, 0, 46]
+
+
 def run(*words) -> tuple[int, dict | str]:
     """Exit code and JSON of a command, or its line on stderr."""
     result = CliRunner().invoke(wordweave.cli, [*map(str, words), "--json"])

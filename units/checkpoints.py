@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,19 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from corpus.records import SAMPLE_RATE
 from units.fairseq import read_fairseq
 from units.hubert import HubertSettings
 
 NORMALIZE_EPSILON = 1e-7  # of transformers' feature extractor
+NUMBERS = {  # of a configuration: least and most
+    "hidden_size": (1, 65_536),
+    "intermediate_size": (1, 1_048_576),
+    "num_hidden_layers": (0, 1_000),
+    "num_attention_heads": (1, 65_536),
+    "num_conv_pos_embeddings": (1, 65_536),
+    "num_conv_pos_embedding_groups": (1, 65_536),
+}
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -40,6 +50,8 @@ def read_hubert(
         ValueError: no such model, not a HuBERT, or a file is missing, broken or incomplete; names the file.
     """
     name = str(name_or_path)
+    if not name:
+        raise ValueError("encoder: need a name or a path, got ''")
     if name.startswith("torchaudio:"):
         config, found, normalize = read_bundle(name.removeprefix("torchaudio:"))
         return checked(name, config, normalize, layer, lambda _: found)
@@ -53,7 +65,10 @@ def read_hubert(
             f"{folder / 'config.json'}: need model_type 'hubert', got {config.get('model_type')!r}"
         )
     preprocessor = folder / "preprocessor_config.json"
-    normalized = preprocessor.exists() and read_json(preprocessor).get("do_normalize", True)
+    said = read_json(preprocessor) if preprocessor.exists() else {"do_normalize": False}
+    normalized, rate = said.get("do_normalize", True), said.get("sampling_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        raise ValueError(f"{preprocessor}: need sampling_rate {SAMPLE_RATE}, got {rate!r}")
     return checked(
         str(folder), config, NORMALIZE_EPSILON if normalized else None, layer, partial(read_weights, folder)
     )
@@ -78,6 +93,12 @@ def checked(
         raise ValueError(
             f"{source}: need all weights of its configuration, {len(missing)} missing: {missing[0]}, ..."
         )
+    for name in needed:
+        if not found[name].is_floating_point() or not found[name].isfinite().all():
+            raise ValueError(
+                f"{source}: weight {name}: need finite floating point numbers, "
+                f"got {found[name].dtype} with NaN, infinity or whole numbers"
+            )
     weights = {name: found[name].float() for name in needed}
     shapes = expected_shapes(config)
     for name, tensor in weights.items():
@@ -115,6 +136,7 @@ def find_folder(name_or_path: str) -> Path:
 
 def settings_from_config(config: dict[str, Any], normalize: float | None) -> HubertSettings:
     """Settings from a transformers `HubertConfig`; its defaults are those of hubert-base."""
+    check_config(config)
     if config.get("adapter_attn_dim") is not None:
         raise ValueError(
             f"adapter_attn_dim: need null, adapters are not supported, got {config['adapter_attn_dim']}"
@@ -135,6 +157,34 @@ def settings_from_config(config: dict[str, Any], normalize: float | None) -> Hub
         epsilon=config.get("layer_norm_eps", 1e-5),
         normalize=normalize,
     )
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Refuse numbers of another type or out of all proportion, before they decide how much is read or made.
+
+    >>> check_config({"hidden_size": 768, "num_attention_heads": 7})
+    Traceback (most recent call last):
+    ...
+    ValueError: num_attention_heads: need a divisor of hidden_size 768, got 7
+    """
+    for name, (least, most) in NUMBERS.items():
+        value = config.get(name, least)
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{name}: need a whole number from {least} to {most}, got {value!r}")
+    for name in ("conv_dim", "conv_kernel", "conv_stride"):
+        values = config.get(name, [1])
+        whole = isinstance(values, list | tuple) and all(type(x) is int and 0 < x <= 65_536 for x in values)
+        if not whole or not 0 < len(values) <= 32:
+            raise ValueError(f"{name}: need 1 to 32 whole numbers of at least 1, got {str(values)[:100]}")
+    if len({len(config.get(name, range(7))) for name in ("conv_dim", "conv_kernel", "conv_stride")}) > 1:
+        raise ValueError("conv_dim, conv_kernel, conv_stride: need equal lengths")
+    epsilon = config.get("layer_norm_eps", 1e-5)
+    if not isinstance(epsilon, int | float) or not 0 <= epsilon < 1:
+        raise ValueError(f"layer_norm_eps: need a number from 0 to 1, got {epsilon!r}")
+    width = config.get("hidden_size", 768)
+    for name, usual in (("num_attention_heads", 12), ("num_conv_pos_embedding_groups", 16)):
+        if width % config.get(name, usual):
+            raise ValueError(f"{name}: need a divisor of hidden_size {width}, got {config.get(name, usual)}")
 
 
 def weight_names(config: dict[str, Any], blocks: int) -> list[str]:
@@ -217,7 +267,8 @@ def read_pickled(file: Path, needed: list[str]) -> dict[str, torch.Tensor]:
 def load_weights_only(file: Path) -> Any:
     """`torch.load` that refuses everything but tensors and plain containers."""
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols, before the file is refused
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle errors come in many classes: all mean that we do not read the file
         reason = str(error).strip().splitlines()[0]
         raise ValueError(

@@ -75,6 +75,8 @@ def load_encoder(
     (25.0, 640, 360, 720, 39)
     """
     name = str(name_or_path)
+    if layer is not None and not isinstance(layer, int | np.integer):
+        raise ValueError(f"encoder.layer: need a whole number, got {layer!r}")
     if name in MFCC_RATES:
         if layer is not None or device != "cpu" or dtype != "float32" or normalize is not None or settings:
             raise ValueError(f"encoder {name}: has no layer, device, dtype or other settings; leave them out")
@@ -84,6 +86,7 @@ def load_encoder(
     from units.checkpoints import NORMALIZE_EPSILON, read_hubert
     from units.hubert import HubertEncoder
 
+    layer = None if layer is None else int(layer)
     checkpoint, weights = read_hubert(BUNDLED.get(name, name_or_path), layer)
     if normalize is not None:
         checkpoint = replace(

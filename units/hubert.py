@@ -33,6 +33,7 @@ WINDOW_SECONDS = 100.0  # longest stretch seen at once by chunking="overlap"
 CONTEXT_SECONDS = 10.0  # of it, thrown away at either inner edge
 BATCH_SECONDS = 30.0  # that go through the network at once on a CPU, where it hardly matters
 DEVICE_BATCH_SECONDS = 160.0  # the same on a GPU, which wants much work at a time: some 2 GB for hubert-base
+LOUDEST = 1e9  # a sample beyond it is no sound at any scale, and its square leaves single precision
 
 CHUNKINGS = ("overlap", "reference", "none")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -142,8 +143,12 @@ class HubertEncoder:
         compiled: bool | None = None,
     ):
         layer = settings.layers if layer is None else layer
-        if not 0 <= layer <= settings.layers:
-            raise ValueError(f"encoder.layer: need 0 <= layer <= {settings.layers}, got {layer}")
+        if type(layer) is not int or not 0 <= layer <= settings.layers:
+            raise ValueError(
+                f"encoder.layer: need a whole number 0 <= layer <= {settings.layers}, got {layer!r}"
+            )
+        if batch_seconds is not None and not batch_seconds > 0:
+            raise ValueError(f"encoder.batch_seconds: need more than 0, got {batch_seconds}")
         if dtype not in DTYPES:
             raise ValueError(f"encoder.dtype: need one of {list(DTYPES)}, got {dtype!r}")
         if chunking not in CHUNKINGS:
@@ -356,7 +361,7 @@ def usable_device(name: str) -> torch.device:
     """The device of that name, or ValueError."""
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()  # `meta` has no numbers
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -381,8 +386,11 @@ def check_waveform(waveform: np.ndarray, index: int) -> np.ndarray:
         )
     with np.errstate(over="ignore"):  # what single precision cannot hold becomes infinite
         waveform = np.require(waveform, np.float32, ["C", "W"])
-    if not np.isfinite(waveform).all():
+    loudest = max(waveform.max(initial=0), -waveform.min(initial=0))  # NaN if there is one
+    if not np.isfinite(loudest):
         raise ValueError(f"waveform {index}: need finite samples, got NaN or infinity")
+    if loudest > LOUDEST:
+        raise ValueError(f"waveform {index}: need samples in [-1, 1], got {loudest:.3g}")
     return waveform
 
 

@@ -224,8 +224,7 @@ def load(path: str | Path) -> Codebook:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {}).get("wordweave", "{}"))
-            names = list(file.keys())
+            metadata, names = read_metadata(file), list(file.keys())
             if metadata.get("format") != FORMAT or names != ["centroids"]:
                 raise ValueError(f"need a file of format {FORMAT!r} with one tensor 'centroids', got {names}")
             return Codebook(file.get_tensor("centroids"), metadata["provenance"])
@@ -235,6 +234,17 @@ def load(path: str | Path) -> Codebook:
         raise ValueError(f"{path}: need a whole codebook in safetensors format, got: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_metadata(file: Any) -> dict[str, Any]:
+    """What `write_safetensors` put into an opened file's metadata, with a provenance; empty for files of others."""
+    try:
+        metadata = json.loads((file.metadata() or {}).get("wordweave", "{}"))
+    except ValueError as error:
+        raise ValueError(f"need JSON in its metadata, got: {error}") from error
+    if not isinstance(metadata, dict) or (metadata and not isinstance(metadata.get("provenance"), dict)):
+        raise ValueError("need a provenance in its metadata, found none")
+    return metadata
 
 
 def fit(
@@ -283,6 +293,8 @@ def fit(
         raise ValueError(
             f"kmeans.clusters: need at most the number of frames, {len(features)}, got {clusters}"
         )
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"kmeans.seed: need 0 <= seed < 2**31, got {seed}")
     if iterations < 1 or restarts < 1:
         raise ValueError(f"kmeans: need iterations >= 1 and restarts >= 1, got {iterations} and {restarts}")
     if seeding not in SEEDINGS:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from units import kmeans
 from units.checkpoints import load_weights_only
 from units.encoders import Encoder
-from units.kmeans import Codebook, check_encoder, check_features, write_safetensors
+from units.kmeans import Codebook, check_encoder, check_features, read_metadata, write_safetensors
 
 FORMAT = "wordweave linear quantizer 1"
 MOST_ROLLS = 10_000  # of the reference
@@ -147,13 +147,15 @@ def load_safetensors(path: Path) -> Codebook | LinearQuantizer:
     """One of our own files."""
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {}).get("wordweave", "{}"))
+            metadata = read_metadata(file)
             if metadata.get("format") != FORMAT:
                 return kmeans.load(path)
             layers = range(len(list(file.keys())) // 2)
             arrays = [tuple(file.get_tensor(f"{part}.{i}") for i in layers) for part in ("matrix", "bias")]
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: need a whole codebook in safetensors format, got: {error}") from error
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
     return LinearQuantizer(arrays[0], arrays[1], metadata["provenance"])
 
 
@@ -181,7 +183,12 @@ def read_saved(path: Path, trust_pickle: bool) -> Codebook | LinearQuantizer:
         content = {"cluster_centers": joblib.load(path).cluster_centers_}
     match content:
         case {"model_weight": dict(weights)}:
-            names = sorted({int(name.split(".")[-2]) for name in weights if name.endswith(".weight")})
+            numbers = [name.split(".")[-2:-1] for name in weights if name.endswith(".weight")]
+            if not numbers or not all(number and number[0].isdecimal() for number in numbers):
+                raise ValueError(
+                    "model_weight: need layers named by number, as 0.weight, got " + brief(weights)
+                )
+            names = sorted({int(number[0]) for number in numbers})
             plain = {name.split(".", name.count(".") - 1)[-1]: tensor for name, tensor in weights.items()}
             matrices = tuple(plain[f"{i}.weight"].float().numpy() for i in names)
             return LinearQuantizer(matrices, tuple(plain[f"{i}.bias"].float().numpy() for i in names))
@@ -193,6 +200,11 @@ def read_saved(path: Path, trust_pickle: bool) -> Codebook | LinearQuantizer:
                 )
             return codebook
     raise ValueError("need model_weight of a linear quantizer or cluster_centers, found neither")
+
+
+def brief(weights: dict) -> str:
+    """The first names."""
+    return str([str(name) for name in weights][:3])
 
 
 def numpy_parts() -> list[Callable | tuple[Callable, str]]:
