@@ -533,9 +533,9 @@ def test_layers_devices_and_sample_rates_that_cannot_be_are_refused(models, tmp_
         with pytest.raises(ValueError, match=f"encoder.layer: need a whole number, got {layer!r}"):
             load_encoder(folder, layer)
     assert load_encoder(folder, np.int64(2)).layer == 2
-    with pytest.raises(ValueError, match="encoder.batch_seconds: need more than 0, got 0"):
+    with pytest.raises(ValueError, match=r"encoder.batch_seconds: need more than 0, got 0"):
         load_encoder(folder, batch_seconds=0)
-    with pytest.raises(ValueError, match="encoder.device: need one that torch can use here, got 'meta'"):
+    with pytest.raises(ValueError, match=r"encoder.device: need one that torch can use here, got 'meta'"):
         load_encoder(folder, device="meta")
     with pytest.raises(ValueError, match="encoder: need a name or a path, got ''"):
         load_encoder("")
