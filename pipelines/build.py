@@ -176,7 +176,14 @@ def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lam
     numbers = f"{count} frames of {encoder.dimension} numbers into {units.clusters} clusters"
     say(f"fit units: k-means of {numbers}, by faiss on the {where}")
     codebook, reference = (
-        kmeans.fit(features, clusters=units.clusters, seed=seed, encoder=encoder)
+        kmeans.fit(
+            features,
+            clusters=units.clusters,
+            seed=seed,
+            encoder=encoder,
+            seeding=units.seeding,
+            restarts=units.restarts,
+        )
         for seed in (units.seed, units.seed + 1)  # the second says how far inertia hangs on the seed
     )
     save(codebook, target)
@@ -284,17 +291,21 @@ def units_stage(build: Path, settings: Settings) -> EncodeUnits:
 
 
 def units_dtype(build: Path, settings: Settings) -> str:
-    """What units are computed in: as asked; "auto" is decided once per model, codebook and device, by measurement.
+    """What units are computed in: as asked; "auto" is decided once per model, codebook and device, by measurement."""
+    asked = settings.units.dtype
+    return measured_dtype(build, settings)["dtype"] if asked == "auto" else asked
+
+
+def measured_dtype(build: Path, settings: Settings) -> dict[str, Any]:
+    """What `dtype = "auto"` comes to, and why; kept in codebooks/dtype.json.
 
     bfloat16 is taken where the device computes in it and under 0.5 % of the units of some utterances differ from those
-    of float32. codebooks/dtype.json holds what was measured.
+    of float32.
     """
     from units.encoders import load_encoder
     from units.verify import HALF_LIMIT, choose_dtype, device_name
 
     units = settings.units
-    if units.dtype != "auto":
-        return units.dtype
     exact, codebook = open_codebook(codebook_path(build, settings), settings)
     path = build / "codebooks" / "dtype.json"
     device = device_name(units.device)
@@ -309,7 +320,7 @@ def units_dtype(build: Path, settings: Settings) -> str:
         load = functools.partial(load_encoder, units.encoder, units.layer_or_last, units.device)
         held = {"key": key, "device": device, **choose_dtype(exact, codebook, waves, load)}
         write_atomically(path, json.dumps(held, indent=1, sort_keys=True).encode())
-    return held["dtype"]
+    return held
 
 
 def drawn_rows(build: Path, count: int, table: str = "manifest") -> list[tuple[str, int]]:
@@ -531,6 +542,7 @@ def provenance(build: Path, settings: Settings, stage: WriteShard) -> None:
         "commit": git.stdout.strip() or None,
         "codebook": sha256(codebook),
         "units_dtype": units_dtype(build, settings),
+        "units_dtype_measured": measured_dtype(build, settings) if settings.units.dtype == "auto" else None,
         "vocabulary": stage.vocabulary_hash,
         "settings": dataclasses.asdict(settings),
     }

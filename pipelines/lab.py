@@ -96,7 +96,10 @@ def sweep(
             variance = float(features.var(axis=0, dtype=np.float64).sum())
             for count in wanted:
                 started = time.process_time()
-                book = kmeans.fit(features, clusters=count, seed=seed, encoder=encoder)
+                book = kmeans.fit(
+                    features, clusters=count, seed=seed, encoder=encoder,
+                    seeding=asked.units.seeding, restarts=asked.units.restarts,
+                )  # fmt: skip
                 seconds = time.process_time() - started
                 uses = np.bincount(book.assign(features), minlength=count)
                 runs = describe(

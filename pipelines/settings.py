@@ -56,6 +56,8 @@ class UnitsSettings:
     seed: int = 0
     fit_hours: float = 20.0  # audio drawn for k-means
     fit_frames: int = 200_000  # frames drawn from that audio
+    seeding: str = "afk-mc2"  # of k-means; or "k-means++", "random"
+    restarts: int = 1  # k-means from so many seedings, of which the best is kept
     codebook: str = (
         ""  # a finished one, of ours or of others; empty: the build's, else the bundled one, else fit one
     )
@@ -74,6 +76,11 @@ class UnitsSettings:
 
     def __post_init__(self) -> None:
         one_of("units.dtype", self.dtype, ("float32", "bfloat16", "float16", "auto"))
+        one_of("units.seeding", self.seeding, ("afk-mc2", "k-means++", "random"))
+        if self.restarts < 1 or not 0 <= self.seed < 2**31 - 1:
+            raise ValueError(
+                f"units: need restarts >= 1 and 0 <= seed < 2**31 - 1, got {self.restarts} and {self.seed}"
+            )
         if self.clusters < 2:
             raise ValueError(f"units.clusters: need at least 2, got {self.clusters}")
         if self.clusters > 32_767:
