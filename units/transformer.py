@@ -9,6 +9,7 @@ the attention. Recordings of equal length need neither.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,7 +112,8 @@ class Transformer:
         found = []
         for part in where.spread(x.to(self.dtype)):
             y = part.transpose(1, 2)  # (recordings, D, F)
-            y = F.conv1d(y, *self.position, padding=kernel // 2, groups=self.settings.position_groups)
+            with single_precision(x.device):
+                y = F.conv1d(y, *self.position, padding=kernel // 2, groups=self.settings.position_groups)
             y = y[:, :, : y.shape[2] - 1 + kernel % 2]  # an even kernel gives one frame too many
             found.append(self.position_activation(y.contiguous()).transpose(1, 2))
         return where.gather(found)
@@ -126,6 +128,13 @@ class Transformer:
             result = F.scaled_dot_product_attention(query, key, value, attn_mask=where.mask)
             found.append(result.transpose(1, 2).flatten(2))
         return where.gather(found)
+
+
+def single_precision(device: torch.device) -> AbstractContextManager:
+    """On a GPU: convolutions of float32 in float32, which torch otherwise rounds to 10 bits, by a fixed algorithm."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 class Where:
