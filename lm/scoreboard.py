@@ -38,14 +38,14 @@ class Line(NamedTuple):
         own = "not run" if self.ours is None else f"{self.ours:6.1f} [{self.low:5.1f}, {self.high:5.1f}]"
         beside = "  ".join("     –" if value is None else f"{value:6.1f}" for value in self.paper.values())
         return (
-            f"{self.task:<16} {self.direction:<4} {self.measure:<16} {own:<22} {beside}  {self.note}".rstrip()
+            f"{self.task:<16} {self.direction:<4} {self.measure:<33} {own:<22} {beside}  {self.note}".rstrip()
         )
 
 
 def heading() -> str:
     """What stands over the lines."""
     beside = "  ".join(f"{name[:6]:>6}" for name in BESIDE)
-    return f"{'pack':<16} {'':<4} {'measure':<16} {'ours [95 %]':<22} {beside}  beside what"
+    return f"{'pack':<16} {'':<4} {'measure':<33} {'ours [95 %]':<22} {beside}  beside what"
 
 
 def read_paper(path: Path = PAPER) -> list[dict[str, Any]]:
@@ -103,7 +103,7 @@ def _line(
         return None
 
     beside = {model: theirs(model) for model in BESIDE}
-    if not any(beside.values()) and task:
+    if not any(beside.values()) and task and found is not None:
         note = f"no such number there; {note}"
     return Line(name, direction, measure, own[0], own[1], own[2], beside, note)
 
