@@ -54,6 +54,9 @@ from commands.door import FILE, FOLDER, cli, command, read_settings, say
     show_default=True,
 )
 @click.option(
+    "--gpu-cores", type=click.IntRange(min=1), default=4, help="Of one machine with a GPU.", show_default=True
+)
+@click.option(
     "--sample-minutes",
     "minutes",
     type=float,

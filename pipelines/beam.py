@@ -17,6 +17,7 @@ from apache_beam.transforms.environments import ExternalEnvironment, SubprocessS
 
 from corpus import files
 from corpus.records import Unusable
+from pipelines import dataflow
 from pipelines.stage import Stage, Task, run_task
 from pipelines.versions import java, same_versions, versions
 
@@ -39,15 +40,27 @@ def run(stage: Stage, build: Path, todo: list[Task], *, workers: int, extra: tup
     """Run the tasks of one stage as a Beam pipeline."""
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     runner, options = choose(build, workers, extra)
+    if named(options) == dataflow.RUNNER:
+        dataflow.stage_ready(stage, options)
+        dataflow.complete(options, stage, str(build))
     with dead_worker_ends_the_run():
         pipeline = beam.Pipeline(runner=runner, options=options)
-        _ = (
-            pipeline
-            | "Tasks" >> beam.Create(todo, reshuffle=False)
-            | "Spread" >> beam.Reshuffle()
-            | stage.name >> beam.ParDo(RunTask(stage, str(build)))
-        )
-        pipeline.run().wait_until_finish()
+        graph(pipeline, stage, build, todo, options)
+        dataflow.wait(pipeline.run(), stage)
+
+
+def graph(
+    pipeline: beam.Pipeline, stage: Stage, build: Path, todo: list[Task], options: PipelineOptions
+) -> beam.PCollection:
+    """The steps of one stage: tasks spread over the workers, and run. A GPU's are in pipelines/dataflow.py."""
+    tasks, place = dataflow.tasks_of(pipeline, build, todo), str(build)
+    step: beam.PTransform
+    if dataflow.decodes_apart(stage, options):
+        tasks = tasks | "Decode" >> beam.ParDo(dataflow.DecodeTask(place)) | "Decoded" >> beam.Reshuffle()
+        step = beam.ParDo(dataflow.RunDecoded(stage, place))  # type: ignore[arg-type]
+    else:
+        step = beam.ParDo(RunTask(stage, place))
+    return tasks | stage.name >> step.with_resource_hints(**dataflow.hints(stage, options))
 
 
 def choose(build: Path, workers: int, extra: tuple[str, ...]) -> tuple[FnApiRunner | None, PipelineOptions]:
@@ -79,7 +92,7 @@ JOB_SERVERS = {"SparkRunner": "spark", "FlinkRunner": "flink"}
 LOSES_DATA = ("DaskRunner", "RayRunner", "PySparkRunner")
 
 
-def ready(workers: int, extra: tuple[str, ...]) -> None:
+def ready(workers: int, extra: tuple[str, ...], build: Path | None = None) -> None:
     """Ask, before any work, what the runner in `extra` needs; workers elsewhere are asked for their Python.
 
     Raises:
@@ -96,6 +109,8 @@ def ready(workers: int, extra: tuple[str, ...]) -> None:
     runner = named(options)
     if runner in LOSES_DATA:
         raise Unusable(f"beam: {runner} loses rows without a word, measured; use --engine spark")
+    if runner == dataflow.RUNNER:
+        dataflow.ready(extra, build)
     if runner in JOB_SERVERS:
         engine = JOB_SERVERS[runner]
         jar = unknown.get(f"{engine}_job_server_jar")

@@ -73,7 +73,7 @@ class Measured:
     kmeans: float  # CPU seconds of the driver per frame; 0 where a codebook is given
     tokenizer: float  # CPU seconds of the driver per hour; 0 where one is given
     frames: float  # of the encoder, per hour
-    storage: dict[str, Cost]  # folder of the build -> bytes; `once` is per part, for shards per shard
+    storage: dict[str, Cost]  # folder of the build -> bytes; `once` is per part (shards: per shard)
     recordings: float  # bytes of the recordings themselves per hour
     decode: float  # CPU seconds per hour that decoding alone takes; part of every step that listens
     on_gpu: tuple[str, ...]  # steps whose work was measured on a GPU, in seconds of it
@@ -245,7 +245,7 @@ class SampleBuild:
         return {
             folder.name: float(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
             for folder in sorted(build.iterdir())
-            if folder.is_dir() and folder.name not in ("codebooks", "tokenizer", "text", "frames")
+            if folder.is_dir() and folder.name not in ("codebooks", "tokenizer", "text", "frames", "report")
         }
 
 

@@ -35,9 +35,14 @@ class Workers:
     gpus: int = 0  # machines with one GPU each, which make units (and pitch and style)
     real_time: float = 0.0  # hours of recordings that one GPU encodes in an hour; 0: as measured here
     gpu_price: float = 0.0
+    gpu_cores: int = 4  # of a machine with a GPU
 
     def __post_init__(self) -> None:
-        for name, value, least in (("workers", self.workers, 1), ("gpus", self.gpus, 0)):
+        for name, value, least in (
+            ("workers", self.workers, 1),
+            ("gpus", self.gpus, 0),
+            ("gpu_cores", self.gpu_cores, 1),
+        ):
             if value < least:
                 raise ValueError(f"plan.{name}: need at least {least}, got {value}")
         if self.speed <= 0 or min(self.price, self.gpu_price, self.real_time) < 0:
@@ -155,13 +160,12 @@ def advise(measured: Measured, hours: float, utterances: float, who: Workers) ->
     }
     if who.gpus:
         said |= {"units.device": "cuda", "--gpu_min_ram": f"{gigabytes}GB"}
-        said["--decode_apart"] = decoders(measured, who) > 1
+        said["--decode_apart"] = decoders(measured, who) > who.gpu_cores
     return said
 
 
 def decoders(measured: Measured, who: Workers) -> float:
-    """Processes that decode as fast as one GPU encodes. A GPU worker decodes ahead with one thread: more than 1, and
-    it waits for recordings unless others decode them."""
+    """Cores that decode as fast as one GPU encodes: where its machine has fewer, it waits unless others decode."""
     return (who.real_time or 3600 / measured.work["units"].hourly) * measured.decode / who.speed / 3600
 
 

@@ -47,7 +47,7 @@ class Engine:
             if value and (self.name != owner if owner else self.name == "local"):
                 raise ValueError(f"engine: {self.name} takes no {said}, got {value!r}")
 
-    def ready(self) -> None:
+    def ready(self, build: Path | None = None) -> None:
         """Ask, before any work, what the engine needs and this machine may lack.
 
         Raises:
@@ -58,7 +58,7 @@ class Engine:
 
             spark.session(self.workers, self.master, self.extra)
         elif self.name == "beam" and self.extra:
-            beam_engine().ready(self.workers, self.extra)
+            beam_engine().ready(self.workers, self.extra, build)
 
 
 def beam_engine() -> ModuleType:

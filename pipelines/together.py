@@ -33,7 +33,7 @@ class Together:
 
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Run the tasks before the last, then make the last one's file."""
-        kept = Kept()
+        kept = getattr(self, "_kept", None) or Kept()
         for stage in self.stages:
             object.__setattr__(stage, "_kept", kept)
         try:

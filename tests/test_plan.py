@@ -66,8 +66,8 @@ def test_gpus_take_the_units_and_nothing_else():
     assert units["hours"] == pytest.approx(1000 / 500 / 2)
     assert units["cost"] == pytest.approx(1000 / 500 * 3.0)
     assert row(said, "align")["hours"] == pytest.approx(72.0 * 1000 / 10 / 3600)
-    assert said["settings"]["--decode_apart"] is False  # 500 x real time: one thread decodes as fast
-    fast = predict(MEASURED, DEFAULT, 1000.0, Workers(gpus=1, real_time=2000.0))
+    assert said["settings"]["--decode_apart"] is False  # 500 x real time: one core decodes as fast
+    fast = predict(MEASURED, DEFAULT, 1000.0, Workers(gpus=1, real_time=2500.0))
     assert fast["settings"]["--decode_apart"] is True
 
 
