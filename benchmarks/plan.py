@@ -26,7 +26,7 @@ def compare(asked: settings.Settings, folder: Path, minutes: float) -> tuple[dic
     said = predict(measured, asked, measured.corpus_hours, Workers())
     build, engine, before = folder / "build", Engine("local"), cpu_seconds()
     steps.ingest(build, asked)
-    steps.fit_units(build, asked, engine)
+    steps.ready_codebook(build, asked, engine)
     steps.encode(build, asked, engine)
     for table in steps.expressive_tables(asked):
         from pipelines import expressive

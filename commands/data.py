@@ -311,6 +311,7 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
     if not files.place(asked.corpus.source).exists():
         raise click.UsageError(f"corpus.source: no such file or folder {asked.corpus.source}")
     place = files.place(asked.build)
+    engine.reaches(place, asked.units.device)
     with alone(place):
         steps.ingest(place, asked, say=say)
         steps.ready_codebook(place, asked, engine, say=say)

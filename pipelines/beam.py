@@ -41,7 +41,6 @@ def run(stage: Stage, build: Path, todo: list[Task], *, workers: int, extra: tup
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     runner, options = choose(build, workers, extra)
     if named(options) == dataflow.RUNNER:
-        dataflow.stage_ready(stage, options)
         dataflow.complete(options, stage, str(build))
     with dead_worker_ends_the_run():
         pipeline = beam.Pipeline(runner=runner, options=options)
@@ -92,7 +91,7 @@ JOB_SERVERS = {"SparkRunner": "spark", "FlinkRunner": "flink"}
 LOSES_DATA = ("DaskRunner", "RayRunner", "PySparkRunner")
 
 
-def ready(workers: int, extra: tuple[str, ...], build: Path | None = None) -> None:
+def ready(workers: int, extra: tuple[str, ...]) -> None:
     """Ask, before any work, what the runner in `extra` needs; workers elsewhere are asked for their Python.
 
     Raises:
@@ -110,7 +109,7 @@ def ready(workers: int, extra: tuple[str, ...], build: Path | None = None) -> No
     if runner in LOSES_DATA:
         raise Unusable(f"beam: {runner} loses rows without a word, measured; use --engine spark")
     if runner == dataflow.RUNNER:
-        dataflow.ready(extra, build)
+        dataflow.ready(extra)
     if runner in JOB_SERVERS:
         engine = JOB_SERVERS[runner]
         jar = unknown.get(f"{engine}_job_server_jar")
@@ -126,6 +125,13 @@ def ready(workers: int, extra: tuple[str, ...], build: Path | None = None) -> No
         java()
     if not runner and place.environment_type == "EXTERNAL":
         ask_pool(place, options)
+
+
+def reaches(build: Path, device: str, extra: tuple[str, ...]) -> None:
+    """Whether workers far away see the build and have the device."""
+    options = PipelineOptions(list(extra))
+    if named(options) == dataflow.RUNNER:
+        dataflow.reaches(build, device, options)
 
 
 def ask_pool(place: PortableOptions, options: PipelineOptions) -> None:

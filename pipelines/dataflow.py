@@ -98,8 +98,8 @@ def complete(options: PipelineOptions, stage: Stage, build: str) -> PipelineOpti
     return options
 
 
-def ready(words: tuple[str, ...], build: Path | str | None = None) -> None:
-    """Ask, before anything starts, what a submission needs: client, options, image, build, credentials, bucket.
+def ready(words: tuple[str, ...]) -> None:
+    """Ask, before anything starts, what a submission needs: client, options, image, credentials, bucket.
 
     Raises:
         Unusable: the first thing that is missing or wrong, in one line, with the way out.
@@ -111,10 +111,6 @@ def ready(words: tuple[str, ...], build: Path | str | None = None) -> None:
     unknown_options(words)
     needed(options)
     gpu(options)
-    if build is not None and not str(build).startswith("gs://"):
-        raise Unusable(
-            f"{RUNNER}: its workers cannot see {build}; need a build on gs://, say --build gs://BUCKET/NAME"
-        )
     if not options.view_as(GoogleCloudOptions).no_auth:
         credentials()
     cloud = options.view_as(GoogleCloudOptions)
@@ -199,17 +195,21 @@ def gpu(options: PipelineOptions) -> None:
         )
 
 
-def stage_ready(stage: Stage, options: PipelineOptions) -> None:
-    """A stage that computes on a GPU must get one.
+def reaches(build: Path | str, device: str, options: PipelineOptions) -> None:
+    """The workers must see the build, and a build that asks for a GPU must get one.
 
     Raises:
-        Unusable: it would not.
+        Unusable: they do not, or it does not.
     """
+    if not str(build).startswith("gs://"):
+        raise Unusable(
+            f"{RUNNER}: its workers cannot see {build}; need a build on gs://, say gs://BUCKET/NAME"
+        )
     cloud = options.view_as(GoogleCloudOptions)
     whole = any(said.startswith("worker_accelerator=") for said in cloud.dataflow_service_options or ())
-    if uses_gpu(stage) and not options.view_as(GpuOptions).gpu_accelerator and not whole:
+    if device.startswith("cuda") and not options.view_as(GpuOptions).gpu_accelerator and not whole:
         raise Unusable(
-            f"{RUNNER}: {stage.name} computes on a GPU (units.device); need --gpu_accelerator, for example "
+            f'{RUNNER}: units.device is "{device}"; need a GPU for it, for example '
             '"--gpu_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"'
         )
 

@@ -216,7 +216,8 @@ class SampleBuild:
         """Settings that use the codebook and tokenizer made here."""
         made = self.folder / "codebooks" / "units.safetensors", self.folder / "tokenizer" / "tokenizer.json"
         units, text = self.settings.units, self.settings.text
-        said = replace(self.settings, "units", codebook=units.codebook or str(made[0]))
+        codebook = units.codebook or ("" if units.is_bundled else str(made[0]))
+        said = replace(self.settings, "units", codebook=codebook)
         return replace(said, "text", tokenizer=text.tokenizer or str(made[1]))
 
     def run(self, rows: list[Row]) -> None:

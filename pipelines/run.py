@@ -47,7 +47,7 @@ class Engine:
             if value and (self.name != owner if owner else self.name == "local"):
                 raise ValueError(f"engine: {self.name} takes no {said}, got {value!r}")
 
-    def ready(self, build: Path | None = None) -> None:
+    def ready(self) -> None:
         """Ask, before any work, what the engine needs and this machine may lack.
 
         Raises:
@@ -58,7 +58,16 @@ class Engine:
 
             spark.session(self.workers, self.master, self.extra)
         elif self.name == "beam" and self.extra:
-            beam_engine().ready(self.workers, self.extra, build)
+            beam_engine().ready(self.workers, self.extra)
+
+    def reaches(self, build: Path, device: str) -> None:
+        """Ask, before any work, whether the engine's workers see the build and have the device it asks for.
+
+        Raises:
+            Unusable: they do not, in one line.
+        """
+        if self.name == "beam" and self.extra:
+            beam_engine().reaches(build, device, self.extra)
 
 
 def beam_engine() -> ModuleType:

@@ -356,9 +356,7 @@ def test_a_job_that_fails_is_said_in_one_line(cloud):
 def test_what_is_missing_or_wrong_is_said_before_anything_starts(cloud, drop, add, said):
     words = tuple(word for word in CLOUD if not word.startswith(drop))
     with pytest.raises(Unusable) as raised:
-        dataflow.ready(
-            (*words, f"--dataflow_endpoint=http://localhost:{cloud.port}", *add), "gs://bucket/build"
-        )
+        dataflow.ready((*words, f"--dataflow_endpoint=http://localhost:{cloud.port}", *add))
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not cloud.jobs
@@ -366,12 +364,12 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(cloud, drop, ad
 
 
 def test_what_is_whole_passes(cloud):
-    dataflow.ready((*CLOUD, f"--dataflow_endpoint=http://localhost:{cloud.port}", *GPU), "gs://bucket/build")
+    dataflow.ready((*CLOUD, f"--dataflow_endpoint=http://localhost:{cloud.port}", *GPU))
 
 
-def test_a_build_on_this_disk_is_refused(cloud):
-    with pytest.raises(Unusable, match="its workers cannot see build/x; need a build on gs://"):
-        dataflow.ready(CLOUD, "build/x")
+def test_a_build_on_this_disk_is_refused():
+    with pytest.raises(Unusable, match=r"its workers cannot see build/x; need a build on gs://"):
+        dataflow.reaches("build/x", "cpu", PipelineOptions(list(CLOUD)))
 
 
 def test_missing_credentials_are_said(monkeypatch, tmp_path):
@@ -381,18 +379,19 @@ def test_missing_credentials_are_said(monkeypatch, tmp_path):
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     words = tuple(word for word in CLOUD if word != "--no_auth")
     with pytest.raises(Unusable, match=r"no credentials: .*gcloud auth application-default login"):
-        dataflow.ready(words, "gs://bucket/build")
+        dataflow.ready(words)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "gone.json"))
     with pytest.raises(Unusable, match=r"no credentials: .*gone\.json"):
-        dataflow.ready(words, "gs://bucket/build")
+        dataflow.ready(words)
 
 
-def test_a_stage_on_the_gpu_without_one_is_refused():
-    with pytest.raises(Unusable, match="hear computes on a GPU"):
-        dataflow.stage_ready(Hear(), PipelineOptions(list(CLOUD)))
+def test_a_build_on_a_gpu_without_one_is_refused():
+    with pytest.raises(Unusable, match=r'units.device is "cuda"; need a GPU'):
+        dataflow.reaches("gs://bucket/build", "cuda", PipelineOptions(list(CLOUD)))
+    dataflow.reaches("gs://bucket/build", "cuda", PipelineOptions([*CLOUD, *GPU]))
 
 
 def test_without_the_client_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(dataflow, "client_missing", lambda: "google-cloud-dataflow-client")
     with pytest.raises(Unusable, match=r"pip install 'wordweave\[dataflow\]'"):
-        dataflow.ready(CLOUD, "gs://bucket/build")
+        dataflow.ready(CLOUD)
