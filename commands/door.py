@@ -38,7 +38,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 # fmt: off
 ORDER = (
     "synth", "ingest", "fit", "units", "pitch", "style", "align", "interleave", "build",
-    "mfa", "plan", "report", "card", "phones", "compare", "show", "verify", "export", "doctor",
+    "mfa", "plan", "report", "card", "phones", "compare", "show", "verify", "export", "prune", "doctor",
     "extend", "train", "generate", "pack", "evaluate", "resynthesis", "study", "export-model",
 )  # a command that is not named here is an error of `--help`, not a silent one
 # fmt: on

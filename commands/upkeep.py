@@ -124,3 +124,34 @@ def doctor(build: Path | None) -> dict[str, Any]:
         **{state: sum(finding.state == state for finding in findings) for state in ("ok", "lacks", "wrong")},
         "findings": [vars(finding) for finding in findings],
     }
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+@click.option("--yes", is_flag=True, help="Remove them. Without it they are only listed.")
+def prune(build: Path, yes: bool) -> dict[str, Any]:
+    """Throw away what BUILD no longer needs.
+
+    Temporary files of killed runs, tables of old settings or of recordings that left, notes of failures that were made
+    good. Files that are not a build's own, and what the present settings count on, are never touched.
+    """
+    from corpus import files
+    from pipelines import build as steps
+    from pipelines import prune as pruning
+    from pipelines.run import alone
+
+    place = files.place(build)
+    steps.recall(place)
+    with alone(place, sweep=False):
+        found = pruning.find(place, say=say)
+        for stale in found:
+            click.echo(f"{stale.name}  {stale.bytes} bytes: {stale.why}")
+        if yes:
+            pruning.remove(place, found)
+    if found and not yes:
+        say("prune: nothing was removed; --yes removes what is listed")
+    return {
+        "found": len(found),
+        "bytes": sum(stale.bytes for stale in found),
+        "removed": len(found) if yes else 0,
+    }

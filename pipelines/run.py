@@ -130,11 +130,11 @@ HELD: set[str] = set()
 
 
 @contextmanager
-def alone(build: Path) -> Iterator[None]:
+def alone(build: Path, *, sweep: bool = True) -> Iterator[None]:
     """Hold the build: two drivers would remove each other's temporary files.
 
-    The lock goes with the process, however it ends; what a killed run left half-written is swept first. An object store
-    has no lock to rely on: there, one driver at a time is the user's promise, and nothing half-written is ever seen.
+    The lock goes with the process, however it ends; `sweep` removes what a killed run left half-written. An object
+    store has no lock to rely on: there, one driver at a time is the user's promise, and nothing half-written is ever seen.
     """
     place = str(build if files.is_url(build) else build.resolve())
     if place in HELD:
@@ -154,7 +154,7 @@ def alone(build: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{build}: another run works on this build; wait for it, or end it") from None
-        for stale in build.glob("**/.*.tmp-*"):
+        for stale in build.glob("**/.*.tmp-*") if sweep else ():
             stale.unlink(missing_ok=True)
         HELD.add(place)
         try:
