@@ -134,7 +134,8 @@ def alone(build: Path, *, sweep: bool = True) -> Iterator[None]:
     """Hold the build: two drivers would remove each other's temporary files.
 
     The lock goes with the process, however it ends; `sweep` removes what a killed run left half-written. An object
-    store has no lock to rely on: there, one driver at a time is the user's promise, and nothing half-written is ever seen.
+    store has no lock to rely on: there, one driver at a time is the user's promise, and nothing half-written is
+    ever seen.
     """
     place = str(build if files.is_url(build) else build.resolve())
     if place in HELD:
