@@ -146,8 +146,8 @@ def indexed(build: Path) -> set[str] | None:
     except (ValueError, KeyError):
         return None
     return {
-        f"shards/{stream}/{entry['file']}"
-        for stream, splits in streams.items()
+        f"shards/{entry['file']}"
+        for splits in streams.values()
         for entries in splits.values()
         for entry in entries
     }
