@@ -160,6 +160,8 @@ def needed(options: PipelineOptions) -> None:
         raise Unusable(
             f"{RUNNER}: --project: need a project's id, not its number or name, got {cloud.project}"
         )
+    if cloud.job_name and not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", cloud.job_name):
+        raise Unusable(f"{RUNNER}: --job_name: need a-z, 0-9 and '-', a letter first, got {cloud.job_name!r}")
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
