@@ -47,7 +47,7 @@ Listen = Callable[[Sequence[np.ndarray], Hearing], Iterator[np.ndarray]]
 class Acoustics:
     """A loaded model.
 
-    listen: waveforms (T,) -> for each, in order, (F, C) float32 log probabilities of tokens.
+    listen: waveforms (T,) -> for each, in order, (F, C) log probabilities of tokens, float32 or float16.
     spell: (word, language) -> its tokens; raises Reject.
     blank, delimiter: tokens of CTC's blank, and between words if the model has one.
     hop, receptive: samples from frame to frame, and that one frame sees.
@@ -280,20 +280,27 @@ class Windows:
             cut for place, wave in enumerate(waveforms) for cut in self.cut(place, wave, window, context)
         ]
         levels = [(0.0, 1.0) if self.normalise is None else level(wave, self.normalise) for wave in waveforms]
-        parts: dict[int, list[np.ndarray]] = {place: [] for place in range(len(waveforms))}
+        made: dict[int, np.ndarray] = {}
         ready = 0
         for group in self.groups(windows, hearing.batch):
             pieces = [self.samples(waveforms[cut.place], cut, levels[cut.place]) for cut in group]
             for cut, scores in zip(group, self.scores(pieces), strict=True):
-                parts[cut.place].append(scores[cut.first - cut.left : cut.last - cut.left])
+                if cut.place not in made:  # filled in place: pieces to be joined would need twice the memory
+                    frames = self.frames(waveforms[cut.place])
+                    made[cut.place] = np.empty((frames, *scores.shape[1:]), scores.dtype)
+                made[cut.place][cut.first : cut.last] = scores[cut.first - cut.left : cut.last - cut.left]
             while ready < group[-1].place:
-                yield np.concatenate(parts.pop(ready))
+                yield made.pop(ready)
                 ready += 1
         for place in range(ready, len(waveforms)):
-            yield np.concatenate(parts.pop(place))
+            yield made.pop(place)
+
+    def frames(self, waveform: np.ndarray) -> int:
+        """How many frames a waveform gives."""
+        return (len(waveform) - self.receptive) // self.hop + 1
 
     def cut(self, place: int, waveform: np.ndarray, window: int, context: int) -> Iterator["Cut"]:
-        frames = (len(waveform) - self.receptive) // self.hop + 1
+        frames = self.frames(waveform)
         for first in range(0, frames, window):
             last = min(first + window, frames)
             yield Cut(place, first, last, max(0, first - context), min(frames, last + context))

@@ -161,7 +161,7 @@ def prepare(utterance: Utterance, waveform: np.ndarray) -> Item | Reject:
         return Reject("audio.unreadable", f"need a mono waveform of shape (T,), got {waveform.shape}")
     if not len(waveform):
         return Reject("align.too_short", "the audio has no samples")
-    if not np.isfinite(waveform).all():
+    if not math.isfinite(float(waveform.sum(dtype=np.float64))):  # an hour's isfinite() would be 58 MB more
         return Reject("audio.not_finite")
     return Item(utterance, tokens, waveform)
 

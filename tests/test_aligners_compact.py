@@ -31,6 +31,7 @@ def test_it_works_with_no_download_and_finds_words_where_they_are(spoken, aligne
     assert [result.reject for result in aligned] == [None] * len(spoken)
     truth = load_aligner("given").align(spoken)
     errors = summarise(np.concatenate([boundary_errors(a.words, b.words) for a, b in zip(truth, aligned)]))
+    print("ctc against true times", errors)
     assert errors["median_ms"] < 30, errors
     assert errors["within_100ms"] > 0.9, errors
 
@@ -42,11 +43,11 @@ def test_every_10_ms_has_probabilities():
     assert heard.shape == cut.shape
     assert heard.shape[1] == len(compact.PHONES)
     assert abs(heard.shape[0] - 500) <= 8
-    assert np.allclose(np.exp(heard).sum(1), 1, atol=1e-4)
+    assert np.allclose(np.exp(heard.astype(np.float32)).sum(1), 1, atol=1e-2)
 
 
-def test_between_frames_probabilities_go_straight(rng=np.random.default_rng(1)):
-    frames = rng.normal(size=(9, 3))
+def test_between_frames_probabilities_go_straight():
+    frames = np.random.default_rng(1).normal(size=(9, 3))
     made = compact.between(frames)
     assert made.shape == (36, 3)
     middles = (np.arange(36) + 0.5) / 4 - 0.5
@@ -119,6 +120,7 @@ def test_real_speech_of_a_speaker_it_never_heard_is_aligned_near_mfa(real_speech
     pairs = [(a, b) for a, b in zip(given, found, strict=True) if not a.reject and not b.reject]
     assert len(pairs) >= 0.99 * len(batch)
     errors = summarise(np.concatenate([boundary_errors(a.words, b.words) for a, b in pairs]))
+    print("ctc against MFA", errors)
     assert errors["boundaries"] > 1000
     assert errors["median_ms"] < 20, errors
     assert errors["within_100ms"] > 0.9, errors

@@ -111,21 +111,6 @@ def test_long_silences_between_pieces_do_no_harm():
     assert [(span.first, span.last) for span in found] == spans
 
 
-@pytest.mark.slow
-def test_an_hour_is_aligned_in_bounded_memory():
-    import resource
-
-    rng = np.random.default_rng(2)
-    words = some_words(9000, rng)
-    log_probs, spans = planted(words, rng)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = align_words(log_probs, words, BLANK, DELIMITER)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert len(log_probs) / 50 > 3000  # seconds at 50 frames a second
-    assert np.mean([(a.first, a.last) == b for a, b in zip(found, spans)]) > 0.999
-    assert grown < 200_000  # kB
-
-
 def test_what_torchaudio_accepts_silently_is_refused():
     good = random_log_probs(9, 4, 0)
     for value, reason in ((np.nan, "backend_error"), (-np.inf, "backend_error")):
