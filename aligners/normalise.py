@@ -300,10 +300,10 @@ def read_english(chunk: str, following: str = "", before: str = "") -> list[str]
     spoken: list[str] = []
     place = 0
     while place < len(folded):
-        for pattern, read in READERS:
+        for pattern, say in READERS:
             match = pattern.match(folded, place)
             if match:
-                spoken += read(match)
+                spoken += say(match)
                 place = match.end()
                 break
         else:

@@ -106,7 +106,9 @@ def read(path: Path | str, start: int = 0, stop: int | None = None) -> bytes:
     try:
         if is_url(path):
             found: Any = place(path)
-            return found.fs.cat_file(found.path, start=start or None, end=stop)  # no range: the file may be empty
+            return found.fs.cat_file(
+                found.path, start=start or None, end=stop
+            )  # no range: the file may be empty
         with open(path, "rb", buffering=0) as file:
             file.seek(start)
             return file.read() if stop is None else file.read(stop - start)

@@ -161,6 +161,7 @@ class EncodeUnits(ListeningStage):
 
         encoder, codebook = self._encoder, self._codebook  # type: ignore[attr-defined]
         waves = [wave for _, wave, _ in rows if wave is not None]
+        made: Iterator[np.ndarray | Reject]
         try:
             made = iter(encode_units(encoder, codebook, waves))
         except ValueError:  # one of them: alone it is found
@@ -291,7 +292,7 @@ class SampleFrames:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for rows in ahead(map(self.taken, batches(files.read_table(build / task.inputs[0])))):
                 for (item, _, _), frames in zip(
-                    rows, features(encoder, [row[1] for row in rows]), strict=True
+                    rows, features(encoder, [wave for _, wave, _ in rows if wave is not None]), strict=True
                 ):
                     rng = np.random.default_rng(int.from_bytes(self.digest(item.id), "big"))  # type: ignore[union-attr]
                     kept = np.ascontiguousarray(
