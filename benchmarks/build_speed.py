@@ -8,6 +8,7 @@ The codebook is fitted once and given to all, so that every row does the same wo
 import argparse
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def children_cpu() -> float:
+    """CPU seconds of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -26,6 +33,7 @@ def main() -> None:
     parser.add_argument("--part-minutes", type=float, default=2.5)
     asked = parser.parse_args()
     seconds: dict[str, float] = {}
+    cpu_seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "settings.toml"
         config.write_text(f"[corpus]\npart_minutes = {asked.part_minutes}\n")
@@ -33,7 +41,7 @@ def main() -> None:
         def build(name: str, *options: str) -> str:
             place = Path(folder) / name
             words = [sys.executable, "-m", "wordweave", "build", str(config), "--source", str(asked.manifest)]
-            started = time.monotonic()
+            started, cpu = time.monotonic(), children_cpu()
             done = subprocess.run(
                 [*words, "--build", str(place), *options],
                 cwd=ROOT,
@@ -41,7 +49,7 @@ def main() -> None:
                 text=True,
                 check=True,
             )
-            seconds[name] = time.monotonic() - started
+            seconds[name], cpu_seconds[name] = time.monotonic() - started, children_cpu() - cpu
             return done.stdout
 
         said = build("fit", "--engine", "local")
@@ -54,7 +62,8 @@ def main() -> None:
             build(name, "--engine", engine, "--workers", workers)
             print(
                 f"{name:<8} {seconds[name]:6.1f} s  {hours * 3600 / seconds[name]:6.1f} x real time  "
-                f"{seconds['loop'] / seconds[name]:.2f} of the loop's speed",
+                f"{seconds['loop'] / seconds[name]:.2f} of the loop's speed  {cpu_seconds[name]:6.1f} s of CPU, "
+                f"{cpu_seconds[name] / cpu_seconds['loop']:.2f} of the loop's  load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
 

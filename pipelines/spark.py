@@ -3,6 +3,7 @@
 A task may run twice at once (speculation) or again (retry): `run_task` gives the same bytes whichever ends first.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -51,6 +52,7 @@ def session(workers: int, master: str, extra: tuple[str, ...]) -> Any:
     builder = builder.master(master) if master else builder
     for name, value in {**({} if submitted else ours), **conf}.items():
         builder = builder.config(name, value)
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # at Ctrl-C it reports what it was asked last
     try:
         spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
