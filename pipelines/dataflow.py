@@ -116,6 +116,7 @@ def ready(words: tuple[str, ...]) -> None:
     cloud = options.view_as(GoogleCloudOptions)
     for path in sorted({place for place in (cloud.temp_location, cloud.staging_location) if place}):
         bucket(path, options)
+    valid(options)
 
 
 def unknown_options(words: tuple[str, ...]) -> None:
@@ -162,14 +163,18 @@ def needed(options: PipelineOptions) -> None:
         )
     if cloud.job_name and not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", cloud.job_name):
         raise Unusable(f"{RUNNER}: --job_name: need a-z, 0-9 and '-', a letter first, got {cloud.job_name!r}")
+    if options.view_as(StandardOptions).streaming:
+        raise Unusable(f"{RUNNER}: a build is a batch job; leave --streaming out")
+
+
+def valid(options: PipelineOptions) -> None:
+    """What Beam itself finds wrong; asked last, because it asks the bucket too, and would go on asking for minutes."""
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
     wrong = PipelineOptionsValidator(options, DataflowRunner()).validate()
     if wrong:
         raise Unusable(f"{RUNNER}: {' '.join(str(wrong[0]).split())}")
-    if options.view_as(StandardOptions).streaming:
-        raise Unusable(f"{RUNNER}: a build is a batch job; leave --streaming out")
 
 
 def gpu(options: PipelineOptions) -> None:
