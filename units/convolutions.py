@@ -183,7 +183,7 @@ def convolve(
 def sample_moments(recording: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of all samples, in double precision."""
     total = squares = recording.new_zeros((), dtype=torch.float64)
-    pivot = recording.mean(dtype=torch.float64)  # so that a constant offset costs no digits
+    pivot = recording[:STATISTICS_SAMPLES].mean(dtype=torch.float64)  # so that an offset costs no digits
     for block in recording.split(STATISTICS_SAMPLES):
         away = block.double() - pivot
         total, squares = total + away.sum(), squares + away.square().sum()
@@ -207,9 +207,7 @@ def output_moments(
     >>> mean.tolist(), variance.tolist()
     ([2.0], [1.0])
     """
-    pivot = recording.mean(
-        dtype=torch.float64
-    ).float()  # taken off, so that a constant offset costs no digits
+    pivot = recording.mean(dtype=torch.float64).float()  # so that an offset costs no digits
     windows = recording.unfold(0, size, stride)
     few = size <= FEW_TAPS
     width, single = size if few else kernel.shape[1], kernel.float()
