@@ -39,6 +39,7 @@ from lm.curve import board, draw
 from lm.held_out import evaluate, mean_loss, mixed, prepare, sentence
 from lm.lora import TARGETS, adapt
 from lm.model import IGNORE, Model, flops_per_token, preset, replace
+from lm.muon import Muon
 from lm.processes import everyone, leave, processes, together
 from shards.read import open_stream, read_documents
 from shards.vocabulary import KINDS, Vocabulary
@@ -458,7 +459,7 @@ def make_optimisers(model: Model, settings: TrainSettings) -> list[tuple[torch.o
     result: list[tuple[torch.optim.Optimizer, float]] = [(adamw, settings.learning_rate)]
     if matrices:
         rate = settings.matrix_learning_rate
-        result.append((torch.optim.Muon(matrices, lr=rate, weight_decay=settings.weight_decay), rate))
+        result.append((Muon(matrices, lr=rate, weight_decay=settings.weight_decay), rate))
     return result
 
 
