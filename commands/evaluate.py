@@ -38,9 +38,10 @@ SHORT = {"T": 16, "S->T": 16, "T->S": 60, "S": 60}
 @click.option(
     "--runs",
     type=click.IntRange(min=1),
-    default=3,
-    help="Draws of a continuation, averaged.",
-    show_default=True,
+    help="Draws of a continuation, averaged; default 3, of the synthetic packs 1.",
+)
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=32, help="Continuations at a time.", show_default=True
 )
 @click.option(
     "--vocoder", help="Command that speaks tokens: JSON on stdin, the WAV to write as last argument."

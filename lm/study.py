@@ -245,9 +245,11 @@ def draw(table: Mapping[str, Any], cells: Sequence[str], path: Path, title: str)
                 [x] * len(one["runs"]), [run[0] for run in one["runs"]], ".", color="black", markersize=5
             )
     axes.axhline(50, color="grey", linestyle="--", linewidth=1)
-    axes.set(xticks=range(len(names)), ylim=(0, 105), ylabel="contrast, %", title=title)
+    axes.set(
+        xticks=range(len(names)), ylim=(0, 122), yticks=range(0, 101, 20), ylabel="contrast, %", title=title
+    )
     axes.set_xticklabels([name.replace(" ", "\n") for name in names])
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="upper right", ncols=len(cells), fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

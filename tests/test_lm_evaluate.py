@@ -296,6 +296,24 @@ def test_the_command_refuses_a_broken_pack_in_one_line(saved, tmp_path, capsys):
     assert "is no pack" in line
 
 
+def test_the_command_scores_packs_and_writes_the_results(saved, tmp_path, capsys, monkeypatch):
+    import pipelines.listen
+    from wordweave import cli
+
+    directory, vocabulary = saved
+    vocabulary.save(tmp_path / "build" / "shards")
+    toy_pack(tmp_path / "pack")
+    monkeypatch.setattr(pipelines.listen, "listener", lambda build: lambda path: "[Hu3][Hu4]")
+    monkeypatch.setattr(pipelines.listen, "described", lambda build: {"encoder": "toy"})
+    words = ["evaluate", str(tmp_path / "build"), "--model", str(directory), "--pack", str(tmp_path / "pack")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--compare"])
+    assert ended.value.code == 0
+    said = json.loads((tmp_path / "build" / "evaluation" / "results.json").read_text())
+    assert [row["direction"] for row in said["rows"]] == ["T", "T->S"]
+    assert "toy" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
