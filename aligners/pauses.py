@@ -71,6 +71,8 @@ def shorten(waveform: np.ndarray) -> Shortened:
     if len(waveform) <= LONGEST * HOP:
         return nothing
     quiet = is_quiet(levels(waveform))
+    if quiet.all():  # nothing but a pause: its reason is not that it is too short
+        return nothing
     edges = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
     cuts = [(first + KEPT, last - KEPT) for first, last in edges.tolist() if last - first > LONGEST]
     if not cuts:
