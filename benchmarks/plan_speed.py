@@ -9,7 +9,6 @@ the units stage. Every thousandth part is stale, for another setting.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -72,7 +71,9 @@ def plan(build: Path) -> None:
     one = stage()
     found = compare(one, build, map_tasks(build, one, "units"))
     said = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # not ru_maxrss, which starts from the peak of the process that started this one
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
     print(json.dumps({**said, "peak_mb": peak, "plan": str(found)}))
 
 
