@@ -60,5 +60,5 @@ def test_long_speech_is_aligned_in_one_call_under_a_gigabyte(spoken_corpus, name
     said = json.loads(done.stdout.splitlines()[-1])
     print(name, said)
     assert said["words"][0] == said["words"][1] > 2 * float(seconds), said
-    assert said["within_100ms"] > 0.9, said
-    assert said["peak_MiB"] < 1000, said
+    assert said["within_100ms"] > 0.95, said
+    assert said["peak_MiB"] * 2**20 < 1e9, said
