@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -290,20 +291,43 @@ def _speak(espeak: _Espeak, folder: Path, line: dict[str, Any]) -> float:
 
 
 def main() -> None:
-    """Speak the utterances that stdin describes, a JSON object a line; print the seconds of each."""
+    """Speak the utterances that stdin describes, a JSON object a line; print the seconds of each, in order.
+
+    As many at a time as there are cores: each in a process of its own anyway.
+    """
     folder = Path(sys.argv[1])
     espeak = _Espeak()
+    speaking: deque[tuple[int, int]] = deque()
     for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            try:
-                os.write(1, f"{_speak(espeak, folder, json.loads(line))}\n".encode())
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        if os.waitpid(child, 0)[1] != 0:
-            sys.exit(1)
+        speaking.append(_begin(espeak, folder, json.loads(line)))
+        if len(speaking) == (os.cpu_count() or 1):
+            _end(*speaking.popleft())
+    while speaking:
+        _end(*speaking.popleft())
+
+
+def _begin(espeak: _Espeak, folder: Path, line: dict[str, Any]) -> tuple[int, int]:
+    """Speak in a child; its number and where it will say the seconds."""
+    heard, said = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(said, f"{_speak(espeak, folder, line)}\n".encode())
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(said)
+    return child, heard
+
+
+def _end(child: int, heard: int) -> None:
+    """Wait for a child and pass on what it says."""
+    with open(heard, "rb") as pipe:
+        seconds = pipe.read()
+    if os.waitpid(child, 0)[1] != 0:
+        sys.exit(1)
+    os.write(1, seconds)
 
 
 if __name__ == "__main__":
