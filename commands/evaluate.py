@@ -7,9 +7,6 @@ import click
 
 from commands.door import FILE, FOLDER, cli, command, say
 
-SHORT = {"T": 16, "S->T": 16, "T->S": 60, "S": 60}
-"""New tokens of a continuation of the synthetic packs, whose endings have six words."""
-
 
 @command(cli)
 @click.argument("build", type=FOLDER)
@@ -69,7 +66,7 @@ def evaluate(
     spoken into BUILD/evaluation.
     """
     from lm import scoreboard
-    from lm.askers import Asking, askers
+    from lm.askers import SHORT, Asking, askers
     from lm.evaluate import evaluate as run
     from lm.evaluate import write_results
     from lm.pack import read_pack

@@ -263,7 +263,7 @@ def described_units(build: Path) -> dict[str, Any]:
 
 def run_jobs(jobs: "list[Job]", workers: int) -> list[dict[str, Any]]:
     """All runs, so many at a time, each on one thread in a process of its own."""
-    from lm.study import train_and_score
+    from lm.study import measured, train_and_score
 
     runs = []
     context = multiprocessing.get_context("spawn")
@@ -272,10 +272,11 @@ def run_jobs(jobs: "list[Job]", workers: int) -> list[dict[str, Any]]:
         for done in as_completed(waiting):
             job, run = waiting[done], done.result()
             runs.append(run)
-            contrasts = ", ".join(
-                f"{row['pack']} {row['direction']} {row['contrast'][0]:.0f}"
+            said = [
+                f"{row['pack']} {row['direction']} {measured(row)[name][0]:.0f}"
                 for row in run["rows"]
-                if "contrast" in row
-            )
-            say(f"study: {job.row.name}, seed {job.seed}: {run['minutes']:.1f} minutes; contrast {contrasts}")
+                for name in ("contrast", "kept")
+                if name in measured(row)
+            ]
+            say(f"study: {job.row.name}, seed {job.seed}: {run['minutes']:.1f} minutes; {', '.join(said)}")
     return runs

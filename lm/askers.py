@@ -13,6 +13,9 @@ from lm.sentiment import learn, open_speech, open_text
 from lm.stsp import Stsp, joined, preserve
 from shards.vocabulary import Vocabulary
 
+SHORT = {"T": 16, "S->T": 16, "T->S": 60, "S": 60}
+"""New tokens of a continuation, by direction, for the synthetic packs, whose endings have six words."""
+
 
 @dataclass(frozen=True)
 class Asking:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lm.askers import SHORT, Asking, askers
 from lm.evaluate import write_results
 from lm.generate import load
 from lm.pack import Pack
@@ -88,11 +89,15 @@ def train_and_score(job: Job) -> dict[str, Any]:
     summary = train(settings)
     last = max(output.glob("step-[0-9]*"), key=lambda path: int(path.name[5:]))
     model, vocabulary = load(last)
+    ask = askers(Asking(new_tokens=SHORT, task=job.row.task))
     rows = []
     for pack in job.packs:
         for direction in pack.directions:
-            scoring = Scoring(task=job.row.task)
-            rows.append(score(model, vocabulary, pack, direction, job.heard[pack.name], scoring))
+            asked = (model, vocabulary, pack, direction, job.heard[pack.name])
+            if pack.task == "choose":
+                rows.append(score(*asked, Scoring(task=job.row.task)))
+            else:
+                rows.append({"pack": pack.name, "direction": direction, **ask[pack.task](*asked)})
     said = {
         "key": job.key,
         "row": job.row.name,
@@ -133,7 +138,23 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, max(0.0, mean - half), min(100.0, mean + half)
 
 
-MEASURES = {"sum": "ending.sum.free", "mean": "ending.mean.free", "contrast": "contrast"}
+MEASURES = ("sum", "mean", "contrast", "kept")
+
+
+def measured(row: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Each measure that a row of results has, with its interval over items.
+
+    >>> measured({"value": 71.0, "low": 61.5, "high": 79.1})
+    {'kept': [71.0, 61.5, 79.1]}
+    """
+    accuracy = row.get("accuracy", {})
+    found = {
+        "sum": accuracy.get("ending.sum.free"),
+        "mean": accuracy.get("ending.mean.free"),
+        "contrast": row.get("contrast"),
+        "kept": [row["value"], row["low"], row["high"]] if "value" in row else None,
+    }
+    return {name: list(value) for name, value in found.items() if value is not None}
 
 
 def gather(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
@@ -141,10 +162,8 @@ def gather(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, d
     found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for run in runs:
         for row in run["rows"]:
-            for name, key in MEASURES.items():
-                value = row.get("contrast") if key == "contrast" else row["accuracy"][key]
-                if value is not None:
-                    found[run["row"]][f"{row['pack']} {row['direction']}"][name].append(list(value))
+            for name, value in measured(row).items():
+                found[run["row"]][f"{row['pack']} {row['direction']}"][name].append(value)
     return {
         name: {
             cell: {
@@ -212,7 +231,7 @@ def tabulate(table: Mapping[str, Any], cells: Sequence[str]) -> str:
 
 def _shown(measure: str, one: Mapping[str, Any]) -> str:
     found = one[measure]
-    if measure != "contrast":
+    if measure in ("sum", "mean"):
         return f"{found['mean']:.0f}"
     low, high = found["over_items"]
     if len(found["runs"]) > 1:
@@ -262,8 +281,11 @@ def page(results: Mapping[str, Any], cells: Sequence[str]) -> str:
         "# The claim in miniature",
         "",
         "Made by `make study`; nothing here is typed. Cells: accuracy of the ending by sum / by mean per token / "
-        "**contrast** of twin items, with its 95 % interval over test items and, for several seeds, their range. "
+        "**contrast** of twin items, with its 95 % interval over test items and, for several seeds, their range; of "
+        "sentiments: **share of continuations that keep it** (STSP). "
         "Synthetic stories, speech by espeak-ng: this shows a mechanism, it does not reproduce the paper's numbers.",
+        "",
+        "![contrast of twin items, by model](study.png)",
         "",
         tabulate(results["table"], cells),
         "",

@@ -196,6 +196,15 @@ def test_the_verdict_needs_the_lower_bound_over_seeds_too():
     assert over_seeds([50.0])[0] == 50.0
 
 
+def test_moods_kept_stand_in_the_table_beside_contrasts():
+    run = run_of("full", 0, 95.0)
+    run["rows"].append({"pack": "sentiment-said", "direction": "S", "value": 62.0, "low": 52.0, "high": 71.0})
+    run["rows"].append({"pack": "sentiment-said", "direction": "T", "not_run": "no judge"})
+    table = tabulate(gather([run]), ["stories T->S", "sentiment-said S"])
+    assert "**62.0** [52, 71]" in table
+    assert "**95.0**" in table
+
+
 def test_tokens_by_stream_add_up_to_the_budget(tmp_path):
     lines = [{"tokens": 100, "mixture": {"text": 0.4, "speech": 0.6}}, {"tokens": 100, "held_out": {}}]
     lines.append({"tokens": 300, "mixture": {"text": 0.5, "speech": 0.5}})
@@ -244,6 +253,7 @@ tokens = 2048
 evaluate_every = 100
 [[rows]]
 name = "full"
+packs = ["stories", "sentiment-said"]
 mixture = { text = 1.0, speech = 1.0, interleaved = 1.0 }
 [[rows]]
 name = "pairs"
@@ -267,7 +277,11 @@ def test_a_study_runs_from_its_config_to_its_table(tmp_path):
         assert ended.value.code == 0
     said = json.loads((tmp_path / "study" / "study.json").read_text())
     assert set(said["table"]) == {"full", "pairs"}
-    assert set(said["table"]["full"]) == {"stories T", "stories S", "stories T->S", "stories S->T"}
+    directions = ("T", "S", "T->S", "S->T")
+    assert set(said["table"]["full"]) == {
+        f"{pack} {way}" for pack in ("stories", "sentiment-said") for way in directions
+    }
+    assert 0 <= said["table"]["full"]["sentiment-said S"]["kept"]["mean"] <= 100
     assert said["test"] == {"stories": 6, "of them trained on": 0}
     assert (tmp_path / "study" / "study.png").stat().st_size > 1000
     assert sum(said["runs"][0]["tokens"].values()) == pytest.approx(2048, abs=4)
