@@ -25,16 +25,21 @@ if TYPE_CHECKING:
 
 BLOCK_FRAMES = 64  # frames made at a time on a CPU
 STATISTICS_SAMPLES = 1 << 21  # looked at once for the statistics of a recording: bounded memory
+STATISTICS_ROWS = 256  # the same, where the output is looked at: summed in single precision, so not too many
 FEW_TAPS = 32  # up to here the covariance of windows is cheaper than the convolution itself
 EPSILON = 1e-5  # torch's own for group norm
 
 
 class First(NamedTuple):
-    """The first convolution as one recording needs it: gain and offset of its samples, then its kernel and bias."""
+    """The first convolution as one recording needs it: gain and offset of its samples, then its kernel and bias.
+
+    Or all of its output, where that had to be made for its statistics and the recording is short enough to keep it.
+    """
 
     scaling: tuple[torch.Tensor, torch.Tensor] | None  # None: raw samples
     kernel: torch.Tensor
     bias: torch.Tensor | None
+    output: torch.Tensor | None = None  # with norm and activation
 
 
 class Convolutions:
@@ -67,8 +72,11 @@ class Convolutions:
             names = (f"{name}.layer_norm.weight", f"{name}.layer_norm.bias")
             self.norms.append((weights[names[0]], weights[names[1]]) if normed else None)
 
-    def first(self, recording: torch.Tensor) -> First:
-        """What the first convolution is for this recording, (T,) float32: its whole length counts."""
+    def first(self, recording: torch.Tensor, *, keep: bool = False) -> First:
+        """What the first convolution is for this recording, (T,) float32: its whole length counts.
+
+        With `keep`, its output comes along where that saves making it twice.
+        """
         s, scaling = self.settings, None
         if s.normalize is not None:
             mean, variance = sample_moments(recording)
@@ -78,12 +86,23 @@ class Convolutions:
             return First(scaling, self.kernels[0], self.biases[0])
         norm, kernel = self.norms[0], self.kernels[0].double()
         assert norm is not None
-        mean, variance = output_moments(recording, kernel, s.conv_kernel[0], s.conv_stride[0])
+        output = None
+        if keep and s.conv_kernel[0] > FEW_TAPS and len(recording) <= STATISTICS_SAMPLES:
+            output = recording.new_empty(
+                (len(recording) - s.conv_kernel[0]) // s.conv_stride[0] + 1, kernel.shape[1]
+            )
+        mean, variance = output_moments(recording, kernel, s.conv_kernel[0], s.conv_stride[0], output)
         if scaling is not None:  # of gain * x + offset, from the moments of x
             gain, offset = scaling
             mean, variance = gain * mean + offset * kernel.sum(dim=0), gain * gain * variance
         scale = norm[0].double() / torch.sqrt(variance.clamp(min=0) + EPSILON)
-        return First(scaling, (kernel * scale).float(), (norm[1].double() - mean * scale).float())
+        bias = norm[1].double() - mean * scale
+        if output is not None:
+            if scaling is not None:
+                scale, bias = scale * scaling[0], bias + scaling[1] * kernel.sum(dim=0) * scale
+            torch.addcmul(bias.float(), output, scale.float(), out=output)
+            return First(scaling, self.kernels[0], None, self.activated(output, 0))
+        return First(scaling, (kernel * scale).float(), bias.float())
 
     def frames(self, samples: torch.Tensor, first: First) -> torch.Tensor:
         """(T,) float32 of one recording -> (F, C), a block at a time."""
@@ -91,8 +110,13 @@ class Convolutions:
         frames = s.frames(len(samples))
         for start in range(0, frames, BLOCK_FRAMES):
             stop = min(frames, start + BLOCK_FRAMES)
-            block = samples[start * s.hop : (stop - 1) * s.hop + s.receptive_field]
-            blocks.append(self.convolve([normalized(block, first)], [first]))
+            if first.output is None:
+                block = samples[start * s.hop : (stop - 1) * s.hop + s.receptive_field]
+                blocks.append(self.convolve([normalized(block, first)], [first]))
+            else:
+                stride = s.conv_stride[0]
+                last = ((stop - 1) * s.hop + s.receptive_field - s.conv_kernel[0]) // stride
+                blocks.append(self.after_first(first.output[start * s.hop // stride : last + 1]))
         return torch.cat(blocks)
 
     def frames_together(self, recordings: list[torch.Tensor], firsts: list[First]) -> list[torch.Tensor]:
@@ -122,7 +146,11 @@ class Convolutions:
             # the windows are copied: cheaper than several thin products
             multiply(windows[start:stop].contiguous(), first.kernel, first.bias, x[start:stop])
             start = stop
-        x = self.activated(x, 0)
+        return self.after_first(self.activated(x, 0))
+
+    def after_first(self, x: torch.Tensor) -> torch.Tensor:
+        """Output of the first convolution, with norm and activation -> that of the last."""
+        s = self.settings
         for i in range(1, len(self.kernels)):
             shape, shared = (s.conv_kernel[i], s.conv_stride[i]), self.sums[i]
             if shared is None:
@@ -256,7 +284,11 @@ def sample_moments(recording: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def output_moments(
-    recording: torch.Tensor, kernel: torch.Tensor, size: int, stride: int
+    recording: torch.Tensor,
+    kernel: torch.Tensor,
+    size: int,
+    stride: int,
+    output: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance over time, (C,) each in double precision, of each channel of a convolution's output.
 
@@ -266,6 +298,7 @@ def output_moments(
     Args:
         recording: (T,) float32.
         kernel: (size, C) float64.
+        output: (windows, C) float32, filled with the output, which must be of many taps.
 
     >>> mean, variance = output_moments(torch.tensor([0.0, 1.0, 0.0, 3.0]), torch.ones(2, 1).double(), 2, 2)
     >>> mean.tolist(), variance.tolist()
@@ -277,12 +310,21 @@ def output_moments(
     width, single = size if few else kernel.shape[1], kernel.float()
     total = kernel.new_zeros(width)
     products = kernel.new_zeros((width, width) if few else width)
-    for block in windows.split(max(1, STATISTICS_SAMPLES // size)):
-        away = block.double() - pivot if few else ((block - pivot) @ single).double()
-        total += away.sum(dim=0)
-        products += away.T @ away if few else away.square().sum(dim=0)
-    mean = total / len(windows)
     shift = pivot.double() * kernel.sum(dim=0)
+    step = max(1, STATISTICS_SAMPLES // size) if few else STATISTICS_ROWS
+    for start in range(0, len(windows), step):
+        away = windows[start : start + step] - pivot
+        if few:
+            away = away.double()
+            total += away.sum(dim=0)
+            products += away.T @ away
+        else:
+            made = away @ single
+            total += made.sum(dim=0)
+            products += made.square().sum(dim=0)
+            if output is not None:
+                torch.add(made, shift.float(), out=output[start : start + step])
+    mean = total / len(windows)
     if few:
         covariance = products / len(windows) - torch.outer(mean, mean)
         return mean @ kernel + shift, ((covariance @ kernel) * kernel).sum(dim=0)

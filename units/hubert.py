@@ -264,7 +264,7 @@ class HubertEncoder:
         if self._together:  # one copy to the device, which the host need not wait for
             parts = list(moved(torch.cat(parts), self.device).split([len(part) for part in parts]))
         firsts = [
-            shared.get(piece.index) or self._convolutions.first(part)
+            shared.get(piece.index) or self._convolutions.first(part, keep=not self._together)
             for piece, part in zip(batch, parts, strict=True)
         ]
         if self._together:
