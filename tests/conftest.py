@@ -1,7 +1,9 @@
 """Shared cases: real speech where it is there, and a small spoken corpus made on the spot."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,3 +26,26 @@ def spoken_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from corpus.synth import synthesise
 
     return synthesise(tmp_path_factory.mktemp("spoken"), utterances=24, voices=4, seed=1)
+
+
+@pytest.fixture(scope="session")
+def huberts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Path]]:
+    """A random HuBERT of each layout: (transformers model, its directory)."""
+    from hubert_toy import LAYOUTS, random_hubert
+
+    found = {}
+    for layout in LAYOUTS:
+        model, folder = random_hubert(layout), tmp_path_factory.mktemp("hubert")
+        model.save_pretrained(folder)
+        found[layout] = model, folder
+    return found
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of torch's threads, for this test alone."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from units.convolutions import Convolutions, convolve, convolve_pairs, output_moments, sum_of_shared
+from units.convolutions import (
+    Convolutions,
+    convolve,
+    convolve_pairs,
+    output_moments,
+    sample_moments,
+    sum_of_shared,
+)
 from units.encoders import load_encoder
 from units.transformer import spectrum
 
@@ -92,3 +99,19 @@ def test_the_output_that_moments_leave_is_that_of_the_convolution():
     expected = recording.double().unfold(0, 48, 16) @ kernel
     assert torch.allclose(output.double(), expected, rtol=0, atol=1e-4)
     assert torch.allclose(mean, expected.mean(dim=0), rtol=1e-6)
+
+
+def test_statistics_of_a_recording_are_those_of_all_its_samples_and_windows(monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr("units.convolutions.STATISTICS_SAMPLES", 1000)  # several blocks
+    for size, stride in ((10, 5), (48, 16)):  # by the covariance of windows, and by the output itself
+        waveform = (rng.normal(size=4003) * 0.01 + 5).astype(np.float32)
+        kernel = rng.normal(size=(size, 3))
+        starts = range(0, 4003 - size + 1, stride)
+        output = np.stack([waveform[start : start + size].astype(np.float64) for start in starts]) @ kernel
+        mean, variance = output_moments(torch.from_numpy(waveform), torch.from_numpy(kernel), size, stride)
+        assert np.allclose(mean, output.mean(axis=0), rtol=1e-7, atol=1e-7)
+        assert np.allclose(variance, output.var(axis=0), rtol=1e-5)
+        mean, variance = sample_moments(torch.from_numpy(waveform))
+        assert mean.item() == pytest.approx(waveform.mean(dtype=np.float64), abs=1e-9)
+        assert variance.item() == pytest.approx(waveform.var(dtype=np.float64), rel=1e-9)
