@@ -2,6 +2,7 @@
 
     python -m benchmarks.units_speed [--utterances 40] [--threads 1] [--repeats 2]
     python -m benchmarks.units_speed --device cuda [--minutes 60]
+    python -m benchmarks.units_speed --long 3
 
 HuBERT-base with random weights (12 blocks of 768; speed does not depend on their values). bfloat16 is run where the
 device computes in it. On a CPU, CPU time is compared, not wall time, so that a busy machine disturbs less; each figure
@@ -10,6 +11,9 @@ it, noise of typical lengths is used.
 
 On a GPU wall time is compared, of FLAC files to units by `EncodeUnits`, decoding included, against the bare
 transformers model that gets batches of equal length which lie on the device already; hours of audio per hour are said.
+
+With `--long`, one recording of so many hours is made on the spot and encoded by the bundled encoder: speed, and the
+peak memory beside the samples themselves.
 """
 
 import argparse
@@ -36,7 +40,11 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, default=501)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=60.0, help="of audio, on a GPU")
+    parser.add_argument("--long", type=float, help="hours of one recording for the bundled encoder")
     arguments = parser.parse_args()
+    if arguments.long:
+        one_long_recording(arguments)
+        return
     if arguments.device != "cpu":
         on_a_gpu(arguments)
         return
@@ -128,6 +136,43 @@ def main() -> None:
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"from the features themselves. Peak memory {peak:.1f} GiB.")
+
+
+def one_long_recording(arguments: argparse.Namespace) -> None:
+    """Speech again and again until it is that long, to units."""
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+
+    import numpy as np
+    import torch
+
+    from units import kmeans
+    from units.encode import encode_units
+    from units.encoders import bundled_codebook, load_encoder
+
+    torch.set_num_threads(arguments.threads)
+    encoder, codebook = load_encoder("compact"), kmeans.load(bundled_codebook())
+    some, kind = read_waveforms(8)
+    encode_units(encoder, codebook, some)
+    speech = np.concatenate(some)
+    recording = np.resize(speech, int(arguments.long * 3600 * 16_000))
+    before = peak_megabytes()
+    start = time.process_time()
+    (units,) = encode_units(encoder, codebook, [recording])
+    took = time.process_time() - start
+    peak = peak_megabytes()
+    print(
+        f"{kind} again and again, {arguments.long} h in one recording, {recording.nbytes / 1e6:.0f} MB of samples"
+    )
+    print(
+        f"{arguments.threads} thread(s), {len(recording) / 16_000 / took:.0f} x real time, {len(units)} units"
+    )
+    print(f"peak memory {peak:.0f} MB, {before:.0f} MB before it was encoded")
+
+
+def peak_megabytes() -> float:
+    """The most memory this process ever held."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024 / 1e6
 
 
 def on_a_gpu(arguments: argparse.Namespace) -> None:

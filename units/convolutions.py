@@ -304,7 +304,9 @@ def output_moments(
     >>> mean.tolist(), variance.tolist()
     ([2.0], [1.0])
     """
-    pivot = recording.mean(dtype=torch.float64).float()  # so that an offset costs no digits
+    pivot = (
+        recording[:STATISTICS_SAMPLES].mean(dtype=torch.float64).float()
+    )  # so that an offset costs no digits
     windows = recording.unfold(0, size, stride)
     few = size <= FEW_TAPS
     width, single = size if few else kernel.shape[1], kernel.float()
