@@ -23,7 +23,7 @@ import torch.nn.functional as F
 if TYPE_CHECKING:
     from units.hubert import HubertSettings
 
-BLOCK_FRAMES = 64  # frames made at a time on a CPU
+BLOCK_FRAMES = 128  # frames made at a time on a CPU
 STATISTICS_SAMPLES = 1 << 21  # looked at once for the statistics of a recording: bounded memory
 STATISTICS_ROWS = 256  # the same, where the output is looked at: summed in single precision, so not too many
 FEW_TAPS = 32  # up to here the covariance of windows is cheaper than the convolution itself
