@@ -59,7 +59,7 @@ class MeasureProsody(ListeningStage):
     device: str
     extractor_identity: str
     name: ClassVar[str] = "prosody"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     outside_key: ClassVar[tuple[str, ...]] = ("device",)
     schema: ClassVar[pa.Schema] = PROSODY
 

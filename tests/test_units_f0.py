@@ -51,6 +51,40 @@ def test_f0_is_what_torchfcpe_gives_for_the_whole_recording(samples):
     assert np.abs(found.hertz - hertz).max() < 0.01
 
 
+def test_f0_of_recorded_speech_is_what_torchfcpe_gives_within_1e_4(real_speech):
+    import soundfile
+
+    for path in sorted((real_speech / "emotion" / "audio").glob("*.flac"))[::20]:
+        wave = soundfile.read(path, dtype="float32")[0]
+        hertz, voiced = reference(wave)
+        found = extract(wave)
+        assert np.array_equal(found.voiced, voiced)
+        assert np.abs(found.hertz / hertz - 1).max() < 1e-4
+
+
+@pytest.mark.parametrize("rows", [2, 38, 200])
+def test_seven_products_of_quarters_are_the_product(rows):
+    generator = torch.Generator().manual_seed(0)
+    x, matrix, bias = (
+        torch.randn(size, generator=generator, dtype=torch.float64) for size in ((rows, 64), (64, 48), (48,))
+    )
+    found = f0._multiply(x, f0._seven(matrix), bias)
+    assert torch.allclose(found, x @ matrix + bias, atol=1e-12)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 30])
+def test_the_second_convolution_is_that_of_torch(frames):
+    weights = f0._weights("cpu")[0]
+    second, model = f0._load("cpu").model.input_stack[3], f0._load("cpu").model
+    x = torch.randn(frames, 512, generator=torch.Generator().manual_seed(0))
+    wanted = second(x.T[None])[0].T
+    if model.harmonic_emb is not None:
+        wanted = wanted + model.harmonic_emb.weight[0]
+    found = f0._second(weights, x)
+    assert len(found) == frames + frames % 2
+    assert torch.allclose(found[:frames], wanted, atol=1e-4)
+
+
 def test_blocks_leave_no_seam(monkeypatch):
     wave = mixed(8)
     whole = extract(wave)
