@@ -6,8 +6,10 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from click.testing import CliRunner
 from test_build import asked, bad_corpus, hashes, members
+from test_units_f0 import odd
 
 import wordweave
 from pipelines import build as steps
@@ -43,6 +45,12 @@ def built(spoken_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("expressive")
     run(folder, wanted(spoken_corpus), Engine("local"))
     return folder
+
+
+def rows_of(build, table):
+    return [
+        row for path in sorted((build / table).glob("*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
 
 
 def test_shards_hold_style_pitch_and_units_in_order_of_time(built):
@@ -174,6 +182,68 @@ def test_recordings_that_cannot_be_used_keep_their_reason(spoken_corpus, tmp_pat
         for path in (tmp_path / "build" / table).glob("*.parquet"):
             for row in pq.read_table(path).to_pylist():
                 assert (row["reject"] is None) == (row["style" if table == "prosody" else table] is not None)
+
+
+def test_voices_that_are_hard_to_follow_get_tokens_or_a_reason_from_the_commands(tmp_path):
+    """Silence, whisper, a pure tone, clipping, 79 ms, octave jumps, by the lines a user types."""
+    waves, lines = {name.replace(" ", "-"): wave for name, wave in odd().items()}, []
+    for name, wave in waves.items():
+        path = tmp_path / f"{name}.wav"
+        soundfile.write(path, wave, 16_000, subtype="FLOAT")
+        lines.append(json.dumps({"id": name, "audio": str(path), "text": "one two", "lang": "en"}))
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
+    build = str(tmp_path / "build")
+    for words in (
+        ["ingest", "jsonl", str(tmp_path / "manifest.jsonl"), build],
+        ["pitch", build],
+        ["style", build],
+    ):
+        given = words if words[0] == "ingest" else [*words, "--engine", "local"]
+        result = CliRunner().invoke(wordweave.cli, given)
+        assert result.exit_code == 0, result.output
+    rejects = {}
+    for name, codes in (("pitch", 64), ("style", 100)):
+        for row in rows_of(tmp_path / "build", name):
+            rejects[row["id"]] = row["reject"]
+            if row["reject"] is None:
+                samples = len(waves[row["id"]])
+                tokens = (samples // 80 + 1) // 16 if name == "pitch" else -(-samples // 16_000)
+                assert len(row[name]) == tokens, row["id"]
+                assert all(0 <= token < codes for token in row[name])
+            else:
+                assert row[name] is None
+    assert {name: reject for name, reject in rejects.items() if reject} == {
+        "nothing": "audio.empty",
+        "one-sample": "audio.too_short",
+        "79-ms": "audio.too_short",
+    }
+
+
+@pytest.mark.slow
+def test_the_commands_fit_pitch_and_style_on_recorded_speech(real_speech, tmp_path):
+    rows = [json.loads(line) for line in (real_speech / "dev" / "manifest.jsonl").read_text().splitlines()]
+    rows = [
+        {**row, "audio": str(real_speech / "dev" / row["audio"]), "alignment": None} for row in rows[:40:2]
+    ]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "fit.toml").write_text(
+        f'[corpus]\nsource = "{tmp_path}/manifest.jsonl"\n'
+        "[pitch]\nuse = true\nsteps = 60\n[style]\nuse = true\nclusters = 16\n"
+    )
+    build, rest = str(tmp_path / "build"), ["--config", str(tmp_path / "fit.toml")]
+    for words in (
+        ["ingest", "jsonl", str(tmp_path / "manifest.jsonl"), build],
+        *(["fit", kind, build, "--engine", "local"] for kind in ("pitch", "style")),
+        *([kind, build, "--engine", "local"] for kind in ("pitch", "style")),
+    ):
+        result = CliRunner().invoke(wordweave.cli, [*words, *rest])
+        assert result.exit_code == 0, result.output
+    tokens = {
+        kind: [t for row in rows_of(tmp_path / "build", kind) for t in row[kind] or ()]
+        for kind in ("pitch", "style")
+    }
+    assert len(set(tokens["pitch"])) >= 32  # dead codes are seeded again: a collapsed codebook uses a few
+    assert len(set(tokens["style"])) >= 12
 
 
 def test_a_missing_table_is_said_in_one_line(built, spoken_corpus, tmp_path):

@@ -1,6 +1,10 @@
 """Style tokens: one a second, of its own second, the same whoever speaks and however loud, defined for anything."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,6 +217,35 @@ def test_wrong_use_is_said(toy):
         StyleTokenizer(toy.corpus_mean, np.ones(3), toy.classifier, toy.codebook)
     with pytest.raises(ValueError, match="need slopes of shape"):
         style.StyleClassifier(("a", "b"), np.zeros((27, 3)), np.zeros(2))
+
+
+@pytest.mark.slow
+def test_an_hour_has_no_seams_and_bounded_memory():
+    """In a process of its own: 64 s of speech 57 times over have the same tokens in every turn but first and last."""
+    code = (
+        "import resource, numpy as np\n"
+        "from test_units_style import spoken\n"
+        "from units import pitch, style\n"
+        "from units.f0 import F0\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
+        "wave, f0 = spoken('excited', 64)\n"
+        "pitch.load().encode(f0), style.load().encode(wave, f0=f0)\n"
+        "before = peak()\n"
+        "turns, n = 57, 64 * 200\n"
+        "hertz, voiced = (np.append(np.tile(x[:n], turns), x[-1]) for x in (f0.hertz, f0.voiced))\n"
+        "f0, wave = F0(hertz, voiced), np.tile(wave, turns)\n"
+        "pi = pitch.load().encode(f0, 150.0)[: turns * 800].reshape(turns, -1)\n"
+        "st = style.load().encode(wave, f0=f0).reshape(turns, -1)\n"
+        "assert (pi.shape, st.shape) == ((57, 800), (57, 64))\n"
+        "assert (pi[1:-1] == pi[1]).all() and len(np.unique(pi)) > 5\n"
+        "assert (st[1:-1] == st[1]).all() and len(np.unique(st)) > 1\n"
+        "print(peak() - before)\n"
+    )
+    tests = Path(__file__).resolve().parent
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=path)
+    assert said.returncode == 0, said.stderr
+    assert float(said.stdout) < 1.5  # GiB; the hour itself is 0.2
 
 
 # The classifier of others ------------------------------------------------------------------------------------------
