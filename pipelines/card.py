@@ -9,6 +9,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from corpus import files
+from corpus.records import SAMPLE_RATE
 from pipelines.build import codebook_path, drawn_speech, open_codebook, part_names, recall, units_dtype
 from pipelines.compare import with_noise
 from pipelines.settings import Settings
@@ -17,6 +18,7 @@ from units.encode import encode_units
 from units.quality import Usage, phone_quality, phones_at_frames
 
 NOISE = (20.0, 10.0)  # dB
+STABILITY_SECONDS = 60.0  # encoded five times: with a large encoder on a CPU that takes minutes
 ORIGIN = ("encoder", "imported", "frames", "seed", "seeding", "iterations", "restarts", "faiss", "fitted_on")
 
 PATIENCE = 5  # utterances without phones after which the aligner is taken to have none
@@ -79,8 +81,12 @@ def against_reference(fitted: dict[str, float] | None) -> dict[str, Any]:
 
 
 def stability(build: Path, encoder: Any, codebook: Any, count: int = 20) -> dict[str, Any]:
-    """Share of frames that keep their unit in white noise and at other gains, on some utterances of the build."""
-    waves = [wave for _, wave in drawn_speech(build, count, "units")]
+    """Share of frames that keep their unit in white noise and at other gains, on a minute of the build's utterances."""
+    waves: list[np.ndarray] = []
+    for _, wave in drawn_speech(build, count, "units"):
+        if waves and sum(map(len, waves)) + len(wave) > STABILITY_SECONDS * SAMPLE_RATE:
+            break
+        waves.append(wave)
     clean = np.concatenate([np.zeros(0, np.int32), *encode_units(encoder, codebook, waves)])
     if not len(clean):
         return {"left_out": "no utterance has units"}
