@@ -1,19 +1,44 @@
-"""Numbers as they are read out in English, word by word. inflect (MIT) spells them."""
+"""Numbers as they are read out in English, word by word."""
 
-import functools
 import re
 
-import inflect
+# fmt: off
+ONES = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]
+TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+SCALES = [
+    "", "thousand", "million", "billion", "trillion", "quadrillion", "quintillion", "sextillion", "septillion",
+    "octillion", "nonillion", "decillion",
+]
+IRREGULAR = {
+    "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
+    "twelve": "twelfth",
+}
+# fmt: on
 
 
-@functools.cache
-def engine() -> inflect.engine:
-    """inflect's speller, made once: it takes a moment."""
-    return inflect.engine()
+def below_thousand(value: int) -> list[str]:
+    """
+    >>> below_thousand(342), below_thousand(7), below_thousand(0)
+    (['three', 'hundred', 'forty', 'two'], ['seven'], [])
+    """
+    hundreds, rest = divmod(value, 100)
+    words = [ONES[hundreds], "hundred"] if hundreds else []
+    if rest >= 20:
+        words.append(TENS[rest // 10])
+        rest %= 10
+    return words + ([ONES[rest]] if rest else [])
 
 
-def words_of(spelled: object) -> list[str]:
-    return re.findall("[a-z]+", str(spelled).lower())
+def spelled(value: int) -> list[str]:
+    """A whole number below 10^36."""
+    words: list[str] = []
+    for power in reversed(range(len(SCALES))):
+        group = below_thousand(value // 1000**power % 1000)
+        words += [*group, SCALES[power]] if group and power else group
+    return words or ["zero"]
 
 
 def cardinal(digits: str) -> list[str]:
@@ -24,8 +49,8 @@ def cardinal(digits: str) -> list[str]:
     """
     plain = digits.replace(",", "")
     if len(plain) > 15 or (plain[0] == "0" and len(plain) > 1):
-        return ["oh" if digit == "0" else words_of(engine().number_to_words(digit))[0] for digit in plain]
-    return words_of(engine().number_to_words(plain, andword=""))
+        return ["oh" if digit == "0" else ONES[int(digit)] for digit in plain]
+    return spelled(int(plain))
 
 
 def ordinal(digits: str) -> list[str]:
@@ -33,7 +58,9 @@ def ordinal(digits: str) -> list[str]:
     >>> ordinal("21")
     ['twenty', 'first']
     """
-    return words_of(engine().number_to_words(engine().ordinal(digits.replace(",", "")), andword=""))
+    plain = digits.replace(",", "")
+    *words, last = spelled(int(plain)) if len(plain) <= 36 else cardinal(plain)
+    return [*words, IRREGULAR.get(last) or (last[:-1] + "ieth" if last.endswith("y") else last + "th")]
 
 
 def year(digits: str) -> list[str]:
