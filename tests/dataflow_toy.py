@@ -1,7 +1,7 @@
 """A stage that listens, for tests of engines; and a loopback imitation of Google's storage and Dataflow services.
 
-The imitation answers what clients of Cloud Storage (JSON API) and Dataflow (REST) ask, over real HTTP. It runs the job
-it is given: the submitted pipeline, with the worker image taken out, on Beam's local runner.
+The imitation answers what clients of Cloud Storage (JSON API) and Dataflow (REST) ask, over real HTTP. It keeps the job
+it is given, and does not run it.
 """
 
 import base64
@@ -51,7 +51,6 @@ class Cloud:
     objects: dict[str, bytes] = field(default_factory=dict)
     jobs: list[dict] = field(default_factory=list)
     uploads: dict[str, str] = field(default_factory=dict)
-    run_jobs: bool = False
     state: str = "JOB_STATE_DONE"
     port: int = 0
 
@@ -169,8 +168,6 @@ class Service(BaseHTTPRequestHandler):
         query, body = {name: values[0] for name, values in parse_qs(url.query).items()}, self.body()
         if url.path.startswith("/v1b3/"):
             self.cloud.jobs.append(json.loads(body))
-            if self.cloud.run_jobs:
-                run_submitted(self.cloud)
             self.answer({"id": "job-1", "name": "job", "currentState": "JOB_STATE_PENDING"})
         elif f"/b/{self.cloud.bucket}/o" not in url.path:
             self.missing()
@@ -207,18 +204,6 @@ def submitted(cloud: Cloud):
 
     (name,) = [name for name in cloud.objects if name.endswith("pipeline.pb")][-1:]
     return beam_runner_api_pb2.Pipeline.FromString(cloud.objects[name])
-
-
-def run_submitted(cloud: Cloud) -> None:
-    """Do what the last job says, in this process, as its workers would."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
-    pipeline = submitted(cloud)
-    for environment in pipeline.components.environments.values():
-        environment.urn, environment.payload = "beam:env:embedded_python:v1", b""
-        del environment.dependencies[:]
-    FnApiRunner().run_via_runner_api(pipeline, PipelineOptions()).wait_until_finish()
 
 
 @contextmanager

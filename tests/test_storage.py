@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_build import asked, hashes, run
+from test_build import asked, built, hashes, run  # noqa: F401 - the fixture
+from test_prune import LEFT, MINE, put
 from toy_stage import Copy, copies
 
 import wordweave
@@ -17,7 +19,7 @@ from corpus import files
 from corpus.audio import decode, probe
 from corpus.records import Reject, Utterance
 from pipelines import build as steps
-from pipelines import settings
+from pipelines import prune, settings
 from pipelines.report import report
 from pipelines.run import Engine, run_stage
 
@@ -179,3 +181,20 @@ def test_a_wrong_place_is_one_line_before_any_work(bucket, spoken_corpus, tmp_pa
     assert said.returncode == 2, said.stderr
     assert line in said.stderr
     assert len(said.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_prune_takes_from_a_bucket_what_it_takes_from_a_disk(bucket, built, tmp_path):  # noqa: F811
+    place = files.place(bucket) / "pruned"
+    local = shutil.copytree(built, tmp_path / "build")
+    (local / ".lock").unlink()
+    put(local, *LEFT, *MINE)
+    for name, _ in prune.listed(local):
+        files.write(place / name, (local / name).read_bytes())
+    said = CliRunner().invoke(wordweave.cli, ["prune", str(place)])
+    assert said.exit_code == 0, said.output
+    assert {line.split()[0] for line in said.output.splitlines() if " bytes: " in line} == set(LEFT)
+    assert files.names_in(place) == {name for name, _ in prune.listed(local)}  # dry
+    said = CliRunner().invoke(wordweave.cli, ["prune", str(place), "--yes"])
+    assert said.exit_code == 0, said.output
+    assert files.names_in(place) == {name for name, _ in prune.listed(local)} - set(LEFT)
