@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipelines.stage import Task
     from pipelines.stages import EncodeUnits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,33 +27,40 @@ SHA = "0123456789abcdef" * 4
 def write_build(build: Path, parts: int) -> None:
     """A manifest of so many parts, and of each a units file with its marker."""
     from pipelines.parts import map_tasks
-    from pipelines.stage import remembered
 
     (build / "manifest").mkdir(parents=True)
     (build / "units").mkdir()
     entries = [
-        {"name": f"part-{n:05d}.parquet", "rows": 50, "samples": 9_600_000, "sha256": f"{n:064x}"}
+        {"name": f"part-{n:05d}.parquet", "rows": 50, "samples": 9_600_000, "sha256": f"{n:016x}" + SHA[16:]}
         for n in range(parts)
     ]
     (build / "manifest" / "manifest.json").write_text(json.dumps({"parts": entries, "origin": "a"}, indent=1))
     del entries
     now, before = stage(), stage(dtype="bfloat16")
-    for number, (new, old) in enumerate(
+    told = [Marker(one, map_tasks(build, one, "units")[0]) for one in (now, before)]
+    for number, tasks in enumerate(
         zip(*(map_tasks(build, one, "units") for one in (now, before)), strict=True)
     ):
-        one, task = (before, old) if number % 1000 == 0 else (now, new)
-        said = {
-            "key": task.key,
-            "sha256": SHA,
-            "bytes": 70_000,
-            "rows": 50,
-            "rejects": {},
-            "hop": 640,
-            "centre": 360,
-        }
-        with open(f"{build}/{task.output}.done", "w") as file:
-            json.dump({**said, "made": remembered(one, task)}, file, sort_keys=True)
-        os.close(os.open(f"{build}/{task.output}", os.O_CREAT | os.O_WRONLY))
+        which = 1 if number % 1000 == 0 else 0
+        output = f"{build}/{tasks[which].output}"
+        with open(f"{output}.done", "wb", buffering=0) as file:
+            file.write(told[which].of(tasks[which]))
+        os.close(os.open(output, os.O_CREAT | os.O_WRONLY))
+
+
+class Marker:
+    """The done markers of a stage: they differ in the key and in the input's name and hash alone."""
+
+    def __init__(self, stage: "EncodeUnits", task: "Task"):
+        from pipelines.stage import remembered
+
+        said = {"key": task.key, "sha256": SHA, "bytes": 70_000, "rows": 50, "rejects": {}}
+        said |= {"hop": 640, "centre": 360, "made": remembered(stage, task)}
+        self._text, self._first = json.dumps(said, sort_keys=True), task
+
+    def of(self, task: "Task") -> bytes:
+        text = self._text.replace(self._first.key, task.key).replace(self._first.inputs[0], task.inputs[0])
+        return text.replace(self._first.hashes[0][:16], task.hashes[0][:16]).encode()
 
 
 def stage(dtype: str = "float32") -> "EncodeUnits":
