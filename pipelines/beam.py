@@ -1,23 +1,18 @@
 """Beam engine: the whole of what Beam does for us is to hand tasks to workers."""
 
-import contextlib
 import logging
-import os
-import shlex
 import socket
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.transforms.environments import ExternalEnvironment, SubprocessSDKEnvironment
+from apache_beam.transforms.environments import ExternalEnvironment
 
 from corpus import files
 from corpus.records import Unusable
-from pipelines import dataflow
+from pipelines import dataflow, local
 from pipelines.stage import Stage, Task, run_task
 from pipelines.versions import java, same_versions, versions
 
@@ -42,10 +37,21 @@ def run(stage: Stage, build: Path, todo: list[Task], *, workers: int, extra: tup
     runner, options = choose(build, workers, extra)
     if named(options) == dataflow.RUNNER:
         dataflow.complete(options, stage, str(build))
-    with dead_worker_ends_the_run():
-        pipeline = beam.Pipeline(runner=runner, options=options)
-        graph(pipeline, stage, build, todo, options)
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    graph(pipeline, stage, build, balanced(todo, workers), options)
+    with local.no_talk_of_lost_connections():
         dataflow.wait(pipeline.run(), stage)
+
+
+def balanced(todo: list[Task], workers: int) -> list[Task]:
+    """Long tasks first and each round the other way, because the local runner deals them out in turn.
+
+    >>> [task.samples for task in balanced([Task("", (), "", n) for n in (1, 9, 5, 4, 7)], 2)]
+    [9, 7, 4, 5, 1]
+    """
+    longest = sorted(todo, key=lambda task: -task.samples)
+    rounds = [longest[first : first + workers] for first in range(0, len(longest), workers)]
+    return [task for i, hand in enumerate(rounds) for task in (hand[::-1] if i % 2 else hand)]
 
 
 def graph(
@@ -77,9 +83,8 @@ def choose(build: Path, workers: int, extra: tuple[str, ...]) -> tuple[FnApiRunn
         return FnApiRunner(default_environment=ExternalEnvironment.from_options(place)), options
     if workers == 1:
         return FnApiRunner(), options
-    log = "/dev/null" if files.is_url(build) else shlex.quote(str(build / "beam.log"))
-    command = f"exec {shlex.quote(sys.executable)} -m pipelines.worker {os.getpid()} 2>>{log}"
-    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command)), options
+    log = "/dev/null" if files.is_url(build) else str(build.absolute() / "beam.log")
+    return FnApiRunner(default_environment=local.ForkedEnvironment(log)), options
 
 
 def named(options: PipelineOptions) -> str:
@@ -154,27 +159,3 @@ def ask_pool(place: PortableOptions, options: PipelineOptions) -> None:
         raise Unusable(
             f"beam: the worker pool cannot run this project: {last.split(' [while running')[0]}"
         ) from error
-
-
-@contextlib.contextmanager
-def dead_worker_ends_the_run() -> Iterator[None]:
-    """Beam's local runner waits for ever on a killed worker: leave with one clear line instead.
-
-    Beam waits for each worker in a thread, which raises when the worker ends with another status than 0. Nothing is
-    lost: finished parts keep their done markers, the other workers end with this process, and the same command goes on.
-    """
-    before = threading.excepthook
-
-    def hook(raised: threading.ExceptHookArgs) -> None:
-        if not str(raised.exc_value).startswith("Worker subprocess exited"):
-            before(raised)
-            return
-        line = "a worker process died, killed or out of memory; finished parts are kept: run the same command again"
-        os.write(2, f"\nwordweave: {line}, or with fewer --workers\n".encode())
-        os._exit(1)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = before

@@ -59,6 +59,10 @@ class Engine:
             spark.session(self.workers, self.master, self.extra)
         elif self.name == "beam" and self.extra:
             beam_engine().ready(self.workers, self.extra)
+        elif self.name == "beam" and self.workers > 1:
+            from pipelines import worker
+
+            worker.parent()  # imports what workers need while this process reads the source
 
     def reaches(self, build: Path, device: str) -> None:
         """Ask, before any work, whether the engine's workers see the build and have the device it asks for.

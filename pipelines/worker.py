@@ -1,27 +1,119 @@
-"""A local Beam worker that ends with its driver: `python -m pipelines.worker DRIVER_PID`.
+"""Local workers of Beam: `python -m pipelines.worker DRIVER_PID SOCKET` imports what stages need, once, and forks.
 
-Beam's own worker waits for ever when its driver is killed, and would go on writing beside the next run.
+A worker that is started anew imports torch and Beam for seconds, in each stage. Here one process of the build does that
+while the driver still reads its source; each stage's workers are forks of it, ready at once, and gone with their models
+when the stage is over.
+
+The driver sends each worker's environment over SOCKET (a file descriptor) with one end of a connection of that worker's
+own. Whoever ends closes what it holds: a worker ends with its connection, the parent of all with the driver.
 """
 
+import atexit
+import contextlib
+import json
 import os
+import select
+import signal
+import socket
+import subprocess
 import sys
 import threading
-import time
+import traceback
+from pathlib import Path
+
+LONGEST = 1 << 17
+"""Bytes of one worker's environment; Linux sends as many in one piece."""
+ROOT = Path(__file__).resolve().parent.parent
+HELD: dict[str, socket.socket] = {}
+"""In the driver: its connection to the parent of its workers."""
 
 
-def leave_with(driver: int) -> None:
-    """End this process, from a thread, as soon as process `driver` is no longer its parent."""
+def parent() -> socket.socket:
+    """In the driver: the connection to the parent of its workers, which is started at the first call."""
+    if "parent" not in HELD:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        words = [sys.executable, "-m", "pipelines.worker", str(os.getpid()), str(theirs.fileno())]
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        process = subprocess.Popen(
+            words, pass_fds=[theirs.fileno()], start_new_session=True, env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        theirs.close()
+        atexit.register(end, process, ours)
+        HELD["parent"] = ours
+    return HELD["parent"]
 
-    def watch() -> None:
-        while os.getppid() == driver:
-            time.sleep(0.5)
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True, name="leave-with-driver").start()
+def end(process: subprocess.Popen, connection: socket.socket) -> None:
+    """In the driver: end the parent of its workers, wherever it is; they have ended with their stages."""
+    connection.close()
+    try:
+        process.wait(timeout=0.5)
+    except subprocess.TimeoutExpired:  # it is still importing
+        process.kill()
+        process.wait()
+
+
+def serve(asked: socket.socket) -> None:
+    """Fork a worker for each environment that comes, until the driver is gone.
+
+    One thread alone may live here: a fork has none of the others, but the locks they hold.
+    """
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_IGN
+    )  # the driver hears of a worker's end: none is waited for here
+    parent = os.getpid()
+    while True:
+        content, ends, _, _ = socket.recv_fds(asked, LONGEST, 1)
+        if not content:
+            return
+        if os.fork() == 0:
+            work(json.loads(content), socket.socket(fileno=ends[0]), parent)
+        os.close(ends[0])
+
+
+def buried(*_: object) -> None:
+    """Take note of workers that ended. That they did, the driver hears by itself."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def work(environment: dict[str, str], driver: socket.socket, parent: int) -> None:
+    """Be a worker of Beam in this process, and end it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    log = os.open(environment.pop("LOG"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(log, 2)
+    os.environ.update(environment)
+    threading.Thread(target=leave, args=(driver, parent), daemon=True, name="leave-with-driver").start()
+    try:
+        from apache_beam.runners.worker import sdk_worker_main
+
+        sdk_worker_main.main([])
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
+
+
+def leave(driver: socket.socket, parent: int) -> None:
+    """End this process as soon as the driver lets go of it, or its parent is gone."""
+    while os.getppid() == parent and not select.select([driver], [], [], 0.5)[0]:
+        pass
+    os._exit(0)
+
+
+def warm() -> None:
+    """Import what stages of speech need; others load what they need more, in each worker."""
+    import torch  # noqa: F401
+    from apache_beam.runners.worker import sdk_worker_main  # noqa: F401
+
+    from aligners import pocketsphinx  # noqa: F401
+    from pipelines import beam, shard, together  # noqa: F401
+    from units import encode, hubert, quantizers  # noqa: F401
 
 
 if __name__ == "__main__":
-    leave_with(int(sys.argv[1]))
-    from apache_beam.runners.worker import sdk_worker_main  # takes a second: the watch stands first
-
-    sdk_worker_main.main(sys.argv[:1])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears it, and lets go
+    warm()
+    serve(socket.socket(fileno=int(sys.argv[2])))
+    os._exit(0)  # at once, whatever the libraries want to tidy up

@@ -218,8 +218,9 @@ def test_a_killed_worker_ends_the_run_with_one_line_and_the_next_run_finishes(bu
         found = subprocess.run(
             ["pgrep", "-f", f"pipelines.worker {process.pid}"], capture_output=True, text=True, check=False
         )
-        if found.stdout and (folder / "units").is_dir():
-            os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+        pids = found.stdout.split()
+        if len(pids) > 1 and (folder / "units").is_dir():  # the parent of the workers, and a worker
+            os.kill(int(pids[-1]), signal.SIGKILL)
             killed = True
         time.sleep(0.2)
     _, said = process.communicate(timeout=60)

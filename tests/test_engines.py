@@ -102,6 +102,55 @@ def test_a_whole_build_on_spark_has_the_bytes_of_a_plain_loop(cluster, spoken_co
     assert hashes(tmp_path / "spark") == hashes(tmp_path / "local")
 
 
+@pytest.mark.slow
+def test_each_stage_has_workers_of_its_own_and_those_before_are_gone_with_their_models(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", HERE)
+    monkeypatch.setattr("pipelines.worker.HELD", {})
+    made = []
+    for number in range(2):
+        stage = Copy(str(tmp_path / f"log{number}"), 0.1)
+        build = tmp_path / str(number)
+        run_stage(stage, build, copies(build, stage, 6), Engine("beam", 2), quiet=True)
+        pids = {int(pid) for word, pid in stage.notes() if word == "setup"}
+        assert len(pids) == 2
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+        made.append(pids)
+    assert not made[0] & made[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("who", "status"), [("group", 1), ("driver", -signal.SIGKILL), ("parent", 1)])
+def test_stopped_or_killed_a_run_says_one_line_at_most_and_leaves_no_worker(who, status, tmp_path):
+    script = (
+        "import pathlib; from commands.door import cli, command; from toy_stage import Copy, copies\n"
+        "from pipelines.run import Engine, run_stage\n"
+        "def toy():\n"
+        "    build = pathlib.Path('.').resolve(); stage = Copy(str(build / 'log'), 5.0)\n"
+        "    return run_stage(stage, build, copies(build, stage, 4), Engine('beam', 2), quiet=True)\n"
+        "command(cli, 'doctor')(toy); cli()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "doctor"], cwd=tmp_path, start_new_session=True, text=True,
+        env={**os.environ, "PYTHONPATH": HERE}, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    log = tmp_path / "log"
+    while not (log.exists() and len(log.read_text().splitlines()) == 2):  # both workers are at work
+        assert process.poll() is None
+        time.sleep(0.1)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) == 3
+    if who == "group":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        (process if who == "driver" else workers[0]).send_signal(signal.SIGKILL)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == status
+    assert ("stopped; finished parts are kept" in said) == (who == "group")
+    assert ("a worker process died" in said) == (who == "parent")
+    assert "Traceback" not in said or who == "parent"
+    assert not psutil.wait_procs(workers, timeout=3)[1]
+
+
 @pytest.fixture
 def pool() -> str:
     """A Beam worker pool in a process of its own."""
