@@ -326,5 +326,5 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
         steps.align(place, asked, engine)
         steps.interleave(place, asked, engine, say=say)
         made = reports.report(place)
-        cards.write_card(place)
+        cards.write_card(place, threads=engine.workers)
     return brief_report(made, place)

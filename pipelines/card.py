@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jinja2 import Environment, PackageLoader
 
 from corpus import files
@@ -21,10 +22,10 @@ NOISE = (20.0, 10.0)  # dB
 STABILITY_SECONDS = 60.0  # encoded five times: with a large encoder on a CPU that takes minutes
 ORIGIN = ("encoder", "imported", "frames", "seed", "seeding", "iterations", "restarts", "faiss", "fitted_on")
 
-PATIENCE = 5  # utterances without phones after which the aligner is taken to have none
+PATIENCE = 2  # aligned utterances without phones after which the aligner is taken to have none
 
 
-def write_card(build: Path, *, phones: int = 50) -> dict[str, Any]:
+def write_card(build: Path, *, phones: int = 50, threads: int = 1) -> dict[str, Any]:
     """Write codebooks/units.json and codebooks/units.html; returns what the first holds.
 
     Units are counted part by part, over the whole build: memory does not grow with it.
@@ -32,6 +33,7 @@ def write_card(build: Path, *, phones: int = 50) -> dict[str, Any]:
     Args:
         phones: utterances to align again for the numbers that need phones, where the aligner has them; those of
             lowest hash among the ones with words. 0: none.
+        threads: that encode; the numbers do not hang on them.
 
     Raises:
         ValueError: the units of a part are not made.
@@ -61,7 +63,7 @@ def write_card(build: Path, *, phones: int = 50) -> dict[str, Any]:
         "inertia": against_reference(fitted),
         "units": {**usage.card(encoder.frame_rate), "utterances_without": rejected},
         "phones": phone_numbers(build, settings, encoder, codebook, phones),
-        "stability": stability(build, encoder, codebook),
+        "stability": stability(build, encoder, codebook, threads),
     }
     folder = build / "codebooks"
     write_atomically(folder / "units.json", json.dumps(said, indent=1, sort_keys=True).encode())
@@ -80,25 +82,35 @@ def against_reference(fitted: dict[str, float] | None) -> dict[str, Any]:
     return {"own": own, "second_seed": second, "ratio": own / second if second else 1.0}
 
 
-def stability(build: Path, encoder: Any, codebook: Any, count: int = 20) -> dict[str, Any]:
+def stability(build: Path, encoder: Any, codebook: Any, threads: int = 1, count: int = 20) -> dict[str, Any]:
     """Share of frames that keep their unit in white noise and at other gains, on a minute of the build's utterances."""
     waves: list[np.ndarray] = []
     for _, wave in drawn_speech(build, count, "units"):
         if waves and sum(map(len, waves)) + len(wave) > STABILITY_SECONDS * SAMPLE_RATE:
             break
         waves.append(wave)
-    clean = np.concatenate([np.zeros(0, np.int32), *encode_units(encoder, codebook, waves)])
-    if not len(clean):
-        return {"left_out": "no utterance has units"}
-    changed = {f"{snr:g} dB": [with_noise(wave, snr, i) for i, wave in enumerate(waves)] for snr in NOISE}
-    changed |= {
+    heard = {"clean": waves}
+    heard |= {f"{snr:g} dB": [with_noise(wave, snr, i) for i, wave in enumerate(waves)] for snr in NOISE}
+    heard |= {
         f"{gain:+g} dB gain": [wave * np.float32(10 ** (gain / 20)) for wave in waves] for gain in (6, -6)
     }
-    same = {
-        name: float(np.mean(np.concatenate(encode_units(encoder, codebook, heard)) == clean))
-        for name, heard in changed.items()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = encode_units(encoder, codebook, [wave for some in heard.values() for wave in some])
+    finally:
+        torch.set_num_threads(before)
+    units = {
+        name: np.concatenate([np.zeros(0, np.int32), *found[place * len(waves) : (place + 1) * len(waves)]])
+        for place, name in enumerate(heard)
     }
-    return {"utterances": len(waves), "same": same}
+    clean = units.pop("clean")
+    if not len(clean):
+        return {"left_out": "no utterance has units"}
+    return {
+        "utterances": len(waves),
+        "same": {name: float(np.mean(changed == clean)) for name, changed in units.items()},
+    }
 
 
 def phone_numbers(build: Path, settings: Settings, encoder: Any, codebook: Any, count: int) -> dict[str, Any]:
@@ -118,12 +130,16 @@ def phone_numbers(build: Path, settings: Settings, encoder: Any, codebook: Any, 
     units: list[np.ndarray] = []
     phones: list[np.ndarray] = []
     speakers: list[str] = []
-    for asked, (item, wave) in enumerate(drawn_speech(build, count, "words")):
-        if asked == PATIENCE and not units:
-            break
+    silent = 0
+    for item, wave in drawn_speech(build, count, "words"):
         (alignment,) = aligner.align([(item, wave)])
+        silent += alignment.reject is None and not alignment.phones
+        if silent == PATIENCE and not units:
+            break
+        if alignment.reject is not None or not alignment.phones:
+            continue
         (sequence,) = encode_units(encoder, codebook, [wave])
-        if alignment.reject is not None or not alignment.phones or not len(sequence):
+        if not len(sequence):
             continue
         times = [(phone.text, phone.start, phone.end) for phone in alignment.phones]
         units.append(sequence)
