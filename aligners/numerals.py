@@ -1,44 +1,19 @@
-"""Numbers as they are read out in English, word by word."""
+"""Numbers as they are read out in English, word by word. inflect (MIT) spells them."""
 
+import functools
 import re
 
-# fmt: off
-ONES = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-]
-TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-SCALES = [
-    "", "thousand", "million", "billion", "trillion", "quadrillion", "quintillion", "sextillion", "septillion",
-    "octillion", "nonillion", "decillion",
-]
-IRREGULAR = {
-    "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
-    "twelve": "twelfth",
-}
-# fmt: on
+import inflect
 
 
-def below_thousand(value: int) -> list[str]:
-    """
-    >>> below_thousand(342), below_thousand(7), below_thousand(0)
-    (['three', 'hundred', 'forty', 'two'], ['seven'], [])
-    """
-    hundreds, rest = divmod(value, 100)
-    words = [ONES[hundreds], "hundred"] if hundreds else []
-    if rest >= 20:
-        words.append(TENS[rest // 10])
-        rest %= 10
-    return words + ([ONES[rest]] if rest else [])
+@functools.cache
+def engine() -> inflect.engine:
+    """inflect's speller, made once: it takes a moment."""
+    return inflect.engine()
 
 
-def spelled(value: int) -> list[str]:
-    """A whole number below 10^36."""
-    words: list[str] = []
-    for power in reversed(range(len(SCALES))):
-        group = below_thousand(value // 1000**power % 1000)
-        words += [*group, SCALES[power]] if group and power else group
-    return words or ["zero"]
+def words_of(spelled: object) -> list[str]:
+    return re.findall("[a-z]+", str(spelled).lower())
 
 
 def cardinal(digits: str) -> list[str]:
@@ -49,8 +24,8 @@ def cardinal(digits: str) -> list[str]:
     """
     plain = digits.replace(",", "")
     if len(plain) > 15 or (plain[0] == "0" and len(plain) > 1):
-        return ["oh" if digit == "0" else ONES[int(digit)] for digit in plain]
-    return spelled(int(plain))
+        return ["oh" if digit == "0" else words_of(engine().number_to_words(digit))[0] for digit in plain]
+    return words_of(engine().number_to_words(plain, andword=""))
 
 
 def ordinal(digits: str) -> list[str]:
@@ -58,9 +33,7 @@ def ordinal(digits: str) -> list[str]:
     >>> ordinal("21")
     ['twenty', 'first']
     """
-    plain = digits.replace(",", "")
-    *words, last = spelled(int(plain)) if len(plain) <= 36 else cardinal(plain)
-    return [*words, IRREGULAR.get(last) or (last[:-1] + "ieth" if last.endswith("y") else last + "th")]
+    return words_of(engine().number_to_words(engine().ordinal(digits.replace(",", "")), andword=""))
 
 
 def year(digits: str) -> list[str]:
