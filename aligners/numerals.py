@@ -2,13 +2,14 @@
 
 import functools
 import re
-
-import inflect
+from typing import Any
 
 
 @functools.cache
-def engine() -> inflect.engine:
-    """inflect's speller, made once: it takes a moment."""
+def engine() -> Any:
+    """inflect's speller, made once, where there is a number: importing it takes seconds."""
+    import inflect
+
     return inflect.engine()
 
 
