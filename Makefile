@@ -6,6 +6,9 @@ CONFIG ?= config/corpus.toml
 BUILD ?= build/demo
 TRAIN ?= config/lm/small_corpus.toml
 STUDY ?= config/study/quick.toml
+SPEECH ?= ../shared/speech
+SEED ?= 0
+OUTPUT ?= build/encoder
 BIN := .venv/bin
 BENCHMARKS ?= kmeans units_speed align shards_speed build_speed build_memory # lm_speed BUILD and lm_mfu ask for more
 READY := .venv/ready
@@ -13,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: SOURCE=manifest.jsonl BUILD=$(BUILD) WORKERS=$(WORKERS) CONFIG=$(CONFIG) TRAIN=$(TRAIN) STUDY=$(STUDY) PYTHON=$(PYTHON)"
+	@echo "  variables: SOURCE=manifest.jsonl BUILD=$(BUILD) WORKERS=$(WORKERS) CONFIG=$(CONFIG) TRAIN=$(TRAIN) STUDY=$(STUDY) SPEECH=$(SPEECH) SEED=$(SEED) OUTPUT=$(OUTPUT) PYTHON=$(PYTHON)"
 
 setup: $(READY) ## make .venv from the pinned versions
 
@@ -44,6 +47,12 @@ evaluate: $(READY) ## score the model of BUILD on the synthetic packs
 study: $(READY) ## the paper's claim in miniature: STUDY=config/study/quick.toml (10 minutes) or full.toml (an hour)
 	$(BIN)/wordweave study build/study --config $(STUDY) --workers $(WORKERS)
 
+encoder: $(READY) ## remake the bundled encoder and its units in OUTPUT from SPEECH with SEED; run again, it goes on
+	@mkdir -p $(OUTPUT)
+	test -s $(OUTPUT)/phones.jsonl || $(BIN)/wordweave phones $(SPEECH)/unlabelled/manifest.jsonl --hear --output $(OUTPUT)/phones.jsonl
+	$(BIN)/wordweave fit encoder $(SPEECH)/unlabelled/manifest.jsonl $(SPEECH)/dev/manifest.jsonl $(SPEECH)/emotion/manifest.jsonl \
+	  --config config/encoder/compact.toml --phones $(OUTPUT)/phones.jsonl --seed $(SEED) --output $(OUTPUT) --resume
+
 report: $(READY) ## where the hours of BUILD went
 	$(BIN)/wordweave report $(BUILD)
 
@@ -72,4 +81,4 @@ lock: ## write constraints.txt anew from the versions the index gives today
 clean: ## remove builds and caches (not .venv)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo corpus train evaluate study report test test-slow lint check bench lock clean
+.PHONY: help setup demo corpus train evaluate study encoder report test test-slow lint check bench lock clean

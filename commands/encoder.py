@@ -11,6 +11,7 @@ from commands.door import FILE, cli, command, say
 
 if TYPE_CHECKING:
     from units.pretrain import PretrainSettings
+    from units.recipe import Recipe
 
 SOURCE = click.Path(exists=True, path_type=Path)
 
@@ -20,7 +21,9 @@ SOURCE = click.Path(exists=True, path_type=Path)
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the encoder."
 )
-@click.option("--config", type=FILE, help="TOML file, see config/encoder/pure.toml.")
+@click.option(
+    "--config", type=FILE, help="TOML file, see config/encoder/pure.toml and, of stages, compact.toml."
+)
 @click.option("--steps", type=click.IntRange(min=1), help="In place of the file's.")
 @click.option("--seed", type=int, help="In place of the file's.")
 @click.option("--phones", type=FILE, help="Learn phones too: a file of `wordweave phones`.")
@@ -43,13 +46,20 @@ def fit_encoder(
     """Pre-train a compact HuBERT.
 
     SOURCES are JSONL manifests or builds; transcripts are not needed. OUTPUT opens with `transformers` and is what
-    `[units] encoder` names.
+    `[units] encoder` names. A config with [[stages]] trains them one after the other and fits a codebook too; there
+    --resume also skips what is finished and begins what is not there yet.
     """
     from pipelines.phones import read_speech
     from units.pretrain import Recording, pretrain
+    from units.recipe import follow
 
     given = {name: str(v) if isinstance(v, Path) else v for name, v in said.items() if v is not None}
-    settings = read_pretraining(config, given)
+    recipe = read_recipe(config, given, output)
+    if recipe and (stop_after or "steps" in given):
+        raise click.UsageError(
+            f"{config}: has stages, which say their own steps; leave --steps and --stop-after out"
+        )
+    settings = None if recipe else read_pretraining(config, given)
     rejects: dict[str, int] = {}
     recordings = [
         Recording(item.id, item.speaker or "", wave)
@@ -67,36 +77,67 @@ def fit_encoder(
         shares = [
             f"{name} {value:.3f}" for name, value in line.items() if name.startswith(("masked", "unmasked"))
         ]
-        say(f"step {line['step']}  {line['seconds']:.0f} s  loss {line['loss']:.3f}  {'  '.join(shares)}")
+        stage = f"stage {line['stage']}  " if "stage" in line else ""
+        say(
+            f"{stage}step {line['step']}  {line['seconds']:.0f} s  loss {line['loss']:.3f}  {'  '.join(shares)}"
+        )
 
+    if recipe:
+        return {"encoder": str(output)} | follow(recordings, recipe, output, resume=resume, progress=progress)
+    assert settings
     summary = pretrain(recordings, settings, output, resume=resume, stop_after=stop_after, progress=progress)
-    return {
-        "encoder": str(output),
-        "steps": summary["steps"],
-        "seconds": summary["seconds"],
-        "rejects": rejects,
+    return {"encoder": str(output), "rejects": rejects} | {
+        name: summary[name] for name in ("steps", "seconds")
     }
+
+
+def read_toml(config: Path | None) -> dict[str, Any]:
+    """The content of a TOML file; {} where none is given."""
+    import tomllib
+
+    try:
+        return tomllib.loads(config.read_text(encoding="utf-8")) if config else {}
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.UsageError(f"{config}: cannot be read as TOML: {error}") from error
+
+
+def read_recipe(config: Path | None, said: dict[str, Any], output: Path) -> "Recipe | None":
+    """The stages of a TOML file that has any; what stands outside [[stages]] holds where a stage says nothing else."""
+    content = read_toml(config)
+    stages, clusters = content.pop("stages", None), content.pop("clusters", 501)
+    if stages is None:
+        return None
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise click.UsageError(f"{config}: need tables [[stages]], got {stages!r}")
+    from units.recipe import Recipe, stage_folder
+
+    made = []
+    for number, stage in enumerate(stages, start=1):
+        before = {} if number == 1 else {"start": str(stage_folder(output, number - 1))}
+        made.append(pretraining_of(f"{config}: stage {number}", {**content, **stage}, said | before))
+    try:
+        return Recipe(tuple(made), clusters)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(f"{config}: {error}") from error
 
 
 def read_pretraining(config: Path | None, said: dict[str, Any]) -> "PretrainSettings":
     """Settings from a TOML file and the options beside it; a mistake in them is bad usage."""
-    import tomllib
+    return pretraining_of(str(config), read_toml(config), said)
 
+
+def pretraining_of(place: str, content: dict[str, Any], said: dict[str, Any]) -> "PretrainSettings":
+    """Settings from what a TOML file says and the options beside it."""
     from units.augment import AugmentSettings
     from units.pretrain import NetworkSettings, PretrainSettings
 
-    content: dict[str, Any] = {}
-    if config:
-        try:
-            content = tomllib.loads(config.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise click.UsageError(f"{config}: cannot be read as TOML: {error}") from error
     kinds: dict[str, Any] = {"network": NetworkSettings, "augment": AugmentSettings}
+    content = dict(content)
     try:
         for name, kind in kinds.items():
             if name in content:
-                content[name] = kind(**checked(f"{config}: [{name}]", content[name], kind))
-        settings = PretrainSettings(**checked(str(config), content, PretrainSettings) | said)
+                content[name] = kind(**checked(f"{place}: [{name}]", content[name], kind))
+        settings = PretrainSettings(**checked(place, content, PretrainSettings) | said)
         if settings.phones and "phones" not in settings.targets:
             from units.targets import count_phones
 
@@ -109,11 +150,18 @@ def read_pretraining(config: Path | None, said: dict[str, Any]) -> "PretrainSett
 
 def checked(place: str, content: dict[str, Any], kind: Any) -> dict[str, Any]:
     """The keys of a table, lists as tuples; a key that is not known is refused."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{place}: need a table, got {content!r}")
     known = [item.name for item in dataclasses.fields(kind)]
     unknown = sorted(content.keys() - set(known))
     if unknown:
         raise ValueError(f"{place}: has no {unknown}; it knows {known}")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    made = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    for name, value in made.items():
+        usual = getattr(kind(), name)
+        if type(value) is not type(usual) and (type(value), type(usual)) != (int, float):
+            raise ValueError(f"{place}: {name}: need one like {usual!r}, got {content[name]!r}")
+    return made
 
 
 @command(cli)
@@ -172,6 +220,8 @@ def compare(
     waves = waveforms_of(fit_on, rejects) if fit_on else [item.waveform for item in items]
     for reason, count in sorted(rejects.items()):
         say(f"compare: left out {count}: {reason}")
+    if len({item.speaker for item in items}) < 2:
+        say("compare: no xPNMI: it needs two speakers at least, named in the field `speaker`")
     rows = run(
         encoders, waves, items, clusters=clusters, seeds=range(seeds), report=lambda row: say(brief_row(row))
     )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from units import kmeans
+from units.augment import with_noise
 from units.encoders import Encoder, load_encoder
 from units.quality import describe, phone_quality, phones_at_frames
 from units.targets import half_whitening, logmel_features
@@ -120,13 +121,6 @@ def draw(features: np.ndarray) -> np.ndarray:
         return features
     kept = np.random.default_rng(0).choice(len(features), MOST_FRAMES, replace=False)
     return features[np.sort(kept)]
-
-
-def with_noise(waveform: np.ndarray, snr: float, seed: int) -> np.ndarray:
-    """The waveform in white noise, so many dB below its own power."""
-    noise = np.random.default_rng([seed, 5]).standard_normal(len(waveform))
-    scale = np.sqrt(np.mean(waveform.astype(np.float64) ** 2) / max(float(np.mean(noise**2)), 1e-12))
-    return (waveform + noise * scale * 10 ** (-snr / 20)).astype(np.float32)
 
 
 def views(

@@ -105,15 +105,17 @@ def speech_with_phones(
     """Utterances to score: of these speakers (none named: of all), at most so many seconds of each.
 
     Raises:
-        ValueError: there is not one with phones.
+        ValueError: there is not one with phones, or a speaker is not there.
     """
     told = None if phones_file is None else read_phones(phones_file)
     spent: dict[str, float] = {}
+    present: set[str] = set()
 
     def wanted() -> Iterator[Speech]:
         for source in sources:
             for item, wave in read_speech(source, rejects):
                 speaker, seconds = item.speaker or "", len(wave) / SAMPLE_RATE
+                present.add(speaker)
                 if speakers and speaker not in speakers:
                     continue
                 if most is not None and spent.get(speaker, 0.0) + seconds > most:
@@ -129,6 +131,9 @@ def speech_with_phones(
     else:
         aligned = find_phones(wanted(), backend=backend, rejects=rejects)
         found = [Heard(wave, phones, item.speaker or "") for item, wave, phones in aligned]
+    if missing := sorted(speakers - present):
+        some = f"{len(present)} speakers, among them {sorted(present)[:5]}"
+        raise ValueError(f"compare: need speech of every speaker named, got none of {missing}; it has {some}")
     if not found:
         raise ValueError(f"compare: need at least one utterance with phones, got none: {rejects}")
     return found

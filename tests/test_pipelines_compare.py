@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 import wordweave
-from pipelines.compare import Heard, as_table, compare, with_noise
+from pipelines.compare import Heard, as_table, compare
 from pipelines.phones import find_phones, read_speech, speech_with_phones, write_phones
+from units.augment import with_noise
 from units.targets import read_phones
 
 
@@ -74,6 +75,8 @@ def test_speakers_can_be_chosen_and_their_seconds_bounded(four, phones):
     assert {
         item.speaker for item in speech_with_phones([four], phones[0], "pocketsphinx", {name}, None, {})
     } == {name}
+    with pytest.raises(ValueError, match=r"got none of \['nobody'\]; it has"):
+        speech_with_phones([four], phones[0], "pocketsphinx", {name, "nobody"}, None, {})
     with pytest.raises(ValueError, match="need at least one utterance with phones"):
         speech_with_phones([four], phones[0], "pocketsphinx", set(), 0.5, {})
 

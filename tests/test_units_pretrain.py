@@ -1,5 +1,6 @@
 """Pre-training: a tiny network learns, a stopped run goes on exactly, what is saved is a HuBERT."""
 
+import hashlib
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -10,7 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
+from units import pretrained
 from units.augment import AugmentSettings, at_speed, disturbed, make_noises
 from units.encoders import load_encoder
 from units.pretrain import (
@@ -167,6 +170,37 @@ def test_impossible_settings_are_refused(change, message):
         PretrainSettings(**change)
 
 
+@pytest.mark.parametrize("name", ["validation", "leave_out"])
+def test_a_misspelt_speaker_is_refused_rather_than_trained_on(recordings, tmp_path, name):
+    with pytest.raises(
+        ValueError, match=rf"pretrain.{name}: need speakers of the recordings, got \['lost'\]"
+    ):
+        pretrain(recordings, replace(SETTINGS, **{name: ("last", "lost")}), tmp_path)
+
+
+def test_other_phones_or_another_start_are_other_data(trained, recordings, tmp_path):
+    phones = tmp_path / "phones.jsonl"
+    phones.write_text('{"id": "r0", "phones": [["AA", 0.1, 0.9]]}\n')
+    asked = replace(SETTINGS, targets={"mfcc": 6, "phones": 2}, phones=str(phones), start=str(trained[0]))
+    data = pretrain(recordings, asked, tmp_path / "a", stop_after=4)["data"]
+    assert data["phones"]["recordings"] == 1
+    assert data["start"] == hashlib.sha256((trained[0] / "model.safetensors").read_bytes()).hexdigest()
+    phones.write_text('{"id": "r0", "phones": [["AA", 0.1, 0.8]]}\n')
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors: was made with data phones"):
+        pretrain(recordings, asked, tmp_path / "a", resume=True)
+
+
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(pretrained, "save_file", full)
+    with pytest.raises(ValueError, match=r"model.safetensors: cannot be written: No space left"):
+        pretrained.replace_file(tmp_path / "model.safetensors", {}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_to_train_on_is_said(recordings, tmp_path):
     with pytest.raises(ValueError, match="need recordings of speakers that are not held out, got none"):
         pretrain([recordings[5]], SETTINGS, tmp_path)
@@ -260,15 +294,13 @@ def test_frames_follow_from_kernels_and_strides():
     assert frame_geometry(NetworkSettings()).minimum == 1680
 
 
-def test_every_recipe_in_config_reads_and_the_pure_one_says_the_defaults():
+def test_the_pure_recipe_in_config_says_the_defaults():
     from pathlib import Path
 
     from commands.encoder import read_pretraining
 
     folder = Path(__file__).resolve().parent.parent / "config" / "encoder"
     assert read_pretraining(folder / "pure.toml", {}) == PretrainSettings()
-    for path in folder.glob("compact-*.toml"):
-        assert read_pretraining(path, {"phones": "phones.jsonl"}).targets["phones"] == 40
 
 
 def test_a_cosine_head_hears_direction_alone():

@@ -98,6 +98,13 @@ def disturbed(
     return crop * np.float32(10 ** (rng.uniform(-settings.gain, settings.gain) / 20))
 
 
+def with_noise(waveform: np.ndarray, snr: float, seed: int) -> np.ndarray:
+    """The waveform in white noise, so many dB below its own power."""
+    noise = np.random.default_rng([seed, 5]).standard_normal(len(waveform))
+    scale = np.sqrt(np.mean(waveform.astype(np.float64) ** 2) / max(float(np.mean(noise**2)), 1e-12))
+    return (waveform + noise * scale * 10 ** (-snr / 20)).astype(np.float32)
+
+
 def reverberated(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A crop with the decaying noise of a room behind it, 0.1 to 0.5 s for 60 dB."""
     length = int(0.25 * SAMPLE_RATE)

@@ -25,7 +25,15 @@ import torch.nn.functional as F
 
 from corpus.records import SAMPLE_RATE
 from units.augment import AugmentSettings, at_speed, disturbed, make_noises
-from units.pretrained import open_log, read_checkpoint, save_encoder, take_weights, write_checkpoint
+from units.pretrained import (
+    WEIGHTS,
+    open_log,
+    read_checkpoint,
+    read_finished,
+    save_encoder,
+    take_weights,
+    write_checkpoint,
+)
 from units.targets import (
     KINDS,
     LEAST,
@@ -36,6 +44,7 @@ from units.targets import (
     mfcc_features,
     own_features,
     phone_labels,
+    read_phones,
 )
 
 Progress = Callable[[dict[str, Any]], None]
@@ -65,6 +74,7 @@ class PretrainSettings:
     start: str = ""  # folder of an encoder to go on from; "own" targets are clusters of its features
     own_layer: int = 5
     steps: int = 10_000
+    end: int = 0  # step it ends at while rates are still as for `steps`; 0: at `steps`
     warmup: int = 300
     hold: float = 0.4  # share of the steps at full rate, before it falls along a cosine
     rate: float = 1e-3
@@ -102,6 +112,8 @@ class PretrainSettings:
         for name in ("steps", "span", "report_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"pretrain.{name}: need at least 1, got {getattr(self, name)}")
+        if not 0 <= self.end <= self.steps:
+            raise ValueError(f"pretrain.end: need a step up to steps, {self.steps}, got {self.end}")
         if not 0 <= self.mask[0] <= self.mask[1] < 1:
             raise ValueError(f"pretrain.mask: need shares 0 <= low <= high < 1, got {self.mask}")
         if (
@@ -113,6 +125,11 @@ class PretrainSettings:
                 "pretrain.crop_seconds: need lengths from 0.5 s to batch_seconds, "
                 f"got {self.crop_seconds} and {self.batch_seconds}"
             )
+
+    @property
+    def last_step(self) -> int:
+        """Where it ends."""
+        return self.end or self.steps
 
 
 @dataclass(frozen=True)
@@ -419,7 +436,8 @@ def pretrain(
 
     Args:
         recordings: all, those of validation speakers too; too short ones are counted in `too_short`.
-        resume: go on from the checkpoint in `output`; the settings must be those it was made with.
+        resume: go on from the checkpoint in `output`; the settings and data must be those it was made with. What is
+            finished is not done again.
         stop_after: end at this step as if interrupted, with a checkpoint.
         progress: is called with each line that `output`/log.jsonl gets.
 
@@ -428,29 +446,48 @@ def pretrain(
         steps, seconds of training, and the last lines.
 
     Raises:
-        ValueError: nothing to train on, no checkpoint to resume, or one of other settings or data.
+        ValueError: nothing to train on, no recording of a speaker held out, no checkpoint to resume, or one of other
+            settings or data.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
+    speakers = {r.speaker for r in recordings}
+    for name in ("validation", "leave_out"):  # a misspelt one would be trained on
+        if missing := sorted(set(getattr(settings, name)) - speakers):
+            some = f"{len(speakers)} speakers, among them {sorted(speakers)[:5]}"
+            raise ValueError(
+                f"pretrain.{name}: need speakers of the recordings, got {missing}; they have {some}"
+            )
     heard = [r for r in recordings if r.speaker not in settings.leave_out]
     usable = [r for r in heard if len(r.waveform) >= LEAST]
-    training = [i for i, r in enumerate(usable) if r.speaker not in settings.validation]
+    training = [i for i, r in enumerate(usable) if is_used(r, settings)]
     held = [i for i, r in enumerate(usable) if r.speaker in settings.validation]
     if not training:
         raise ValueError("pretrain: need recordings of speakers that are not held out, got none")
-    data = {
+    data: dict[str, Any] = {
         "recordings": len(training), "seconds": round(sum(len(usable[i].waveform) for i in training) / SAMPLE_RATE, 2),
         "speakers": len({usable[i].speaker for i in training}), "sha256": data_hash([usable[i] for i in training]),
         "validation_recordings": len(held), "too_short": len(heard) - len(usable),
     }  # fmt: skip
+    if "phones" in settings.targets:
+        told = read_phones(settings.phones)
+        data["phones"] = {
+            "sha256": hashlib.sha256(Path(settings.phones).read_bytes()).hexdigest(),
+            "recordings": sum(bool(told.get(usable[i].id)) for i in training),
+        }
+    if settings.start:
+        data["start"] = hashlib.sha256((Path(settings.start) / WEIGHTS).read_bytes()).hexdigest()
+    asked = json.loads(json.dumps({"settings": asdict(settings), "data": data}))
+    if resume and (finished := read_finished(output, asked, settings.last_step)):
+        return finished
     targets = make_targets(usable, settings, training)
     speech = Speech([usable[i] for i in training], settings, settings.augment.speeds)
     learnt = [Labels(t.name, t.classes, [t.of[i] for i in training]) for t in targets]
     checks: list[Batch] = []
     if held:
         quiet = Speech([usable[i] for i in held], settings, (25,))
-        told = [Labels(t.name, t.classes, [t.of[i] for i in held]) for t in targets]
-        checks = [quiet.batch(2**40 + i, told, disturb=False) for i in range(4)]
+        answers = [Labels(t.name, t.classes, [t.of[i] for i in held]) for t in targets]
+        checks = [quiet.batch(2**40 + i, answers, disturb=False) for i in range(4)]
     torch.manual_seed(settings.seed)
     model = Pretrainer(settings, [(target.name, target.classes) for target in targets])
     if settings.start:
@@ -459,7 +496,6 @@ def pretrain(
     optimizer = torch.optim.AdamW(
         parameter_groups(model, settings), lr=settings.rate, betas=(0.9, 0.98), eps=1e-6
     )
-    asked = json.loads(json.dumps({"settings": asdict(settings), "data": data}))
     step, spent = 0, 0.0
     sums: dict[str, float] = {}
     if resume:
@@ -467,7 +503,7 @@ def pretrain(
     log = open_log(output / "log.jsonl", step)
     last: dict[str, Any] = {}
     begun = time.monotonic()
-    end = settings.steps if stop_after is None else min(stop_after, settings.steps)
+    end = settings.last_step if stop_after is None else min(stop_after, settings.last_step)
     with log:
         while step < end:
             model.train()
@@ -488,7 +524,7 @@ def pretrain(
             step += 1
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
-            if step % settings.report_every == 0 or step == settings.steps:
+            if step % settings.report_every == 0 or step == settings.last_step:
                 count = (step - 1) % settings.report_every + 1
                 last = {"step": step, "seconds": round(spent + time.monotonic() - begun, 1)}
                 last |= {"rate": rate_at(step - 1, settings)} | {
@@ -508,13 +544,19 @@ def pretrain(
                 write_checkpoint(
                     output, model, optimizer, step, spent + time.monotonic() - begun, asked, sums
                 )
-    if step == settings.steps:
+    if step == settings.last_step:
         save_encoder(model, output)
     summary = {**asked, "steps": step, "seconds": round(spent + time.monotonic() - begun, 1), "last": last}
     (output / "pretraining.json").write_text(
         json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
     return summary
+
+
+def is_used(recording: Recording, settings: PretrainSettings) -> bool:
+    """Whether a recording is long enough and of a speaker to learn from."""
+    held_out = (*settings.leave_out, *settings.validation)
+    return len(recording.waveform) >= LEAST and recording.speaker not in held_out
 
 
 def data_hash(recordings: Sequence[Recording]) -> str:

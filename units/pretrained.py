@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from corpus.records import SAMPLE_RATE
+
+WEIGHTS = "model.safetensors"
 
 
 def open_log(path: Path, step: int) -> Any:
@@ -36,13 +38,13 @@ def save_encoder(model: Any, folder: Path) -> None:
     for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
         text = json.dumps(content, indent=1, sort_keys=True) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
-    replace_file(folder / "model.safetensors", tensors, {"format": "pt"})
+    replace_file(folder / WEIGHTS, tensors, {"format": "pt"})
     replace_file(folder / "heads.safetensors", dict(model.heads.state_dict()), {"format": "pt"})
 
 
 def take_weights(model: Any, folder: Path) -> None:
     """Begin with the weights of an encoder that was trained before."""
-    found = load_file(folder / "model.safetensors")
+    found = load_file(folder / WEIGHTS)
     own = model.hubert.state_dict()
     if {n: t.shape for n, t in found.items()} != {n: t.shape for n, t in own.items()}:
         raise ValueError(f"{folder}: need an encoder of the same network settings to start from")
@@ -106,8 +108,22 @@ def read_checkpoint(
     return said["step"], said["seconds"], said["sums"]
 
 
+def read_finished(output: Path, asked: dict[str, Any], last_step: int) -> dict[str, Any] | None:
+    """The summary in `output` where the same run was brought to its last step before, else None."""
+    path = output / "pretraining.json"
+    if not path.exists() or not (output / WEIGHTS).exists():
+        return None
+    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    same = all(said.get(name) == value for name, value in asked.items())
+    return said if same and said["steps"] == last_step else None
+
+
 def replace_file(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Write safetensors so that no half-written file is ever read."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    save_file(tensors, unfinished, metadata=metadata)
+    try:
+        save_file(tensors, unfinished, metadata=metadata)
+    except SafetensorError as error:  # a full disk, say
+        unfinished.unlink(missing_ok=True)
+        raise ValueError(f"{path}: cannot be written: {error}") from error
     os.replace(unfinished, path)
