@@ -30,6 +30,9 @@ SOURCE = click.Path(exists=True, path_type=Path)
 @click.option(
     "--start", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Go on from this encoder."
 )
+@click.option(
+    "--control", is_flag=True, help="Leave the target `own` out: what a further iteration is judged against."
+)
 @click.option("--device", help="In place of the file's: cpu, cuda.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint, exactly.")
 @click.option(
@@ -39,6 +42,7 @@ def fit_encoder(
     sources: tuple[Path, ...],
     output: Path,
     config: Path | None,
+    control: bool,
     resume: bool,
     stop_after: int | None,
     **said: Any,
@@ -60,6 +64,13 @@ def fit_encoder(
             f"{config}: has stages, which say their own steps; leave --steps and --stop-after out"
         )
     settings = None if recipe else read_pretraining(config, given)
+    if control:
+        if settings is None or "own" not in settings.targets or len(settings.targets) == 1:
+            raise click.UsageError(
+                "--control: need a target beside `own` in one stage; see config/encoder/own.toml"
+            )
+        targets = {name: classes for name, classes in settings.targets.items() if name != "own"}
+        settings = dataclasses.replace(settings, targets=targets)
     rejects: dict[str, int] = {}
     recordings = [
         Recording(item.id, item.speaker or "", wave)

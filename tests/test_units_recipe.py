@@ -151,6 +151,14 @@ steps = 4
 """
 
 
+@pytest.fixture(scope="module")
+def four(spoken_corpus):
+    """A manifest of four utterances."""
+    path = spoken_corpus.with_name("four-of-recipe.jsonl")
+    path.write_text("".join(spoken_corpus.read_text().splitlines(keepends=True)[:4]))
+    return path
+
+
 def run(manifest, tmp_path, more, *words):
     config = tmp_path / "recipe.toml"
     config.write_text(CONFIG.format(more=more))
@@ -158,13 +166,30 @@ def run(manifest, tmp_path, more, *words):
     return CliRunner().invoke(wordweave.cli, ["fit", "encoder", *map(str, words)])
 
 
-def test_one_command_makes_encoder_and_units_for_a_build(spoken_corpus, tmp_path):
-    result = run(spoken_corpus, tmp_path, "steps = 4", "--seed", "3", "--resume", "--json")
+def test_one_command_makes_encoder_and_units_for_a_build(four, tmp_path):
+    result = run(four, tmp_path, "steps = 4", "--seed", "3", "--resume", "--json")
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout.splitlines()[-1])
     assert (said["steps"], said["clusters"]) == (8, 12)
     written = json.loads((tmp_path / "out" / "pretraining.json").read_text())
     assert {stage["settings"]["seed"] for stage in written["stages"]} == {3} == {written["codebook"]["seed"]}
+
+
+def test_a_control_continues_without_clusters_of_its_own_features(four, tmp_path):
+    assert run(four, tmp_path, "steps = 4").exit_code == 0
+    iteration = CONFIG.split("[[stages]]")[0].format().replace("logmel = 6", "logmel = 6, own = 6")
+    config = tmp_path / "own.toml"
+    config.write_text(iteration.replace("clusters = 12", "steps = 4\nown_layer = 2"))
+    words = ["fit", "encoder", four, "--config", config, "--start", tmp_path / "out"]
+    made = []
+    for name, more in (("own", []), ("control", ["--control"])):
+        said = [*words, "--output", tmp_path / name, *more]
+        result = CliRunner().invoke(wordweave.cli, [str(word) for word in said])
+        assert result.exit_code == 0, result.output
+        made.append(json.loads((tmp_path / name / "pretraining.json").read_text())["settings"])
+    assert made[0].pop("targets") == {"logmel": 6, "own": 6}
+    assert made[1].pop("targets") == {"logmel": 6}
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize(
@@ -175,9 +200,10 @@ def test_one_command_makes_encoder_and_units_for_a_build(spoken_corpus, tmp_path
         ("steps = 4\nend = 5", (), "pretrain.end: need a step up to steps, 4, got 5"),
         ("network = 3", (), "recipe.toml: stage 2: [network]: need a table, got 3"),
         ("steps = 4", ("--steps", "2"), "leave --steps and --stop-after out"),
+        ("steps = 4", ("--control",), "--control: need a target beside `own` in one stage"),
     ],
 )
-def test_a_mistake_in_a_recipe_is_one_line_of_bad_usage(spoken_corpus, tmp_path, more, words, line):
-    result = run(spoken_corpus, tmp_path, more, *words)
+def test_a_mistake_in_a_recipe_is_one_line_of_bad_usage(four, tmp_path, more, words, line):
+    result = run(four, tmp_path, more, *words)
     assert (result.exit_code, len(result.output.strip().splitlines())) == (2, 1), result.output
     assert line in result.output
