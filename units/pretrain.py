@@ -259,7 +259,7 @@ def draw_mask(frames: int, rng: np.random.Generator, settings: PretrainSettings)
     share = rng.uniform(*settings.mask)
     starts = rng.random(frames) < 1 - (1 - share) ** (1 / settings.span)
     mask = np.zeros(frames, bool)
-    for shift in range(settings.span):
+    for shift in range(min(settings.span, frames)):
         mask[shift:] |= starts[: frames - shift]
     return mask
 

@@ -39,6 +39,7 @@ BUNDLED = Path(__file__).parent / "data" / "style.safetensors"
 CODES = 100
 CONTEXT = 0.25  # seconds a token sees on either side of its own second
 ENOUGH = 16.0  # seconds of a speaker with a voice in them that make his mean count
+ITERATIONS = 15  # of k-means
 RESTARTS = 20  # of k-means, the lowest inertia is kept: seeds differ by several points of recall otherwise
 STRENGTH = 0.03  # of the windows against the penalty on the classifier's slopes
 
@@ -497,7 +498,7 @@ def fit(
     places = scaled(every, nothing, deviation)
     if classifier is not None:
         places = classifier.roots(places)
-    book = kmeans.fit(places, clusters=clusters, seed=seed, restarts=RESTARTS)
+    book = kmeans.fit(places, clusters=clusters, seed=seed, iterations=ITERATIONS, restarts=RESTARTS)
     said = {
         "clusters": clusters, "seed": seed, "windows": len(every), "recordings_used": len(features),
         "speakers_used": len(means), "data": book.provenance["data"], "inertia": book.provenance["inertia"],

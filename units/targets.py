@@ -20,6 +20,7 @@ from units.mfcc import FRAME, SHIFT, mel_cepstra
 
 UNKNOWN = -100
 """The label of a frame without one; cross-entropy passes over it."""
+ITERATIONS = 15  # of k-means
 AVERAGED = 5  # 10 ms frames averaged for one label, as units/mfcc.py does at 25 Hz
 LEAST = FRAME + 8 * SHIFT  # samples of the shortest recording that has every kind of feature
 MELS = 40
@@ -115,7 +116,7 @@ def cluster(
         mean, matrix = half_whitening(drawn, 40)
         drawn = (drawn - mean) @ matrix
         features = [(frames - mean) @ matrix for frames in features]
-    codebook = kmeans.fit(drawn, clusters=clusters, seed=seed, device="cpu")
+    codebook = kmeans.fit(drawn, clusters=clusters, seed=seed, iterations=ITERATIONS, device="cpu")
     return Labels(name, clusters, [codebook.assign(frames).astype(np.int16) for frames in features])
 
 
