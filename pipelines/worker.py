@@ -9,7 +9,6 @@ own. Whoever ends closes what it holds: a worker ends with its connection, the p
 """
 
 import atexit
-import contextlib
 import json
 import os
 import select
@@ -59,9 +58,7 @@ def serve(asked: socket.socket) -> None:
 
     One thread alone may live here: a fork has none of the others, but the locks they hold.
     """
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_IGN
-    )  # the driver hears of a worker's end: none is waited for here
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # none is waited for: the driver hears of a worker's end
     parent = os.getpid()
     while True:
         content, ends, _, _ = socket.recv_fds(asked, LONGEST, 1)
@@ -72,18 +69,13 @@ def serve(asked: socket.socket) -> None:
         os.close(ends[0])
 
 
-def buried(*_: object) -> None:
-    """Take note of workers that ended. That they did, the driver hears by itself."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-
-
 def work(environment: dict[str, str], driver: socket.socket, parent: int) -> None:
     """Be a worker of Beam in this process, and end it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.chdir(environment.pop("FOLDER"))
     log = os.open(environment.pop("LOG"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(log, 2)
+    os.environ.clear()
     os.environ.update(environment)
     threading.Thread(target=leave, args=(driver, parent), daemon=True, name="leave-with-driver").start()
     try:

@@ -103,16 +103,22 @@ def test_a_whole_build_on_spark_has_the_bytes_of_a_plain_loop(cluster, spoken_co
 
 
 @pytest.mark.slow
-def test_each_stage_has_workers_of_its_own_and_those_before_are_gone_with_their_models(tmp_path, monkeypatch):
+def test_each_stage_has_workers_of_its_own_as_the_driver_is_then_and_those_before_are_gone(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("PYTHONPATH", HERE)
     monkeypatch.setattr("pipelines.worker.HELD", {})
     made = []
     for number in range(2):
-        stage = Copy(str(tmp_path / f"log{number}"), 0.1)
         build = tmp_path / str(number)
+        build.mkdir()
+        monkeypatch.chdir(build)
+        monkeypatch.setenv("NUMBER", str(number))
+        stage = Copy("log-$NUMBER", 0.1)
         run_stage(stage, build, copies(build, stage, 6), Engine("beam", 2), quiet=True)
         pids = {int(pid) for word, pid in stage.notes() if word == "setup"}
         assert len(pids) == 2
+        assert (build / f"log-{number}").is_file()
         assert not any(psutil.pid_exists(pid) for pid in pids)
         made.append(pids)
     assert not made[0] & made[1]

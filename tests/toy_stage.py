@@ -29,11 +29,11 @@ class Copy:
         return {}
 
     def note(self, word):
-        with open(self.log, "a") as file:
+        with open(os.path.expandvars(self.log), "a") as file:
             file.write(f"{word} {os.getpid()}\n")
 
     def notes(self):
-        return [line.split() for line in open(self.log)]
+        return [line.split() for line in open(os.path.expandvars(self.log))]
 
 
 def copies(build, stage, count) -> list[Task]:
