@@ -48,8 +48,8 @@ class ForkedWorker(GrpcWorkerHandler):
         options = self.provision_info.provision_info.pipeline_options
         environment = {
             **os.environ,  # of now: the parent of the workers has that of its own start
-            "FOLDER": os.getcwd(),
-            "LOG": self._log,
+            "WORDWEAVE_FOLDER": os.getcwd(),
+            "WORDWEAVE_LOG": self._log,
             "WORKER_ID": self.worker_id,
             "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(
                 self.control_api_service_descriptor()

@@ -72,8 +72,8 @@ def serve(asked: socket.socket) -> None:
 def work(environment: dict[str, str], driver: socket.socket, parent: int) -> None:
     """Be a worker of Beam in this process, and end it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.chdir(environment.pop("FOLDER"))
-    log = os.open(environment.pop("LOG"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.chdir(environment.pop("WORDWEAVE_FOLDER"))
+    log = os.open(environment.pop("WORDWEAVE_LOG"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(log, 2)
     os.environ.clear()
     os.environ.update(environment)

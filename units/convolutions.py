@@ -54,9 +54,7 @@ class Convolutions:
     ):
         self.settings, self.dtype, self.activation = settings, dtype, activation
         self.kernels: list[torch.Tensor] = []
-        self.sums: list[
-            torch.Tensor | None
-        ] = []  # of the taps that neighbouring frames share, see `convolve_pairs`
+        self.sums: list[torch.Tensor | None] = []  # of taps that two frames share, see `convolve_pairs`
         self.biases: list[torch.Tensor | None] = []
         self.norms: list[tuple[torch.Tensor, torch.Tensor] | None] = []
         for i in range(len(settings.conv_kernel)):
@@ -304,9 +302,8 @@ def output_moments(
     >>> mean.tolist(), variance.tolist()
     ([2.0], [1.0])
     """
-    pivot = (
-        recording[:STATISTICS_SAMPLES].mean(dtype=torch.float64).float()
-    )  # so that an offset costs no digits
+    # so that an offset costs no digits
+    pivot = recording[:STATISTICS_SAMPLES].mean(dtype=torch.float64).float()
     windows = recording.unfold(0, size, stride)
     few = size <= FEW_TAPS
     width, single = size if few else kernel.shape[1], kernel.float()

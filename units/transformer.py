@@ -40,7 +40,7 @@ class Transformer:
     ):
         s = self.settings = settings
         self.dtype, self.padded = dtype, padded
-        # where rows were seen not to depend on their number this way; AVX-512 was not at hand
+        # only where it was measured that a row's bits do not hang on the number of rows
         avx2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
         laid = avx2 and not padded and dtype == torch.float32
 
