@@ -104,7 +104,7 @@ def study(folder: Path, config: Path, workers: int, only: tuple[str, ...]) -> di
         build = built(folder, name, asked, sources[asked.builds[name]["corpus"]], workers)
         own = [row for row in rows if row.build == name]
         wanted = list(dict.fromkeys(pack for row in own for pack in row.packs))
-        heard, facts[name] = listened(folder, build, [packs[one] for one in wanted])
+        heard, facts[name] = listened(folder, build, [packs[one] for one in wanted], workers)
         facts[name] |= described_units(build)
         for row in own:
             jobs += [
@@ -217,11 +217,11 @@ def pipeline_settings(said: Mapping[str, Any], build: Path, manifest: Path) -> "
 
 
 def listened(
-    folder: Path, build: Path, packs: "list[Pack]"
+    folder: Path, build: Path, packs: "list[Pack]", workers: int
 ) -> tuple[dict[str, dict[str, str]], dict[str, Any]]:
     """Unit names of the packs' recordings, heard once with a build's tokenizers."""
     from lm.pack import hear
-    from pipelines.listen import described, listener
+    from pipelines.listen import described, listen_all
 
     facts = described(build)
     asked = hashlib.sha256(
@@ -230,10 +230,16 @@ def listened(
     place = folder / "heard" / f"{build.name}.json"
     held = json.loads(place.read_text()) if place.is_file() else {}
     if held.get("key") != asked:
-        say(
-            f"study: hearing {sum(len(pack.recordings) for pack in packs)} test recordings as {build.name} does"
-        )
-        listen = listener(build)
+        recordings = [pack.folder / name for pack in packs for name in pack.recordings]
+        say(f"study: hearing {len(recordings)} test recordings as {build.name} does")
+        said = listen_all(build, recordings, workers)
+
+        def listen(recording: Path) -> str:
+            one = said[recording]
+            if isinstance(one, ValueError):
+                raise one
+            return one
+
         held = {"key": asked, "heard": {pack.name: hear(pack, pack.items, listen) for pack in packs}}
         place.parent.mkdir(exist_ok=True)
         place.write_text(json.dumps(held))

@@ -1,11 +1,14 @@
 """Recordings as a build's units, one at a time: for a prompt, and to check what the units stage wrote."""
 
 import itertools
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from corpus import files
 from corpus.audio import decode, probe
@@ -67,6 +70,34 @@ def listener(build: Path) -> Callable[[Path], str]:
         return "".join(merge(units, pitch.encode(f0, None) if pitch else None, said, unit_rate=rate))
 
     return hear
+
+
+def listen_all(build: Path, recordings: Sequence[Path], workers: int) -> dict[Path, str | ValueError]:
+    """What a `listener` of a build makes of each recording, or why it cannot, by so many processes."""
+    shares = [share for share in (recordings[start::workers] for start in range(workers)) if share]
+    if len(shares) < 2:
+        return dict(zip(recordings, listen_each(build, recordings), strict=True))
+    with ProcessPoolExecutor(len(shares), mp_context=multiprocessing.get_context("spawn")) as pool:
+        said = pool.map(listen_each, itertools.repeat(build), shares)
+        return {
+            path: one
+            for share, found in zip(shares, said, strict=True)
+            for path, one in zip(share, found, strict=True)
+        }
+
+
+def listen_each(build: Path, recordings: Sequence[Path]) -> list[str | ValueError]:
+    """What a `listener` makes of each recording, or why it cannot, on one thread."""
+    listen, said = listener(build), list[str | ValueError]()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for path in recordings:
+        try:
+            said.append(listen(path))
+        except ValueError as error:
+            said.append(error)
+    torch.set_num_threads(threads)
+    return said
 
 
 def described(build: Path) -> dict[str, Any]:

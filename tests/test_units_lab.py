@@ -22,7 +22,7 @@ from pipelines import lab
 from pipelines import settings as toml
 from pipelines.build import draw_rows, gather_frames, map_tasks
 from pipelines.card import write_card
-from pipelines.listen import listen, verify_units
+from pipelines.listen import listen, listen_all, verify_units
 from pipelines.run import Engine, run_stage
 from pipelines.stage import ahead
 from units import verify
@@ -191,6 +191,17 @@ def test_foreign_codebooks_are_used_as_they_are_named(fresh, tmp_path):
             assert codebook.assign(features).tolist() == units
         assert verify_units(folder, 5)["units_differ"] == 0
         assert listen(folder, Path(rows[0]["audio"])).startswith("[Hu")
+
+
+def test_recordings_are_heard_alike_by_one_process_and_by_several(fresh, tmp_path):
+    folder, said = fresh
+    rows = pq.read_table(folder / "manifest" / "part-00000.parquet").to_pylist()
+    recordings = [Path(row["audio"]) for row in rows[:3]] + [tmp_path / "gone.wav"]
+    steps.remember(folder, said)
+    steps.fit_units(folder, said, LOCAL)
+    alone, together = (listen_all(folder, recordings, workers) for workers in (1, 2))
+    assert str(alone.pop(recordings[-1])) == str(together.pop(recordings[-1]))
+    assert alone == together == {path: listen(folder, path) for path in recordings[:-1]}
 
 
 def test_a_codebook_of_another_size_or_dimension_is_refused_by_name(fresh, tmp_path):
