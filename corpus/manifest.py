@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
     ]
 )
 
+FIRST_MINUTES = 2.0  # of the first part
 ROWS_PER_PART = 5000  # rows without samples end a part too, so that memory is bounded
 KEY_LENGTH = 80  # characters; a tar header has room for 100 bytes with the ending
 DETAIL_LENGTH = 500  # characters
@@ -91,6 +92,7 @@ def write_manifest(
     folder: str | os.PathLike[str],
     *,
     part_minutes: float = 30.0,
+    first_minutes: float = FIRST_MINUTES,
     min_seconds: float = 0.3,
     max_seconds: float = 40.0,
     ids: str = "strict",
@@ -108,6 +110,7 @@ def write_manifest(
         rows: as the adapters yield them.
         folder: the manifest's own folder. While writing, a folder beside it (`.NAME.unfinished`) is used.
         part_minutes: a part ends when its rows, good and rejected, are this long together, or are 5000.
+        first_minutes: the first parts end sooner, as `part_length` says.
         min_seconds, max_seconds: other lengths are rejected.
         ids: "strict" rejects an id that a shard key cannot hold, "escape" writes the key with `escape_id`.
         transcripts: "required" rejects an utterance without text, "optional" keeps it, for the speech stream.
@@ -128,6 +131,10 @@ def write_manifest(
     if transcripts not in ("required", "optional"):
         raise ValueError(f"manifest.transcripts: need 'required' or 'optional', got {transcripts!r}")
 
+    def cut(rows: Iterable[dict[str, Any]], first: int = 0) -> Iterator[list[dict[str, Any]]]:
+        lengths = (part_length(number, part_minutes, first_minutes) for number in count(first))
+        return _cut(rows, (minutes * 60 * SAMPLE_RATE for minutes in lengths))
+
     def check(utterance: Utterance, new: bool) -> None:
         _check_id(utterance.id, escape=ids == "escape", new=new)
         _check_length(utterance.seconds, min_seconds, max_seconds)
@@ -138,21 +145,20 @@ def write_manifest(
     unfinished = beside / f".{folder.name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     unfinished.mkdir(parents=True)
-    limit = part_minutes * 60 * SAMPLE_RATE
     old = _old_summary(folder) if growing else None
     try:
         checked = _checked(rows, check, unfinished / "ids.sqlite")
         made: Iterator[list[dict[str, Any]]]
         if old is None:
-            summary, listing, origin = _write_parts(_cut(checked, limit), unfinished)
+            summary, listing, origin = _write_parts(cut(checked), unfinished)
         else:
             names = [folder / part["name"] for part in old["parts"]]
             with closing(Order(names, unfinished / "order.sqlite")) as order:
                 order.fill(checked)
                 if old["settings"]["part_minutes"] == part_minutes:
-                    made = chain(order.whole(), _cut(order.rest(), limit))
+                    made = chain(order.whole(), cut(order.rest(), max(order.parts - 1, 0)))
                 else:
-                    made = _cut((row for _, row in order.rows()), limit)
+                    made = cut(row for _, row in order.rows())
                 summary, listing, first = _write_parts(made, unfinished)
             origin = old.get("origin") if order.found else first
         content = {
@@ -188,6 +194,15 @@ def read_summary(folder: str | os.PathLike[str]) -> dict[str, Any]:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ValueError(f"{folder}: no finished manifest; run `wordweave ingest`") from error
+
+
+def part_length(number: int, part_minutes: float, first_minutes: float = FIRST_MINUTES) -> float:
+    """Minutes of the part of this number: little speech makes parts for several workers, much makes long ones.
+
+    >>> [part_length(number, part_minutes=10.0) for number in (0, 1, 2, 31, 32, 1000)]
+    [2.0, 2.25, 2.5, 9.75, 10.0, 10.0]
+    """
+    return min(part_minutes, first_minutes + number / 4)
 
 
 def parts(folder: str | os.PathLike[str]) -> list[Path]:
@@ -336,16 +351,16 @@ def _write_parts(
     return ManifestSummary(len(listing), good, good_samples, rejected, rejected_samples), listing, first
 
 
-def _cut(rows: Iterable[dict[str, Any]], samples_per_part: float) -> Iterator[list[dict[str, Any]]]:
-    """Cut rows into lists that end with the row that makes them long enough."""
+def _cut(rows: Iterable[dict[str, Any]], lengths: Iterator[float]) -> Iterator[list[dict[str, Any]]]:
+    """Cut rows into lists, each ended by the row that makes it as many samples long as asked."""
     part: list[dict[str, Any]] = []
-    samples = 0
+    samples, enough = 0, next(lengths)
     for row in rows:
         part.append(row)
         samples += row["samples"]
-        if samples >= samples_per_part or len(part) == ROWS_PER_PART:
+        if samples >= enough or len(part) == ROWS_PER_PART:
             yield part
-            part, samples = [], 0
+            part, samples, enough = [], 0, next(lengths)
     if part:
         yield part
 

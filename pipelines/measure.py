@@ -170,7 +170,7 @@ class SampleBuild:
 
     def __init__(self, folder: Path, settings: Settings, clock: Clock):
         self.folder, self.clock = folder, clock
-        self.settings = replace(replace(settings, "text", documents=[]), "corpus", part_minutes=1e6)
+        self.settings = replace(settings, "text", documents=[])
         self.hours = 0.0
         self.work: dict[str, float] = {}
         self.driver: dict[str, float] = {}
@@ -180,7 +180,7 @@ class SampleBuild:
         corpus = self.settings.corpus
         self.driver["ingest"], _ = self.clock.cpu(
             lambda: manifest.write_manifest(
-                rows, self.folder / "manifest", part_minutes=corpus.part_minutes, ids=corpus.ids,
+                rows, self.folder / "manifest", part_minutes=1e6, first_minutes=1e6, ids=corpus.ids,
                 min_seconds=corpus.min_seconds, max_seconds=corpus.max_seconds,
                 transcripts="required" if corpus.unaligned == "reject" else "optional",
             )

@@ -1,6 +1,6 @@
 """The price of a corpus before it is paid: parts, bytes, hours and money, by arithmetic alone (docs/cloud.md has it).
 
-    parts    = hours * 60 / (part_minutes + half an utterance)
+    parts    = hours * 60 / (part_minutes + half an utterance), and some more, for the first ones are shorter
     bytes    = hours * bytes per hour + parts (or shards) * bytes per part
     shared   = (hours * seconds per hour + workers * seconds once) / (workers * speed) / 3600
     driver   = (hours * seconds per hour + seconds once) / speed / 3600
@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from corpus.manifest import part_length
 from pipelines.measure import HEARD, Measured
 from pipelines.settings import Settings
 
@@ -101,10 +102,15 @@ def shares(settings: Settings) -> tuple[float, ...]:
 def parts(hours: float, utterances: float, part_minutes: float) -> int:
     """A part ends with the utterance that makes it long enough: half of one beyond, on average.
 
-    >>> parts(hours=100.0, utterances=36_000, part_minutes=10.0)  # utterances of 10 s
-    596
+    >>> parts(hours=0.5, utterances=180, part_minutes=10.0)  # utterances of 10 s
+    10
+    >>> parts(hours=100.0, utterances=36_000, part_minutes=10.0)
+    609
     """
-    return max(1, math.ceil(hours * 60 / (part_minutes + hours * 60 / utterances / 2)))
+    left, beyond, number = hours * 60, hours * 60 / utterances / 2, 0
+    while left > 0 and (length := part_length(number, part_minutes)) < part_minutes:
+        left, number = left - length - beyond, number + 1
+    return max(1, number + math.ceil(max(left, 0.0) / (part_minutes + beyond)))
 
 
 def shared_rows(measured: Measured, settings: Settings, hours: float, who: Workers) -> list[dict[str, Any]]:

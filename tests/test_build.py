@@ -152,7 +152,7 @@ def test_one_and_two_workers_and_a_plain_loop_give_the_same_bytes(built, spoken_
         assert hashes(folder) == hashes(built)
 
 
-def gone(pattern: str, seconds: float = 10) -> bool:
+def gone(pattern: str, seconds: float = 60) -> bool:
     """Whether no process of that command line is left after a while."""
     for _ in range(int(seconds / 0.2)):
         if not subprocess.run(["pgrep", "-f", pattern], capture_output=True, check=False).stdout:

@@ -19,6 +19,7 @@ from corpus.manifest import (
     SCHEMA,
     RejectedRow,
     escape_id,
+    part_length,
     parts,
     read_part,
     read_summary,
@@ -131,6 +132,16 @@ rows_of_any_kind = st.lists(
 )
 
 
+def test_the_first_parts_are_short_and_a_corpus_that_grew_is_cut_as_a_new_one(tmp_path):
+    rows = [utterance(str(n), 30) for n in range(60)]  # half an hour
+    write_manifest(rows, tmp_path / "m", part_minutes=10)
+    minutes = [part["samples"] / 16000 / 60 for part in read_summary(tmp_path / "m")["parts"]]
+    assert minutes == [2, 2.5, 2.5, 3, 3, 3.5, 3.5, 4, 4, 2]
+    write_manifest(rows[:41], tmp_path / "grown", part_minutes=10)
+    write_manifest(rows, tmp_path / "grown", part_minutes=10, growing=True)
+    assert tree(tmp_path / "grown") == tree(tmp_path / "m")
+
+
 @given(rows_of_any_kind, st.floats(0.1, 3), st.sampled_from(["strict", "escape"]))
 @settings(deadline=None, max_examples=50)
 def test_every_row_and_every_sample_is_counted_once(tmp_path_factory, rows, part_minutes, ids):
@@ -143,10 +154,10 @@ def test_every_row_and_every_sample_is_counted_once(tmp_path_factory, rows, part
     assert summary.rows == len(rows)
     assert summary.samples_in == sum(row.samples for row in known)
     assert summary.samples == sum(row["samples"] for row in out if row["reject"] is None)
-    limit = part_minutes * 60 * 16000
+    limits = [part_length(number, part_minutes) * 60 * 16000 for number in range(len(tables))]
     lengths = [[row["samples"] for row in table] for table in tables]
-    assert all(sum(part) >= limit for part in lengths[:-1])  # long enough
-    assert all(sum(part[:-1]) < limit for part in lengths)  # and no row longer than needed
+    assert all(sum(part) >= limit for part, limit in zip(lengths[:-1], limits, strict=False))  # long enough
+    assert all(sum(part[:-1]) < limit for part, limit in zip(lengths, limits, strict=True))  # and no longer
     keys = [row["key"] for row in out if row["reject"] is None]
     assert len(set(keys)) == len(keys)
 
