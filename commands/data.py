@@ -283,9 +283,9 @@ def interleave(build: Path, config: Path | None, engine: "Engine") -> dict[str, 
     type=Place(path_type=Path),
     help="Manifest or folder, in place of the file's [corpus] source.",
 )
-@click.option("--build", "folder", type=FOLDER, help="Where to build, in place of the file's `build`.")
+@click.option("--build", type=FOLDER, help="Where to build, in place of the file's `build`.")
 @engine_options
-def build(config: Path, source: Path | None, folder: Path | None, engine: "Engine") -> dict[str, Any]:
+def build(config: Path, source: Path | None, build: Path | None, engine: "Engine") -> dict[str, Any]:
     """All of it: ingest, fit, units, align, ...
 
     Runs every stage as CONFIG says, and the report. Finished parts are kept: run it again after a crash.
@@ -300,8 +300,8 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
     asked = read_settings(config)
     if source is not None:
         asked = settings.replace(asked, "corpus", source=str(source))
-    if folder is not None:
-        asked = dataclasses.replace(asked, build=str(folder))
+    if build is not None:
+        asked = dataclasses.replace(asked, build=str(build))
     for name, value, flag in (
         ("build", asked.build, "--build"),
         ("corpus.source", asked.corpus.source, "--source"),
@@ -311,7 +311,6 @@ def build(config: Path, source: Path | None, folder: Path | None, engine: "Engin
     if not files.place(asked.corpus.source).exists():
         raise click.UsageError(f"corpus.source: no such file or folder {asked.corpus.source}")
     place = files.place(asked.build)
-    engine.reaches(place, asked.units.device)
     with alone(place):
         steps.ingest(place, asked, say=say)
         steps.ready_codebook(place, asked, engine, say=say)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from pipelines.run import Engine
     from pipelines.settings import Settings
 
 
@@ -124,7 +125,10 @@ def say(line: str) -> None:
 
 
 def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every stage command, given to it as one `engine`."""
+    """The options of every stage command, given to it as one `engine` that was asked for what it needs.
+
+    The command has `build`, the folder, and `config`, the settings file, too; either may be None.
+    """
 
     @click.option(
         "--engine",
@@ -153,9 +157,23 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
         except ValueError as error:
             raise click.UsageError(str(error)) from error
         asked.ready()
+        reaches(asked, arguments["build"], arguments["config"])
         return function(engine=asked, **arguments)
 
     return with_engine
+
+
+def reaches(engine: "Engine", build: Path | None, config: Path | None) -> None:
+    """Ask, before a command does anything, whether its workers see the build and have the device its settings name."""
+    from corpus import files
+    from pipelines import build as steps
+
+    if config is None and build is not None and (build / "settings.toml").is_file():
+        asked = steps.recall(build)
+    else:
+        asked = read_settings(config)
+    if place := build or asked.build:
+        engine.reaches(files.place(place), asked.units.device)
 
 
 def read_settings(config: Path | None) -> "Settings":

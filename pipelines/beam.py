@@ -1,5 +1,7 @@
 """Beam engine: the whole of what Beam does for us is to hand tasks to workers."""
 
+import contextlib
+import io
 import logging
 import socket
 from collections.abc import Iterator
@@ -87,9 +89,13 @@ def choose(build: Path, workers: int, extra: tuple[str, ...]) -> tuple[FnApiRunn
     return FnApiRunner(default_environment=local.ForkedEnvironment(log)), options
 
 
+RUNNERS = {name.lower(): name for name in StandardOptions.KNOWN_RUNNER_NAMES}
+
+
 def named(options: PipelineOptions) -> str:
-    """The runner that the user asked for."""
-    return options.view_as(StandardOptions).runner or ""
+    """The runner that the user asked for, in full: Beam takes `spark` for SparkRunner."""
+    said = options.view_as(StandardOptions).runner or ""
+    return RUNNERS.get(said.lower()) or RUNNERS.get(f"{said.lower()}runner", said)
 
 
 JOB_SERVERS = {"SparkRunner": "spark", "FlinkRunner": "flink"}
@@ -102,23 +108,32 @@ def ready(workers: int, extra: tuple[str, ...]) -> None:
     Raises:
         Unusable: it is missing; one line, with the way out.
     """
+    why = io.StringIO()
     try:
-        options = PipelineOptions([f"--direct_num_workers={workers}", *extra])
-        place, unknown = (
-            options.view_as(PortableOptions),
-            options.get_all_options(retain_unknown_options=True),
-        )
-    except SystemExit as error:  # argparse has said why on stderr
-        raise Unusable(f"beam: cannot read the options {' '.join(extra)}") from error
+        with contextlib.redirect_stderr(why):
+            options = PipelineOptions([f"--direct_num_workers={workers}", *extra])
+            place, unknown = (
+                options.view_as(PortableOptions),
+                options.get_all_options(retain_unknown_options=True),
+            )
+    except SystemExit as error:  # argparse says why after all the options it knows
+        raise Unusable(f"beam: {why.getvalue().strip().rpartition('error: ')[2]}") from error
     runner = named(options)
     if runner in LOSES_DATA:
         raise Unusable(f"beam: {runner} loses rows without a word, measured; use --engine spark")
+    if runner and runner not in RUNNERS.values() and "." not in runner:
+        raise Unusable(f"beam: need one of the runners {', '.join(RUNNERS.values())}, got {runner}")
+    if runner in ("", "FnApiRunner"):
+        dataflow.unknown_options(extra, "beam")
     if runner == dataflow.RUNNER:
         dataflow.ready(extra)
+    if runner == "PortableRunner" and place.job_endpoint != "embed":
+        answers("job server", "--job_endpoint", place.job_endpoint or "")
     if runner in JOB_SERVERS:
         engine = JOB_SERVERS[runner]
         jar = unknown.get(f"{engine}_job_server_jar")
         if place.job_endpoint:
+            answers("job server", "--job_endpoint", place.job_endpoint)
             return
         if jar is None or not Path(jar).is_file():
             got = f"no file {jar}" if jar else "neither"
@@ -139,15 +154,18 @@ def reaches(build: Path, device: str, extra: tuple[str, ...]) -> None:
         dataflow.reaches(build, device, options)
 
 
-def ask_pool(place: PortableOptions, options: PipelineOptions) -> None:
-    """Let a worker of the pool say what it runs on; it must be what the driver runs on."""
-    host, _, port = (place.environment_config or "").rpartition(":")
+def answers(who: str, option: str, address: str) -> None:
+    """Whether somebody listens there."""
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host or "localhost", int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
-        raise Unusable(
-            f"beam: need a worker pool at --environment_config=HOST:PORT, got {place.environment_config!r}: {error}"
-        ) from error
+        raise Unusable(f"beam: need a {who} at {option}=HOST:PORT, got {address!r}: {error}") from error
+
+
+def ask_pool(place: PortableOptions, options: PipelineOptions) -> None:
+    """Let a worker of the pool say what it runs on; it must be what the driver runs on."""
+    answers("worker pool", "--environment_config", place.environment_config or "")
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     try:
         with beam.Pipeline(

@@ -108,7 +108,7 @@ def ready(words: tuple[str, ...]) -> None:
     if missing:
         raise Unusable(f"{RUNNER}: need {missing}; pip install 'wordweave[dataflow]'")
     options = PipelineOptions(list(words))
-    unknown_options(words)
+    unknown_options(words, RUNNER)
     needed(options)
     gpu(options)
     if not options.view_as(GoogleCloudOptions).no_auth:
@@ -119,7 +119,7 @@ def ready(words: tuple[str, ...]) -> None:
     valid(options)
 
 
-def unknown_options(words: tuple[str, ...]) -> None:
+def unknown_options(words: tuple[str, ...], who: str) -> None:
     """Refuse what no option is: Beam would drop it without a word, and the job would run as if it had not been said."""
     import argparse
     import difflib
@@ -135,7 +135,7 @@ def unknown_options(words: tuple[str, ...]) -> None:
         name = unknown[0].partition("=")[0]
         known = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(name, known, 1)
-        raise Unusable(f"{RUNNER}: no option {name}{f', did you mean {near[0]}?' if near else ''}")
+        raise Unusable(f"{who}: no option {name}{f', did you mean {near[0]}?' if near else ''}")
 
 
 def needed(options: PipelineOptions) -> None:

@@ -65,11 +65,12 @@ class Engine:
             worker.parent()  # imports what workers need while this process reads the source
 
     def reaches(self, build: Path, device: str) -> None:
-        """Ask, before any work, whether the engine's workers see the build and have the device it asks for.
+        """Ask, before any work, whether the build can be written, and the engine's workers see it and have its device.
 
         Raises:
-            Unusable: they do not, in one line.
+            Unusable: it cannot or they do not, in one line.
         """
+        files.reachable(build, writing=True)
         if self.name == "beam" and self.extra:
             beam_engine().reaches(build, device, self.extra)
 

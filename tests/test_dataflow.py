@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.transforms.environments import DockerEnvironment
 from dataflow_toy import Hear, services, submitted
+from test_engines import COMMANDS, begun, everything, invoke, one_line
 
 from corpus import files
 from corpus.records import Unusable
@@ -372,11 +373,31 @@ def test_a_build_on_this_disk_is_refused():
         dataflow.reaches("build/x", "cpu", PipelineOptions(list(CLOUD)))
 
 
-def test_missing_credentials_are_said(monkeypatch, tmp_path):
+@pytest.fixture
+def no_credentials(monkeypatch, tmp_path):
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_a_submission_lacks_before_any_work(command, cloud, no_credentials, tmp_path):
+    build, config = begun(tmp_path)
+    before = everything(tmp_path)
+    words = ("--", *CLOUD, f"--dataflow_endpoint=http://localhost:{cloud.port}")
+    for change, said in (
+        (words, f"its workers cannot see {build}; need a build on gs://"),
+        ((*words, "--temp_location=gs://other/x"), "gs://other: no such bucket"),
+        ([word for word in words if word != "--no_auth"], "no credentials: "),
+    ):
+        assert said in one_line(invoke(command, build, config, *change))
+    assert everything(tmp_path) == before
+    assert not cloud.jobs
+    assert not cloud.objects
+
+
+def test_missing_credentials_are_said(no_credentials, monkeypatch, tmp_path):
     words = tuple(word for word in CLOUD if word != "--no_auth")
     with pytest.raises(Unusable, match=r"no credentials: .*gcloud auth application-default login"):
         dataflow.ready(words)

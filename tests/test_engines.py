@@ -10,12 +10,14 @@ import threading
 import time
 from pathlib import Path
 
+import click
 import psutil
 import pytest
 from click.testing import CliRunner
 from toy_stage import Copy, copies
 
 import wordweave
+from corpus import files
 from corpus.records import Unusable
 from pipelines import spark
 from pipelines.run import Engine, run_stage
@@ -192,31 +194,117 @@ def test_an_external_worker_pool_of_beam_gives_the_bytes_of_a_plain_loop(pool, t
     assert str(os.getpid()) not in {pid for _, pid in stage.notes()}
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["--", "--runner=SparkRunner"], "SparkRunner needs its job server, --spark_job_server_jar=JAR"),
-        (["--", "--runner=FlinkRunner", "--flink_job_server_jar=gone.jar"], "got no file gone.jar"),
-        (["--", "--runner=DaskRunner"], "loses rows"),
-        (["--", "--environment_type=EXTERNAL", "--environment_config=localhost:1"], "need a worker pool"),
-        (["--engine", "local", "--", "--runner=X"], "local takes no options after --"),
-        (["--master", "local[2]"], "beam takes no --master"),
-        (["--engine", "spark", "--", "--runner=X"], "--conf spark.NAME=VALUE"),
-    ],
-)
-def test_what_an_engine_lacks_is_one_line_before_any_work(words, line, tmp_path):
-    result = CliRunner().invoke(wordweave.cli, ["units", str(tmp_path / "build"), *words])
-    assert (result.exit_code, line in result.output) == (2, True), result.output
-    assert len(result.output.strip().splitlines()) == 1
-    assert not (tmp_path / "build").exists()
+def stage_commands(group=wordweave.cli, before=()) -> dict[str, list[str]]:
+    """Every command that takes an engine's options, by name, with the words that start it."""
+    found: dict[str, list[str]] = {}
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            found |= stage_commands(command, (*before, name))
+        elif any(parameter.name == "engine_words" for parameter in command.params):
+            found[" ".join((*before, name))] = [*before, name]
+    return found
 
 
-def test_spark_without_java_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    result = CliRunner().invoke(wordweave.cli, ["units", str(tmp_path / "b"), "--engine", "spark"])
-    assert result.exit_code == 2
+COMMANDS = stage_commands()
+
+
+def begun(folder: Path, device: str = "cpu") -> tuple[Path, Path]:
+    """A build that was begun, and a settings file that asks for it."""
+    build, config = folder / "build", folder / "asked.toml"
+    text = f'build = "{build}"\n[corpus]\nsource = "{folder}"\n[units]\ndevice = "{device}"\n'
+    config.write_text(text)
+    files.write(build / "settings.toml", text.encode())
+    files.write(build / "manifest" / "manifest.json", b'{"parts": []}')
+    return build, config
+
+
+def invoke(command: str, build: Path | str, config: Path, *words: str):
+    """Run a command on a build with changed settings, which it would write down if it began."""
+    places = (
+        [str(config), "--build", str(build)] if command == "build" else [str(build), "--config", str(config)]
+    )
+    return CliRunner().invoke(wordweave.cli, [*COMMANDS[command], *places, *words])
+
+
+def everything(folder: Path) -> dict[str, int]:
+    """Each file and folder with the time of its last change."""
+    return {str(path): path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+
+
+def one_line(result) -> str:
+    """What a command that was not begun says; it must be one line, and bad usage."""
+    assert result.exit_code == 2, result.output
     (line,) = result.output.strip().splitlines()
+    assert line.startswith("wordweave: ")
+    return line
+
+
+def test_the_commands_that_take_an_engine_are_those_of_a_stage():
+    assert set(COMMANDS) == {
+        "fit units", "fit pitch", "fit style", "units", "pitch", "style", "align", "interleave", "build",
+    }  # fmt: skip
+
+
+LACKS = [
+    ("--runner=SparkRunner", "SparkRunner needs its job server, --spark_job_server_jar=JAR"),
+    ("--runner=spark", "SparkRunner needs its job server"),
+    ("--runner=FlinkRunner --flink_job_server_jar=gone.jar", "got no file gone.jar"),
+    ("--runner=FlinkRunner --job_endpoint=localhost:1", "need a job server at --job_endpoint=HOST:PORT, got"),
+    ("--runner=PortableRunner", "need a job server at --job_endpoint=HOST:PORT, got ''"),
+    ("--runner=DaskRunner", "loses rows"),
+    ("--runner=Dataflo", "need one of the runners DataflowRunner"),
+    ("--runner", "beam: argument --runner: expected one argument"),
+    ("--environment_tpye=EXTERNAL", "no option --environment_tpye, did you mean --environment_type?"),
+    ("--environment_type=EXTERNAL --environment_config=localhost:1", "need a worker pool"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_an_engine_lacks_is_one_line_before_any_work(command, tmp_path):
+    build, config = begun(tmp_path)
+    before = everything(tmp_path)
+    for words, line in LACKS:
+        assert line in one_line(invoke(command, build, config, "--", *words.split()))
+    for words, line in (
+        ("--engine local -- --runner=X", "local takes no options after --"),
+        ("--master local[2]", "beam takes no --master"),
+        ("--engine spark -- --runner=X", "--conf spark.NAME=VALUE"),
+    ):
+        assert line in one_line(invoke(command, build, config, *words.split()))
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_spark_without_java_is_one_line(command, tmp_path, monkeypatch):
+    pytest.importorskip("pyspark", reason="the extra spark")
+    monkeypatch.setattr("pipelines.spark.HELD", {})
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    build, config = begun(tmp_path)
+    before = everything(tmp_path)
+    line = one_line(invoke(command, build, config, "--engine", "spark"))
     assert line.startswith(f"wordweave: java: none in JAVA_HOME={tmp_path}; install a JDK 17 or newer")
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("question", ["ready", "reaches"])
+def test_every_command_asks_the_engine_before_any_work(command, question, tmp_path, monkeypatch):
+    asked = []
+
+    def refuse(engine, *of):
+        asked.append(of)
+        raise Unusable("the workers are on strike")
+
+    monkeypatch.setattr(Engine, question, refuse)
+    build, config = begun(tmp_path, "cuda:1")
+    before = everything(tmp_path)
+    assert "the workers are on strike" in one_line(invoke(command, build, config))
+    assert everything(tmp_path) == before
+    assert asked == ([()] if question == "ready" else [(build, "cuda:1")])
+    if command != "build":  # the settings that the build has
+        said = CliRunner().invoke(wordweave.cli, [*COMMANDS[command], str(build)])
+        assert "the workers are on strike" in one_line(said)
+        assert asked[1] == asked[0]
 
 
 @pytest.mark.slow

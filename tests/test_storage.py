@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from test_build import asked, built, hashes, run  # noqa: F401 - the fixture
+from test_engines import COMMANDS, begun, everything, invoke, one_line
 from test_prune import LEFT, MINE, put
 from toy_stage import Copy, copies
 
@@ -58,6 +59,16 @@ def bucket(tmp_path_factory):
     os.environ.update(before)
     server.kill()
     server.wait()
+
+
+@pytest.fixture
+def aws_anew():
+    """Credentials are looked for anew, before and after."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def uploaded(manifest: Path, place: Path) -> Path:
@@ -169,18 +180,35 @@ WRONG = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("url", "keys", "line"), WRONG)
-def test_a_wrong_place_is_one_line_before_any_work(bucket, spoken_corpus, tmp_path, url, keys, line):
-    config = tmp_path / "x.toml"
-    config.write_text(settings.write(asked(spoken_corpus)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_wrong_place_is_one_line_before_any_work(
+    command, bucket, tmp_path, url, keys, line, monkeypatch, aws_anew
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
     if not keys:
-        del environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
-        environment["AWS_EC2_METADATA_DISABLED"] = "true"
-    words = [sys.executable, "-m", "wordweave", "build", str(config), "--build", url]
-    said = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert said.returncode == 2, said.stderr
-    assert line in said.stderr
-    assert len(said.stderr.strip().splitlines()) == 1
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    _, config = begun(tmp_path)
+    before = everything(tmp_path)
+    said = one_line(invoke(command, url, config))
+    assert url in said
+    assert line in said
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_bucket_that_may_only_be_read_is_one_line_before_any_work(command, bucket, tmp_path, monkeypatch):
+    import s3fs
+
+    def refused(*_, **__):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", refused)
+    _, config = begun(tmp_path)
+    said = one_line(invoke(command, f"{bucket}/read-only", config))
+    assert "s3://speech/read-only: cannot be written: Access Denied" in said
 
 
 @pytest.mark.slow
