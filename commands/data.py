@@ -284,8 +284,11 @@ def interleave(build: Path, config: Path | None, engine: "Engine") -> dict[str, 
     help="Manifest or folder, in place of the file's [corpus] source.",
 )
 @click.option("--build", type=FOLDER, help="Where to build, in place of the file's `build`.")
+@click.option("--dry-run", is_flag=True, help="Only say what is to do, what stands, what is stale and why.")
 @engine_options
-def build(config: Path, source: Path | None, build: Path | None, engine: "Engine") -> dict[str, Any]:
+def build(
+    config: Path, source: Path | None, build: Path | None, dry_run: bool, engine: "Engine"
+) -> dict[str, Any]:
     """All of it: ingest, fit, units, align, ...
 
     Runs every stage as CONFIG says, and the report. Finished parts are kept: run it again after a crash.
@@ -311,6 +314,18 @@ def build(config: Path, source: Path | None, build: Path | None, engine: "Engine
     if not files.place(asked.corpus.source).exists():
         raise click.UsageError(f"corpus.source: no such file or folder {asked.corpus.source}")
     place = files.place(asked.build)
+    if dry_run:
+        from pipelines.preview import preview
+
+        found = preview(place, asked)
+        for plan in found:
+            say(str(plan))
+        return {
+            "todo": sum(len(plan.todo) for plan in found),
+            "standing": sum(plan.standing for plan in found),
+            "waiting": sum(bool(plan.waits) for plan in found),
+            "stages": [plan.as_dict() for plan in found],
+        }
     with alone(place):
         steps.ingest(place, asked, say=say)
         steps.ready_codebook(place, asked, engine, say=say)

@@ -33,6 +33,7 @@ from pipelines.stages import AlignWords, EncodeUnits, SampleFrames
 from pipelines.versions import versions
 
 if TYPE_CHECKING:
+    from shards.vocabulary import Vocabulary
     from units.encoders import Encoder
     from units.kmeans import Codebook
     from units.quantizers import LinearQuantizer
@@ -138,31 +139,45 @@ def place_bundled(build: Path, settings: Settings) -> None:
     write_atomically(marker_of(target), json.dumps({"key": "bundled", "sha256": digest}).encode())
 
 
+def kept_codebook(build: Path, settings: Settings, *, say: Say = lambda line: None) -> Path | None:
+    """The codebook that is given, imported or fitted with these settings; None where one is to be fitted."""
+    target = build / "codebooks" / "units.safetensors"
+    if settings.units.codebook:
+        open_codebook(files.place(settings.units.codebook), settings)
+        return files.place(settings.units.codebook)
+    held = marker(target) or {}
+    if target.exists() and "imported" in held:
+        open_codebook(target, settings)
+        say(f"fit units: {target} was imported ({held['imported']}) and stays; remove it to fit one")
+        return target
+    if target.exists() and held.get("key") == fit_key(build, settings):
+        if held.get("corpus") != corpus_hash(build):
+            say(f"fit units: {target} stays, fitted before the corpus changed; remove it to fit it anew")
+        return target
+    return None
+
+
+def fit_key(build: Path, settings: Settings) -> str:
+    """What decides a fitted codebook: the encoder, the settings of the fit, and where the corpus began."""
+    stage, encoder = frame_sampling(build, settings)
+    places = ("device", "codebook", "trust_pickle", "encoder", "dtype")
+    asked = {name: value for name, value in dataclasses.asdict(settings.units).items() if name not in places}
+    said: list[Any] = [stage.name, stage.version, encoder.identity, stage.dtype, asked, origin(build)]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
 def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> Path:
     """Draw frames from every part and fit the codebook; an up-to-date, given or imported one is left as it is."""
     import faiss
 
     from units import kmeans
 
-    units = settings.units
-    target = build / "codebooks" / "units.safetensors"
-    if units.codebook:
-        open_codebook(files.place(units.codebook), settings)
-        return files.place(units.codebook)
-    held = marker(target) or {}
-    if target.exists() and "imported" in held:
-        open_codebook(target, settings)
-        say(f"fit units: {target} was imported ({held['imported']}) and stays; remove it to fit one")
-        return target
+    kept = kept_codebook(build, settings, say=say)
+    if kept is not None:
+        return kept
+    units, target = settings.units, build / "codebooks" / "units.safetensors"
     stage, encoder = frame_sampling(build, settings)
-    places = ("device", "codebook", "trust_pickle", "encoder", "dtype")
-    asked_for = {name: value for name, value in dataclasses.asdict(units).items() if name not in places}
-    asked: list[Any] = [stage.name, stage.version, encoder.identity, stage.dtype, asked_for, origin(build)]
-    fitted, corpus = hashlib.sha256(json.dumps(asked).encode()).hexdigest(), corpus_hash(build)
-    if target.exists() and held.get("key") == fitted:
-        if held.get("corpus") != corpus:
-            say(f"fit units: {target} stays, fitted before the corpus changed; remove it to fit it anew")
-        return target
+    fitted, corpus = fit_key(build, settings), corpus_hash(build)
     tasks = map_tasks(build, stage, "frames")
     run_stage(stage, build, tasks, engine)
     features = gather_frames(build, tasks, encoder.dimension, limit=units.fit_frames, seed=units.seed)
@@ -397,14 +412,7 @@ def interleave(
     """Write the shards: choose what is held out, build the vocabulary, deal examples to shards, write, index."""
     from shards.write import write_index
 
-    split = held_out(build, settings)
-    vocabulary = build_vocabulary(build, settings, split, say=say)
-    stage = WriteShard(
-        vocabulary=str(build / "shards"), vocabulary_hash=vocabulary.hash, writing=settings.text.writing,
-        unaligned=settings.corpus.unaligned, split=split, frames=unit_frames(build),
-        strategy=settings.interleave.drawn(), seed=settings.interleave.seed, eos=settings.interleave.eos,
-        expressive=expressive_tables(settings),
-    )  # fmt: skip
+    stage, vocabulary = shard_stage(build, settings, say=say)
     tasks = deal(build, stage, samples_per_shard=settings.shards.samples)
     if plan(stage, build, tasks).todo:
         (build / "shards" / "index.json").unlink(missing_ok=True)  # no index over half-rewritten shards
@@ -418,6 +426,21 @@ def interleave(
     sweep(build / "shards", {build / task.output for task in tasks})
     provenance(build, settings, stage)
     return counts
+
+
+def shard_stage(
+    build: Path, settings: Settings, *, say: Say = lambda line: None
+) -> "tuple[WriteShard, Vocabulary]":
+    """The stage that writes shards, and the vocabulary it writes with."""
+    split = held_out(build, settings)
+    vocabulary = build_vocabulary(build, settings, split, say=say)
+    stage = WriteShard(
+        vocabulary=str(build / "shards"), vocabulary_hash=vocabulary.hash, writing=settings.text.writing,
+        unaligned=settings.corpus.unaligned, split=split, frames=unit_frames(build),
+        strategy=settings.interleave.drawn(), seed=settings.interleave.seed, eos=settings.interleave.eos,
+        expressive=expressive_tables(settings),
+    )  # fmt: skip
+    return stage, vocabulary
 
 
 def held_out(build: Path, settings: Settings) -> Split:

@@ -285,20 +285,32 @@ def model_path(build: Path, named: str, kind: str) -> str:
 
 def pitch(build: Path, settings: Settings, engine: Engine) -> dict[str, int]:
     """Pitch tokens of every part."""
-    prosody(build, settings, engine)
-    model = model_path(build, settings.pitch.model, "pitch")
-    stage = MakePitch(model, pitches.load(files.local(model)).hash, str(speaker_means(build)))
-    return run_stage(stage, build, token_tasks(build, stage), engine)
+    return tokens(build, settings, engine, "pitch")
 
 
 def style(build: Path, settings: Settings, engine: Engine) -> dict[str, int]:
     """Style tokens of every part."""
+    return tokens(build, settings, engine, "style")
+
+
+def tokens(build: Path, settings: Settings, engine: Engine, table: str) -> dict[str, int]:
+    """Pitch or style tokens of every part."""
     prosody(build, settings, engine)
+    speaker_means(build)
+    stage, source = token_stage(build, settings, table)
+    return run_stage(stage, build, token_tasks(build, stage, source), engine)
+
+
+def token_stage(build: Path, settings: Settings, table: str) -> tuple[MakePitch | MakeStyle, str]:
+    """The stage that makes pitch or style tokens, and the table it makes them of."""
+    speakers = str(build / SPEAKERS)
+    if table == "pitch":
+        model = model_path(build, settings.pitch.model, "pitch")
+        return MakePitch(model, pitches.load(files.local(model)).hash, speakers), "prosody"
     codebook = model_path(build, settings.style.codebook, "style")
     tokenizer = styles.load(files.local(codebook))
-    stage = MakeStyle(codebook, tokenizer.hash, str(speaker_means(build)))
-    table = "manifest" if isinstance(tokenizer, Wav2Vec2Style) else "prosody"
-    return run_stage(stage, build, token_tasks(build, stage, table), engine)
+    source = "manifest" if isinstance(tokenizer, Wav2Vec2Style) else "prosody"
+    return MakeStyle(codebook, tokenizer.hash, speakers), source
 
 
 def fit_pitch(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> Path:

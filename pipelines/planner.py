@@ -26,9 +26,12 @@ class Plan:
     todo: list[Task] = field(default_factory=list)
     standing: int = 0
     reasons: Counter[str] = field(default_factory=Counter)  # why the tasks are to do -> how many
+    waits: str = ""  # what must be done first, where the tasks cannot be told before
 
     def __str__(self) -> str:
-        if not self.todo:
+        if self.waits:
+            return f"{self.stage}: waits for {self.waits}"
+        if not self.todo and not self.reasons:
             return f"{self.stage}: all {self.standing} stand"
         hours = sum(task.samples for task in self.todo) / SAMPLE_RATE / 3600
         told = [f"{count} {reason}" for reason, count in self.reasons.most_common(5)]
@@ -42,7 +45,7 @@ class Plan:
         hours = sum(task.samples for task in self.todo) / SAMPLE_RATE / 3600
         return {
             "stage": self.stage, "todo": len(self.todo), "standing": self.standing, "hours": hours,
-            "reasons": dict(self.reasons), "outputs": [task.output for task in self.todo[:1000]],
+            "waits": self.waits, "reasons": dict(self.reasons), "outputs": [task.output for task in self.todo[:1000]],
         }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 from test_build import asked, bad_corpus, hashes, members
+from test_pipelines_preview import foreseen
 from test_units_f0 import odd
 
 import wordweave
@@ -146,6 +147,20 @@ def test_a_second_run_does_nothing_and_another_model_redoes_its_own_table(built,
     other.save(folder / "codebooks" / "style.safetensors")
     assert expressive.pitch(folder, said, engine)["done"] == 0
     assert expressive.style(folder, said, engine)["done"] > 0
+
+
+def test_a_dry_run_shows_another_style_and_what_follows_alone(built, spoken_corpus, tmp_path):
+    stands, _ = foreseen(built, wanted(spoken_corpus))
+    assert list(stands) == [
+        "ingest", "fit units", "units", "prosody", "pitch", "style", "align", "interleave"
+    ]  # fmt: skip
+    assert all(todo == 0 < standing for todo, standing in stands.values())
+    found, place = style.load(), tmp_path / "other.safetensors"
+    style.StyleTokenizer(found.corpus_mean + 1, found.deviation, found.classifier, found.codebook).save(place)
+    changed, _ = foreseen(built, wanted(spoken_corpus, style={"use": True, "codebook": str(place)}))
+    assert changed.pop("interleave") == "style"
+    assert changed.pop("style") == (stands["style"][1], 0)
+    assert changed.items() <= stands.items()
 
 
 def test_pitch_and_style_can_be_fitted_on_the_build(built, spoken_corpus, tmp_path):
