@@ -1,6 +1,6 @@
 """Speed of a whole build: a plain loop, Beam with one worker, Beam with two, in one run on real speech.
 
-    python -m benchmarks.build_speed [MANIFEST] [--part-minutes 5] [--times 2]
+    python -m benchmarks.build_speed [MANIFEST] [--part-minutes 10] [--times 2]
 
 The codebook is fitted once and given to all, so that every row does the same work: ingest, units, align, interleave.
 With --times N every recording is there N times under other ids: a longer corpus of real speech. The CPU time is that
@@ -45,7 +45,7 @@ def main() -> None:
     )
     speech = Path(os.environ.get("WORDWEAVE_SPEECH", ROOT.parent / "shared" / "speech"))
     parser.add_argument("manifest", nargs="?", type=Path, default=speech / "dev" / "manifest.jsonl")
-    parser.add_argument("--part-minutes", type=float, default=2.5)
+    parser.add_argument("--part-minutes", type=float, default=10.0)
     parser.add_argument("--times", type=int, default=1)
     asked = parser.parse_args()
     seconds: dict[str, float] = {}
