@@ -133,11 +133,8 @@ def study(folder: Path, config: Path, workers: int, only: tuple[str, ...]) -> di
         "runs": runs,
     }
     write_results(folder / "study.json", results)
-    cells = list(dict.fromkeys(cell for found in table.values() for cell in found))
-    studies.draw(
-        table, [cell for cell in cells if "->" in cell], folder / "study.png", "contrast over twin items"
-    )
-    page = studies.page(results, cells)
+    studies.draw(table, folder / "study.png", "contrast over twin items")
+    page = studies.page(results)
     (folder / "study.md").write_text(page, encoding="utf-8")
     click.echo(page)
     return {"table": str(folder / "study.md"), "picture": str(folder / "study.png"), "runs": len(runs),

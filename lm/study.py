@@ -10,6 +10,7 @@ Intervals are of two kinds and both are shown: of each run over test items (Wils
 import hashlib
 import json
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -209,22 +210,19 @@ def verdict(table: Mapping[str, Any], *, full: str = "full", without: str = "no 
     return said
 
 
-def tabulate(table: Mapping[str, Any], cells: Sequence[str]) -> str:
+def tabulate(table: Mapping[str, Any]) -> str:
     """A Markdown table: sum, mean and [contrast] of each row and cell, mean over seeds with the seeds' range."""
+    cells = list(next(iter(table.values())))
     seeds = {
         name: max(len(measure["runs"]) for cell in found.values() for measure in cell.values())
         for name, found in table.items()
     }
     lines = ["| model | seeds | " + " | ".join(cells) + " |", "|---" * (len(cells) + 2) + "|"]
     for name, found in table.items():
-        shown = []
-        for cell in cells:
-            one = found.get(cell)
-            shown.append(
-                ""
-                if one is None
-                else " / ".join(_shown(measure, one) for measure in MEASURES if measure in one)
-            )
+        shown = [
+            " / ".join(_shown(measure, found[cell]) for measure in MEASURES if measure in found[cell])
+            for cell in cells
+        ]
         lines.append(f"| {name} | {seeds[name]} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
@@ -240,43 +238,66 @@ def _shown(measure: str, one: Mapping[str, Any]) -> str:
     return f"**{found['mean']:.1f}** [{low:.0f}, {high:.0f}]"
 
 
-def draw(table: Mapping[str, Any], cells: Sequence[str], path: Path, title: str) -> None:
-    """Bars of the contrast, one group for each row, with the mean interval over items and a dot for every seed."""
+def groups(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows apart by what they were asked: each group a table of its own, in order.
+
+    >>> [list(group) for group in groups({"full": {"a": 1}, "moods": {"b": 1}, "text": {"a": 2}})]
+    [['full', 'text'], ['moods']]
+    """
+    asked: dict[tuple[str, ...], dict[str, Any]] = defaultdict(dict)
+    for name, found in table.items():
+        asked[tuple(found)][name] = found
+    return list(asked.values())
+
+
+def drawn_cells(group: Mapping[str, Any]) -> list[str]:
+    """The cells of a group that carry the claim: a contrast across modalities, or of what the voice alone tells."""
+    found = next(iter(group.values()))
+    return [cell for cell, one in found.items() if "contrast" in one and ("->" in cell or "-heard" in cell)]
+
+
+def draw(table: Mapping[str, Any], path: Path, title: str) -> None:
+    """Bars of the contrast, a panel for each of `groups`, with mean intervals over items and a dot for every seed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [name for name in table if any(cell in table[name] for cell in cells)]
-    figure, axes = pyplot.subplots(figsize=(1.6 * len(names) + 2, 4))
-    width = 0.8 / len(cells)
-    for number, cell in enumerate(cells):
-        axes.bar(0, 0, color=f"C{number}", label=cell)  # for the legend, whichever rows have it
-        for place, name in enumerate(names):
-            one = table[name].get(cell, {}).get("contrast")
-            if one is None:
-                continue
-            x = place + (number - (len(cells) - 1) / 2) * width
-            low, high = one["over_items"]
-            error = [[max(0.0, one["mean"] - low)], [max(0.0, high - one["mean"])]]
-            axes.bar(x, one["mean"], width * 0.9, yerr=error, color=f"C{number}", capsize=3)
-            axes.plot(
-                [x] * len(one["runs"]), [run[0] for run in one["runs"]], ".", color="black", markersize=5
-            )
-    axes.axhline(50, color="grey", linestyle="--", linewidth=1)
-    axes.set(
-        xticks=range(len(names)), ylim=(0, 122), yticks=range(0, 101, 20), ylabel="contrast, %", title=title
+    shown = [(group, cells) for group in groups(table) if (cells := drawn_cells(group))]
+    if not shown:
+        return
+    figure, panels = pyplot.subplots(
+        len(shown), figsize=(1.6 * max(len(group) for group, _ in shown) + 2, 4 * len(shown)), squeeze=False
     )
-    axes.set_xticklabels([name.replace(" ", "\n") for name in names])
-    axes.legend(loc="upper right", ncols=len(cells), fontsize=8)
+    for axes, (group, cells) in zip(panels[:, 0], shown, strict=True):
+        width = 0.8 / len(cells)
+        for number, cell in enumerate(cells):
+            for place, found in enumerate(group.values()):
+                one = found[cell]["contrast"]
+                x = place + (number - (len(cells) - 1) / 2) * width
+                low, high = one["over_items"]
+                error = [[max(0.0, one["mean"] - low)], [max(0.0, high - one["mean"])]]
+                axes.bar(
+                    x, one["mean"], width * 0.9, yerr=error, color=f"C{number}", capsize=3,
+                    label="" if place else cell,
+                )  # fmt: skip
+                axes.plot(
+                    [x] * len(one["runs"]), [run[0] for run in one["runs"]], ".", color="black", markersize=5
+                )
+        axes.axhline(50, color="grey", linestyle="--", linewidth=1)
+        axes.set(xticks=range(len(group)), ylim=(0, 122), yticks=range(0, 101, 20), ylabel="contrast, %")
+        axes.set_xlim(-0.6, max(len(group), 2) - 0.4)
+        axes.set_xticklabels([textwrap.fill(name, 14) for name in group])
+        axes.legend(loc="upper right", ncols=len(cells), fontsize=8)
+    panels[0, 0].set_title(title)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
-def page(results: Mapping[str, Any], cells: Sequence[str]) -> str:
-    """The study as a Markdown page: the table, what it has to show, what it was made of."""
+def page(results: Mapping[str, Any]) -> str:
+    """The study as a Markdown page: a table for each of `groups`, what it has to show, what it was made of."""
     lines = [
         "# The claim in miniature",
         "",
@@ -287,7 +308,7 @@ def page(results: Mapping[str, Any], cells: Sequence[str]) -> str:
         "",
         "![contrast of twin items, by model](study.png)",
         "",
-        tabulate(results["table"], cells),
+        "\n\n".join(tabulate(group) for group in groups(results["table"])),
         "",
         *(f"- {line}" for line in results["verdict"]),
         "",
@@ -308,5 +329,6 @@ def page(results: Mapping[str, Any], cells: Sequence[str]) -> str:
             f"{key} {value:.3g}" for key, value in facts.items() if isinstance(value, int | float)
         )
         lines.append(f"Build {name}: {numbers}.")
-    lines.append(f"{results['minutes']:.1f} minutes, {results['cpu_minutes']:.1f} CPU minutes.")
+    took = f"{results['minutes']:.1f} minutes, {results['cpu_minutes']:.1f} CPU minutes"
+    lines.append(f"{took} without those of the pipeline's workers.")
     return "\n".join(lines) + "\n"

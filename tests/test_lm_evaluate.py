@@ -192,7 +192,7 @@ def test_the_verdict_needs_the_lower_bound_over_seeds_too():
     assert all(line.endswith("MISSED") for line in verdict(shaky))
     apart = gather([run_of("no interleaving", seed, value) for seed, value in enumerate((80.0, 81.0, 80.5))])
     assert all(line.endswith("MISSED") for line in verdict(apart))
-    assert "**96.0**" in tabulate(steady, ["stories T->S"])
+    assert "**96.0**" in tabulate(steady)
     assert over_seeds([50.0])[0] == 50.0
 
 
@@ -200,7 +200,7 @@ def test_moods_kept_stand_in_the_table_beside_contrasts():
     run = run_of("full", 0, 95.0)
     run["rows"].append({"pack": "sentiment-said", "direction": "S", "value": 62.0, "low": 52.0, "high": 71.0})
     run["rows"].append({"pack": "sentiment-said", "direction": "T", "not_run": "no judge"})
-    table = tabulate(gather([run]), ["stories T->S", "sentiment-said S"])
+    table = tabulate(gather([run]))
     assert "**62.0** [52, 71]" in table
     assert "**95.0**" in table
 
