@@ -62,16 +62,6 @@ def test_f0_of_recorded_speech_is_what_torchfcpe_gives_within_1e_4(real_speech):
         assert np.abs(found.hertz / hertz - 1).max() < 1e-4
 
 
-@pytest.mark.parametrize("rows", [2, 38, 200])
-def test_seven_products_of_quarters_are_the_product(rows):
-    generator = torch.Generator().manual_seed(0)
-    x, matrix, bias = (
-        torch.randn(size, generator=generator, dtype=torch.float64) for size in ((rows, 64), (64, 48), (48,))
-    )
-    found = f0._multiply(x, f0._seven(matrix), bias)
-    assert torch.allclose(found, x @ matrix + bias, atol=1e-12)
-
-
 @pytest.mark.parametrize("frames", [1, 2, 7, 30])
 def test_the_second_convolution_is_that_of_torch(frames):
     weights = f0._weights("cpu")[0]

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from corpus.records import SAMPLE_RATE
 from units.hubert import check_waveform
+from units.strassen import multiply, seven
 
 HOP = 80  # samples: 5 ms
 RATE = SAMPLE_RATE / HOP  # Hz
@@ -201,7 +202,7 @@ def _log_mel(waveform: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """Weights of one block, matrices as `_seven` cuts them."""
+    """Weights of one block, matrices as `seven` cuts them."""
 
     norm: tuple[torch.Tensor, torch.Tensor]
     widen: list[torch.Tensor]
@@ -239,10 +240,10 @@ def _weights(device: str) -> tuple[_Weights, torch.Tensor]:
         layers.append(
             _Layer(
                 (norm.weight, norm.bias),
-                _seven(widen.weight[:, :, 0].T),
+                seven(widen.weight[:, :, 0].T),
                 widen.bias,
                 (depthwise.conv.weight[:, :, None], depthwise.conv.bias),
-                _seven(narrow.weight[:, :, 0].T),
+                seven(narrow.weight[:, :, 0].T),
                 narrow.bias,
             )
         )
@@ -345,31 +346,11 @@ def _gates(wide: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return value, gate.sigmoid_()
 
 
-def _seven(matrix: torch.Tensor) -> list[torch.Tensor]:
-    """What `_multiply` multiplies with: sums of the quarters of a matrix (K, N), K and N even."""
-    (a, b), (c, d) = (half.chunk(2, dim=1) for half in matrix.chunk(2))
-    return [x.contiguous() for x in (a, c, b - a, d - b + a, d - b, d - b + a - c, d)]
-
-
-def _multiply(x: torch.Tensor, seven: list[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
-    """x (R, K), R even, times the matrix (K, N) of `_seven`, plus bias (N,): seven products of quarters, not eight.
-
-    Source: Strassen 1969 in Winograd's form.
-    """
-    (a, b), (c, d) = (half.chunk(2, dim=1) for half in x.chunk(2))
-    left, right = bias.chunk(2)
+def _multiply(x: torch.Tensor, sums: list[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
+    """x (R, K), R even, times the matrix (K, N) of `seven`, plus bias (N,)."""
     out = x.new_empty(len(x), len(bias))
-    (e, f), (g, h) = (half.chunk(2, dim=1) for half in out.chunk(2))
-    below = c + d
-    both = below - a
-    u = torch.addmm(left, a, seven[0])
-    torch.addmm(u, b, seven[1], out=e)
-    u.addmm_(both, seven[3])
-    torch.addmm(u, a - c, seven[4], out=g)
-    torch.addmm(right - left, below, seven[2], out=h)
-    torch.add(u, h, out=f).addmm_(b - both, seven[6])
-    h.add_(g)
-    g.addmm_(d, seven[5], alpha=-1)
+    (upper, lower), (out_upper, out_lower) = x.chunk(2), out.chunk(2)
+    multiply(upper, lower, sums, bias, out_upper, out_lower)
     return out
 
 
