@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -84,18 +85,24 @@ class ForkedWorker(GrpcWorkerHandler):
 
 @contextlib.contextmanager
 def no_talk_of_lost_connections() -> Iterator[None]:
-    """Leave out what Beam's threads print when a worker's connection breaks: `ForkedWorker` says that it died."""
+    """Leave out what Beam's threads say when a worker's connection breaks: `ForkedWorker` says that it died."""
     before = threading.excepthook
+    talker = logging.getLogger("apache_beam.runners.worker.data_plane")
 
     def hook(raised: threading.ExceptHookArgs) -> None:
         if not isinstance(raised.exc_value, grpc.RpcError):
             before(raised)
 
+    def said_by_us(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], grpc.RpcError))
+
     threading.excepthook = hook
+    talker.addFilter(said_by_us)
     try:
         yield
     finally:
         threading.excepthook = before
+        talker.removeFilter(said_by_us)
 
 
 def worker_died() -> None:

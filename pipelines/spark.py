@@ -5,8 +5,11 @@ A task may run twice at once (speculation) or again (retry): `run_task` gives th
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +56,11 @@ def session(workers: int, master: str, extra: tuple[str, ...]) -> Any:
     for name, value in {**({} if submitted else ours), **conf}.items():
         builder = builder.config(name, value)
     logging.getLogger("py4j").setLevel(logging.CRITICAL)  # at Ctrl-C it reports what it was asked last
+    heard = signal.getsignal(signal.SIGINT)
     try:
         spark = builder.getOrCreate()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, heard)  # Spark's own would call Java in the middle of a call
         spark.sparkContext.setLogLevel("ERROR")
         asked = spark.sparkContext.parallelize(range(workers), workers)
         asked.map(Ask(versions())).collect()
@@ -125,10 +131,15 @@ def run(
     context = session(workers, master, extra).sparkContext
     try:
         slices = context.parallelize(todo, min(len(todo), MOST_SLICES))
-        slices.mapPartitions(RunTasks(stage, str(build))).count()
-    except KeyboardInterrupt:
-        context.cancelAllJobs()
-        raise
+        job = slices.mapPartitions(RunTasks(stage, str(build)))
+        with ThreadPoolExecutor(1, "spark") as thread:  # Ctrl-C finds this one between two calls of Java
+            waited = thread.submit(job.count)
+            try:
+                waited.result()
+            except KeyboardInterrupt:
+                context.setLogLevel("OFF")  # of all that is lost while it stops
+                context.cancelAllJobs()
+                raise
     except Exception as error:
         raise ValueError(
             f"{stage.name}: spark gave up: {cause(error)}; finished parts are kept, run again"

@@ -19,7 +19,7 @@ from toy_stage import Copy, copies
 import wordweave
 from corpus import files
 from corpus.records import Unusable
-from pipelines import spark
+from pipelines import settings, spark
 from pipelines.run import Engine, run_stage
 from pipelines.versions import java
 
@@ -126,8 +126,15 @@ def test_each_stage_has_workers_of_its_own_as_the_driver_is_then_and_those_befor
     assert not made[0] & made[1]
 
 
+def hears_ctrl_c() -> None:
+    """In a new process: a shell that starts tests in the background has them ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("who", "status"), [("group", 1), ("driver", -signal.SIGKILL), ("parent", 1)])
+@pytest.mark.parametrize(
+    ("who", "status"), [("group", 1), ("driver", -signal.SIGKILL), ("parent", 1), ("worker", 1)]
+)
 def test_stopped_or_killed_a_run_says_one_line_at_most_and_leaves_no_worker(who, status, tmp_path):
     script = (
         "import pathlib; from commands.door import cli, command; from toy_stage import Copy, copies\n"
@@ -139,7 +146,7 @@ def test_stopped_or_killed_a_run_says_one_line_at_most_and_leaves_no_worker(who,
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, "doctor"], cwd=tmp_path, start_new_session=True, text=True,
-        env={**os.environ, "PYTHONPATH": HERE}, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": HERE}, stderr=subprocess.PIPE, preexec_fn=hears_ctrl_c,
     )  # fmt: skip
     log = tmp_path / "log"
     while not (log.exists() and len(log.read_text().splitlines()) == 2):  # both workers are at work
@@ -150,13 +157,57 @@ def test_stopped_or_killed_a_run_says_one_line_at_most_and_leaves_no_worker(who,
     if who == "group":
         os.killpg(process.pid, signal.SIGINT)
     else:
-        (process if who == "driver" else workers[0]).send_signal(signal.SIGKILL)
+        victim = {"driver": process, "parent": workers[0], "worker": workers[1]}[who]
+        victim.send_signal(signal.SIGKILL)
     _, said = process.communicate(timeout=20)
     assert process.returncode == status
     assert ("stopped; finished parts are kept" in said) == (who == "group")
-    assert ("a worker process died" in said) == (who == "parent")
-    assert "Traceback" not in said or who == "parent"
+    assert ("a worker process died" in said) == (who in ("parent", "worker"))
+    assert len(said.strip().splitlines()) == (0 if who == "driver" else 1), said
     assert not psutil.wait_procs(workers, timeout=3)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "words", [("--workers", "2"), ("--engine", "spark", "--workers", "2", "--master", CLUSTER)]
+)
+def test_a_build_stopped_by_ctrl_c_says_one_line_leaves_no_process_and_goes_on(
+    words, spoken_corpus, tmp_path
+):
+    from test_build import asked, hashes
+
+    if "spark" in words:
+        try:
+            java()
+        except Unusable as error:
+            pytest.skip(f"Spark: {error}")
+    config, build, whole = tmp_path / "x.toml", tmp_path / "build", tmp_path / "whole"
+    config.write_text(settings.write(asked(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})))
+    start = [sys.executable, "-m", "wordweave", "build", str(config), "--build"]
+    process = subprocess.Popen(
+        [*start, str(build), *words], cwd=ROOT, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hears_ctrl_c,
+    )  # fmt: skip
+    while not list(build.glob("words/*.done")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    others = psutil.Process(process.pid).children(recursive=True)
+    assert len(others) >= 3
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    printed, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert printed == ""
+    lines = [line for line in said.splitlines() if " tasks, " not in line and not line.startswith("ingest:")]
+    assert lines[-1] == "wordweave: stopped; finished parts are kept, the same command goes on from there"
+    assert "Traceback" not in said
+    assert not psutil.wait_procs(others, timeout=15)[1]
+    stood = {path: path.stat().st_mtime_ns for path in build.glob("*/*.done")}
+    assert not (build / "shards").exists()
+    subprocess.run([*start, str(build), *words], cwd=ROOT, check=True, capture_output=True)
+    assert {path: path.stat().st_mtime_ns for path in stood} == stood
+    subprocess.run([*start, str(whole), "--engine", "local"], cwd=ROOT, check=True, capture_output=True)
+    assert hashes(build) == hashes(whole)
 
 
 @pytest.fixture
