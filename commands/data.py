@@ -192,7 +192,7 @@ def pitch(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
     """
     from pipelines import expressive
 
-    return expressive.pitch(build, settings_of(build, config), engine)
+    return expressive.pitch(build, settings_of(build, config), engine, say=say)
 
 
 @command(cli)
@@ -206,7 +206,7 @@ def style(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
     """
     from pipelines import expressive
 
-    return expressive.style(build, settings_of(build, config), engine)
+    return expressive.style(build, settings_of(build, config), engine, say=say)
 
 
 @command(cli)
@@ -336,7 +336,7 @@ def build(
             expressive.units_and_prosody(place, asked, engine)
         steps.encode(place, asked, engine)
         for table in tables:
-            getattr(expressive, table)(place, asked, engine)
+            getattr(expressive, table)(place, asked, engine, say=say)
         steps.align(place, asked, engine)
         steps.interleave(place, asked, engine, say=say)
         made = reports.report(place)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from corpus import files
 from pipelines.build import Say, save, units_stage
-from pipelines.parts import map_tasks, part_names, parts
+from pipelines.parts import map_tasks, origin, part_names, parts
 from pipelines.run import Engine, run_stage
 from pipelines.settings import Settings
 from pipelines.stage import TableStage, Task, marker, marker_of, task_of, write_atomically
@@ -213,13 +213,20 @@ def read_rows(build: Path, columns: list[str], rows: int = 64) -> Iterator[dict[
             yield from batch.to_pylist()
 
 
-def speaker_means(build: Path) -> Path:
+def speaker_means(build: Path, *, say: Say = lambda line: None) -> Path:
     """Sum F0 and style features per speaker over all parts; written to speakers.json.
 
     `pitch_mean` (Hz) is null for a speaker without a voiced frame; `style_share` says how far the speaker's own mean
     counts, 1 from 16 s of voiced seconds on, the rest being the mean of the codebook's corpus. Utterances without a
     speaker are not in it: their pitch is measured from their own mean, their style from the corpus's.
+
+    Who was heard for that long keeps the sums of then, whatever recordings come later: else ten more recordings of
+    everybody would change every token of the build.
     """
+    path = build / SPEAKERS
+    asked = [MeasureProsody.name, MeasureProsody.version, identity(), origin(build)]
+    measured = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    held = read_speakers(path) if path.exists() and (marker(path) or {}).get("key") == measured else {}
     found: dict[str, dict[str, Any]] = {}
     for row in read_rows(build, ["speaker", "hertz", "voiced", "style"]):
         f0 = contour(row)
@@ -252,9 +259,22 @@ def speaker_means(build: Path) -> Path:
         }
         for name, said in sorted(found.items())
     }
-    path = build / SPEAKERS
-    write_atomically(path, json.dumps(told, indent=0, sort_keys=True).encode())
+    kept = {name: said for name, said in held.items() if name in told and heard_enough(said)}
+    changed = sum(told[name] != said for name, said in kept.items())
+    if changed:
+        say(
+            f"speakers: the means of {changed} stay, measured before the corpus changed; remove {path} to measure "
+            "them anew"
+        )
+    marker_of(path).unlink(missing_ok=True)
+    write_atomically(path, json.dumps(told | kept, indent=0, sort_keys=True).encode())
+    write_atomically(marker_of(path), json.dumps({"key": measured}).encode())
     return path
+
+
+def heard_enough(said: dict[str, Any]) -> bool:
+    """Whether a speaker's means rest on so much speech that more would hardly move them."""
+    return min(said["voiced_seconds"], said["style_seconds"]) >= ENOUGH
 
 
 def read_speakers(path: Path) -> dict[str, dict[str, Any]]:
@@ -283,20 +303,20 @@ def model_path(build: Path, named: str, kind: str) -> str:
     return named or (str(fitted) if fitted.is_file() else "")
 
 
-def pitch(build: Path, settings: Settings, engine: Engine) -> dict[str, int]:
+def pitch(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> dict[str, int]:
     """Pitch tokens of every part."""
-    return tokens(build, settings, engine, "pitch")
+    return tokens(build, settings, engine, "pitch", say=say)
 
 
-def style(build: Path, settings: Settings, engine: Engine) -> dict[str, int]:
+def style(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> dict[str, int]:
     """Style tokens of every part."""
-    return tokens(build, settings, engine, "style")
+    return tokens(build, settings, engine, "style", say=say)
 
 
-def tokens(build: Path, settings: Settings, engine: Engine, table: str) -> dict[str, int]:
+def tokens(build: Path, settings: Settings, engine: Engine, table: str, *, say: Say) -> dict[str, int]:
     """Pitch or style tokens of every part."""
     prosody(build, settings, engine)
-    speaker_means(build)
+    speaker_means(build, say=say)
     stage, source = token_stage(build, settings, table)
     return run_stage(stage, build, token_tasks(build, stage, source), engine)
 

@@ -163,6 +163,51 @@ def test_a_dry_run_shows_another_style_and_what_follows_alone(built, spoken_corp
     assert changed.items() <= stands.items()
 
 
+@pytest.mark.slow
+def test_ten_recordings_more_of_known_speakers_redo_the_parts_they_are_in(built, spoken_corpus, tmp_path):
+    folder, engine, lines = tmp_path / "copy", Engine("local"), []
+    shutil.copytree(built, folder)
+    rows = [json.loads(line) for line in spoken_corpus.read_text().splitlines()]
+    for row in [*rows, *({**row, "id": f"{row['id']}-more"} for row in rows[:10])]:
+        places = {name: str(spoken_corpus.parent / row[name]) for name in ("audio", "alignment") if row[name]}
+        lines.append(json.dumps({**row, **places}))
+    (tmp_path / "more.jsonl").write_text("\n".join(lines))
+    said = wanted(tmp_path / "more.jsonl")
+    old, before = (
+        sorted((folder / "manifest").glob("*.parquet")),
+        json.loads((folder / "speakers.json").read_text()),
+    )
+    assert all(expressive.heard_enough(speaker) for speaker in before.values())
+    steps.ingest(folder, said)
+    steps.fit_units(folder, said, engine)
+    steps.encode(folder, said, engine)
+    new, told = sorted((folder / "manifest").glob("*.parquet")), []
+    for table in (expressive.pitch, expressive.style):
+        done = table(folder, said, engine, say=told.append)
+        assert (done["done"], done["skipped"]) == (len(new) - len(old) + 1, len(old) - 1)
+    assert json.loads((folder / "speakers.json").read_text()) == before
+    assert "speakers: the means of 4 stay, measured before the corpus changed" in told[0]
+    (folder / "speakers.json").unlink()
+    done = expressive.pitch(folder, said, engine)
+    assert done["done"] == len(new)
+
+
+def test_the_means_of_who_was_hardly_heard_follow_the_recordings(built, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(built, folder)
+    path, speakers = folder / "speakers.json", json.loads((built / "speakers.json").read_text())
+    first, second, *_ = speakers
+    speakers[first] |= {"pitch_mean": 99.0, "voiced_seconds": 15.9}
+    speakers[second] |= {"pitch_mean": 99.0}
+    path.write_text(json.dumps(speakers))
+    expressive.speaker_means(folder)
+    speakers[first] = json.loads((built / "speakers.json").read_text())[first]
+    assert json.loads(path.read_text()) == speakers
+    monkeypatch.setattr(expressive.MeasureProsody, "version", 99)
+    expressive.speaker_means(folder)
+    assert path.read_bytes() == (built / "speakers.json").read_bytes()
+
+
 def test_pitch_and_style_can_be_fitted_on_the_build(built, spoken_corpus, tmp_path):
     folder, engine = tmp_path / "copy", Engine("local")
     shutil.copytree(built, folder)
