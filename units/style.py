@@ -3,9 +3,9 @@
     F0, spectra every 10 ms ── pooled around each second ── minus speaker's mean ── how like each of a few known
     styles ── nearest of 100 ── token
 
-Each token sees its own second and a quarter of a second on either side, so that a change of style inside a recording
-shows. What a voice is like whatever it says (its level of F0, its timbre) is taken away with the speaker's mean; the
-recording level does not enter at all.
+Each token sees its own second and a little before it, nothing that comes later, so that a change of style inside a
+recording shows. What a voice is like whatever it says (its level of F0, its timbre) is taken away with the speaker's
+mean; the recording level does not enter at all.
 
 Many of the features say nothing about style. What is clustered are the roots of the probabilities of a few styles that
 a small linear classifier reads from them, as the paper's features were tuned to predict style before they were
@@ -34,10 +34,10 @@ from units.hubert import check_waveform
 from units.kmeans import Codebook, write_safetensors
 from units.wav2vec2 import TOKEN_RATE, Wav2Vec2Style
 
-FORMAT = "wordweave style 2"
+FORMAT = "wordweave style 3"
 BUNDLED = Path(__file__).parent / "data" / "style.safetensors"
 CODES = 100
-CONTEXT = 0.25  # seconds a token sees on either side of its own second
+CONTEXT = 0.6  # seconds a token sees before its own second
 ENOUGH = 16.0  # seconds of a speaker with a voice in them that make his mean count
 ITERATIONS = 15  # of k-means
 RESTARTS = 20  # of k-means, the lowest inertia is kept: seeds differ by several points of recall otherwise
@@ -126,9 +126,10 @@ def _spectral(
 ) -> dict[str, np.ndarray]:
     """Frames [start, stop): spectral tilt and what movement is taken from."""
     views = np.lib.stride_tricks.sliding_window_view(padded, _SIZE)[start * _SHIFT : stop * _SHIFT : _SHIFT]
-    power = np.abs(np.fft.rfft(views * tables["window"], _FFT)) ** 2 + np.float32(1e-10)
+    spectrum = torch.fft.rfft(torch.from_numpy(views * tables["window"]), _FFT)
+    power = (spectrum.real.square() + spectrum.imag.square() + 1e-10).numpy()
     bin = SAMPLE_RATE / _FFT
-    level = 10 * np.log10(power)
+    level = 10 * np.log10(power[:, : round(5000 / bin)])  # nothing above is asked for its level
 
     def band(low: float, high: float) -> slice:
         return slice(round(low / bin), round(high / bin))
@@ -142,7 +143,7 @@ def _spectral(
     rows = np.arange(stop - start)
     first = np.rint(hertz[start:stop] / bin).astype(int)
     harmonic = [
-        np.max([level[rows, np.minimum(k * first + i, _FFT // 2)] for i in (-1, 0, 1)], axis=0)
+        np.max([level[rows, np.minimum(k * first + i, level.shape[1] - 1)] for i in (-1, 0, 1)], axis=0)
         for k in (1, 2)
     ]
     bands = np.log(power @ tables["bank"] + np.float32(1e-8))
@@ -175,16 +176,16 @@ def _norm(x: np.ndarray) -> np.ndarray:
 def windows(samples: int, *, hop: float = 1.0) -> np.ndarray:
     """(S, 2) first and last + 1 frame (10 ms) that each token sees; S = seconds, the started one included.
 
-    A token near the end sees at least the last second: a rest of a few frames has no style of its own. A `hop` of
-    less than a second gives windows in between, for training.
+    A token sees what is before its second, not what comes after. One near the end sees at least the last second: a
+    rest of a few frames has no style of its own. A `hop` of less than a second gives windows in between, for training.
 
     >>> windows(36_000).tolist()
-    [[0, 125], [75, 225], [125, 226]]
+    [[0, 100], [40, 200], [125, 226]]
     """
     frames = samples // _SHIFT + 1
     second, context = SAMPLE_RATE // _SHIFT, round(CONTEXT * SAMPLE_RATE / _SHIFT)
     starts = np.arange(0, -(-samples // _SHIFT), round(hop * second))
-    stops = np.minimum(starts + second + context, frames)
+    stops = np.minimum(starts + second, frames)
     starts = np.maximum(np.minimum(starts - context, stops - second - 1), 0)
     return np.stack([starts, stops], axis=1)
 
