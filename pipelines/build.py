@@ -123,13 +123,14 @@ def place_bundled(build: Path, settings: Settings) -> None:
     from units.quantizers import load_codebook
 
     target = build / "codebooks" / "units.safetensors"
-    content = bundled_codebook().read_bytes()
+    layer = settings.units.layer_or_last
+    content = bundled_codebook(layer).read_bytes()
     digest, held = hashlib.sha256(content).hexdigest(), marker(target) or {}
     if target.exists() and held:
         if held.get("sha256") == digest:
             return
         try:  # fitted or imported here: kept where it fits the encoder
-            load_codebook(files.local(target), encoder=load_encoder(settings.units.encoder))
+            load_codebook(files.local(target), encoder=load_encoder(settings.units.encoder, layer=layer))
             return
         except ValueError:
             pass

@@ -6,13 +6,14 @@ Every encoder gets a codebook of its own, fitted on the same speech with the sam
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from units import kmeans
 from units.augment import with_noise
-from units.encoders import Encoder, load_encoder
+from units.encoders import Encoder, bundled_codebook, load_encoder
 from units.quality import describe, phone_quality, phones_at_frames
 from units.targets import half_whitening, logmel_features
 
@@ -95,10 +96,8 @@ def compare(
             {"encoder": spec, "codebook": f"fitted, {clusters}", "times_real_time": speed} | mean_of(scored)
         )
         report(rows[-1])
-        if spec == "compact":
-            from units.encoders import bundled_codebook
-
-            book = kmeans.load(bundled_codebook())
+        if bundled := codebook_of(spec):
+            book = kmeans.load(bundled)
             row = {"encoder": spec, "codebook": f"bundled, {book.clusters}", "times_real_time": speed}
             rows.append(row | mean_of([score(encoder, book, shown, score_on, change)]))
             report(rows[-1])
@@ -113,6 +112,19 @@ def open_encoder(spec: str) -> Any:
     if at and layer.isdigit():
         return load_encoder(name, int(layer))
     return load_encoder(spec)
+
+
+def codebook_of(spec: str) -> Path | None:
+    """The bundled codebook of an encoder, where there is one.
+
+    >>> [codebook_of(spec) is not None for spec in ("compact", "compact@3", "compact@2", "mfcc")]
+    [True, True, False, False]
+    """
+    name, _, layer = spec.partition("@")
+    if name != "compact" or not (layer.isdigit() or spec == name):
+        return None
+    path = bundled_codebook(int(layer) if layer else None)
+    return path if path.exists() else None
 
 
 def draw(features: np.ndarray) -> np.ndarray:

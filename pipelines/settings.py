@@ -11,6 +11,7 @@ from typing import Any
 import tomli_w
 
 from shards.interleave import Strategy
+from units.encoders import bundled_codebook
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -68,8 +69,8 @@ class UnitsSettings:
     @property
     def is_bundled(self) -> bool:
         """Whether the codebook inside the package was made for what is asked."""
-        asked = (self.encoder, self.layer, self.clusters, self.codebook)
-        return asked == ("compact", -1, 501, "")
+        asked = (self.encoder, self.clusters, self.codebook)
+        return asked == ("compact", 501, "") and bundled_codebook(self.layer_or_last).exists()
 
     @property
     def layer_or_last(self) -> int | None:

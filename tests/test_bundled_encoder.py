@@ -109,6 +109,21 @@ def test_a_build_takes_it_with_its_codebook_and_fits_one_only_when_asked(three, 
     assert target.read_bytes() == fitted  # what was asked for stays
 
 
+def test_its_third_layer_has_a_codebook_too_and_a_build_goes_from_one_to_the_other(three, tmp_path):
+    said = settings.replace(settings.Settings(), "corpus", source=str(three))
+    lower = settings.replace(said, "units", layer=3)
+    assert lower.units.is_bundled
+    assert not settings.replace(said, "units", layer=2).units.is_bundled
+    steps.ingest(tmp_path, said)
+    steps.encode(tmp_path, said, LOCAL)
+    target = tmp_path / "codebooks" / "units.safetensors"
+    steps.ready_codebook(tmp_path, lower, LOCAL)
+    assert target.read_bytes() == bundled_codebook(3).read_bytes() != bundled_codebook().read_bytes()
+    assert steps.encode(tmp_path, lower, LOCAL)["done"] > 0
+    steps.ready_codebook(tmp_path, said, LOCAL)
+    assert target.read_bytes() == bundled_codebook().read_bytes()
+
+
 def test_a_build_that_changes_to_it_drops_the_codebook_of_another_encoder(three, tmp_path):
     said = settings.replace(settings.Settings(), "corpus", source=str(three))
     before = settings.replace(said, "units", encoder="mfcc")

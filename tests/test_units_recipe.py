@@ -100,6 +100,11 @@ def test_too_little_speech_for_the_units_is_said_before_training(recordings, tmp
     assert not stage_folder(tmp_path, 1).exists()
 
 
+def test_a_lower_layer_that_is_not_there_is_said_at_once(tmp_path):
+    with pytest.raises(ValueError, match=r"recipe.lower: need layers from 1 to 1, got \[2\]"):
+        replace(recipe_in(tmp_path), lower=(2,))
+
+
 def test_the_bundled_recipe_has_its_three_stages_with_one_seed_and_one_file_of_phones(tmp_path):
     said = {"phones": "phones.jsonl", "seed": 7}
     recipe = read_recipe(ROOT / "config" / "encoder" / "compact.toml", said, tmp_path)
@@ -116,7 +121,7 @@ def test_the_bundled_recipe_has_its_three_stages_with_one_seed_and_one_file_of_p
         str(tmp_path / "stage-1"),
         str(tmp_path / "stage-2"),
     ]
-    assert recipe.clusters == 501
+    assert (recipe.clusters, recipe.lower) == (501, (3,))
 
 
 BUNDLED = json.loads((ROOT / "units" / "data" / "compact" / "pretraining.json").read_text())
@@ -136,6 +141,7 @@ def test_the_bundled_recipe_says_what_the_bundled_encoder_was_trained_with(tmp_p
 
 CONFIG = """
 clusters = 12
+lower = [1]
 report_every = 4
 checkpoint_every = 4
 crop_seconds = [1.0]
@@ -171,6 +177,8 @@ def test_one_command_makes_encoder_and_units_for_a_build(four, tmp_path):
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout.splitlines()[-1])
     assert (said["steps"], said["clusters"]) == (8, 12)
+    books = [kmeans.load(tmp_path / "out" / f"codebook{name}.safetensors") for name in ("", "-1")]
+    assert [book.provenance["encoder"]["layer"] for book in books] == [2, 1]
     written = json.loads((tmp_path / "out" / "pretraining.json").read_text())
     assert {stage["settings"]["seed"] for stage in written["stages"]} == {3} == {written["codebook"]["seed"]}
 
@@ -179,7 +187,7 @@ def test_a_control_continues_without_clusters_of_its_own_features(four, tmp_path
     assert run(four, tmp_path, "steps = 4").exit_code == 0
     iteration = CONFIG.split("[[stages]]")[0].format().replace("logmel = 6", "logmel = 6, own = 6")
     config = tmp_path / "own.toml"
-    config.write_text(iteration.replace("clusters = 12", "steps = 4\nown_layer = 2"))
+    config.write_text(iteration.replace("clusters = 12\nlower = [1]", "steps = 4\nown_layer = 2"))
     words = ["fit", "encoder", four, "--config", config, "--start", tmp_path / "out"]
     made = []
     for name, more in (("own", []), ("control", ["--control"])):

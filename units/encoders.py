@@ -95,6 +95,10 @@ def load_encoder(
     return HubertEncoder(checkpoint, weights, layer=layer, device=device, dtype=dtype, **settings)
 
 
-def bundled_codebook(name: str = "compact") -> Path:
-    """The codebook beside an encoder of this package."""
-    return BUNDLED[name] / "codebook.safetensors"
+def bundled_codebook(layer: int | None = None) -> Path:
+    """The codebook beside `compact`, of its last layer or of another one; there may be none of that.
+
+    >>> [bundled_codebook(layer).exists() for layer in (None, 3, 2)]
+    [True, True, False]
+    """
+    return BUNDLED["compact"] / ("codebook.safetensors" if layer is None else f"codebook-{layer}.safetensors")

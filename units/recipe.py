@@ -1,7 +1,8 @@
 """A bundled encoder from nothing: stages of pre-training one after the other, then the codebook of its units.
 
 OUTPUT/stage-1, stage-2, ... hold what each stage left; OUTPUT itself holds the last one's encoder, codebook.safetensors
-beside it, pretraining.json with settings, hashes and curve, and README.md, the same for a reader.
+beside it (codebook-3.safetensors too, where layer 3 is to have one), pretraining.json with settings, hashes and curve,
+and README.md, the same for a reader.
 """
 
 import hashlib
@@ -33,12 +34,16 @@ class Recipe:
 
     stages: tuple[PretrainSettings, ...]
     clusters: int = 501
+    lower: tuple[int, ...] = ()  # layers under the last one that get a codebook too: less exact, faster
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("recipe.stages: need at least one, got none")
         if self.clusters < 2:
             raise ValueError(f"recipe.clusters: need at least 2, got {self.clusters}")
+        layers = self.stages[-1].network.layers
+        if not all(isinstance(layer, int) and 0 < layer < layers for layer in self.lower):
+            raise ValueError(f"recipe.lower: need layers from 1 to {layers - 1}, got {list(self.lower)}")
 
 
 def stage_folder(output: Path, number: int) -> Path:
@@ -89,18 +94,20 @@ def follow(
         )
     for name in ENCODER_FILES:
         shutil.copyfile(folder / name, output / name)
-    seed, path = settings.seed, output / "codebook.safetensors"
-    encoder = load_encoder(output)
-    if not (resume and is_fitted(path, encoder, recipe.clusters, seed)):
-        fit_codebook(encoder, used, recipe.clusters, seed).save(path)
-    book = kmeans.load(path)
+    seed, books = settings.seed, {}
+    for layer in (None, *recipe.lower):
+        name = "codebook.safetensors" if layer is None else f"codebook-{layer}.safetensors"
+        encoder = load_encoder(output, layer=layer)
+        if not (resume and is_fitted(output / name, encoder, recipe.clusters, seed)):
+            fit_codebook(encoder, used, recipe.clusters, seed).save(output / name)
+        books[name] = kmeans.load(output / name)
+    book = books["codebook.safetensors"]
     stages = [
         {"stage": number, **summary, "curve": read_curve(stage_folder(output, number))}
         for number, summary in enumerate(summaries, start=1)
     ]
     files = {
-        name: hashlib.sha256((output / name).read_bytes()).hexdigest()
-        for name in (*ENCODER_FILES, "codebook.safetensors")
+        name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in (*ENCODER_FILES, *books)
     }
     written = {"seed": seed, "files": files, "stages": stages, "codebook": book.provenance}
     (output / "pretraining.json").write_text(
