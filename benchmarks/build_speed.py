@@ -1,8 +1,8 @@
 """Speed of a whole build: a plain loop, Beam with one worker, Beam with two, in one run on real speech.
 
-    python -m benchmarks.build_speed [MANIFEST] [--part-minutes 10] [--times 2]
+    python -m benchmarks.build_speed [MANIFEST] [--part-minutes 10] [--times 2] [--only beam-1 beam-2]
 
-The codebook is fitted once and given to all, so that every row does the same work: ingest, units, align, interleave.
+Every row does the same work: ingest, units by the bundled encoder, align, interleave, report and card.
 With --times N every recording is there N times under other ids: a longer corpus of real speech. The CPU time is that
 of processes which their parent waits for: two workers of Beam are not among them.
 """
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+ROWS = {"loop": ("local", "1"), "beam-1": ("beam", "1"), "beam-2": ("beam", "2")}
 
 
 def children_cpu() -> float:
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("manifest", nargs="?", type=Path, default=speech / "dev" / "manifest.jsonl")
     parser.add_argument("--part-minutes", type=float, default=10.0)
     parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
     asked = parser.parse_args()
     seconds: dict[str, float] = {}
     cpu_seconds: dict[str, float] = {}
@@ -69,21 +71,19 @@ def main() -> None:
             seconds[name], cpu_seconds[name] = time.monotonic() - started, children_cpu() - cpu
             return done.stdout
 
-        said = build("fit", "--engine", "local")
-        hours = float(re.search(r"hours_in=([\d.]+)", said)[1])  # type: ignore[index]
-        codebook = Path(folder) / "fit" / "codebooks" / "units.safetensors"
-        config.write_text(config.read_text() + f'[units]\ncodebook = "{codebook}"\n')
-        rows = {"loop": ("local", "1"), "beam-1": ("beam", "1"), "beam-2": ("beam", "2")}
-        print(f"{hours:.3f} h of speech, parts of {asked.part_minutes} minutes")
-        for name, (engine, workers) in rows.items():
-            build(name, "--engine", engine, "--workers", workers)
+        for name in asked.only:
+            engine, workers = ROWS[name]
+            said = build(name, "--engine", engine, "--workers", workers)
+            hours = float(re.search(r"hours_in=([\d.]+)", said)[1])  # type: ignore[index]
             cpu = f"{cpu_seconds[name]:6.1f} s of CPU  " if name != "beam-2" else ""
             print(
-                f"{name:<8} {seconds[name]:6.1f} s  {hours * 3600 / seconds[name]:6.1f} x real time  "
-                f"{seconds['loop'] / seconds[name]:.2f} of the loop's speed  {cpu}load {os.getloadavg()[0]:.1f}",
+                f"{name:<8} {hours:.3f} h  {seconds[name]:6.1f} s  {hours * 3600 / seconds[name]:6.1f} x real time  "
+                f"{cpu}load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
-        print(f"two workers are {seconds['beam-1'] / seconds['beam-2']:.2f} x as fast as one")
+    for slower, faster in (("loop", "beam-1"), ("beam-1", "beam-2")):
+        if {slower, faster} <= seconds.keys():
+            print(f"{faster} is {seconds[slower] / seconds[faster]:.2f} x as fast as {slower}")
 
 
 if __name__ == "__main__":
