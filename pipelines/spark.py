@@ -124,6 +124,13 @@ class RunTasks:
             yield run_task(HELD["stage"], files.place(self.build), task)
 
 
+def hush(context: Any) -> None:
+    """Let Java say nothing more of all that is lost while it stops, neither in its log nor past it."""
+    context.setLogLevel("OFF")
+    java = context._jvm.java
+    java.lang.System.setErr(java.io.PrintStream(java.io.OutputStream.nullOutputStream()))
+
+
 def run(
     stage: Stage, build: Path, todo: list[Task], workers: int, master: str, extra: tuple[str, ...]
 ) -> None:
@@ -137,7 +144,7 @@ def run(
             try:
                 waited.result()
             except KeyboardInterrupt:
-                context.setLogLevel("OFF")  # of all that is lost while it stops
+                hush(context)
                 context.cancelAllJobs()
                 raise
     except Exception as error:
