@@ -116,7 +116,7 @@ def read_recipe(config: Path | None, said: dict[str, Any], output: Path) -> "Rec
     """The stages of a TOML file that has any; what stands outside [[stages]] holds where a stage says nothing else."""
     content = read_toml(config)
     stages, clusters = content.pop("stages", None), content.pop("clusters", 501)
-    lower = tuple(content.pop("lower", ()))
+    lower = content.pop("lower", [])
     if stages is None:
         return None
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
@@ -128,7 +128,7 @@ def read_recipe(config: Path | None, said: dict[str, Any], output: Path) -> "Rec
         before = {} if number == 1 else {"start": str(stage_folder(output, number - 1))}
         made.append(pretraining_of(f"{config}: stage {number}", {**content, **stage}, said | before))
     try:
-        return Recipe(tuple(made), clusters, lower)
+        return Recipe(tuple(made), clusters, tuple(lower))
     except (TypeError, ValueError) as error:
         raise click.UsageError(f"{config}: {error}") from error
 

@@ -151,19 +151,18 @@ def kept_codebook(build: Path, settings: Settings, *, say: Say = lambda line: No
         open_codebook(target, settings)
         say(f"fit units: {target} was imported ({held['imported']}) and stays; remove it to fit one")
         return target
-    if target.exists() and held.get("key") == fit_key(build, settings):
+    if target.exists() and held.get("key") == fit_key(frame_sampling(build, settings)[0], build, settings):
         if held.get("corpus") != corpus_hash(build):
             say(f"fit units: {target} stays, fitted before the corpus changed; remove it to fit it anew")
         return target
     return None
 
 
-def fit_key(build: Path, settings: Settings) -> str:
+def fit_key(stage: SampleFrames, build: Path, settings: Settings) -> str:
     """What decides a fitted codebook: the encoder, the settings of the fit, and where the corpus began."""
-    stage, encoder = frame_sampling(build, settings)
     places = ("device", "codebook", "trust_pickle", "encoder", "dtype")
     asked = {name: value for name, value in dataclasses.asdict(settings.units).items() if name not in places}
-    said: list[Any] = [stage.name, stage.version, encoder.identity, stage.dtype, asked, origin(build)]
+    said: list[Any] = [stage.name, stage.version, stage.encoder_identity, stage.dtype, asked, origin(build)]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
@@ -178,7 +177,7 @@ def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lam
         return kept
     units, target = settings.units, build / "codebooks" / "units.safetensors"
     stage, encoder = frame_sampling(build, settings)
-    fitted, corpus = fit_key(build, settings), corpus_hash(build)
+    fitted, corpus = fit_key(stage, build, settings), corpus_hash(build)
     tasks = map_tasks(build, stage, "frames")
     run_stage(stage, build, tasks, engine)
     features = gather_frames(build, tasks, encoder.dimension, limit=units.fit_frames, seed=units.seed)

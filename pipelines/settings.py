@@ -26,9 +26,7 @@ class CorpusSettings:
 
     adapter: str = "jsonl"
     source: str = ""  # manifest file or dataset folder
-    part_minutes: float = (
-        10.0  # of audio per part, the unit of work, retry and resume; the first ones are shorter
-    )
+    part_minutes: float = 10.0  # of audio per part, the unit of work; the first ones are shorter
     min_seconds: float = 0.3
     max_seconds: float = 40.0
     ids: str = "strict"  # ids a shard key cannot hold: "strict" rejects them, "escape" rewrites them

@@ -101,4 +101,13 @@ def bundled_codebook(layer: int | None = None) -> Path:
     >>> [bundled_codebook(layer).exists() for layer in (None, 3, 2)]
     [True, True, False]
     """
-    return BUNDLED["compact"] / ("codebook.safetensors" if layer is None else f"codebook-{layer}.safetensors")
+    return BUNDLED["compact"] / codebook_name(layer)
+
+
+def codebook_name(layer: int | None) -> str:
+    """The file of a codebook beside its encoder.
+
+    >>> codebook_name(None), codebook_name(3)
+    ('codebook.safetensors', 'codebook-3.safetensors')
+    """
+    return "codebook.safetensors" if layer is None else f"codebook-{layer}.safetensors"

@@ -17,7 +17,7 @@ import numpy as np
 
 from units import kmeans
 from units.augment import with_noise
-from units.encoders import Encoder, load_encoder
+from units.encoders import Encoder, codebook_name, load_encoder
 from units.pretrain import PretrainSettings, Progress, Recording, frame_geometry, is_used, pretrain
 
 NOISY = 3
@@ -96,12 +96,11 @@ def follow(
         shutil.copyfile(folder / name, output / name)
     seed, books = settings.seed, {}
     for layer in (None, *recipe.lower):
-        name = "codebook.safetensors" if layer is None else f"codebook-{layer}.safetensors"
-        encoder = load_encoder(output, layer=layer)
+        name, encoder = codebook_name(layer), load_encoder(output, layer=layer)
         if not (resume and is_fitted(output / name, encoder, recipe.clusters, seed)):
             fit_codebook(encoder, used, recipe.clusters, seed).save(output / name)
         books[name] = kmeans.load(output / name)
-    book = books["codebook.safetensors"]
+    book = books[codebook_name(None)]
     stages = [
         {"stage": number, **summary, "curve": read_curve(stage_folder(output, number))}
         for number, summary in enumerate(summaries, start=1)
