@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpus import files
-from corpus.order import Order
+from corpus.manifest_order import Order
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 
 SCHEMA = pa.schema(
@@ -115,7 +115,7 @@ def write_manifest(
         ids: "strict" rejects an id that a shard key cannot hold, "escape" writes the key with `escape_id`.
         transcripts: "required" rejects an utterance without text, "optional" keeps it, for the speech stream.
         growing: leave rows that a manifest in this folder holds already in its parts; new ones follow at the end
-            (`corpus.order`).
+            (`corpus.manifest_order`).
 
     Raises:
         ValueError: a setting is out of range.

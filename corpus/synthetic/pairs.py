@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from corpus.grammar import NAMES, TOPICS, Moody, Story, moody_story, short_story, story
+from corpus.synthetic.grammar import NAMES, TOPICS, Moody, Story, moody_story, short_story, story
 
 VOWELS = "aeiouy"
 

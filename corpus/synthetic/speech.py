@@ -1,9 +1,9 @@
-"""A small spoken corpus, made on the spot by espeak-ng from the stories of `corpus.grammar`.
+"""A small spoken corpus, made on the spot by espeak-ng from the stories of `corpus.synthetic.grammar`.
 
 It has what a real corpus has (several speakers, recordings, transcripts, text that was not spoken) and what a real
 one never has: the true time of every word. espeak-ng keeps a hidden state, so that the same sentence sounds a little
 different from call to call. Each utterance is therefore spoken in a process of its own, forked from one that has not
-spoken yet: `python -m corpus.synth` is that process, and `synthesise` starts it.
+spoken yet: `python -m corpus.synthetic.speech` is that process, and `synthesise` starts it.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from corpus.grammar import Story, story
+from corpus.synthetic.grammar import Story, story
 
 # Language and variant: of 26 pairs, those that pocketsphinx aligns best (score per frame above -25 at medium pitch).
 # A wrong name need not fail: "en-gb" is refused, but an unknown variant silently gives the plain voice.
@@ -151,14 +151,14 @@ def speak_all(folder: Path, lines: list[dict[str, Any]]) -> Iterator[float]:
         raise ValueError('synth: needs espeak-ng; pip install "wordweave[demo]"')
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
         "OPENBLAS_NUM_THREADS": "1",  # no threads in a process that forks
         "OMP_NUM_THREADS": "1",
     }
     with tempfile.TemporaryFile("w+") as plan:  # a file, not a pipe: neither side can block the other
         plan.writelines(json.dumps(line) + "\n" for line in lines)
         plan.seek(0)
-        command = [sys.executable, "-m", "corpus.synth", os.fspath(folder)]
+        command = [sys.executable, "-m", "corpus.synthetic.speech", os.fspath(folder)]
         with subprocess.Popen(
             command, stdin=plan, stdout=subprocess.PIPE, text=True, env=environment
         ) as process:

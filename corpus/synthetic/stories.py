@@ -1,8 +1,8 @@
 """A corpus small enough to train on in minutes, made so that interleaving can show what it does.
 
-Short stories of one topic each (`corpus.grammar.short_story`): some spoken with a transcript, some only spoken, some
-only written, so that a model meets a topic's words in speech and in writing, and learns that they are the same where
-the two are aligned or nowhere. Or stories in a mood, which words or the voice alone tell (`moody_story`).
+Short stories of one topic each (`corpus.synthetic.grammar.short_story`): some spoken with a transcript, some only
+spoken, some only written, so that a model meets a topic's words in speech and in writing, and learns that they are the
+same where the two are aligned or nowhere. Or stories in a mood, which words or the voice alone tell (`moody_story`).
 """
 
 import json
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from corpus.grammar import MOODS, TOPICS, moody_story, recall_story, short_story
-from corpus.synth import keyed_rng, speak_all, speaker
+from corpus.synthetic.grammar import MOODS, TOPICS, moody_story, recall_story, short_story
+from corpus.synthetic.speech import keyed_rng, speak_all, speaker
 
 KINDS = ("topics", "moods", "recall")
 RATES = (165, 195)  # words a minute: brisk, for fewer units per word

@@ -1,0 +1,1 @@
+"""Synthetic stories and the speech that reads them."""
