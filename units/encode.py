@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from units.encoders import Encoder
-from units.hubert import HubertEncoder
+from units.hubert.encoder import HubertEncoder
 from units.kmeans import Codebook
 
 MOVED = 1e-5

@@ -83,8 +83,8 @@ def load_encoder(
         from units.mfcc import MfccEncoder
 
         return MfccEncoder(MFCC_RATES[name])
-    from units.checkpoints import NORMALIZE_EPSILON, read_hubert
-    from units.hubert import HubertEncoder
+    from units.hubert.checkpoints import NORMALIZE_EPSILON, read_hubert
+    from units.hubert.encoder import HubertEncoder
 
     layer = None if layer is None else int(layer)
     checkpoint, weights = read_hubert(BUNDLED.get(name, name_or_path), layer)

@@ -7,7 +7,7 @@ import torch
 import torchaudio
 
 from corpus.records import SAMPLE_RATE
-from units.hubert import check_waveform, hash_settings
+from units.hubert.encoder import check_waveform, hash_settings
 
 FRAME = 400  # samples: 25 ms
 SHIFT = 160  # samples: 10 ms

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from units import kmeans
-from units.checkpoints import load_weights_only
 from units.encoders import Encoder
+from units.hubert.checkpoints import load_weights_only
 from units.kmeans import Codebook, check_encoder, check_features, read_metadata, write_safetensors
 
 FORMAT = "wordweave linear quantizer 1"

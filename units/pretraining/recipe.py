@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from units import kmeans
-from units.augment import with_noise
 from units.encoders import Encoder, codebook_name, load_encoder
-from units.pretrain import PretrainSettings, Progress, Recording, frame_geometry, is_used, pretrain
+from units.pretraining.augment import with_noise
+from units.pretraining.train import PretrainSettings, Progress, Recording, frame_geometry, is_used, pretrain
 
 NOISY = 3
 """Every so many recordings the codebook hears one of them once more, in noise."""

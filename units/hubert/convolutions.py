@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from units.hubert import HubertSettings
+    from units.hubert.encoder import HubertSettings
 
 BLOCK_FRAMES = 128  # frames made at a time on a CPU
 STATISTICS_SAMPLES = 1 << 21  # looked at once for the statistics of a recording: bounded memory

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from corpus.records import SAMPLE_RATE
-from units.hubert import check_waveform
+from units.hubert.encoder import check_waveform
 from units.strassen import multiply, seven
 
 HOP = 80  # samples: 5 ms

@@ -24,12 +24,12 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from corpus.records import SAMPLE_RATE
-from units.checkpoints import load_weights_only
-from units.f0 import F0, RATE, UNVOICED_HERTZ, extract, one_thread
+from units.hubert.checkpoints import load_weights_only
 from units.kmeans import write_safetensors
+from units.prosody.f0 import F0, RATE, UNVOICED_HERTZ, extract, one_thread
 
 FORMAT = "wordweave pitch 1"
-BUNDLED = Path(__file__).parent / "data" / "pitch.safetensors"
+BUNDLED = Path(__file__).parents[1] / "data" / "pitch.safetensors"
 CODES = 64
 PER_TOKEN = 16  # F0 frames
 TOKEN_RATE = RATE / PER_TOKEN  # Hz

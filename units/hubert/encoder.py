@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from corpus.records import SAMPLE_RATE
-from units.convolutions import Convolutions, First
-from units.transformer import Transformer
+from units.hubert.convolutions import Convolutions, First
+from units.hubert.transformer import Transformer
 
 REFERENCE_CHUNK = 1_600_000  # samples: Spirit LM's tokenizer cuts at 100 s
 REFERENCE_TAIL = 1_280  # samples: and drops a shorter last chunk

@@ -186,7 +186,7 @@ def renamed(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def load_inert(file: Path) -> Any:
     """`torch.load` of tensors, plain containers and, as inert objects, what fairseq's classes made."""
-    from units.checkpoints import load_weights_only
+    from units.hubert.checkpoints import load_weights_only
 
     names = {"fairseq.data.dictionary.Dictionary"}
     with suppress(Exception):  # not a zip file, or broken: the loading below says so

@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 
 from corpus.records import SAMPLE_RATE
-from units.augment import AugmentSettings, at_speed, disturbed, make_noises
-from units.pretrained import (
+from units.pretraining.augment import AugmentSettings, at_speed, disturbed, make_noises
+from units.pretraining.checkpoint import (
     WEIGHTS,
     open_log,
     read_checkpoint,
@@ -34,7 +34,7 @@ from units.pretrained import (
     take_weights,
     write_checkpoint,
 )
-from units.targets import (
+from units.pretraining.targets import (
     KINDS,
     LEAST,
     UNKNOWN,

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from units.strassen import multiply, seven
 
 if TYPE_CHECKING:
-    from units.hubert import HubertSettings
+    from units.hubert.encoder import HubertSettings
 
 LEAST_ROWS = 16  # below it a matrix product takes other kernels, whose rows differ in their last bits
 SEVEN_FROM = 512  # numbers in and out of a layer from which seven products for eight were measured to pay

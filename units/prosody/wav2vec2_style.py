@@ -6,7 +6,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from corpus.records import SAMPLE_RATE
-from units.hubert import check_waveform
+from units.hubert.encoder import check_waveform
 
 TOKEN_RATE = 1.0  # Hz
 
@@ -27,8 +27,8 @@ class Wav2Vec2Style:
         import torch
         from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
 
-        from units.checkpoints import load_weights_only, read_json
-        from units.hubert import hash_tensors
+        from units.hubert.checkpoints import load_weights_only, read_json
+        from units.hubert.encoder import hash_tensors
 
         folder = Path(folder)
         config = Wav2Vec2Config(**read_json(folder / "config.json"))

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from corpus.records import SAMPLE_RATE
-from units.fairseq import read_fairseq
-from units.hubert import HubertSettings
+from units.hubert.encoder import HubertSettings
+from units.hubert.fairseq import read_fairseq
 
 NORMALIZE_EPSILON = 1e-7  # of transformers' feature extractor
 NUMBERS = {  # of a configuration: least and most

@@ -29,13 +29,13 @@ from safetensors import SafetensorError, safe_open
 
 from corpus.records import SAMPLE_RATE
 from units import kmeans
-from units.f0 import F0, extract, one_thread
-from units.hubert import check_waveform
+from units.hubert.encoder import check_waveform
 from units.kmeans import Codebook, write_safetensors
-from units.wav2vec2 import TOKEN_RATE, Wav2Vec2Style
+from units.prosody.f0 import F0, extract, one_thread
+from units.prosody.wav2vec2_style import TOKEN_RATE, Wav2Vec2Style
 
 FORMAT = "wordweave style 3"
-BUNDLED = Path(__file__).parent / "data" / "style.safetensors"
+BUNDLED = Path(__file__).parents[1] / "data" / "style.safetensors"
 CODES = 100
 CONTEXT = 0.6  # seconds a token sees before its own second
 ENOUGH = 16.0  # seconds of a speaker with a voice in them that make his mean count

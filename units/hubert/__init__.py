@@ -1,0 +1,1 @@
+"""Exact, batch-independent inference of HuBERT encoders."""

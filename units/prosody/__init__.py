@@ -1,0 +1,1 @@
+"""F0, pitch tokens and style tokens."""
