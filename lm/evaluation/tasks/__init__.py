@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lm.evaluate import Asker
-from lm.few_shot import PAPER, ask
+from lm.evaluation.sentiment import learn, open_speech, open_text
+from lm.evaluation.tasks.base import Asker
+from lm.evaluation.tasks.few_shot import PAPER, ask
+from lm.evaluation.tasks.sentiment_preservation import Stsp, joined, preserve
+from lm.evaluation.testset import DIRECTIONS, Pack, as_prompt
 from lm.model import Model
-from lm.pack import DIRECTIONS, Pack, as_prompt
-from lm.sentiment import learn, open_speech, open_text
-from lm.stsp import Stsp, joined, preserve
 from shards.vocabulary import Vocabulary
 
 SHORT = {"T": 16, "S->T": 16, "T->S": 60, "S": 60}

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from lm.pack import Item, Part
-from lm.tree import Options, Tree
+from lm.evaluation.datasets.archive import Options, Tree
+from lm.evaluation.testset import Item, Part
 
 Reader = Callable[[Tree, Options], tuple[str, list[Item]]]
 """Gives the task and the items; the recordings they name are still paths in the tree."""

@@ -315,7 +315,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 Listen = Callable[[Path], str]
-"""Recording -> unit names, "[Hu3][Hu71]", with the tokenizers of a build (`pipelines.listen`)."""
+"""Recording -> unit names, "[Hu3][Hu71]", with the tokenizers of a build (`pipelines.tokenize`)."""
 
 
 def hear(pack: Pack, items: Sequence[Item], listen: Listen | None) -> dict[str, str]:

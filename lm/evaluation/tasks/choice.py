@@ -1,9 +1,9 @@
 """Packs of choices, scored: which of the endings does the model find likelier?
 
 One scorer for word and non-word, right and wrong grammar, stories with two endings, and questions with lettered
-answers, in text, in speech and across (`lm.pack.DIRECTIONS`). What published numbers leave open is computed both ways
-and stands side by side: the sum of log-probabilities and their mean per token, the ending alone and the whole
-sequence, with and without the other modality's logits.
+answers, in text, in speech and across (`lm.evaluation.testset.DIRECTIONS`). What published numbers leave open is
+computed both ways and stands side by side: the sum of log-probabilities and their mean per token, the ending alone and
+the whole sequence, with and without the other modality's logits.
 
 Source: Nguyen et al. 2024 (Spirit LM), arXiv:2402.05755, section 4; Hassid et al. 2023 (TWIST), arXiv:2305.13009.
 """
@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm.evaluation.tasks.likelihood import Likelihood, likelihoods
+from lm.evaluation.testset import DIRECTIONS, Item, Pack, as_prompt
 from lm.generate import prompt
-from lm.likelihood import Likelihood, likelihoods
 from lm.model import Model
-from lm.pack import DIRECTIONS, Item, Pack, as_prompt
 from shards.vocabulary import Vocabulary
 
 TIE = 1e-5
@@ -82,7 +82,7 @@ def score(
     """Accuracies of a model on one direction of a pack.
 
     Args:
-        heard: unit names of the pack's recordings (`lm.pack.hear`); not needed for text.
+        heard: unit names of the pack's recordings (`lm.evaluation.testset.hear`); not needed for text.
 
     Returns:
         JSON-able; `accuracy` holds "<scope>.<normalisation>.<mask>" -> [value, low, high] in per cent, and `contrast`

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from lm.evaluation.external_tools import speak, write_down
+from lm.evaluation.testset import Item, Pack, as_prompt
 from lm.generate import generate_batch, kinds, parts, prompt
 from lm.model import Model
-from lm.pack import Item, Pack, as_prompt
-from lm.voice import speak, write_down
 from shards.vocabulary import Vocabulary
 
 START, END = "<START Transcript>", "<END>"
@@ -82,9 +82,9 @@ def ask(
 
     Args:
         task: "asr", "tts" or "intent".
-        heard: unit names of the pack's recordings (`lm.pack.hear`).
+        heard: unit names of the pack's recordings (`lm.evaluation.testset.hear`).
         stop: tts: unit names of the spoken word "stop".
-        vocoder, recogniser: tts: commands (`lm.voice`). Without all three of these it is not run.
+        vocoder, recogniser: tts: commands (`lm.evaluation.external_tools`). Without all three of these it is not run.
         items: which to ask; None: all test items.
 
     Returns:
@@ -329,7 +329,7 @@ def resampled(
 
 def matches(items: Sequence[Item], said: Sequence[str]) -> dict[str, Any]:
     """Answers that are the label exactly (case and spaces around aside), in per cent, with a 95 % interval."""
-    from lm.score import interval
+    from lm.evaluation.tasks.choice import interval
 
     right = [
         float(text.strip().lower() == (item.label or "").lower())

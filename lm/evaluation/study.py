@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from lm.askers import SHORT, Asking, askers
-from lm.evaluate import write_results
+from lm.evaluation.evaluate import write_results
+from lm.evaluation.tasks import SHORT, Asking, askers
+from lm.evaluation.tasks.choice import Scoring, score
+from lm.evaluation.testset import Pack
 from lm.generate import load
-from lm.pack import Pack
-from lm.score import Scoring, score
-from lm.train import TrainSettings, train
+from lm.training.train import TrainSettings, train
 from shards.read import read_index
 
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}

@@ -1,19 +1,19 @@
 """Published test sets into packs.
 
 `convert` reads a copy that the user has, as a folder or a zip, and writes a pack. A copy that is not whole, by the
-counts its authors published (`lm.published`), is refused, or with `partial` marked in the pack's version.
+counts its authors published (`lm.evaluation.datasets.published`), is refused, or with `partial` marked in the pack's
+version.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from lm import convert_choice as choice
-from lm import convert_speech as speech
-from lm.convert_choice import Reader
-from lm.pack import DIRECTIONS, MANIFEST, Item, Pack, Part, write_pack
-from lm.published import PUBLISHED, Published
-from lm.tree import Options, Tree
+from lm.evaluation.datasets import choice, speech
+from lm.evaluation.datasets.archive import Options, Tree
+from lm.evaluation.datasets.choice import Reader
+from lm.evaluation.datasets.published import PUBLISHED, Published
+from lm.evaluation.testset import DIRECTIONS, MANIFEST, Item, Pack, Part, write_pack
 
 VERSION = "1"
 """Of these converters: another number where the same copy would give another pack."""
@@ -48,7 +48,7 @@ def convert(
     """Write a pack from a copy of a published test set.
 
     Args:
-        kind: a name in `lm.published.PUBLISHED`.
+        kind: a name in `lm.evaluation.datasets.published.PUBLISHED`.
         source: folder or zip.
         folder: the pack; must be new, empty, or a pack to write anew.
         split: which part of the set to test on; None: the one that results are published for.

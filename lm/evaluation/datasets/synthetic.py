@@ -18,14 +18,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from corpus.grammar import MOODS, TOPICS, recall_story
-from corpus.miniature import RATES, spoken_as
-from corpus.pairs import sentence_pairs, twin_moods, twin_stories, word_pairs
-from corpus.synth import keyed_rng, speak_all, speaker
-from lm.pack import ITEMS, MANIFEST, Item, Pack, Part, read_pack, write_pack
+from corpus.synthetic.grammar import MOODS, TOPICS, recall_story
+from corpus.synthetic.pairs import sentence_pairs, twin_moods, twin_stories, word_pairs
+from corpus.synthetic.speech import keyed_rng, speak_all, speaker
+from corpus.synthetic.stories import RATES, spoken_as
+from lm.evaluation.testset import ITEMS, MANIFEST, Item, Pack, Part, read_pack, write_pack
 
 VERSION = "1"
-VOICES = (8, 9, 10)  # of corpus.synth.VOICES: the demo's corpus and the study's use those before
+VOICES = (8, 9, 10)  # of corpus.synthetic.speech.VOICES: the demo's corpus and the study's use those before
 ACROSS = ("T", "S", "T->S", "S->T")
 NAMES = (
     "words",
@@ -37,7 +37,7 @@ NAMES = (
     "sentiment-said",
     "sentiment-heard",
 )
-FACTS = {"version": VERSION, "licence": "CC0-1.0", "source": "corpus.grammar, spoken by espeak-ng"}
+FACTS = {"version": VERSION, "licence": "CC0-1.0", "source": "corpus.synthetic.grammar, spoken by espeak-ng"}
 
 
 class Recorder:

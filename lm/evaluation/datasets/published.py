@@ -1,6 +1,7 @@
 """The test sets that others published: how they lie on disk, how many items they have, where a user gets them.
 
-Nothing is fetched from here. `lm.convert` reads a copy that the user has, and compares its counts with these.
+Nothing is fetched from here. `lm.evaluation.datasets.convert` reads a copy that the user has, and compares its counts
+with these.
 """
 
 from collections.abc import Mapping

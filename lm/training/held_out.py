@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lm.model import IGNORE, Model
-from lm.processes import together
+from lm.training.distributed import together
 from shards.vocabulary import KINDS
 
 

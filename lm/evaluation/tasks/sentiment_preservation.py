@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from lm.evaluation.sentiment import Judge
+from lm.evaluation.tasks.choice import interval
+from lm.evaluation.testset import DIRECTIONS, Item, Pack, as_prompt
 from lm.generate import generate_batch, parts, prompt
 from lm.model import Model
-from lm.pack import DIRECTIONS, Item, Pack, as_prompt
-from lm.score import interval
-from lm.sentiment import Judge
 from shards.vocabulary import Vocabulary
 
 NEW_TOKENS = {"T": 50, "S->T": 50, "T->S": 200, "S": 300}

@@ -165,7 +165,7 @@ def restore(
 
 def commit() -> str | None:
     """The commit of the code that runs, if it runs from a repository."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False

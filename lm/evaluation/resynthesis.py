@@ -20,14 +20,14 @@ import numpy as np
 import soundfile
 
 from corpus.records import SAMPLE_RATE
-from lm.few_shot import error_rate, plain, resampled
-from lm.pack import Item
-from lm.score import interval
-from lm.sentiment import heard, learn
-from lm.voice import speak, write_down
+from lm.evaluation.external_tools import speak, write_down
+from lm.evaluation.sentiment import heard, learn
+from lm.evaluation.tasks.choice import interval
+from lm.evaluation.tasks.few_shot import error_rate, plain, resampled
+from lm.evaluation.testset import Item
 from shards.stream import PITCH_RATE, STYLE_RATE, merge
 from units.deduplicate import deduplicate
-from units.f0 import F0, extract
+from units.prosody.f0 import F0, extract
 
 GROSS = 0.2
 """A pitch further off than this share of the true one is a gross error."""
@@ -59,8 +59,8 @@ class Tokenizers:
     units: Callable[[np.ndarray], np.ndarray]  # (T,) float32 -> (F,) int
     hop: int  # samples of a unit
     codes: int
-    pitch: Any = None  # units.pitch.PitchTokenizer
-    style: Any = None  # units.style.StyleTokenizer
+    pitch: Any = None  # units.prosody.pitch.PitchTokenizer
+    style: Any = None  # units.prosody.style.StyleTokenizer
 
     def rates(self) -> dict[str, tuple[float, int]]:
         """Tokens per second before deduplication, and how many different ones, by kind."""

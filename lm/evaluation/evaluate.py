@@ -13,17 +13,16 @@ from typing import Any
 import torch
 import transformers
 
-from lm.checkpoint import commit
+from lm.evaluation.tasks.base import Asker
+from lm.evaluation.tasks.choice import Scoring, score
+from lm.evaluation.testset import Listen, Pack, hear
 from lm.generate import load
-from lm.model import Model, replace
-from lm.pack import Listen, Pack, hear
-from lm.score import Scoring, score
+from lm.model import replace
+from lm.training.checkpoint import commit
 from shards.vocabulary import Vocabulary
 
 FORMAT, SCHEMA = "wordweave evaluation", 1
 Say = Callable[[str], None]
-Asker = Callable[[Model, Vocabulary, Pack, str, Mapping[str, str]], dict[str, Any]]
-"""Asks a model the items of a pack in one direction, given its recordings' unit names: a row of the results."""
 
 
 def evaluate(
@@ -48,8 +47,8 @@ def evaluate(
         askers: by task, for packs that are not to choose from; a row without one says that it was not run.
 
     Returns:
-        JSON-able: what was asked of what, and a row for every pack and direction as `lm.score.score` or
-        the asker gives it.
+        JSON-able: what was asked of what, and a row for every pack and direction as `lm.evaluation.tasks.choice.score`
+        or the asker gives it.
     """
     model, own = load(directory, device=device)
     if vocabulary is not None and own.hash != vocabulary.hash:

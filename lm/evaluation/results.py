@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PAPER = Path(__file__).parent / "data" / "paper.json"
+PAPER = Path(__file__).parents[1] / "data" / "paper.json"
 BESIDE = ("Base", "Expressive")
 """The paper's models that stand beside ours."""
 

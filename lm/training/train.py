@@ -24,7 +24,9 @@ from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from lm.checkpoint import (
+from lm.lora import TARGETS, adapt
+from lm.model import IGNORE, Model, flops_per_token, preset, replace
+from lm.training.checkpoint import (
     CHECKPOINTS,
     generator_states,
     last_checkpoint,
@@ -35,12 +37,10 @@ from lm.checkpoint import (
     saving,
     whole,
 )
-from lm.curve import board, draw
-from lm.held_out import evaluate, mean_loss, mixed, prepare, sentence
-from lm.lora import TARGETS, adapt
-from lm.model import IGNORE, Model, flops_per_token, preset, replace
-from lm.muon import Muon
-from lm.processes import everyone, leave, processes, together
+from lm.training.distributed import everyone, leave, processes, together
+from lm.training.held_out import evaluate, mean_loss, mixed, prepare, sentence
+from lm.training.muon import Muon
+from lm.training.plots import board, draw
 from shards.read import open_stream, read_documents
 from shards.vocabulary import KINDS, Vocabulary
 

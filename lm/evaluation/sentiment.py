@@ -18,8 +18,8 @@ import torch
 
 from corpus.audio import decode, probe
 from corpus.records import SAMPLE_RATE, Reject, Utterance
-from lm.convert_speech import SENTIMENTS
-from lm.voice import speak
+from lm.evaluation.datasets.speech import SENTIMENTS
+from lm.evaluation.external_tools import speak
 
 Judge = Callable[[Sequence[str]], list[str | None]]
 """Sentiment of each text, or of each token string, one of the labels; None where there is nothing to judge."""

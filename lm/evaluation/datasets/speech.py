@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from lm.pack import SPLITS, Item, Part
-from lm.tree import Options, Tree
+from lm.evaluation.datasets.archive import Options, Tree
+from lm.evaluation.testset import SPLITS, Item, Part
 
 EXAMPLES = 200
 """Recordings of another split that are kept to draw examples from, at most."""

@@ -1,0 +1,1 @@
+"""Published and synthetic test sets as test-set folders."""
