@@ -21,16 +21,16 @@ from corpus.audio import decode
 from corpus.documents import read_documents, write_documents
 from corpus.records import Reject, Utterance
 from pipelines import settings as toml
-from pipelines.deal import deal
-from pipelines.parts import corpus_hash, map_tasks, origin, part_names, parts
-from pipelines.planner import markers, plan
-from pipelines.run import Engine, run_stage
+from pipelines.engines.requirements import versions
+from pipelines.execution.planner import markers, plan
+from pipelines.execution.runner import Engine, run_stage
+from pipelines.execution.task import Task, marker, marker_of, sha256, utterance, write_atomically
+from pipelines.layout import corpus_hash, map_tasks, origin, part_names, parts
 from pipelines.settings import Settings, one_of
-from pipelines.shard import WriteShard, in_writing
-from pipelines.split import Split, choose, draw
-from pipelines.stage import Task, marker, marker_of, sha256, utterance, write_atomically
-from pipelines.stages import AlignWords, EncodeUnits, SampleFrames
-from pipelines.versions import versions
+from pipelines.steps.assign_shards import deal
+from pipelines.steps.interleave import WriteShard, in_writing
+from pipelines.steps.split import Split, choose, draw
+from pipelines.steps.units import AlignWords, EncodeUnits, SampleFrames
 
 if TYPE_CHECKING:
     from shards.vocabulary import Vocabulary

@@ -18,17 +18,17 @@ import pyarrow as pa
 
 from corpus import files
 from pipelines.build import Say, save, units_stage
-from pipelines.parts import map_tasks, origin, part_names, parts
-from pipelines.run import Engine, run_stage
+from pipelines.execution.runner import Engine, run_stage
+from pipelines.execution.task import TableStage, Task, marker, marker_of, task_of, write_atomically
+from pipelines.layout import map_tasks, origin, part_names, parts
 from pipelines.settings import Settings
-from pipelines.stage import TableStage, Task, marker, marker_of, task_of, write_atomically
-from pipelines.stages import ListeningStage, Row, decoded, reasons
-from pipelines.together import run_together
-from units import pitch as pitches
-from units import style as styles
-from units.f0 import F0, extract, identity
-from units.style import ENOUGH, FEATURES
-from units.wav2vec2 import Wav2Vec2Style
+from pipelines.steps.fused import run_together
+from pipelines.steps.units import ListeningStage, Row, decoded, reasons
+from units.prosody import pitch as pitches
+from units.prosody import style as styles
+from units.prosody.f0 import F0, extract, identity
+from units.prosody.style import ENOUGH, FEATURES
+from units.prosody.wav2vec2_style import Wav2Vec2Style
 
 PROSODY = pa.schema(
     [

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from corpus import files
 from corpus.records import SAMPLE_RATE
-from pipelines.planner import NEW, markers, plan
-from pipelines.stage import Stage, Task, run_task
+from pipelines.execution.planner import NEW, markers, plan
+from pipelines.execution.task import Stage, Task, run_task
 
 ENGINES = ("beam", "local", "spark")
 
@@ -54,13 +54,13 @@ class Engine:
             Unusable: no Java, no job server, another Python on the workers, ..., in one line.
         """
         if self.name == "spark":
-            from pipelines import spark
+            from pipelines.engines import spark
 
             spark.session(self.workers, self.master, self.extra)
         elif self.name == "beam" and self.extra:
             beam_engine().ready(self.workers, self.extra)
         elif self.name == "beam" and self.workers > 1:
-            from pipelines import worker
+            from pipelines.engines import beam_forkserver as worker
 
             worker.parent()  # imports what workers need while this process reads the source
 
@@ -79,7 +79,7 @@ def beam_engine() -> ModuleType:
     """The Beam engine, imported here: other engines and `--help` need no Beam."""
     logging.disable(logging.WARNING)  # it warns of what it can do without
     try:
-        from pipelines import beam
+        from pipelines.engines import beam
     finally:
         logging.disable(logging.NOTSET)
     return beam
@@ -121,7 +121,7 @@ def run_tasks(stage: Stage, build: Path, todo: list[Task], engine: Engine) -> No
     if engine.name == "beam":
         beam_engine().run(stage, build, todo, workers=workers, extra=engine.extra)
     elif engine.name == "spark":
-        from pipelines import spark
+        from pipelines.engines import spark
 
         spark.run(stage, build, todo, engine.workers, engine.master, engine.extra)
     else:

@@ -10,9 +10,9 @@ import numpy as np
 from aligners.normalise import normalise
 from corpus import files
 from corpus.records import SAMPLE_RATE, Word
-from pipelines.split import Split, fates
-from pipelines.stage import Task, utterance
-from pipelines.stages import FIELDS
+from pipelines.execution.task import Task, utterance
+from pipelines.steps.split import Split, fates
+from pipelines.steps.units import FIELDS
 from shards.interleave import Strategy, document, generator, interleave, speech_tokens
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary

@@ -6,9 +6,9 @@ documents come first, so that recordings added later touch the last shards alone
 
 from pathlib import Path
 
-from pipelines.parts import hashes_of, part_names
-from pipelines.shard import WriteShard, inputs_of
-from pipelines.stage import Task, marker, task_of
+from pipelines.execution.task import Task, marker, task_of
+from pipelines.layout import hashes_of, part_names
+from pipelines.steps.interleave import WriteShard, inputs_of
 from shards.write import SPLITS, STREAMS
 
 Piece = tuple[str, str, int, int]

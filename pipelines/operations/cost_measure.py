@@ -24,7 +24,7 @@ from corpus.documents import write_documents
 from corpus.manifest import RejectedRow
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 from pipelines import build as steps
-from pipelines.run import Engine, run_stage
+from pipelines.execution.runner import Engine, run_stage
 from pipelines.settings import Settings, one_of, replace
 
 LOOK_AT = 5_000  # rows of the corpus that the sample is drawn from
@@ -222,7 +222,8 @@ class SampleBuild:
 
     def run(self, rows: list[Row]) -> None:
         """Every step, and again with nothing left to do."""
-        from pipelines import expressive, report
+        from pipelines.reports import report
+        from pipelines.steps import prosody as expressive
 
         self.ingest(rows)
         given = (self.folder, self.settings, Engine("local"))

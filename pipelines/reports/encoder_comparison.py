@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from units import kmeans
-from units.augment import with_noise
 from units.encoders import Encoder, bundled_codebook, load_encoder
+from units.pretraining.augment import with_noise
+from units.pretraining.targets import half_whitening, logmel_features
 from units.quality import describe, phone_quality, phones_at_frames
-from units.targets import half_whitening, logmel_features
 
 GAIN = 6.0  # dB, up and down
 LOGMEL = "logmel"  # the baseline of HuBERT papers' kind: log-mel with context, half-whitened; no encoder of a build

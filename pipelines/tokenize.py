@@ -14,15 +14,15 @@ from corpus import files
 from corpus.audio import decode, probe
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 from pipelines.build import codebook_path, drawn_rows, open_codebook, recall, units_dtype
-from pipelines.expressive import model_path
-from pipelines.stage import utterance
+from pipelines.execution.task import utterance
+from pipelines.steps.prosody import model_path
 from shards.stream import merge
-from units import pitch as pitches
-from units import style as styles
 from units.deduplicate import deduplicate
 from units.encoders import Encoder
-from units.f0 import extract
 from units.kmeans import Codebook
+from units.prosody import pitch as pitches
+from units.prosody import style as styles
+from units.prosody.f0 import extract
 from units.quantizers import LinearQuantizer
 
 

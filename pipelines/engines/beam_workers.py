@@ -14,7 +14,7 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWo
 from apache_beam.transforms.environments import Environment, python_sdk_capabilities
 from google.protobuf import json_format, text_format
 
-from pipelines.worker import parent
+from pipelines.engines.beam_forkserver import parent
 
 URN = "wordweave:env:forked:v1"
 

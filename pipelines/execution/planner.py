@@ -13,7 +13,7 @@ from typing import Any
 
 from corpus import files
 from corpus.records import SAMPLE_RATE
-from pipelines.stage import Stage, Task, remembered
+from pipelines.execution.task import Stage, Task, remembered
 
 NEW, GONE = "not made yet", "its output is gone"
 

@@ -13,9 +13,9 @@ from corpus.audio import decode
 from corpus.manifest import RejectedRow
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 from pipelines.build import part_names
-from pipelines.compare import Heard
-from pipelines.stage import utterance, write_atomically
-from units.targets import read_phones
+from pipelines.execution.task import utterance, write_atomically
+from pipelines.reports.encoder_comparison import Heard
+from units.pretraining.targets import read_phones
 
 Speech = tuple[Utterance, np.ndarray]
 
@@ -64,7 +64,7 @@ def find_phones(
     aligner = load_aligner(backend, **options)
     for item, wave in speech:
         if listen and not item.text:
-            from aligners.hear import hear
+            from aligners.transcribe import hear
 
             item = dataclasses.replace(item, text=hear(wave))
         (found,) = aligner.align([(item, wave)])

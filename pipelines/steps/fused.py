@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipelines.run import Engine, failure, run_stage
-from pipelines.stage import Task, done, run_task
-from pipelines.stages import Kept, ListeningStage
+from pipelines.execution.runner import Engine, failure, run_stage
+from pipelines.execution.task import Task, done, run_task
+from pipelines.steps.units import Kept, ListeningStage
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from corpus import files
 from pipelines import build as steps
-from pipelines import expressive
-from pipelines.deal import deal
-from pipelines.parts import listed, map_tasks, part_names
-from pipelines.planner import NEW, Plan, plan
+from pipelines.execution.planner import NEW, Plan, plan
+from pipelines.execution.task import Stage, Task
+from pipelines.layout import listed, map_tasks, part_names
 from pipelines.settings import Settings
-from pipelines.stage import Stage, Task
+from pipelines.steps import prosody as expressive
+from pipelines.steps.assign_shards import deal
 
 SMALL = ("manifest", "text", "codebooks", "tokenizer")
 

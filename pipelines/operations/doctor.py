@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines import build as steps
-from pipelines.cloud import client_missing, credentials_file
-from pipelines.plan import readable
+from pipelines.engines.google_client import client_missing, credentials_file
+from pipelines.operations.cost_estimate import readable
 
 PYTHON = (3, 11)
 JAVA = 17  # the oldest that Spark 4 runs on

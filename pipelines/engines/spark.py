@@ -15,8 +15,8 @@ from typing import Any
 
 from corpus import files
 from corpus.records import Unusable
-from pipelines.stage import Stage, Task, run_task
-from pipelines.versions import java, same_versions, versions
+from pipelines.engines.requirements import java, same_versions, versions
+from pipelines.execution.task import Stage, Task, run_task
 
 MOST_SLICES = 100_000  # of a job: the driver holds something for each
 HELD: dict[str, Any] = {}
@@ -47,7 +47,7 @@ def session(workers: int, master: str, extra: tuple[str, ...]) -> Any:
     ours = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
     if master.startswith("local"):
         ours |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-        root = str(Path(__file__).resolve().parent.parent)  # where a checkout is not installed
+        root = str(Path(__file__).resolve().parents[2])  # where a checkout is not installed
         ours["spark.executorEnv.PYTHONPATH"] = os.pathsep.join(
             filter(None, [root, os.environ.get("PYTHONPATH")])
         )

@@ -17,9 +17,9 @@ import soundfile
 
 from corpus import files
 from corpus.records import SAMPLE_RATE
-from pipelines.stage import Task, batches, done, run_task
-from pipelines.stages import ListeningStage, Row, decoded
-from pipelines.together import Together
+from pipelines.execution.task import Task, batches, done, run_task
+from pipelines.steps.fused import Together
+from pipelines.steps.units import ListeningStage, Row, decoded
 
 
 def listing(build: Path, task: Task) -> Path:

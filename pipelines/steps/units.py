@@ -19,7 +19,7 @@ from aligners.quality import agreement, differences, judge
 from corpus import files
 from corpus.audio import decode
 from corpus.records import SAMPLE_RATE, Reject, Utterance
-from pipelines.stage import TableStage, Task, ahead, batches, utterance
+from pipelines.execution.task import TableStage, Task, ahead, batches, utterance
 
 UNITS = pa.schema(
     [("id", pa.string()), ("units", pa.list_(pa.int16())), ("reject", pa.string()), ("detail", pa.string())]
@@ -93,7 +93,7 @@ class Kept:
 class ListeningStage(TableStage):
     """A stage made of decoded recordings. Those of the next batch are decoded while it works on this one.
 
-    `pipelines.together` runs several on one decode.
+    `pipelines.steps.fused` runs several on one decode.
     """
 
     name: ClassVar[str]

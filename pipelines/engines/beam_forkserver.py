@@ -1,4 +1,5 @@
-"""Local workers of Beam: `python -m pipelines.worker DRIVER_PID SOCKET` imports what stages need, once, and forks.
+"""Local workers of Beam: `python -m pipelines.engines.beam_forkserver DRIVER_PID SOCKET` imports what stages need,
+once, and forks.
 
 A worker that is started anew imports torch and Beam for seconds, in each stage. Here one process of the build does that
 while the driver still reads its source; each stage's workers are forks of it, ready at once, and gone with their models
@@ -22,7 +23,7 @@ from pathlib import Path
 
 LONGEST = 1 << 17
 """Bytes of one worker's environment; Linux sends as many in one piece."""
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HELD: dict[str, socket.socket] = {}
 """In the driver: its connection to the parent of its workers."""
 
@@ -31,7 +32,13 @@ def parent() -> socket.socket:
     """In the driver: the connection to the parent of its workers, which is started at the first call."""
     if "parent" not in HELD:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        words = [sys.executable, "-m", "pipelines.worker", str(os.getpid()), str(theirs.fileno())]
+        words = [
+            sys.executable,
+            "-m",
+            "pipelines.engines.beam_forkserver",
+            str(os.getpid()),
+            str(theirs.fileno()),
+        ]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         process = subprocess.Popen(
             words, pass_fds=[theirs.fileno()], start_new_session=True, env={**os.environ, "PYTHONPATH": path},
@@ -100,8 +107,8 @@ def warm() -> None:
     from apache_beam.runners.worker import sdk_worker_main  # noqa: F401
 
     from aligners import pocketsphinx  # noqa: F401
-    from pipelines import beam, shard, together  # noqa: F401
-    from units import encode, hubert, quantizers  # noqa: F401
+    from pipelines.steps import fused as together  # noqa: F401
+    from units.hubert import encoder as hubert  # noqa: F401
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
     driver   = (hours * seconds per hour + seconds once) / speed / 3600
     cost     = hours of shared steps * workers * price + hours of the driver * price
 
-A step on GPUs: hours / (gpus * real-time factor). What is per hour and what is once, `pipelines.measure` says.
+A step on GPUs: hours / (gpus * real-time factor). What is per hour and what is once,
+`pipelines.operations.cost_measure` says.
 """
 
 import math
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from corpus.manifest import part_length
-from pipelines.measure import HEARD, Measured
+from pipelines.operations.cost_measure import HEARD, Measured
 from pipelines.settings import Settings
 
 MOST_PARTS = 1_000_000  # planned in under a minute and a gigabyte

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from corpus import files
-from pipelines.stage import Stage, Task, keys
+from pipelines.execution.task import Stage, Task, keys
 
 
 class Part(NamedTuple):

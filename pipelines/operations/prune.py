@@ -13,9 +13,9 @@ from typing import Any
 
 from corpus import files
 from pipelines import build as steps
-from pipelines.parts import map_tasks, part_names
+from pipelines.execution.task import Stage, marker
+from pipelines.layout import map_tasks, part_names
 from pipelines.settings import Settings
-from pipelines.stage import Stage, marker
 
 TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.tmp-\d+-[0-9a-f]{8}|\.(manifest|text)\.unfinished/.*")
 PART = re.compile(r"(units|words|prosody|pitch|style|frames)/(part-\d{5,}\.parquet)(\.done|\.failed)?")
@@ -94,7 +94,7 @@ def current(
     build: Path, settings: Settings, say: steps.Say
 ) -> tuple[dict[str, Callable[[str], bool]], set[str]]:
     """Table -> whether an output of it is of the present settings; and the names of the manifest's parts."""
-    from pipelines import expressive
+    from pipelines.steps import prosody as expressive
 
     def by_key(table: str, stage: Stage) -> Callable[[str], bool]:
         wanted = {task.output: task.key for task in map_tasks(build, stage, table)}

@@ -19,11 +19,11 @@ from pipelines.build import (
     remember,
     save,
 )
-from pipelines.parts import map_tasks
-from pipelines.run import Engine, alone, run_stage
+from pipelines.execution.runner import Engine, alone, run_stage
+from pipelines.execution.task import marker_of, sha256, write_atomically
+from pipelines.layout import map_tasks
 from pipelines.settings import Settings
 from pipelines.settings import replace as change
-from pipelines.stage import marker_of, sha256, write_atomically
 from units.encoders import load_encoder
 from units.quality import describe, entropy
 from units.quantizers import load_codebook

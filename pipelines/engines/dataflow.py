@@ -29,11 +29,11 @@ from apache_beam.options.pipeline_options import (
 
 from corpus import files
 from corpus.records import Unusable
-from pipelines import waves
-from pipelines.cloud import client_missing
-from pipelines.stage import Stage, Task
-from pipelines.stages import ListeningStage
-from pipelines.together import Together
+from pipelines.engines import predecode as waves
+from pipelines.engines.google_client import client_missing
+from pipelines.execution.task import Stage, Task
+from pipelines.steps.fused import Together
+from pipelines.steps.units import ListeningStage
 
 RUNNER = "DataflowRunner"
 BLOCK = 1_000  # tasks in one listed file

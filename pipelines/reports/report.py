@@ -11,8 +11,8 @@ from jinja2 import Environment, PackageLoader
 from corpus import files
 from corpus.records import REASONS, SAMPLE_RATE
 from pipelines.build import part_names, recall
-from pipelines.split import FATES, fates
-from pipelines.stage import marker, write_atomically
+from pipelines.execution.task import marker, write_atomically
+from pipelines.steps.split import FATES, fates
 from shards.show import read_spans
 from shards.write import STREAMS
 

@@ -12,10 +12,10 @@ from jinja2 import Environment, PackageLoader
 from corpus import files
 from corpus.records import SAMPLE_RATE
 from pipelines.build import codebook_path, drawn_speech, open_codebook, part_names, recall, units_dtype
+from pipelines.execution.task import marker, sha256, write_atomically
 from pipelines.settings import Settings
-from pipelines.stage import marker, sha256, write_atomically
-from units.augment import with_noise
 from units.encode import encode_units
+from units.pretraining.augment import with_noise
 from units.quality import Usage, phone_quality, phones_at_frames
 
 NOISE = (20.0, 10.0)  # dB

@@ -14,9 +14,10 @@ from apache_beam.transforms.environments import ExternalEnvironment
 
 from corpus import files
 from corpus.records import Unusable
-from pipelines import dataflow, local
-from pipelines.stage import Stage, Task, run_task
-from pipelines.versions import java, same_versions, versions
+from pipelines.engines import beam_workers as local
+from pipelines.engines import dataflow
+from pipelines.engines.requirements import java, same_versions, versions
+from pipelines.execution.task import Stage, Task, run_task
 
 
 class RunTask(beam.DoFn):

@@ -1,0 +1,1 @@
+"""Cost, health and clean-up of builds."""

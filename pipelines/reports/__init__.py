@@ -1,0 +1,1 @@
+"""What a build holds and how good it is."""
