@@ -1,7 +1,10 @@
 """The front door: `wordweave COMMAND`. Heavy imports stay inside commands, so that `--help` is instant."""
 
-from commands import data, encoder, evaluate, look, mfa, model, packs, resynthesis, study, upkeep
-from commands.door import cli
+from commands import build as data
+from commands import encoder, evaluate, mfa, model, packs, resynthesis, study
+from commands import inspect as look
+from commands import operations as upkeep
+from commands.cli import cli
 
 ROOMS = (data, encoder, evaluate, look, mfa, model, packs, resynthesis, study, upkeep)
 """Where the commands are: each module adds its own to `cli`."""

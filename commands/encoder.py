@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.data import fit
-from commands.door import FILE, cli, command, say
+from commands.build import fit
+from commands.cli import FILE, cli, command, say
 
 if TYPE_CHECKING:
-    from units.pretrain import PretrainSettings
-    from units.recipe import Recipe
+    from units.pretraining.recipe import Recipe
+    from units.pretraining.train import PretrainSettings
 
 SOURCE = click.Path(exists=True, path_type=Path)
 
@@ -53,9 +53,9 @@ def fit_encoder(
     `[units] encoder` names. A config with [[stages]] trains them one after the other and fits a codebook too; there
     --resume also skips what is finished and begins what is not there yet.
     """
-    from pipelines.phones import read_speech
-    from units.pretrain import Recording, pretrain
-    from units.recipe import follow
+    from pipelines.reports.phones import read_speech
+    from units.pretraining.recipe import follow
+    from units.pretraining.train import Recording, pretrain
 
     given = {name: str(v) if isinstance(v, Path) else v for name, v in said.items() if v is not None}
     recipe = read_recipe(config, given, output)
@@ -121,7 +121,7 @@ def read_recipe(config: Path | None, said: dict[str, Any], output: Path) -> "Rec
         return None
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         raise click.UsageError(f"{config}: need tables [[stages]], got {stages!r}")
-    from units.recipe import Recipe, stage_folder
+    from units.pretraining.recipe import Recipe, stage_folder
 
     made = []
     for number, stage in enumerate(stages, start=1):
@@ -140,8 +140,8 @@ def read_pretraining(config: Path | None, said: dict[str, Any]) -> "PretrainSett
 
 def pretraining_of(place: str, content: dict[str, Any], said: dict[str, Any]) -> "PretrainSettings":
     """Settings from what a TOML file says and the options beside it."""
-    from units.augment import AugmentSettings
-    from units.pretrain import NetworkSettings, PretrainSettings
+    from units.pretraining.augment import AugmentSettings
+    from units.pretraining.train import NetworkSettings, PretrainSettings
 
     kinds: dict[str, Any] = {"network": NetworkSettings, "augment": AugmentSettings}
     content = dict(content)
@@ -151,7 +151,7 @@ def pretraining_of(place: str, content: dict[str, Any], said: dict[str, Any]) ->
                 content[name] = kind(**checked(f"{place}: [{name}]", content[name], kind))
         settings = PretrainSettings(**checked(place, content, PretrainSettings) | said)
         if settings.phones and "phones" not in settings.targets:
-            from units.targets import count_phones
+            from units.pretraining.targets import count_phones
 
             targets = settings.targets | {"phones": count_phones(settings.phones)}
             settings = dataclasses.replace(settings, targets=targets)
@@ -189,7 +189,7 @@ def phones(sources: tuple[Path, ...], output: Path, hear: bool) -> dict[str, Any
 
     SOURCES are JSONL manifests or builds, in English.
     """
-    from pipelines.phones import write_phones
+    from pipelines.reports.phones import write_phones
 
     return write_phones(list(sources), output, listen=hear, progress=say)
 
@@ -223,9 +223,9 @@ def compare(
     ENCODERS are "compact", "mfcc", "logmel" (a baseline), folders in Hugging Face format and so on; "NAME@4" takes
     layer 4. Units should tell phones of speakers never seen (xPNMI), and stay in noise and at another gain.
     """
-    from pipelines.compare import as_table, brief_row
-    from pipelines.compare import compare as run
-    from pipelines.phones import speech_with_phones, waveforms_of
+    from pipelines.reports.encoder_comparison import as_table, brief_row
+    from pipelines.reports.encoder_comparison import compare as run
+    from pipelines.reports.phones import speech_with_phones, waveforms_of
 
     rejects: dict[str, int] = {}
     items = speech_with_phones(speech, phones_file, backend, set(speakers), most, rejects)

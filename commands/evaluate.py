@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from commands.door import FILE, FOLDER, cli, command, say
+from commands.cli import FILE, FOLDER, cli, command, say
 
 
 @command(cli)
@@ -65,14 +65,14 @@ def evaluate(
     In text, in speech and across; recordings are encoded as BUILD's speech was. Without --pack the synthetic packs are
     spoken into BUILD/evaluation.
     """
-    from lm import scoreboard
-    from lm.askers import SHORT, Asking, askers
-    from lm.evaluate import evaluate as run
-    from lm.evaluate import write_results
-    from lm.pack import read_pack
-    from lm.score import Scoring
-    from lm.synthetic import make_packs
-    from pipelines.listen import described, listener
+    from lm.evaluation import results as scoreboard
+    from lm.evaluation.datasets.synthetic import make_packs
+    from lm.evaluation.evaluate import evaluate as run
+    from lm.evaluation.evaluate import write_results
+    from lm.evaluation.tasks import SHORT, Asking, askers
+    from lm.evaluation.tasks.choice import Scoring
+    from lm.evaluation.testset import read_pack
+    from pipelines.tokenize import described, listener
     from shards.vocabulary import Vocabulary
 
     vocabulary = Vocabulary.load(build / "shards")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from commands.door import FOLDER, cli, command, say
+from commands.cli import FOLDER, cli, command, say
 
 
 @cli.group()
@@ -93,8 +93,8 @@ def corpus(build: Path, folder: Path) -> dict[str, Any]:
     from aligners.alignment import Item, prepare_safely
     from aligners.mfa import write_corpus
     from pipelines.build import part_names
-    from pipelines.stage import batches
-    from pipelines.stages import decoded
+    from pipelines.execution.task import batches
+    from pipelines.steps.units import decoded
 
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: is not empty; name a new folder")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from commands.door import FILE, FOLDER, cli, command, say
+from commands.cli import FILE, FOLDER, cli, command, say
 
 
 class InOrder(click.Command):
@@ -43,8 +43,8 @@ def train(
 
     from tqdm import tqdm
 
-    from lm.train import TrainSettings
-    from lm.train import train as run
+    from lm.training.train import TrainSettings
+    from lm.training.train import train as run
 
     said: dict[str, Any] = {}
     if config:
@@ -148,7 +148,7 @@ def generate(
     import torch
 
     from lm import generate as lm
-    from pipelines.listen import listen
+    from pipelines.tokenize import listen
     from shards.show import read_spans
 
     given: dict[str, Any] = {"text": iter(text), "audio": iter(audio), "spoken": iter(spoken)}

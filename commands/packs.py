@@ -5,20 +5,20 @@ from typing import Any
 
 import click
 
-from commands.door import FOLDER, cli, command, say
+from commands.cli import FOLDER, cli, command, say
 
 KINDS = (
     "swuggy", "sblimp", "tstorycloze", "sstorycloze", "blimp", "mmlu", "librispeech", "fluent", "slurp",
     "speech-commands", "expresso", "emov", "sentiment", "intents",
 )  # fmt: skip
-"""As in lm.published, which `--help` does not load."""
+"""As in lm.evaluation.datasets.published, which `--help` does not load."""
 
 
 def tell(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
     """Print what each set must hold and where it is given away."""
     if not asked:
         return
-    from lm.published import PUBLISHED
+    from lm.evaluation.datasets.published import PUBLISHED
 
     for one in PUBLISHED.values():
         counts = ", ".join(f"{count} in {split}" for split, count in one.counts.items())
@@ -61,7 +61,7 @@ def pack(
 
     SOURCE is your copy, a folder or a zip; nothing is downloaded. Its counts are compared with the published ones.
     """
-    from lm.convert import convert
+    from lm.evaluation.datasets.convert import convert
 
     made = convert(kind, source, folder, split=split, shots=shots, partial=partial)
     say(f"{kind}: {made.facts['counted']}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from commands.door import FOLDER, cli, command
+from commands.cli import FOLDER, cli, command
 
 
 @command(cli)
@@ -36,15 +36,15 @@ def resynthesis(
     Bits per second, F0 decoded from pitch tokens, labels told by tokens; with a vocoder also what comes out of it.
     The paper's numbers stand beside.
     """
-    from lm import scoreboard
-    from lm.evaluate import write_results
-    from lm.pack import read_pack
-    from lm.resynthesis import Recording, Tokenizers, check
+    from lm.evaluation import results as scoreboard
+    from lm.evaluation.evaluate import write_results
+    from lm.evaluation.resynthesis import Recording, Tokenizers, check
+    from lm.evaluation.testset import read_pack
     from pipelines.build import drawn_speech, recall
-    from pipelines.expressive import model_path
-    from pipelines.listen import models
+    from pipelines.steps.prosody import model_path
+    from pipelines.tokenize import models
     from shards.vocabulary import Vocabulary
-    from units import pitch, style
+    from units.prosody import pitch, style
 
     if named is None:
         name, version = build.name, "own recordings"

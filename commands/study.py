@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.door import FILE, FOLDER, cli, command, say
+from commands.cli import FILE, FOLDER, cli, command, say
 
 if TYPE_CHECKING:
-    from lm.pack import Pack
-    from lm.study import Job, Row
+    from lm.evaluation.study import Job, Row
+    from lm.evaluation.testset import Pack
     from pipelines.settings import Settings
 
 
@@ -37,8 +37,8 @@ class Study:
 
 def read_study(path: Path) -> Study:
     """Read a study's config; unknown names are refused."""
-    from lm.study import Row
-    from lm.train import TrainSettings
+    from lm.evaluation.study import Row
+    from lm.training.train import TrainSettings
 
     try:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -83,8 +83,8 @@ def study(folder: Path, config: Path, workers: int, only: tuple[str, ...]) -> di
     Speaks corpora, runs them through the pipeline, trains a model for every row of CONFIG and scores it on held-out
     stories: table, JSON and picture in FOLDER. What is finished is kept: run it again after a crash.
     """
-    from lm import study as studies
-    from lm.evaluate import write_results
+    from lm.evaluation import study as studies
+    from lm.evaluation.evaluate import write_results
 
     started = time.monotonic()
     asked = read_study(config)
@@ -143,7 +143,7 @@ def study(folder: Path, config: Path, workers: int, only: tuple[str, ...]) -> di
 
 def spoken(folder: Path, name: str, corpus: Mapping[str, Any]) -> Path:
     """The manifest of a corpus, spoken unless it stands as asked."""
-    from corpus.miniature import speak_miniature
+    from corpus.synthetic.stories import speak_miniature
 
     place = folder / "speech" / name
     note = place / "asked.json"
@@ -165,7 +165,7 @@ def texts(manifest: Path) -> frozenset[str]:
 
 def made_packs(folder: Path, asked: Study, rows: list["Row"], trained: frozenset[str]) -> "dict[str, Pack]":
     """The packs that rows ask for, without a story that was trained on."""
-    from lm.synthetic import make_packs
+    from lm.evaluation.datasets.synthetic import make_packs
 
     names = list(dict.fromkeys(name for row in rows for name in row.packs))
     return make_packs(folder / "packs", names=names, avoid=trained, say=say, **asked.test)
@@ -184,9 +184,9 @@ def test_texts(packs: "Mapping[str, Pack]") -> list[str]:
 def built(folder: Path, name: str, asked: Study, manifest: Path, workers: int) -> Path:
     """A corpus through the pipeline, as `wordweave build` does it."""
     from pipelines import build as steps
-    from pipelines import expressive
-    from pipelines import report as reports
-    from pipelines.run import Engine, alone
+    from pipelines.execution.runner import Engine, alone
+    from pipelines.reports import report as reports
+    from pipelines.steps import prosody as expressive
 
     build = folder / "builds" / name
     settings = pipeline_settings(asked.builds[name]["settings"], build, manifest)
@@ -217,8 +217,8 @@ def listened(
     folder: Path, build: Path, packs: "list[Pack]", workers: int
 ) -> tuple[dict[str, dict[str, str]], dict[str, Any]]:
     """Unit names of the packs' recordings, heard once with a build's tokenizers."""
-    from lm.pack import hear
-    from pipelines.listen import described, listen_all
+    from lm.evaluation.testset import hear
+    from pipelines.tokenize import described, listen_all
 
     facts = described(build)
     asked = hashlib.sha256(
@@ -245,8 +245,8 @@ def listened(
 
 def described_units(build: Path) -> dict[str, Any]:
     """What decides whether the effect can be seen at this size: units a word, units in use, entropy given the phone."""
-    from pipelines.card import write_card
-    from pipelines.report import report
+    from pipelines.reports.codebook_card import write_card
+    from pipelines.reports.report import report
 
     place = build / "codebooks" / "units.json"
     said = json.loads(place.read_text()) if place.is_file() else write_card(build, phones=100)
@@ -266,7 +266,7 @@ def described_units(build: Path) -> dict[str, Any]:
 
 def run_jobs(jobs: "list[Job]", workers: int) -> list[dict[str, Any]]:
     """All runs, so many at a time, each on one thread in a process of its own."""
-    from lm.study import measured, train_and_score
+    from lm.evaluation.study import measured, train_and_score
 
     runs = []
     context = multiprocessing.get_context("spawn")

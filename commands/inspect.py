@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from commands.door import FOLDER, cli, command, say
+from commands.cli import FOLDER, cli, command, say
 
 
 @command(cli)
@@ -15,7 +15,7 @@ def report(build: Path) -> dict[str, Any]:
 
     Writes report.json, rejects.jsonl and a page to look at into BUILD/report.
     """
-    from pipelines import report as reports
+    from pipelines.reports import report as reports
 
     return brief_report(reports.report(build), build)
 
@@ -35,7 +35,7 @@ def card(build: Path, phones: int) -> dict[str, Any]:
     Writes units.json and a page of plots into BUILD/codebooks: how BUILD's units are used, what they cost in bits, and
     how well they follow phones.
     """
-    from pipelines.card import write_card
+    from pipelines.reports.codebook_card import write_card
 
     said = write_card(build, phones=phones)
     numbers = ("used", "dead", "perplexity", "bitrate", "bitrate_deduplicated")
@@ -104,7 +104,7 @@ def verify(build: Path, utterances: int) -> dict[str, Any]:
     Every shard against its index: sums, members, vocabulary, nothing that could carry code. And the units of some
     utterances, drawn by hash, against a second encoding of each alone.
     """
-    from pipelines.listen import verify_units
+    from pipelines.tokenize import verify_units
     from shards.verify import verify as find
 
     if not (build / "shards" / "index.json").is_file():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from pipelines.run import Engine
+    from pipelines.execution.runner import Engine
     from pipelines.settings import Settings
 
 
@@ -150,7 +150,7 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def with_engine(
         *, engine: str, workers: int, master: str, engine_words: tuple[str, ...], **arguments: Any
     ) -> Any:
-        from pipelines.run import Engine
+        from pipelines.execution.runner import Engine
 
         try:
             asked = Engine(engine, workers, engine_words, master)

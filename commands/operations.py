@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from commands.door import FILE, FOLDER, cli, command, read_settings, say
+from commands.cli import FILE, FOLDER, cli, command, read_settings, say
 
 
 @command(cli)
@@ -75,8 +75,8 @@ def plan(
     import tempfile
 
     from pipelines import settings
-    from pipelines.measure import measure
-    from pipelines.plan import Workers, lines, predict
+    from pipelines.operations.cost_estimate import Workers, lines, predict
+    from pipelines.operations.cost_measure import measure
 
     asked = read_settings(config)
     if source is not None:
@@ -111,7 +111,7 @@ def doctor(build: Path | None) -> dict[str, Any]:
     One line each. Exit code 1 where something is wrong: what is only lacking is an option that cannot be used here.
     With BUILD, its health too.
     """
-    from pipelines.doctor import examine
+    from pipelines.operations.doctor import examine
 
     findings = []
     for finding in examine(build):
@@ -137,8 +137,8 @@ def prune(build: Path, yes: bool) -> dict[str, Any]:
     """
     from corpus import files
     from pipelines import build as steps
-    from pipelines import prune as pruning
-    from pipelines.run import alone
+    from pipelines.execution.runner import alone
+    from pipelines.operations import prune as pruning
 
     place = files.place(build)
     steps.recall(place)

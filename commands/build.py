@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.door import (
+from commands.cli import (
     FILE,
     FOLDER,
     Place,
@@ -19,10 +19,10 @@ from commands.door import (
     say,
     settings_of,
 )
-from commands.look import brief_report
+from commands.inspect import brief_report
 
 if TYPE_CHECKING:
-    from pipelines.run import Engine
+    from pipelines.execution.runner import Engine
     from pipelines.settings import Settings
 
 BACKEND = click.Choice(["pocketsphinx", "given", "ctc", "mfa"])
@@ -40,7 +40,7 @@ def synth(folder: Path, utterances: int, voices: int, seed: int) -> dict[str, An
     """
     from tqdm import tqdm
 
-    from corpus.synth import synthesise
+    from corpus.synthetic.speech import synthesise
 
     with tqdm(total=utterances, desc="synth", unit="utterance", file=sys.stderr) as bar:
         manifest = synthesise(
@@ -109,7 +109,7 @@ def fit_units(
     numbers = sweep_lists(lists)
     asked = settings_of(build, config)
     if lists or source:
-        from pipelines import lab
+        from pipelines.steps import codebook_sweep as lab
 
         if source:
             path = lab.import_codebook(build, asked, source, trust_pickle=trust_pickle)
@@ -135,7 +135,7 @@ def fit_pitch(build: Path, config: Path | None, engine: "Engine") -> dict[str, A
 
     On F0 drawn from all parts of BUILD by (seed, id). Without it the bundled one is used.
     """
-    from pipelines import expressive
+    from pipelines.steps import prosody as expressive
 
     return {"model": str(expressive.fit_pitch(build, settings_of(build, config), engine, say=say))}
 
@@ -149,7 +149,7 @@ def fit_style(build: Path, config: Path | None, engine: "Engine") -> dict[str, A
 
     On seconds of speech drawn from all parts of BUILD by (seed, id). Without it the bundled one is used.
     """
-    from pipelines import expressive
+    from pipelines.steps import prosody as expressive
 
     return {"codebook": str(expressive.fit_style(build, settings_of(build, config), engine, say=say))}
 
@@ -190,7 +190,7 @@ def pitch(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
 
     12.5 a second, from F0 above or below the speaker's mean. They go into shards with `use = true` under [pitch].
     """
-    from pipelines import expressive
+    from pipelines.steps import prosody as expressive
 
     return expressive.pitch(build, settings_of(build, config), engine, say=say)
 
@@ -204,7 +204,7 @@ def style(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
 
     One a second, from how it is said against the speaker's mean. They go into shards with `use = true` under [style].
     """
-    from pipelines import expressive
+    from pipelines.steps import prosody as expressive
 
     return expressive.style(build, settings_of(build, config), engine, say=say)
 
@@ -295,10 +295,10 @@ def build(
     """
     from corpus import files
     from pipelines import build as steps
-    from pipelines import card as cards
-    from pipelines import report as reports
     from pipelines import settings
-    from pipelines.run import alone
+    from pipelines.execution.runner import alone
+    from pipelines.reports import codebook_card as cards
+    from pipelines.reports import report as reports
 
     asked = read_settings(config)
     if source is not None:
@@ -315,7 +315,7 @@ def build(
         raise click.UsageError(f"corpus.source: no such file or folder {asked.corpus.source}")
     place = files.place(asked.build)
     if dry_run:
-        from pipelines.preview import preview
+        from pipelines.dry_run import preview
 
         found = preview(place, asked)
         for plan in found:
@@ -331,7 +331,7 @@ def build(
         steps.ready_codebook(place, asked, engine, say=say)
         tables = steps.expressive_tables(asked)
         if tables:
-            from pipelines import expressive
+            from pipelines.steps import prosody as expressive
 
             expressive.units_and_prosody(place, asked, engine)
         steps.encode(place, asked, engine)
