@@ -23,7 +23,7 @@ def real_speech() -> Path:
 def spoken_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Manifest of 24 utterances of four voices, synthesised once per test process."""
     pytest.importorskip("espeakng_loader", reason="the demo extra speaks the test corpus")
-    from corpus.synth import synthesise
+    from corpus.synthetic.speech import synthesise
 
     return synthesise(tmp_path_factory.mktemp("spoken"), utterances=24, voices=4, seed=1)
 
@@ -31,7 +31,7 @@ def spoken_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def huberts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Path]]:
     """A random HuBERT of each layout: (transformers model, its directory)."""
-    from hubert_toy import LAYOUTS, random_hubert
+    from tests.helpers.hubert import LAYOUTS, random_hubert
 
     found = {}
     for layout in LAYOUTS:

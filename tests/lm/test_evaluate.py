@@ -1,0 +1,358 @@
+"""Packs of the synthetic language, a model evaluated on them, and the study's table."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from corpus.synthetic.grammar import MOODS, TOPICS
+from corpus.synthetic.pairs import sentence_pairs, topical_words, twin_moods, twin_stories, word_pairs
+from corpus.synthetic.speech import keyed_rng
+from corpus.synthetic.stories import speak_miniature, stories, tell
+from lm.evaluation.datasets.synthetic import NAMES, VOICES, dictionary, make_packs
+from lm.evaluation.evaluate import evaluate, write_results
+from lm.evaluation.study import Row, gather, over_seeds, tabulate, tokens_seen, verdict
+from lm.evaluation.tasks import Asking, askers
+from lm.evaluation.testset import Item, Part, read_pack, write_pack
+from lm.model import Model, preset
+from lm.training.checkpoint import save_model
+from shards.vocabulary import Vocabulary
+from tests.helpers.lm import toy_vocabulary
+
+
+def rng(name):
+    return keyed_rng("test", name)
+
+
+def test_no_non_word_is_a_word():
+    pairs = word_pairs(rng("words"), 120, dictionary())
+    assert {pair.right for pair in pairs} <= set(topical_words())
+    assert not {pair.wrong for pair in pairs} & dictionary()
+    assert all(len(pair.right) == len(pair.wrong) for pair in pairs)
+    assert len({pair.wrong for pair in pairs}) == 120
+
+
+def test_wrong_sentences_say_the_same_words_in_another_order_or_another_pronoun():
+    for pair in sentence_pairs(rng("sentences"), 80):
+        right, wrong = (re.findall(r"\w+", text) for text in pair[:2])
+        if pair.group == "pronoun":
+            assert sum(a != b for a, b in zip(right, wrong)) == 1
+            assert {"he", "she"} & set(wrong)
+        else:
+            assert sorted(right) == sorted(wrong)
+            assert right != wrong
+
+
+def test_twin_stories_differ_in_topic_and_repeat_no_topical_word():
+    topical = set(topical_words())
+    avoid = frozenset(text for text, _ in zip(stories("topics", 0, "text"), range(2000)))
+    for twins in twin_stories(rng("stories"), 60, short=True, avoid=avoid):
+        assert twins.first.topic != twins.second.topic
+        for story in twins:
+            context, ending = (
+                set(re.findall(r"\w+", text)) & topical
+                for text in (" ".join(story.sentences[:-1]), story.sentences[-1])
+            )
+            assert not context & ending
+            assert len(ending) == 4
+            assert ending <= {word for words in TOPICS[story.topic] for word in words}
+            assert story.text not in avoid
+
+
+def test_a_plain_beginning_says_nothing_of_its_mood():
+    telling = {word for mood in MOODS.values() for words in mood[:3] for word in words}
+    for first, second in twin_moods(rng("moods"), 30):
+        assert first.plain == second.plain
+        assert first.mood != second.mood
+        assert not set(re.findall(r"\w+", first.plain)) & telling
+
+
+def test_training_and_test_stories_are_drawn_apart():
+    spoken = {tell("topics", 0, "speech", number)[0] for number in range(500)}
+    written = {text for text, _ in zip(stories("topics", 0, "text"), range(500))}
+    assert len(spoken & written) < 5
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory):
+    pytest.importorskip("espeakng_loader", reason="the demo extra speaks the packs")
+    folder = tmp_path_factory.mktemp("packs")
+    return folder, make_packs(folder, items=2, seed=3)
+
+
+def test_every_synthetic_pack_is_whole_and_is_made_once(packs):
+    folder, made = packs
+    assert tuple(made) == NAMES
+    for name, pack in made.items():
+        assert read_pack(folder / name) == pack
+        assert len(pack.recordings) > 0
+    before = (folder / "words" / "pack.json").stat().st_mtime_ns
+    assert make_packs(folder, items=2, seed=3) == made
+    assert (folder / "words" / "pack.json").stat().st_mtime_ns == before
+
+
+def test_twins_share_endings_and_want_different_ones(packs):
+    for name in ("stories", "recall", "moods-said", "moods-heard"):
+        first, second, *_ = packs[1][name].items
+        assert (first.choices, first.family) == (second.choices, second.family)
+        assert (first.right, second.right) == (0, 1)
+
+
+def test_the_same_seed_speaks_the_same_bytes_in_voices_of_no_training_corpus(packs, tmp_path):
+    folder, made = packs
+    again = make_packs(tmp_path, names=["words"], items=2, seed=3)["words"]
+    assert again.hash == made["words"].hash
+    for name in again.recordings:
+        assert (tmp_path / "words" / name).read_bytes() == (folder / "words" / name).read_bytes()
+    manifest = speak_miniature(tmp_path / "corpus", told=2, heard=1, written=3, voices=2, seed=3)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert [row["speaker"] for row in rows] == ["synth00", "synth01", "synth00"]
+    assert min(VOICES) >= 8
+    assert sum("text" in row for row in rows) == 2
+
+
+@pytest.fixture
+def saved(tmp_path):
+    vocabulary = toy_vocabulary(tmp_path)
+    torch.manual_seed(0)
+    model = Model(preset("pico", vocabulary.padded_size))
+    save_model(tmp_path / "model", model, vocabulary, 0)
+    return tmp_path / "model", vocabulary
+
+
+def toy_pack(folder):
+    choices = ((Part("cat sat", "a.flac"),), (Part("dog ran", "a.flac"),))
+    import numpy as np
+    import soundfile
+
+    folder.mkdir()
+    soundfile.write(folder / "a.flac", np.zeros(1600), 16_000)
+    items = [Item(str(n), (Part("a cat", "a.flac"),), choices, right=n % 2, family="x") for n in range(2)]
+    facts = {"name": "toy", "task": "choose", "version": "1", "licence": "CC0-1.0", "source": "here"}
+    return write_pack(folder, items, directions=["T", "T->S"], **facts)
+
+
+def test_results_hold_every_direction_and_all_that_could_move_them(saved, tmp_path):
+    directory, vocabulary = saved
+    pack = toy_pack(tmp_path / "pack")
+    found = evaluate(
+        directory, [pack], lambda path: "[Hu3][Hu4]", vocabulary=vocabulary, facts={"encoder": "toy"}
+    )
+    write_results(tmp_path / "results.json", found)
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["pack"], row["direction"]) for row in again["rows"]] == [("toy", "T"), ("toy", "T->S")]
+    assert again["rows"][1]["accuracy"]["ending.sum.free"][0] == 50.0  # both endings sound alike
+    assert again["tokenizers"] == {"encoder": "toy"}
+    assert again["vocabulary"]["hash"] == vocabulary.hash
+    assert len(again["model"]["sha256"]) == 64
+
+
+def test_sentiment_is_judged_by_what_its_train_items_teach(saved, tmp_path):
+    directory, _ = saved
+    items = [
+        Item(f"t{n}", (Part(word),), label=word, split="train") for n, word in enumerate(["cat", "dog"] * 3)
+    ]
+    items += [Item("a", (Part("a cat"),), label="cat"), Item("b", (Part("a dog"),), label="dog")]
+    facts = {
+        "task": "continue",
+        "version": "1",
+        "licence": "CC0-1.0",
+        "source": "here",
+        "labels": ["cat", "dog"],
+    }
+    pack = write_pack(tmp_path / "pack", items, name="said", directions=["T"], **facts)
+    asked = askers(Asking(runs=1, new_tokens={"T": 5}))
+    found = evaluate(directory, [pack], None, askers=asked)["rows"][0]
+    assert 0 <= found["low"] <= found["value"] <= found["high"] <= 100
+    assert found["prompts"]["value"] == 100.0
+    assert "not_run" in evaluate(directory, [pack], None)["rows"][0]
+
+
+def test_a_model_of_another_vocabulary_is_refused(saved, tmp_path):
+    directory, vocabulary = saved
+    other = Vocabulary(vocabulary.tokenizer, units=41)
+    with pytest.raises(ValueError, match="evaluate it with the build it was trained on"):
+        evaluate(directory, [toy_pack(tmp_path / "pack")], None, vocabulary=other)
+
+
+def run_of(row, seed, contrast):
+    accuracy = {"ending.sum.free": [70.0, 60.0, 80.0], "ending.mean.free": [75.0, 65.0, 85.0]}
+    rows = [
+        {"pack": "stories", "direction": name, "accuracy": accuracy, "contrast": [contrast, contrast - 5, contrast + 3]}
+        for name in ("T->S", "S->T")
+    ]  # fmt: skip
+    return {"row": row, "seed": seed, "rows": rows}
+
+
+def test_the_verdict_needs_the_lower_bound_over_seeds_too():
+    steady = gather([run_of("full", seed, 95.0 + seed) for seed in range(3)])
+    assert all(line.endswith("met") for line in verdict(steady))
+    shaky = gather([run_of("full", seed, value) for seed, value in enumerate((99.0, 70.0, 95.0))])
+    assert all(line.endswith("MISSED") for line in verdict(shaky))
+    apart = gather([run_of("no interleaving", seed, value) for seed, value in enumerate((80.0, 81.0, 80.5))])
+    assert all(line.endswith("MISSED") for line in verdict(apart))
+    assert "**96.0**" in tabulate(steady)
+    assert over_seeds([50.0])[0] == 50.0
+
+
+def test_moods_kept_stand_in_the_table_beside_contrasts():
+    run = run_of("full", 0, 95.0)
+    run["rows"].append({"pack": "sentiment-said", "direction": "S", "value": 62.0, "low": 52.0, "high": 71.0})
+    run["rows"].append({"pack": "sentiment-said", "direction": "T", "not_run": "no judge"})
+    table = tabulate(gather([run]))
+    assert "**62.0** [52, 71]" in table
+    assert "**95.0**" in table
+
+
+def test_tokens_by_stream_add_up_to_the_budget(tmp_path):
+    lines = [{"tokens": 100, "mixture": {"text": 0.4, "speech": 0.6}}, {"tokens": 100, "held_out": {}}]
+    lines.append({"tokens": 300, "mixture": {"text": 0.5, "speech": 0.5}})
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert tokens_seen(tmp_path) == {"text": 140, "speech": 160}
+
+
+def test_a_row_needs_seeds_and_packs():
+    with pytest.raises(ValueError, match="need seeds >= 1"):
+        Row("full", {"text": 1.0}, seeds=0)
+
+
+TINY = """
+[test]
+items = 3
+seed = 1
+[corpora.topics]
+kind = "topics"
+told = 12
+heard = 8
+written = 60
+voices = 2
+seed = 0
+[pipeline.corpus]
+unaligned = "speech"
+[pipeline.units]
+clusters = 20
+[pipeline.align]
+options = { minimum_score = -60.0 }
+[pipeline.text]
+size = 400
+[pipeline.interleave]
+text_words = [3, 8]
+speech_words = [2, 5]
+tasks = true
+[pipeline.shards]
+valid = 0.4
+by = "hash"
+[builds.topics]
+corpus = "topics"
+[train]
+preset = "pico"
+sequence_length = 512
+batch_tokens = 512
+tokens = 2048
+evaluate_every = 100
+[[rows]]
+name = "full"
+packs = ["stories", "sentiment-said"]
+mixture = { text = 1.0, speech = 1.0, interleaved = 1.0 }
+[[rows]]
+name = "pairs"
+mixture = { text = 1.0, speech = 1.0, interleaved = 1.0 }
+strategy = "concatenated"
+task = true
+"""
+
+
+@pytest.mark.slow
+def test_a_study_runs_from_its_config_to_its_table(tmp_path):
+    pytest.importorskip("espeakng_loader", reason="the demo extra speaks the study")
+    from wordweave import cli
+
+    config = tmp_path / "tiny.toml"
+    config.write_text(TINY)
+    words = ["study", str(tmp_path / "study"), "--config", str(config), "--workers", "1"]
+    for _ in range(2):  # the second time everything stands
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 0
+    said = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert set(said["table"]) == {"full", "pairs"}
+    directions = ("T", "S", "T->S", "S->T")
+    assert set(said["table"]["full"]) == {
+        f"{pack} {way}" for pack in ("stories", "sentiment-said") for way in directions
+    }
+    assert 0 <= said["table"]["full"]["sentiment-said S"]["kept"]["mean"] <= 100
+    assert said["test"] == {"stories": 6, "of them trained on": 0}
+    assert (tmp_path / "study" / "study.png").stat().st_size > 1000
+    assert sum(said["runs"][0]["tokens"].values()) == pytest.approx(2048, abs=4)
+
+
+def refusal(capsys, *words):
+    """Exit code and the one line of a command that refuses."""
+    from wordweave import cli
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(words))
+    lines = capsys.readouterr().err.strip().splitlines()
+    return ended.value.code, lines[-1]
+
+
+def test_the_command_refuses_a_broken_pack_in_one_line(saved, tmp_path, capsys):
+    _, vocabulary = saved
+    vocabulary.save(tmp_path / "build" / "shards")
+    toy_pack(tmp_path / "pack")
+    (tmp_path / "pack" / "a.flac").unlink()
+    code, line = refusal(capsys, "evaluate", str(tmp_path / "build"), "--pack", str(tmp_path / "pack"))
+    assert code == 1
+    assert "row 1 ('0'): audio.missing" in line
+    code, line = refusal(capsys, "evaluate", str(tmp_path / "build"), "--pack", str(tmp_path))
+    assert code == 1
+    assert "is no pack" in line
+
+
+def test_the_command_scores_packs_and_writes_the_results(saved, tmp_path, capsys, monkeypatch):
+    import pipelines.tokenize
+    from wordweave import cli
+
+    directory, vocabulary = saved
+    vocabulary.save(tmp_path / "build" / "shards")
+    toy_pack(tmp_path / "pack")
+    monkeypatch.setattr(pipelines.tokenize, "listener", lambda build: lambda path: "[Hu3][Hu4]")
+    monkeypatch.setattr(pipelines.tokenize, "described", lambda build: {"encoder": "toy"})
+    words = ["evaluate", str(tmp_path / "build"), "--model", str(directory), "--pack", str(tmp_path / "pack")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--compare"])
+    assert ended.value.code == 0
+    said = json.loads((tmp_path / "build" / "evaluation" / "results.json").read_text())
+    assert [row["direction"] for row in said["rows"]] == ["T", "T->S"]
+    assert "toy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name = "pairs"', 'name = "pairs"\nseeds = 0', "need seeds >= 1"),
+        ('strategy = "concatenated"', 'stratagem = "concatenated"', "stratagem"),
+        ('corpus = "topics"', 'corpus = "sports"', "one of ['topics'], got 'sports'"),
+        ("[test]", "[tests]", "lacks 'test'"),
+        ("batch_tokens = 512", "batch_tokens = 500", "multiple of sequence_length"),
+    ],
+)
+def test_a_study_with_a_mistake_in_its_config_is_bad_usage(tmp_path, capsys, old, new, said):
+    config = tmp_path / "tiny.toml"
+    config.write_text(TINY.replace(old, new))
+    code, line = refusal(capsys, "study", str(tmp_path / "study"), "--config", str(config))
+    assert code == 2
+    assert said in line
+
+
+def test_every_study_config_of_the_project_can_be_read():
+    from pathlib import Path
+
+    from commands.study import pipeline_settings, read_study
+
+    for path in sorted(Path("config/study").glob("*.toml")):
+        asked = read_study(path)
+        assert {row.name for row in asked.rows} >= {"full", "no interleaving", "ASR+TTS pairs"}
+        for build in asked.builds.values():
+            assert pipeline_settings(build["settings"], Path("b"), Path("m.jsonl")).interleave.tasks

@@ -1,0 +1,504 @@
+"""The k-means lab around a build: foreign codebooks, the sample, the sweep, the card, half precision, reading ahead."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import wordweave
+from pipelines import build as steps
+from pipelines import settings as toml
+from pipelines.build import draw_rows, gather_frames, map_tasks
+from pipelines.execution.runner import Engine, run_stage
+from pipelines.execution.task import ahead
+from pipelines.reports.codebook_card import write_card
+from pipelines.steps import codebook_sweep as lab
+from pipelines.tokenize import listen, listen_all, verify_units
+from units import verify
+from units.encoders import load_encoder
+from units.kmeans import Codebook, fit
+from units.quality import describe
+from units.quantizers import load_codebook
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = Engine("local")
+CENTRES = np.random.default_rng(0).normal(size=(30, 39)).astype(np.float32)
+
+
+def asked(manifest: Path, **units) -> toml.Settings:
+    said = toml.replace(toml.Settings(), "corpus", source=str(manifest), part_minutes=1.0)
+    return toml.replace(said, "units", **{"encoder": "mfcc", "clusters": 30, "fit_frames": 800, **units})
+
+
+@pytest.fixture(scope="module")
+def manifest(spoken_corpus) -> Path:
+    """Eight of the utterances."""
+    path = spoken_corpus.with_name("eight.jsonl")
+    path.write_text("".join(spoken_corpus.read_text().splitlines(keepends=True)[::3]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ingested(manifest, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    steps.ingest(folder, asked(manifest))
+    return folder
+
+
+@pytest.fixture
+def fresh(ingested, manifest, tmp_path) -> tuple[Path, toml.Settings]:
+    """A build with a manifest and nothing else, and its settings."""
+    folder = tmp_path / "build"
+    shutil.copytree(ingested, folder)
+    return folder, asked(manifest)
+
+
+def units_of(build: Path) -> list[list[int]]:
+    return [
+        units
+        for path in sorted(build.glob("units/*.parquet"))
+        for units in pq.read_table(path)["units"].to_pylist()
+    ]
+
+
+@pytest.fixture(scope="module")
+def hubert(tmp_path_factory) -> str:
+    """A small random HuBERT of 25 Hz."""
+    from transformers import HubertConfig, HubertModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    strides = {
+        "conv_dim": [16] * 8,
+        "conv_kernel": [10, 3, 3, 3, 3, 2, 2, 2],
+        "conv_stride": [5, 2, 2, 2, 2, 2, 2, 2],
+    }
+    position = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("hubert")
+    HubertModel(HubertConfig(**sizes, **strides, **position)).save_pretrained(folder)
+    return str(folder)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(), max_size=20))
+def test_reading_ahead_changes_neither_items_nor_order(items):
+    assert list(ahead(iter(items))) == items
+
+
+def test_one_item_is_made_while_the_one_before_is_worked_on_and_no_more():
+    made, second = [], threading.Event()
+
+    def items():
+        for i in range(4):
+            made.append(i)
+            if i == 1:
+                second.set()
+            yield i
+
+    reading = ahead(items())
+    assert next(reading) == 0
+    assert second.wait(5)  # without anybody asking for it
+    time.sleep(0.05)
+    assert made == [0, 1]
+    assert list(reading) == [1, 2, 3]
+
+
+def test_what_goes_wrong_ahead_is_said_in_its_turn():
+    def items():
+        yield 1
+        raise ValueError("no third")
+
+    reading = ahead(items())
+    assert next(reading) == 1
+    with pytest.raises(ValueError, match="no third"):
+        next(reading)
+
+
+def test_a_reader_that_stops_early_leaves_no_thread():
+    reading = ahead(iter(range(100)))
+    next(reading)
+    reading.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_the_sample_is_never_larger_than_asked_and_the_same_each_time(fresh):
+    folder, said = fresh
+    stage, encoder = steps.frame_sampling(folder, said)
+    tasks = map_tasks(folder, stage, "frames")
+    run_stage(stage, folder, tasks, LOCAL, quiet=True)
+    everything = gather_frames(folder, tasks, encoder.dimension, limit=10**9, seed=0)
+    assert 700 < len(everything) < 900
+    some, again, other = (gather_frames(folder, tasks, 39, limit=300, seed=seed) for seed in (0, 0, 1))
+    assert some.shape == (300, 39)
+    assert np.array_equal(some, again)
+    assert not np.array_equal(some, other)
+    assert np.array_equal(some, everything[draw_rows(len(everything), 300, 0)])
+    exact = len(everything)
+    for limit in (exact - 1, exact, exact + 1):
+        assert len(gather_frames(folder, tasks, 39, limit=limit, seed=0)) == min(limit, exact)
+
+
+def test_a_fit_sees_at_most_the_frames_asked_for(fresh):
+    folder, said = fresh
+    for frames in (200, 600):
+        path = steps.fit_units(folder, toml.replace(said, "units", fit_frames=frames), LOCAL)
+        assert 0.8 * frames < load_codebook(path).provenance["frames"] <= frames
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 5))
+def test_drawn_rows_are_in_order_and_different(count, limit, seed):
+    rows = draw_rows(count, limit, seed).tolist()
+    assert rows == sorted(set(rows))
+    assert len(rows) == min(count, limit)
+    assert set(rows) <= set(range(count))
+
+
+def test_every_row_is_drawn_equally_often():
+    times = np.bincount(np.concatenate([draw_rows(20, 5, seed) for seed in range(4000)]), minlength=20)
+    assert np.abs(times - 1000).max() < 5 * np.sqrt(1000 * 0.75)
+
+
+def test_foreign_codebooks_are_used_as_they_are_named(fresh, tmp_path):
+    folder, said = fresh
+    np.save(tmp_path / "centres.npy", CENTRES)
+    torch.save({"cluster_centers": torch.from_numpy(CENTRES), "n_clusters": 30}, tmp_path / "fairseq.pt")
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(39, 8), torch.nn.LeakyReLU(), torch.nn.Linear(8, 30))
+    torch.save({"model_cfg": {}, "model_weight": layers.state_dict()}, tmp_path / "quantizer.pt")
+    encoder = load_encoder("mfcc")
+    rows = pq.read_table(folder / "manifest" / "part-00000.parquet").to_pylist()
+    for name in ("centres.npy", "fairseq.pt", "quantizer.pt"):
+        used = toml.replace(said, "units", codebook=str(tmp_path / name))
+        steps.remember(folder, used)
+        assert steps.fit_units(folder, used, LOCAL) == tmp_path / name
+        assert steps.encode(folder, used, LOCAL)["done"] > 0
+        codebook = load_codebook(tmp_path / name)
+        stored = pq.read_table(folder / "units" / "part-00000.parquet")["units"].to_pylist()
+        for row, units in zip(rows, stored, strict=True):
+            (features,) = encoder.encode([steps.decode(steps.utterance(row))])
+            assert codebook.assign(features).tolist() == units
+        assert verify_units(folder, 5)["units_differ"] == 0
+        assert listen(folder, Path(rows[0]["audio"])).startswith("[Hu")
+
+
+def test_recordings_are_heard_alike_by_one_process_and_by_several(fresh, tmp_path):
+    folder, said = fresh
+    rows = pq.read_table(folder / "manifest" / "part-00000.parquet").to_pylist()
+    recordings = [Path(row["audio"]) for row in rows[:3]] + [tmp_path / "gone.wav"]
+    steps.remember(folder, said)
+    steps.fit_units(folder, said, LOCAL)
+    alone, together = (listen_all(folder, recordings, workers) for workers in (1, 2))
+    assert str(alone.pop(recordings[-1])) == str(together.pop(recordings[-1]))
+    assert alone == together == {path: listen(folder, path) for path in recordings[:-1]}
+
+
+def test_a_codebook_of_another_size_or_dimension_is_refused_by_name(fresh, tmp_path):
+    folder, said = fresh
+    np.save(tmp_path / "seven.npy", CENTRES[:7])
+    np.save(tmp_path / "narrow.npy", CENTRES[:, :5])
+    for name, line in (
+        ("seven.npy", "has 7 units, units.clusters asks for 30"),
+        ("narrow.npy", "5 dimensions"),
+    ):
+        for step in (steps.fit_units, steps.encode):
+            with pytest.raises(ValueError, match=f"{name}: .*{line}"):
+                step(folder, toml.replace(said, "units", codebook=str(tmp_path / name)), LOCAL)
+
+
+def test_a_pickled_codebook_needs_trust_in_the_settings(fresh, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    cluster = pytest.importorskip("sklearn.cluster")
+    folder, said = fresh
+    joblib.dump(cluster.KMeans(30, n_init=1, max_iter=1, random_state=0).fit(CENTRES), tmp_path / "km.bin")
+    named = toml.replace(said, "units", codebook=str(tmp_path / "km.bin"))
+    with pytest.raises(ValueError, match=r"km.bin: .*any code"):
+        steps.encode(folder, named, LOCAL)
+    assert steps.encode(folder, toml.replace(named, "units", trust_pickle=True), LOCAL)["done"] > 0
+    assert max(map(max, units_of(folder))) < 30
+
+
+class Exact:
+    """An encoder that `choose_dtype` may ask for half precision."""
+
+    provenance, device, minimum, hop = {"dtype": "float32"}, torch.device("cpu"), 1, 1
+
+    def __init__(self, wrong=0):
+        self.wrong = wrong  # frames in a thousand
+
+    def encode(self, waveforms):
+        return [np.where(np.arange(len(wave)) % 1000 < self.wrong, 1.0, 0.0)[:, None] for wave in waveforms]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "dtype"), [(0, "bfloat16"), (4, "bfloat16"), (5, "float32"), (900, "float32")]
+)
+def test_half_precision_is_taken_below_half_a_percent_of_other_units(wrong, dtype, monkeypatch):
+    codebook, waves = Codebook(np.array([[0.0], [1.0]])), [np.zeros(1000), np.zeros(2000)]
+    monkeypatch.setattr(verify, "computes_in_bfloat16", lambda device: True)
+    said = verify.choose_dtype(Exact(), codebook, waves, lambda dtype: Exact(wrong))
+    assert (said["dtype"], said["share"], said["frames"]) == (dtype, wrong / 1000, 3000)
+    assert verify.choose_dtype(Exact(), codebook, [], lambda dtype: Exact())["dtype"] == "float32"
+    monkeypatch.setattr(verify, "computes_in_bfloat16", lambda device: False)
+    said = verify.choose_dtype(Exact(), codebook, waves, lambda dtype: Exact())
+    assert (said["dtype"], said["share"]) == ("float32", None)
+    assert verify.choose_dtype(load_encoder("mfcc"), codebook, waves, load_encoder)["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(("limit", "dtype"), [(2.0, "bfloat16"), (0.0, "float32")])
+def test_the_automatic_dtype_is_measured_once_written_down_and_used(fresh, hubert, limit, dtype, monkeypatch):
+    folder, said = fresh
+    monkeypatch.setattr(verify, "HALF_LIMIT", limit)
+    monkeypatch.setattr(verify, "computes_in_bfloat16", lambda device: True)
+    said = toml.replace(said, "units", encoder=hubert, dtype="auto")
+    steps.fit_units(folder, said, LOCAL)
+    assert (
+        load_codebook(folder / "codebooks" / "units.safetensors").provenance["encoder"]["dtype"] == "float32"
+    )
+    assert steps.units_stage(folder, said).dtype == dtype
+    written = json.loads((folder / "codebooks" / "dtype.json").read_text())
+    assert written["dtype"] == dtype
+    assert 0 <= written["share"] < 0.5
+    assert written["frames"] > 1000
+    monkeypatch.setattr(verify, "choose_dtype", None)  # not asked again
+    assert steps.encode(folder, said, LOCAL)["done"] > 0
+    asked_for = steps.units_stage(folder, toml.replace(said, "units", dtype=dtype))
+    assert asked_for == steps.units_stage(folder, said)
+
+
+def test_a_recording_that_no_encoder_can_use_is_rejected_and_the_others_stay(tmp_path):
+    import soundfile
+
+    rows, rng = [], np.random.default_rng(0)
+    for i, loudness in enumerate((0.1, 1e30, 0.2)):
+        wave = rng.normal(size=30_000) * loudness
+        soundfile.write(tmp_path / f"{i}.wav", wave.astype(np.float32), 16_000, subtype="FLOAT")
+        rows.append({"id": f"u{i}", "audio": f"{i}.wav", "text": "a"})
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder, said = tmp_path / "build", asked(tmp_path / "manifest.jsonl", clusters=5, fit_frames=60)
+    steps.ingest(folder, said)
+    steps.fit_units(folder, said, LOCAL)
+    steps.encode(folder, said, LOCAL)
+    table = pq.read_table(folder / "units" / "part-00000.parquet").to_pylist()
+    assert [row["reject"] for row in table] == [None, "units.failed", None]
+    assert "need samples in [-1, 1]" in table[1]["detail"]
+    assert [len(row["units"] or []) for row in table] == [46, 0, 46]
+
+
+def run(*words) -> tuple[int, dict | str]:
+    """Exit code and JSON of a command, or its line on stderr."""
+    result = CliRunner().invoke(wordweave.cli, [*map(str, words), "--json"])
+    return result.exit_code, json.loads(result.stdout) if result.exit_code == 0 else result.stderr.strip()
+
+
+def test_an_imported_codebook_is_bound_to_its_encoder_and_outlives_a_fit(fresh, tmp_path):
+    folder, said = fresh
+    np.save(tmp_path / "theirs.npy", CENTRES[:7])
+    code, answer = run("fit", "units", folder, "--import", tmp_path / "theirs.npy")
+    path = folder / "codebooks" / "units.safetensors"
+    assert (code, answer["codebook"], answer["clusters"]) == (0, str(path), 7)
+    codebook = load_codebook(path)
+    assert np.array_equal(codebook.centroids, CENTRES[:7])
+    assert codebook.provenance["imported"] == "theirs.npy"
+    assert codebook.provenance["encoder"] == load_encoder("mfcc").provenance
+    before = path.read_bytes()
+    said = steps.recall(folder)
+    assert said.units.clusters == 7
+    heard: list[str] = []
+    assert steps.fit_units(folder, said, LOCAL, say=heard.append) == path
+    assert path.read_bytes() == before
+    assert "was imported (theirs.npy) and stays" in heard[0]
+    assert steps.encode(folder, said, LOCAL)["done"] > 0
+    assert set().union(*units_of(folder)) <= set(range(7))
+    with pytest.raises(ValueError, match=r"units.safetensors: .*frame_rate 25.0, this one has 50.0"):
+        steps.encode(folder, toml.replace(said, "units", encoder="mfcc-50hz"), LOCAL)
+
+
+def test_a_linear_quantizer_can_be_imported_and_encodes_as_before(fresh, tmp_path):
+    folder, said = fresh
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(39, 8), torch.nn.LeakyReLU(), torch.nn.Linear(8, 30))
+    torch.save({"model_cfg": {}, "model_weight": layers.state_dict()}, tmp_path / "theirs.pt")
+    direct = toml.replace(said, "units", codebook=str(tmp_path / "theirs.pt"))
+    steps.encode(folder, direct, LOCAL)
+    before = units_of(folder)
+    lab.import_codebook(folder, said, tmp_path / "theirs.pt")
+    steps.encode(folder, steps.recall(folder), LOCAL)
+    assert units_of(folder) == before
+
+
+def test_what_cannot_be_imported_is_refused_by_name_and_changes_nothing(fresh, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    cluster = pytest.importorskip("sklearn.cluster")
+    folder, said = fresh
+    steps.fit_units(folder, said, LOCAL)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    joblib.dump(cluster.KMeans(30, n_init=1, max_iter=1, random_state=0).fit(CENTRES), tmp_path / "km.bin")
+    np.save(tmp_path / "narrow.npy", CENTRES[:, :5])
+    (tmp_path / "half.safetensors").write_bytes(b"half")
+    for name, line in (
+        ("km.bin", "--trust-pickle"),
+        ("narrow.npy", "5 dimensions"),
+        ("half.safetensors", "whole"),
+    ):
+        code, answer = run("fit", "units", folder, "--import", tmp_path / name)
+        assert (code, name in answer, line in answer, len(answer.splitlines())) == (1, True, True, 1), answer
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert run("fit", "units", folder, "--import", tmp_path / "km.bin", "--trust-pickle")[0] == 0
+    assert load_codebook(folder / "codebooks" / "units.safetensors").clusters == 30
+
+
+def test_trust_is_remembered_for_a_codebook_named_in_the_settings(fresh, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    cluster = pytest.importorskip("sklearn.cluster")
+    folder, said = fresh
+    joblib.dump(cluster.KMeans(30, n_init=1, max_iter=1, random_state=0).fit(CENTRES), tmp_path / "km.bin")
+    steps.remember(folder, toml.replace(said, "units", codebook=str(tmp_path / "km.bin")))
+    assert run("fit", "units", folder)[0] == 1
+    assert run("fit", "units", folder, "--trust-pickle")[0] == 0
+    assert run("fit", "units", folder) == (0, {"codebook": str(tmp_path / "km.bin")})
+
+
+def test_a_sweep_has_the_numbers_of_each_fit_and_keeps_no_codebook(fresh, hubert):
+    folder, said = fresh
+    said = toml.replace(said, "units", encoder=hubert)
+    heard: list[str] = []
+    rows = lab.sweep(folder, said, LOCAL, layers=[1, 3], clusters=[20, 5], say=heard.append)
+    assert [(row["layer"], row["clusters"]) for row in rows] == [(1, 5), (1, 20), (3, 5), (3, 20)]
+    assert json.loads((folder / "codebooks" / "sweep.json").read_text()) == rows
+    assert [path.name for path in (folder / "codebooks").iterdir()] == ["sweep.json"]
+    assert len(heard) == 5
+    for less, more in (rows[:2], rows[2:]):
+        assert more["inertia"] < less["inertia"]
+        assert 0 < less["explained"] < more["explained"] < 1
+    for row in rows:
+        assert row["bitrate"] == pytest.approx(25 * np.log2(row["perplexity"]))
+        assert row["bitrate_deduplicated"] > 0
+        assert row["used"] == row["clusters"]  # of the frames it was fitted on
+        assert row["frames"] <= said.units.fit_frames
+    one = toml.replace(said, "units", layer=3, clusters=20)
+    book = load_codebook(steps.fit_units(folder, one, LOCAL))
+    assert book.provenance["inertia"] == rows[3]["inertia"]
+
+
+def test_a_sweep_is_asked_for_in_one_word_or_two(fresh):
+    folder, _ = fresh
+    two = run(
+        "fit", "units", folder, "--engine", "local", "--sweep", "clusters=5,10", "--sweep", "clusters=20"
+    )
+    assert [row["clusters"] for row in two[1]["rows"]] == [5, 10, 20]
+    for words in ("layers=", "k=5", "clusters=five", "clusters=1"):
+        code, line = run("fit", "units", folder, "--sweep", words)
+        assert (code, "--sweep" in line) == (2, True)
+    assert run("fit", "units", folder, "--sweep", "clusters=5", "--trust-pickle")[0] == 2
+
+
+def test_the_card_counts_every_unit_of_the_build(fresh):
+    folder, said = fresh
+    with pytest.raises(ValueError, match="no codebook here"):
+        write_card(folder)
+    steps.fit_units(folder, said, LOCAL)
+    with pytest.raises(ValueError, match=r"part-00000.parquet: not finished; run `wordweave units"):
+        write_card(folder)
+    steps.encode(folder, said, LOCAL)
+    made = write_card(folder)
+    same = made["stability"]["same"]
+    assert 0 < same["10 dB"] < same["20 dB"] < same["+6 dB gain"] <= 1
+    assert "What noise and gain change" in (folder / "codebooks" / "units.html").read_text()
+    sequences = [np.array(units) for units in units_of(folder) if units is not None]
+    assert made["units"] == describe(sequences, clusters=30, frame_rate=25.0) | {"utterances_without": 0}
+    assert json.loads((folder / "codebooks" / "units.json").read_text()) == made
+    assert "words are not aligned" in made["phones"]["left_out"]
+    book = load_codebook(folder / "codebooks" / "units.safetensors")
+    assert made["inertia"]["own"] == book.provenance["inertia"]
+    assert 0.9 < made["inertia"]["ratio"] < 1.1
+    page = (folder / "codebooks" / "units.html").read_text()
+    assert f"{made['units']['used']} of 30" in page
+    again = [(folder / "codebooks" / f"units.{kind}").read_bytes() for kind in ("json", "html")]
+    write_card(folder)
+    assert [(folder / "codebooks" / f"units.{kind}").read_bytes() for kind in ("json", "html")] == again
+
+
+def test_the_second_seed_is_the_reference(fresh):
+    folder, said = fresh
+    steps.fit_units(folder, said, LOCAL)
+    stage, _ = steps.frame_sampling(folder, said)
+    tasks = map_tasks(folder, stage, "frames")
+    run_stage(stage, folder, tasks, LOCAL, quiet=True)
+    features = gather_frames(folder, tasks, 39, limit=said.units.fit_frames, seed=0)
+    marked = json.loads((folder / "codebooks" / "units.safetensors.done").read_text())
+    assert marked["inertia"]["second seed"] == fit(features, clusters=30, seed=1).provenance["inertia"]
+
+
+def add_phones(manifest: Path, folder: Path) -> Path:
+    """The same corpus with a phones tier: the first letter of each word while it lasts."""
+    from praatio import textgrid
+    from praatio.data_classes.interval_tier import IntervalTier
+
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for row in rows:
+        grid = textgrid.openTextgrid(manifest.parent / row["alignment"], includeEmptyIntervals=False)
+        words = grid.getTier("words")
+        grid.addTier(IntervalTier("phones", [(*entry[:2], entry.label[0]) for entry in words.entries]))
+        grid.save(folder / f"{row['id']}.TextGrid", format="long_textgrid", includeBlankSpaces=True)
+        row |= {
+            "audio": str(manifest.parent / row["audio"]),
+            "alignment": str(folder / f"{row['id']}.TextGrid"),
+        }
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "manifest.jsonl"
+
+
+def test_the_card_tells_how_units_follow_given_phones(manifest, tmp_path):
+    folder, said = tmp_path / "build", asked(add_phones(manifest, tmp_path))
+    said = toml.replace(said, "align", backend="given")
+    steps.ingest(folder, said)
+    steps.fit_units(folder, said, LOCAL)
+    steps.encode(folder, said, LOCAL)
+    steps.align(folder, said, LOCAL)
+    phones = write_card(folder)["phones"]
+    assert phones["utterances"] == 8
+    assert phones["aligner"].startswith("given")
+    assert phones["pnmi_shuffled"] < phones["pnmi"] < 1
+    assert phones["phone_purity"] > 0.1
+    assert "phone_purity" in (folder / "codebooks" / "units.html").read_text()
+    assert write_card(folder, phones=0)["phones"] == {"left_out": "not asked for"}
+    assert write_card(folder, phones=2)["phones"]["utterances"] == 2
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_fit_does_not_grow_with_the_corpus(manifest, tmp_path):
+    rows = [json.loads(line) | {"alignment": None} for line in manifest.read_text().splitlines()]
+    peaks = []
+    for copies in (4, 40):
+        path = manifest.with_name(f"copies-{copies}.jsonl")
+        named = ({**row, "id": f"{row['id']}-{i}"} for i in range(copies) for row in rows)
+        path.write_text("".join(json.dumps(row) + "\n" for row in named))
+        config = tmp_path / f"{copies}.toml"
+        config.write_text(toml.write(asked(path, fit_frames=5000)))
+        program = (
+            "import resource, sys; from pathlib import Path; from pipelines import build, settings;"
+            "from pipelines.execution.runner import Engine;"
+            "said = settings.read(Path(sys.argv[1])); at = Path(sys.argv[2]);"
+            "build.ingest(at, said); build.fit_units(at, said, Engine('local'));"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        )
+        words = [sys.executable, "-c", program, str(config), str(tmp_path / f"build-{copies}")]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        peaks.append(float(done.stdout))
+        provenance = load_codebook(
+            tmp_path / f"build-{copies}" / "codebooks" / "units.safetensors"
+        ).provenance
+        assert 4500 < provenance["frames"] <= 5000
+    assert peaks[1] < peaks[0] + 25, peaks  # MB; the larger corpus has 10 times the speech

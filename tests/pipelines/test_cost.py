@@ -1,0 +1,135 @@
+"""`wordweave plan`: the arithmetic by hand, and what it says of a corpus against a build of all of it."""
+
+import math
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+import wordweave
+from pipelines import settings
+from pipelines.operations.cost_estimate import Workers, lines, parts, predict
+from pipelines.operations.cost_measure import Cost, Measured, through
+
+MEASURED = Measured(
+    hours=0.1,
+    utterances=36,  # of 10 s
+    corpus_hours=0.5,
+    work={"fit units": Cost(20.0), "units": Cost(36.0, 2.0), "align": Cost(72.0), "interleave": Cost(3.6)},
+    driver={"ingest": Cost(0.36), "units": Cost(0.0, 1.0), "report": Cost(0.72)},
+    kmeans=1e-4,
+    tokenizer=0.5,
+    frames=90_000,
+    storage={"units": Cost(100_000.0, 2_000.0), "shards": Cost(6e6, 10_000.0)},
+    recordings=50e6,
+    decode=7.2,
+    on_gpu=(),
+    memory=1_000_000_000,
+)
+DEFAULT = settings.Settings()
+
+
+def row(said, step):
+    (found,) = [row for row in said["steps"] if row["step"] == step]
+    return found
+
+
+def test_bytes_and_hours_are_those_of_the_arithmetic():
+    said = predict(MEASURED, DEFAULT, 1000.0, Workers(workers=10, speed=2.0, price=0.5))
+    short = (
+        32 * 2 + sum(range(32)) / 4 + 32 / 12
+    )  # minutes in the first parts, of 2 to 9.75 and half an utterance
+    assert said["parts"] == 32 + math.ceil((60_000 - short) / (10 + 1 / 12)) == 5964
+    assert said["utterances"] == 360_000
+    assert said["storage"]["units"] == 1000 * 100_000 + 5964 * 2_000
+    assert said["shards"] == 3 * (math.ceil(0.95 * 360) + math.ceil(0.05 * 360))
+    assert said["storage"]["shards"] == 1000 * 6e6 + said["shards"] * 10_000
+    assert said["recordings_bytes"] == 1000 * 50e6
+    units = row(said, "units")
+    assert units["hours"] == pytest.approx((36.0 * 1000 + 2.0 * 10) / (10 * 2.0) / 3600)
+    assert units["cost"] == pytest.approx(units["hours"] * 10 * 0.5)
+    ingest = row(said, "ingest")  # the driver's own: no number of workers shortens it
+    assert ingest["hours"] == pytest.approx(0.36 * 1000 / 2.0 / 3600)
+    assert ingest["cost"] == pytest.approx(ingest["hours"] * 0.5)
+    assert said["cost"] == pytest.approx(sum(step["cost"] for step in said["steps"]))
+
+
+def test_drawing_frames_and_k_means_end_with_the_settings_not_with_the_corpus():
+    said = predict(MEASURED, DEFAULT, 1000.0, Workers())
+    assert row(said, "fit units")["hours"] == pytest.approx(20.0 * DEFAULT.units.fit_hours / 3600)
+    assert row(said, "k-means")["hours"] == pytest.approx(1e-4 * DEFAULT.units.fit_frames / 3600)
+
+
+def test_gpus_take_the_units_and_nothing_else():
+    said = predict(
+        MEASURED, DEFAULT, 1000.0, Workers(workers=10, price=1.0, gpus=2, real_time=500.0, gpu_price=3.0)
+    )
+    units = row(said, "units")
+    assert units["hours"] == pytest.approx(1000 / 500 / 2)
+    assert units["cost"] == pytest.approx(1000 / 500 * 3.0)
+    assert row(said, "align")["hours"] == pytest.approx(72.0 * 1000 / 10 / 3600)
+    assert said["settings"]["--decode_apart"] is False  # 500 x real time: one core decodes as fast
+    fast = predict(MEASURED, DEFAULT, 1000.0, Workers(gpus=1, real_time=2500.0))
+    assert fast["settings"]["--decode_apart"] is True
+
+
+def test_a_gpu_of_unknown_speed_is_refused():
+    with pytest.raises(ValueError, match="--gpu-real-time"):
+        predict(MEASURED, DEFAULT, 10.0, Workers(gpus=1))
+
+
+@given(st.floats(0.1, 1e7), st.integers(1, 10_000), st.floats(0.1, 10))
+def test_the_settings_advised_make_at_most_a_million_parts_and_enough_for_every_worker(hours, workers, speed):
+    said = predict(MEASURED, DEFAULT, hours, Workers(workers=workers, speed=speed))
+    minutes = said["settings"]["corpus.part_minutes"]
+    count = parts(hours, hours * 360, minutes)
+    assert count <= 1_050_000  # two digits of minutes
+    if hours > 10 * workers:
+        assert count >= 4 * workers
+
+
+@given(st.floats(0.01, 10), st.floats(0.01, 10), st.floats(0, 1e6), st.floats(0, 1e6))
+def test_the_line_through_two_measurements_gives_both_back(few, more, slope, rest):
+    low, high = (few, slope * few + rest), (few + more, slope * (few + more) + rest)
+    line = through(low, high)
+    assert line.of(few) == pytest.approx(low[1], rel=1e-6, abs=1e-3)
+    assert line.of(few + more) == pytest.approx(high[1], rel=1e-6, abs=1e-3)
+
+
+def test_the_table_says_every_step_and_folder():
+    said = predict(MEASURED, DEFAULT, 570_000.0, Workers(workers=500, price=0.04))
+    told = "\n".join(lines(said))
+    for name in ("units", "align", "k-means", "tokenizer", "shards", "corpus.part_minutes", "570,000 h"):
+        assert name in told
+
+
+@pytest.mark.slow
+def test_a_plan_from_a_sample_is_within_a_quarter_of_a_build_of_everything(spoken_corpus, tmp_path):
+    """Bytes of every folder, the number of parts, and CPU time, which other work on the machine does not move."""
+    from benchmarks.plan import compare
+    from tests.pipelines.test_build import asked
+
+    planned, made = compare(asked(spoken_corpus), tmp_path, 1.5)
+    for name, held in made["bytes"].items():
+        assert planned["bytes"][name] == pytest.approx(held, rel=0.25), name
+    assert abs(planned["parts"] - made["parts"]) <= 1
+    assert planned["seconds"] == pytest.approx(made["seconds"], rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--hours", "0"], "--hours"),
+        (["--gpus", "1"], "--gpu-real-time"),
+        (["--speed", "0"], "speed > 0"),
+        ([], "corpus.source is empty"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_refused_before_anything_is_measured(words, said, tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text('[corpus]\nsource = "gone.jsonl"\n' if words else "")
+    result = CliRunner().invoke(wordweave.cli, ["plan", str(config), *words])
+    assert result.exit_code == 2
+    assert said in result.output
+    assert "Traceback" not in result.output

@@ -1,0 +1,137 @@
+"""The table of encoders: what is scored, on whom, and what stays when the sound changes."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import wordweave
+from pipelines.reports.encoder_comparison import Heard, as_table, compare
+from pipelines.reports.phones import find_phones, read_speech, speech_with_phones, write_phones
+from units.pretraining.augment import with_noise
+from units.pretraining.targets import read_phones
+
+
+@pytest.fixture(scope="module")
+def four(spoken_corpus):
+    """Four utterances of several voices."""
+    path = spoken_corpus.with_name("four.jsonl")
+    path.write_text("".join(spoken_corpus.read_text().splitlines(keepends=True)[:4]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def phones(four, tmp_path_factory):
+    path = tmp_path_factory.mktemp("phones") / "phones.jsonl"
+    return path, write_phones([four], path, listen=False)
+
+
+def test_phones_of_a_manifest_lie_inside_its_recordings_in_order(four, phones):
+    path, said = phones
+    rejects = {}
+    lengths = {item.id: len(wave) / 16_000 for item, wave in read_speech(four, rejects)}
+    told = read_phones(path)
+    assert said["utterances"] + sum(said["rejects"].values()) == 4
+    assert told
+    for id, found in told.items():
+        assert all(0 <= start < end <= lengths[id] + 1e-6 for _, start, end in found)
+        assert all(one[2] <= other[1] + 1e-6 for one, other in pairwise(found))
+
+
+def test_without_a_transcript_there_are_phones_only_where_one_listens(four, tmp_path):
+    path = tmp_path / "mute.jsonl"
+    row = json.loads(four.read_text().splitlines()[0])
+    path.write_text(json.dumps(row | {"text": None, "audio": str(four.parent / row["audio"])}) + "\n")
+    rejects = {}
+    assert list(find_phones(read_speech(path, rejects), rejects=rejects)) == []
+    assert rejects == {"text.missing": 1}
+    heard = list(
+        find_phones(
+            read_speech(path, {}), options={"phones": True, "minimum_score": None}, listen=True, rejects={}
+        )
+    )
+    assert len(heard[0][2]) > 20
+
+
+def test_the_table_has_a_row_for_each_encoder_and_numbers_within_their_bounds(four, phones):
+    items = speech_with_phones([four], phones[0], "pocketsphinx", set(), None, {})
+    rows = compare(["mfcc", "logmel"], [item.waveform for item in items], items, clusters=30, seeds=(0, 1))
+    assert [row["encoder"] for row in rows] == ["mfcc", "logmel"]
+    for row in rows:
+        assert row["pnmi"] > row["pnmi_shuffled"] > 0
+        assert 0 < row["cluster_purity"] < row["phone_purity"] < 1
+        assert row["same_at_10_db"] < row["same_at_20_db"] < row["same_at_gain"] <= 1
+        assert 0 < row["entropy"] <= np.log2(30)
+        assert row["seeds"] == 2
+    assert as_table(rows).count("\n") == 3
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_speakers_can_be_chosen_and_their_seconds_bounded(four, phones):
+    everyone = speech_with_phones([four], phones[0], "pocketsphinx", set(), None, {})
+    name = everyone[0].speaker
+    assert {
+        item.speaker for item in speech_with_phones([four], phones[0], "pocketsphinx", {name}, None, {})
+    } == {name}
+    with pytest.raises(ValueError, match=r"got none of \['nobody'\]; it has"):
+        speech_with_phones([four], phones[0], "pocketsphinx", {name, "nobody"}, None, {})
+    with pytest.raises(ValueError, match="need at least one utterance with phones"):
+        speech_with_phones([four], phones[0], "pocketsphinx", set(), 0.5, {})
+
+
+def test_noise_is_as_loud_as_asked_and_repeats():
+    wave = np.sin(np.arange(16_000) / 9).astype(np.float32)
+    noisy = with_noise(wave, 20.0, 3)
+    assert 10 * np.log10(np.mean(wave**2) / np.mean((noisy - wave) ** 2)) == pytest.approx(20, abs=0.2)
+    assert np.array_equal(noisy, with_noise(wave, 20.0, 3))
+
+
+def test_units_that_are_phones_tell_everything_about_a_new_speaker():
+    class Oracle:
+        frame_rate, hop, centre, minimum, dimension, provenance, identity = 25.0, 640, 320, 640, 1, {}, ""
+
+        def encode(self, waveforms):
+            return [np.sign(wave[320::640][: len(wave) // 640, None]) for wave in waveforms]
+
+    from pipelines.reports import encoder_comparison as table
+    from units.kmeans import Codebook
+
+    wave = np.repeat(np.sign(np.random.default_rng(0).normal(size=100)), 640).astype(np.float32)
+    phones = [("A" if wave[i * 640] > 0 else "B", i * 0.04, i * 0.04 + 0.04) for i in range(100)]
+    items = [Heard(wave, phones, "one"), Heard(wave, phones, "other")]
+    encoder = Oracle()
+    shown = table.views(encoder, [wave, wave], (20.0,))
+    said = table.score(encoder, Codebook(np.array([[1.0], [-1.0]])), shown, items, lambda frames: frames)
+    assert said["pnmi"] == pytest.approx(1)
+    assert said["xpnmi"] > 0.9
+    assert said["same_at_20_db"] == said["same_at_gain"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["compare", "mfcc"], 2, "Missing option '--speech'"),
+        (["compare", "nothing@1", "--speech", "{four}", "--phones", "{phones}"], 1, "nothing"),
+        (
+            ["fit", "encoder", "{four}", "--output", "x", "--config", "{config}"],
+            2,
+            "has no ['stepps']; it knows",
+        ),
+        (["fit", "encoder", "{four}", "--output", "x", "--phones", "{config}"], 2, "line 1: need"),
+        (
+            ["fit", "encoder", "{four}", "--output", "x", "--resume", "--steps", "1"],
+            1,
+            "no checkpoint to resume",
+        ),
+    ],
+)
+def test_a_mistake_is_one_clear_line(words, code, line, four, phones, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "config.toml"
+    config.write_text("stepps = 3\n")
+    words = [word.format(four=four, phones=phones[0], config=config) for word in words]
+    result = CliRunner().invoke(wordweave.cli, words)
+    assert (result.exit_code, "Traceback" in result.output) == (code, False), result.output
+    assert line in result.output

@@ -1,0 +1,40 @@
+"""The TOML file: what is asked is what is done, and a mistake is named."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.toml")), ids=lambda path: path.name)
+def test_what_is_written_reads_back_equal(path, tmp_path):
+    said = settings.read(path)
+    (tmp_path / "again.toml").write_text(settings.write(said))
+    assert settings.read(tmp_path / "again.toml") == said
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[units]\nclustres = 3", r"x.toml: \[units\] has no \['clustres'\]; it knows \['clusters', .*"),
+        ("[unit]\nclusters = 3", r"x.toml: \[top level\] has no \['unit'\]"),
+        ("[units]\nclusters = 'many'", r"units.clusters: need a int, got 'many'"),
+        ("[units]\nclusters = 1", r"units.clusters: need at least 2, got 1"),
+        ("units = 3", r"units: need a table \[units\], got 3"),
+        ("[shards]\nby = 'age'", r"shards.by: need one of speaker, hash, got 'age'"),
+        ("[interleave]\ntext_words = [30, 10]", r"interleave.text_words: need \[least, most\]"),
+        ("[units", r"cannot be read as TOML"),
+    ],
+)
+def test_a_mistake_is_named_with_the_rule(tmp_path, text, line):
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(ValueError, match=line):
+        settings.read(tmp_path / "x.toml")
+
+
+def test_a_whole_number_passes_for_a_float(tmp_path):
+    (tmp_path / "x.toml").write_text("[corpus]\npart_minutes = 5")
+    assert settings.read(tmp_path / "x.toml").corpus.part_minutes == 5.0

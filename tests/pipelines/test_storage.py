@@ -1,0 +1,229 @@
+"""Builds behind URLs: memory, and a real S3 server on this machine; the same bytes as on a local disk."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import wordweave
+from corpus import files
+from corpus.audio import decode, probe
+from corpus.records import Reject, Utterance
+from pipelines import build as steps
+from pipelines import settings
+from pipelines.execution.runner import Engine, run_stage
+from pipelines.operations import prune
+from pipelines.reports.report import report
+from tests.helpers.stage import Copy, copies
+from tests.pipelines.test_build import asked, built, hashes, run  # noqa: F401 - the fixture
+from tests.pipelines.test_engines import COMMANDS, begun, everything, invoke, one_line
+from tests.pipelines.test_prune import LEFT, MINE, put
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """URL of an empty bucket of an S3 server that runs here."""
+    pytest.importorskip("moto", reason="the dev extra brings an S3 server")
+    log = tmp_path_factory.mktemp("s3") / "log"
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    with log.open("w") as file:
+        server = subprocess.Popen(words, stderr=file)
+    while "Running on http://" not in log.read_text() and server.poll() is None:
+        time.sleep(0.1)
+    endpoint = "http://" + log.read_text().split("Running on http://")[1].split()[0]
+    before = dict(os.environ)
+    os.environ.update(
+        AWS_ENDPOINT_URL=endpoint,
+        AWS_ACCESS_KEY_ID="test",
+        AWS_SECRET_ACCESS_KEY="test",
+        AWS_DEFAULT_REGION="us-east-1",
+    )
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem(use_listings_cache=False).mkdir("speech")
+    yield "s3://speech"
+    s3fs.S3FileSystem.clear_instance_cache()
+    os.environ.clear()
+    os.environ.update(before)
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture
+def aws_anew():
+    """Credentials are looked for anew, before and after."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def uploaded(manifest: Path, place: Path) -> Path:
+    """A copy of a corpus behind a URL."""
+    for path in sorted((manifest.parent / "audio").glob("*")):
+        files.write(place / "audio" / path.name, path.read_bytes())
+    rows = [{**json.loads(line), "alignment": None} for line in manifest.read_text().splitlines()]
+    files.write(place / manifest.name, "\n".join(map(json.dumps, rows)).encode())
+    return place / manifest.name
+
+
+def downloaded(build: Path, folder: Path) -> Path:
+    """A local copy of a build."""
+    for name in files.names_in(build) or ():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(files.read(build / name))
+    return folder
+
+
+def test_a_recording_behind_a_url_sounds_as_on_the_disk(spoken_corpus):
+    row = json.loads(spoken_corpus.read_text().splitlines()[0])
+    local = spoken_corpus.parent / row["audio"]
+    url = files.place("memory://sounds") / local.name
+    files.write(url, local.read_bytes())
+    header = probe(local)
+    assert probe(str(url)) == header
+    for first, frames in ((0, header.frames), (4000, 9000)):
+        here = Utterance("a", str(local), frames, header.sample_rate, first)
+        there = Utterance("a", str(url), frames, header.sample_rate, first)
+        assert decode(here).tobytes() == decode(there).tobytes()
+    with pytest.raises(Reject, match=r"audio\.missing"):
+        probe(str(url.with_name("gone.flac")))
+    files.write(url, local.read_bytes()[:20_000])
+    with pytest.raises(Reject, match=r"audio\.truncated"):
+        decode(Utterance("a", str(url), header.frames, header.sample_rate))
+
+
+def test_a_store_that_fails_is_no_broken_recording(spoken_corpus, monkeypatch):
+    row = json.loads(spoken_corpus.read_text().splitlines()[0])
+    local = spoken_corpus.parent / row["audio"]
+    url = files.place("memory://sounds") / "fails.flac"
+    files.write(url, local.read_bytes())
+    monkeypatch.setattr("corpus.audio.Remote.tell", lambda self: 0)
+
+    def broken(self, count=-1):
+        self.error = OSError("connection reset")
+        return b""
+
+    monkeypatch.setattr("corpus.audio.Remote.read", broken)
+    with pytest.raises(ValueError, match="cannot be read: connection reset"):
+        probe(str(url))
+
+
+def test_what_a_store_holds_is_planned_as_on_the_disk(tmp_path):
+    build = files.place("memory://builds") / "toy"
+    stage = Copy(str(tmp_path / "log"))
+    tasks = copies(build, stage, 5)
+    assert run_stage(stage, build, tasks, Engine("local"), quiet=True)["done"] == 5
+    (build / "out" / "2").unlink()
+    (build / "out" / "3.done").unlink()
+    files.write(build / "out" / "4.done", b'{"key": "')
+    assert run_stage(stage, build, tasks, Engine("local"), quiet=True)["done"] == 3
+    assert [files.read(build / "out" / str(n)) for n in range(5)] == [str(n).encode() * 2 for n in range(5)]
+
+
+@pytest.mark.slow
+def test_a_build_on_s3_has_the_bytes_of_one_on_the_disk_and_trains(bucket, spoken_corpus, tmp_path):
+    from shards.read import open_stream
+    from shards.verify import verify
+
+    place = files.place(bucket)
+    uploaded(spoken_corpus, place / "corpus")
+    said = asked(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
+    run(tmp_path / "here", said, Engine("local"))
+    build = place / "build"
+    there = settings.replace(said, "corpus", source=f"{bucket}/corpus/manifest.jsonl")
+    steps.ingest(build, there)
+    steps.fit_units(build, there, Engine("local"))
+    steps.encode(build, there, Engine("beam", 2))
+    steps.align(build, there, Engine("local"))
+    steps.interleave(build, there, Engine("local"))
+    report(build)
+    copy = hashes(downloaded(build, tmp_path / "copy"))
+    here = hashes(tmp_path / "here")
+    told = {name for name in here if name.startswith("manifest")}  # names where the recordings are
+    assert {name: copy[name] for name in here.keys() - told} == {
+        name: here[name] for name in here.keys() - told
+    }
+    assert verify(str(build)) == []
+    streams = [
+        open_stream(
+            where, {"speech": 1.0, "interleaved": 1.0}, seed=0, sequence_length=64, rank=0, world_size=1
+        )
+        for where in (str(build), str(tmp_path / "here"))
+    ]
+    for _ in range(5):
+        one, other = (next(stream) for stream in streams)
+        assert one.tokens.tolist() == other.tokens.tolist()
+    again = CliRunner().invoke(wordweave.cli, ["units", str(build), "--engine", "local", "--json"])
+    assert json.loads(again.stdout.strip().splitlines()[-1])["done"] == 0
+
+
+WRONG = [
+    ("s3://no-such-bucket/b", "test", "no such bucket"),
+    ("s3://speech/b", "", "Unable to locate credentials"),
+    ("what://b/c", "test", "fsspec"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("url", "keys", "line"), WRONG)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_wrong_place_is_one_line_before_any_work(
+    command, bucket, tmp_path, url, keys, line, monkeypatch, aws_anew
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if not keys:
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    _, config = begun(tmp_path)
+    before = everything(tmp_path)
+    said = one_line(invoke(command, url, config))
+    assert url in said
+    assert line in said
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_bucket_that_may_only_be_read_is_one_line_before_any_work(command, bucket, tmp_path, monkeypatch):
+    import s3fs
+
+    def refused(*_, **__):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", refused)
+    _, config = begun(tmp_path)
+    said = one_line(invoke(command, f"{bucket}/read-only", config))
+    assert "s3://speech/read-only: cannot be written: Access Denied" in said
+
+
+@pytest.mark.slow
+def test_prune_takes_from_a_bucket_what_it_takes_from_a_disk(bucket, built, tmp_path):  # noqa: F811
+    place = files.place(bucket) / "pruned"
+    local = shutil.copytree(built, tmp_path / "build")
+    (local / ".lock").unlink()
+    put(local, *LEFT, *MINE)
+    for name, _ in prune.listed(local):
+        files.write(place / name, (local / name).read_bytes())
+    said = CliRunner().invoke(wordweave.cli, ["prune", str(place)])
+    assert said.exit_code == 0, said.output
+    assert {line.split()[0] for line in said.output.splitlines() if " bytes: " in line} == set(LEFT)
+    assert files.names_in(place) == {name for name, _ in prune.listed(local)}  # dry
+    said = CliRunner().invoke(wordweave.cli, ["prune", str(place), "--yes"])
+    assert said.exit_code == 0, said.output
+    assert files.names_in(place) == {name for name, _ in prune.listed(local)} - set(LEFT)

@@ -1,0 +1,149 @@
+"""Part runner: a file counts only with its marker, whatever was killed when."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.execution.runner import Engine, run_stage
+from pipelines.execution.task import TableStage, Task, batches, done, key, marker, run_task
+
+OUT = pa.schema([("id", pa.string()), ("value", pa.int64()), ("reject", pa.string())])
+
+
+@dataclass(frozen=True)
+class Add(TableStage):
+    """A toy stage: adds a number; ids that start with "bad" are rejected, a part that holds "boom" fails."""
+
+    number: int
+    place: str = ""
+    name: ClassVar[str] = "add"
+    version: ClassVar[int] = 1
+    outside_key: ClassVar[tuple[str, ...]] = ("place",)
+    schema: ClassVar[pa.Schema] = OUT
+
+    def setup(self):
+        pass
+
+    def process(self, batch):
+        ids = batch.column("id").to_pylist()
+        if "boom" in ids:
+            raise RuntimeError("boom")
+        bad = [name.startswith("bad") for name in ids]
+        values = [None if no else self.number for no in bad]
+        return pa.record_batch(
+            [batch.column("id"), values, ["text.empty" if no else None for no in bad]], schema=OUT
+        )
+
+
+def part(build, name, ids):
+    path = build / "in" / name
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"id": ids, "samples": [16_000] * len(ids)}), path)
+    return path
+
+
+def task(stage, name):
+    return Task(f"out/{name}", (f"in/{name}",), key(stage, [name]), 1)
+
+
+def test_a_task_is_done_once_and_skipped_after(tmp_path):
+    part(tmp_path, "p", ["a", "bad1"])
+    stage = Add(3)
+    assert [run_task(stage, tmp_path, task(stage, "p")) for _ in range(2)] == ["done", "skipped"]
+    assert pq.read_table(tmp_path / "out/p").to_pylist() == [
+        {"id": "a", "value": 3, "reject": None},
+        {"id": "bad1", "value": None, "reject": "text.empty"},
+    ]
+    said = marker(tmp_path / "out/p")
+    assert (said["rows"], said["rejects"]) == (2, {"text.empty": 1})
+
+
+def test_other_settings_redo_the_task_and_a_place_does_not():
+    assert key(Add(3), ["x"]) != key(Add(4), ["x"])
+    assert key(Add(3), ["x"]) != key(Add(3), ["y"])
+    assert key(Add(3, "here"), ["x"]) == key(Add(3, "there"), ["x"])
+
+
+@pytest.mark.parametrize("left", ["data", "marker", "half a marker"])
+def test_what_a_kill_leaves_is_never_taken_for_finished(tmp_path, left):
+    part(tmp_path, "p", ["a"])
+    stage = Add(3)
+    run_task(stage, tmp_path, task(stage, "p"))
+    whole = (tmp_path / "out/p").read_bytes()
+    if left == "data":
+        (tmp_path / "out/p.done").unlink()
+    elif left == "marker":
+        (tmp_path / "out/p").unlink()
+    else:
+        (tmp_path / "out/p.done").write_text('{"key": "')
+    assert not done(tmp_path, task(stage, "p"))
+    assert run_task(stage, tmp_path, task(stage, "p")) == "done"
+    assert (tmp_path / "out/p").read_bytes() == whole
+
+
+def test_a_kill_between_data_and_marker_never_leaves_new_data_under_the_old_marker(tmp_path, monkeypatch):
+    part(tmp_path, "p", ["a"])
+    old, new = Add(3), Add(4)
+    run_task(old, tmp_path, task(old, "p"))
+
+    class Killed(BaseException):
+        pass
+
+    def kill(path, data):
+        raise Killed
+
+    monkeypatch.setattr("pipelines.execution.task.write_atomically", kill)
+    with pytest.raises(Killed):
+        run_task(new, tmp_path, task(new, "p"))
+    assert not done(tmp_path, task(old, "p"))
+    assert not done(tmp_path, task(new, "p"))
+
+
+def test_a_failing_task_is_told_and_the_others_are_kept(tmp_path):
+    part(tmp_path, "a", ["x"])
+    part(tmp_path, "b", ["boom"])
+    part(tmp_path, "c", ["y"])
+    stage = Add(1)
+    tasks = [task(stage, name) for name in "abc"]
+    with pytest.raises(ValueError, match=r"add: 1 of 3 tasks failed; first out/b: RuntimeError: boom"):
+        run_stage(stage, tmp_path, tasks, Engine("local"), quiet=True)
+    assert [done(tmp_path, one) for one in tasks] == [True, False, True]
+    part(tmp_path, "b", ["mended"])
+    assert run_stage(stage, tmp_path, tasks, Engine("local"), quiet=True) == {
+        "tasks": 3,
+        "done": 1,
+        "skipped": 2,
+    }
+    assert not list(tmp_path.glob("out/*.failed"))
+
+
+def test_beam_in_process_gives_the_bytes_of_a_plain_loop(tmp_path):
+    stage = Add(7)
+    for engine in ("local", "beam"):
+        build = tmp_path / engine
+        build.mkdir()
+        for name in "abc":
+            part(build, name, [name, "bad"])
+        run_stage(stage, build, [task(stage, name) for name in "abc"], Engine(engine), quiet=True)
+    for name in "abc":
+        assert (tmp_path / "local/out" / name).read_bytes() == (tmp_path / "beam/out" / name).read_bytes()
+
+
+@given(st.lists(st.integers(0, 10 * 60 * 16_000), max_size=30))
+def test_batches_keep_every_row_in_order_and_their_minutes(lengths):
+    table = pa.table({"samples": pa.array(lengths, pa.int64())})
+    made = [batch.column("samples").to_pylist() for batch in batches(table, minutes=5)]
+    assert [length for batch in made for length in batch] == lengths
+    assert all(len(batch) == 1 or sum(batch) <= 5 * 60 * 16_000 for batch in made)
+
+
+def test_a_stage_is_settings_only():
+    assert dataclasses.asdict(Add(3)) == {"number": 3, "place": ""}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Add(3).number = 4

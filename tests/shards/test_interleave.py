@@ -1,0 +1,273 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards.interleave import (
+    STRATEGIES,
+    Strategy,
+    document,
+    generator,
+    interleave,
+    parse,
+    spans,
+    speech_tokens,
+    text_tokens,
+    weave,
+)
+from shards.stream import merge_ids
+from shards.utterance import TokenizedUtterance
+from tests.helpers.shards import toy_utterance, toy_vocabulary
+
+NAMES = st.sampled_from(sorted(STRATEGIES))
+ONCE = sorted(STRATEGIES.keys() - {"word", "concatenated"})
+
+
+def drawn(utterance, name, seed):
+    return spans(utterance.words, name, generator(seed, 0, utterance.id))
+
+
+def frames_of_words(utterance):
+    """The slow, obvious rule: a frame goes to the word whose stretch, to the middles of the gaps, holds its centre."""
+    found = [[] for _ in range(utterance.words)]
+    for frame in range(len(utterance.units)):
+        centre = utterance.unit_centre + frame / utterance.unit_rate
+        word = 0
+        while (
+            word + 1 < utterance.words and centre >= (utterance.ends[word] + utterance.starts[word + 1]) / 2
+        ):
+            word += 1
+        found[word].append(frame)
+    return found
+
+
+def deduplicated(values):
+    return [value for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
+
+
+@given(NAMES, st.integers(1, 80), st.integers(0, 2**32))
+@settings(deadline=None, max_examples=100)
+def test_every_word_comes_in_order_exactly_once_per_promise(name, words, seed):
+    plan = spans(words, name, generator(seed, 0, "x"))
+    said = [word for span in plan for word in range(span.first, span.last)]
+    if name == "word":
+        assert said == [word for word in range(words) for _ in (0, 1)]
+    elif name == "concatenated":
+        assert said == [*range(words), *range(words)]
+    else:
+        assert said == list(range(words))
+    assert all(one.speech != other.speech for one, other in itertools.pairwise(plan))
+    assert all(span.first < span.last for span in plan)
+
+
+@given(NAMES, st.integers(1, 60), st.integers(0, 10**6))
+@settings(deadline=None, max_examples=100)
+def test_parse_gives_back_spans_words_and_the_utterance_s_own_units(name, words, seed):
+    utterance = toy_utterance(words, seed)
+    vocabulary = utterance.vocabulary
+    plan = drawn(utterance, name, seed)
+    tokens = interleave(utterance, name, generator(seed, 0, utterance.id))
+    parsed = parse(document(tokens, vocabulary), vocabulary)
+    assert [span.speech for span in parsed] == [span.speech for span in plan]
+    frames = frames_of_words(utterance)
+    for span, found in zip(plan, parsed):
+        if span.speech:
+            own = [int(utterance.units[k]) for word in frames[span.first : span.last] for k in word]
+            assert [int(id) - vocabulary.first_unit for id in found.ids] == deduplicated(own)
+        else:
+            cuts = utterance.text_cuts
+            assert found.ids.tolist() == utterance.text[cuts[span.first] : cuts[span.last]].tolist()
+    marker = {
+        (False, False): "[Text]",
+        (True, False): "[Speech]",
+        (False, True): "[ASR]",
+        (True, True): "[TTS]",
+    }
+    assert [found.marker for found in parsed] == [marker[span.speech, span.task] for span in plan]
+    assert sum(vocabulary.kind(tokens) == 1) + sum(vocabulary.kind(tokens) == 5) == len(plan)
+
+
+@given(st.sampled_from(ONCE), st.integers(1, 60), st.integers(0, 10**6))
+@settings(deadline=None, max_examples=50)
+def test_speech_spans_of_an_expressive_utterance_stand_alone(name, words, seed):
+    utterance = toy_utterance(words, seed, expressive=True)
+    plan = drawn(utterance, name, seed)
+    parsed = parse(weave(utterance, plan), utterance.vocabulary)
+    for span, found in zip(plan, parsed):
+        first, last = (int(utterance.unit_cuts[i]) for i in (span.first, span.last))
+        names = utterance.vocabulary.decode(found.ids)
+        if span.speech and first < last:
+            assert [name[:3] for name in names[:3]] == ["[St", "[Pi", "[Hu"]
+            own = utterance.units[first:last].tolist()
+            assert [int(name[3:-1]) for name in names if name[:3] == "[Hu"] == deduplicated(own)
+
+
+@given(st.integers(1, 60), st.integers(0, 10**6))
+@settings(deadline=None, max_examples=50)
+def test_frames_belong_to_the_word_that_holds_their_centre(words, seed):
+    utterance = toy_utterance(words, seed)
+    cuts = utterance.unit_cuts
+    assert [list(range(a, b)) for a, b in itertools.pairwise(cuts)] == frames_of_words(utterance)
+
+
+def test_a_centre_exactly_between_two_words_belongs_to_the_later():
+    times = {
+        "starts": [0.0, 2.0, 3.0],
+        "ends": [1.0, 3.0, 4.0],
+        "seconds": 5.0,
+        "unit_rate": 1.0,
+        "unit_centre": 0.5,
+    }
+    ids = {
+        "units": [0, 1, 2, 3, 4],
+        "text": [1, 2, 3],
+        "text_ends": [1, 2, 3],
+        "vocabulary": toy_vocabulary(),
+    }
+    # centres 0.5, 1.5, 2.5, 3.5, 4.5; the words meet at 1.5 and at 3.0
+    assert TokenizedUtterance(id="x", **times, **ids).unit_cuts.tolist() == [0, 1, 3, 5]
+
+
+def test_spirit_draws_spans_within_its_bounds_and_all_of_them():
+    seen = {False: set(), True: set()}
+    firsts = 0
+    for seed in range(400):
+        plan = spans(200, "spirit", generator(seed, 0, "x"))
+        firsts += plan[0].speech
+        for span in plan[:-1]:
+            seen[span.speech].add(span.last - span.first)
+    assert seen == {False: set(range(10, 31)), True: set(range(5, 16))}
+    assert 150 < firsts < 250
+
+
+def test_spirit_span_lengths_are_uniform():
+    lengths = [
+        s.last - s.first
+        for seed in range(300)
+        for s in spans(3000, "spirit", generator(seed, 0, ""))[:-1]
+        if s.speech
+    ]
+    counts = np.bincount(lengths, minlength=16)[5:]
+    assert counts.min() > 0.94 * len(lengths) / 11
+    assert counts.max() < 1.06 * len(lengths) / 11
+
+
+def test_a_short_utterance_is_one_truncated_span():
+    assert all(len(spans(5, "spirit", generator(seed, 0, "x"))) == 1 for seed in range(50))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "share"),
+    [
+        (Strategy("poisson"), 0.3),
+        (Strategy("poisson", ratio=0.47, mean_words=3), 0.47),
+        (Strategy("poisson", ratio=0.9), 0.9),
+        (Strategy("binomial"), 0.5),
+        (Strategy("continuation"), 0.5),
+    ],
+)
+@pytest.mark.parametrize("words", [30, 31])
+def test_a_promised_share_of_spoken_words_is_met_within_a_point(strategy, share, words):
+    spoken = 0
+    for seed in range(4000):
+        plan = spans(words, strategy, generator(seed, 0, "x"))
+        spoken += sum(span.last - span.first for span in plan if span.speech)
+    assert abs(spoken / (4000 * words) - share) < 0.01
+
+
+def test_poisson_speaks_every_word_equally_often():
+    spoken = np.zeros(30)
+    for seed in range(3000):
+        for span in spans(30, "poisson", generator(seed, 0, "x")):
+            spoken[span.first : span.last] += span.speech
+    assert np.abs(spoken / 3000 - 0.3).max() < 0.04
+
+
+def test_the_task_markers_need_a_vocabulary_that_has_them():
+    utterance = toy_utterance(5)
+    plain = TokenizedUtterance(
+        **{f: getattr(utterance, f) for f in utterance.__dataclass_fields__ if f != "vocabulary"},
+        vocabulary=toy_vocabulary(tasks=False),
+    )
+    with pytest.raises(ValueError, match=r"tasks=True"):
+        interleave(plain, "concatenated", generator(0, 0, "x"))
+
+
+def test_the_draw_depends_on_seed_epoch_and_id_alone():
+    draws = {
+        (s, e, k): generator(s, e, k).integers(2**62) for s in (0, 1) for e in (0, 1) for k in ("a", "b")
+    }
+    assert len(set(draws.values())) == 8
+    assert generator(1, 1, "b").integers(2**62) == draws[1, 1, "b"]
+    assert generator(1, 11, "a").integers(2**62) != generator(11, 1, "a").integers(2**62)
+
+
+def test_unimodal_builders_are_marker_and_stream():
+    utterance = toy_utterance(8)
+    vocabulary = utterance.vocabulary
+    assert text_tokens(utterance).tolist() == [vocabulary.text_marker, *utterance.text]
+    units = merge_ids(utterance.units, vocabulary=vocabulary, unit_rate=25.0)
+    assert speech_tokens(utterance).tolist() == [vocabulary.speech_marker, *units]
+    assert document([5], vocabulary).tolist() == [vocabulary.bos, 5, vocabulary.eos]
+    assert document([5], vocabulary, eos=False).tolist() == [vocabulary.bos, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("and", "need a marker first"),
+        ("[Hu3][Text] a", "need a marker first"),
+        ("[Text] a[Hu3]", "cannot hold"),
+        ("[Speech] a", "cannot hold"),
+        ("[Speech][Hu1][Speech][Hu2]", "must switch"),
+        ("[Text] a[ASR] b", "must switch"),
+        ("[Text] a<s>[Text] b", "must switch"),
+    ],
+)
+def test_parse_refuses_a_sequence_that_no_strategy_writes(text, rule):
+    vocabulary = toy_vocabulary()
+    with pytest.raises(ValueError, match=rule):
+        parse(vocabulary.encode(text), vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("units", [501], "units: need"),
+        ("units", [-1], "units: need"),
+        ("text", [10**6, 1, 2], "text: need ids"),
+        ("text_ends", [1, 1, 2], "text_ends"),
+        ("text_ends", [2, 1, 3], "text_ends"),
+        ("starts", [0.0, 0.1], "words: need"),
+        ("starts", [0.0, 0.9, 0.5], "word times"),
+        ("ends", [0.0, 0.5, 0.9], "word times"),
+        ("ends", [0.2, 0.5, float("nan")], "word times"),
+        ("unit_rate", 0.0, "unit_rate"),
+    ],
+)
+def test_an_impossible_utterance_cannot_be_made(field, value, rule):
+    times = {"starts": [0.0, 0.3, 0.6], "ends": [0.2, 0.5, 0.9], "seconds": 1.0}
+    fields = times | {
+        "id": "u1",
+        "units": [1, 2, 3],
+        "unit_rate": 25.0,
+        "unit_centre": 0.02,
+        "text": [1, 2, 3],
+    }
+    fields |= {"text_ends": [1, 2, 3], "vocabulary": toy_vocabulary()}
+    TokenizedUtterance(**fields)
+    with pytest.raises(ValueError, match=rule):
+        TokenizedUtterance(**(fields | {field: value}))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"name": "spirits"}, {"text_words": (0, 3)}, {"speech_words": (5, 4)}, {"ratio": 1.5}, {"trials": 0}],
+)
+def test_an_impossible_strategy_is_refused(bad):
+    with pytest.raises(ValueError, match="strategy"):
+        Strategy(**bad)
+    with pytest.raises(ValueError, match="at least 1 word"):
+        spans(0, "spirit", generator(0, 0, ""))

@@ -1,0 +1,193 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards.stream import merge, merge_ids, merge_spans, split
+from tests.helpers.shards import toy_vocabulary
+
+VALUES = st.lists(st.integers(0, 3), max_size=60)
+RATES = st.sampled_from([24.99, 25.0, 50.0, 12.5])
+
+
+def slow_merge(units, pitch, style, unit_rate, pitch_rate=12.5, style_rate=1.0):
+    """SPEC 4.1, step by step: emit with times, concatenate style, pitch, units, sort stably on time alone."""
+    emitted = [(i / style_rate, f"[St{value}]") for i, value in enumerate(style)]
+    for name, values, rate in (("Pi", pitch, pitch_rate), ("Hu", units, unit_rate)):
+        for i, value in enumerate(values):
+            if i == 0 or values[i - 1] != value:
+                emitted.append((i / rate, f"[{name}{value}]"))
+    return [token for _, token in sorted(emitted, key=lambda item: item[0])]
+
+
+@given(VALUES, VALUES, st.lists(st.integers(0, 99), max_size=6), RATES)
+@settings(deadline=None, max_examples=100)
+def test_merge_is_the_stable_sort_of_the_specification(units, pitch, style, rate):
+    assert merge(units, pitch, style, unit_rate=rate) == slow_merge(units, pitch, style, rate)
+
+
+def test_the_paper_s_example_comes_out_of_merge():
+    # "[SPEECH][St10][Pi0][Hu28][Hu22][Pi14][Hu15][Pi32][Hu78][Hu234][Hu468]", units at 24.99 Hz, pitch at 12.5 Hz
+    units = [28, 22, 15, 15, 78, 234, 468]
+    pitch = [0, 14, 32, 32]
+    expected = "[St10][Pi0][Hu28][Hu22][Pi14][Hu15][Pi32][Hu78][Hu234][Hu468]"
+    assert "".join(merge(units, pitch, [10], unit_rate=24.99)) == expected
+    assert "".join(merge(units, pitch, [10], unit_rate=25.0)) == expected
+
+
+def test_the_inverse_gives_the_documented_vector():
+    units, pitch, style = split("[St81][Hu78][Pi13][Hu42][Hu81][Hu159][Hu316][Pi3][Hu259]")
+    assert units == [78, 42, 81, 159, 316, 259]
+    assert pitch == [13, 13, 13, 13, 13, 3]
+    assert style == [81] * 6
+
+
+def test_units_alone_are_their_runs_and_have_no_pitch():
+    assert split(merge([5, 5, 9, 9, 5], unit_rate=25.0)) == ([5, 9, 5], None, None)
+
+
+@given(
+    st.lists(st.integers(0, 500), min_size=1, max_size=80),
+    st.lists(st.integers(0, 63), min_size=1, max_size=40),
+)
+@settings(deadline=None, max_examples=100)
+def test_split_gives_back_the_runs_and_the_pitch_in_force(units, pitch):
+    kept = [i for i in range(len(units)) if i == 0 or units[i] != units[i - 1]]
+    found, pitches, style = split(merge(units, pitch, unit_rate=24.99))
+    assert found == [units[i] for i in kept]
+    assert style is None
+    # at equal rates in step, pitch p is in force from frame 2p on
+    assert pitches == [pitch[min(i // 2, len(pitch) - 1)] for i in kept]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "[Hu1]x",
+        "x[Hu1]",
+        "[Hu1][Hu]",
+        "[Hu01]",
+        "[Ab1]",
+        "[Hu1] [Hu2]",
+        "[Hu1]\0",
+        "[[Hu1]",
+        "]",
+        ["[Hu1]", "Hu2"],
+        ["[Text]"],
+    ],
+)
+def test_split_refuses_what_is_no_speech_token(bad):
+    with pytest.raises(ValueError, match="stream: need"):
+        split(bad)
+
+
+@pytest.mark.parametrize("bad", [[-1], [1.5], [[1], [2]], [True]])
+def test_merge_refuses_what_is_no_token_value(bad):
+    with pytest.raises(ValueError, match="stream: need whole numbers >= 0"):
+        merge([1, 2], bad, unit_rate=25.0)
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
+def test_merge_refuses_a_rate_that_gives_no_times(rate):
+    with pytest.raises(ValueError, match="rate: need more than 0 Hz"):
+        merge([1, 2], unit_rate=rate)
+
+
+@given(VALUES, VALUES, st.lists(st.integers(0, 99), max_size=6), RATES)
+@settings(deadline=None, max_examples=50)
+def test_nothing_is_lost_and_time_never_runs_back(units, pitch, style, rate):
+    runs = lambda values: sum(i == 0 or value != values[i - 1] for i, value in enumerate(values))  # noqa: E731
+    tokens = merge(units, pitch, style, unit_rate=rate)
+    counts = [sum(token.startswith(f"[{kind}") for token in tokens) for kind in ("Hu", "Pi", "St")]
+    assert counts == [runs(units), runs(pitch), len(style)]
+    places = {"Hu": 0, "Pi": 0, "St": 0}
+    starts = {
+        "Hu": [i / rate for i in range(len(units)) if i == 0 or units[i] != units[i - 1]],
+        "Pi": [i / 12.5 for i in range(len(pitch)) if i == 0 or pitch[i] != pitch[i - 1]],
+        "St": [float(i) for i in range(len(style))],
+    }
+    times = []
+    for token in tokens:
+        kind = token[1:3]
+        times.append(starts[kind][places[kind]])
+        places[kind] += 1
+    assert times == sorted(times)
+
+
+def test_a_list_and_a_string_split_alike():
+    tokens = merge([1, 2, 3], [4, 5], [6], unit_rate=25.0)
+    assert split(tokens) == split("".join(tokens))
+
+
+@given(VALUES, VALUES, st.lists(st.integers(0, 99), max_size=6))
+@settings(deadline=None, max_examples=50)
+def test_ids_are_those_of_the_names(units, pitch, style):
+    vocabulary = toy_vocabulary(64, 100)
+    ids = merge_ids(np.array(units), np.array(pitch), np.array(style), vocabulary=vocabulary, unit_rate=25.0)
+    assert vocabulary.decode(ids) == merge(units, pitch, style, unit_rate=25.0)
+
+
+def slow_span(units, pitch, style, first, last):
+    """What a span [first, last) says, frame by frame: at its first frame all that is in force, later what changes."""
+    tokens = []
+    said_pitch = said_unit = said_second = None
+    for frame in range(first, last):
+        second, index = min(frame // 25, len(style) - 1), min(frame // 2, len(pitch) - 1)
+        if second != said_second:
+            tokens.append(f"[St{style[second]}]")
+        if pitch[index] != said_pitch:
+            tokens.append(f"[Pi{pitch[index]}]")
+        if units[frame] != said_unit:
+            tokens.append(f"[Hu{units[frame]}]")
+        said_pitch, said_unit, said_second = pitch[index], units[frame], second
+    return tokens
+
+
+@given(st.integers(0, 10**6), st.integers(1, 120), st.integers(1, 120))
+@settings(deadline=None, max_examples=100)
+def test_a_span_says_again_which_style_and_pitch_are_in_force(seed, one, two):
+    rng = np.random.default_rng(seed)
+    first, last = sorted((one - 1, two))
+    # 25 Hz and pitch at 12.5 Hz in step: nothing changes between frames, the slow version sees all
+    units, pitch, style = rng.integers(0, 3, 120), rng.integers(0, 3, 60), rng.integers(0, 100, 5)
+    vocabulary = toy_vocabulary(64, 100)
+    ids = merge_ids(units, pitch, style, vocabulary=vocabulary, unit_rate=25.0, first=first, last=last)
+    assert vocabulary.decode(ids) == slow_span(units, pitch, style, first, last)
+
+
+def test_merging_takes_time_in_proportion_to_the_length():
+    import time
+
+    def seconds(frames):
+        units, pitch = np.arange(frames) % 500, np.arange(frames // 2) % 64
+        start = time.process_time()
+        for _ in range(5):
+            merge_ids(units, pitch, vocabulary=toy_vocabulary(64, 100), unit_rate=25.0)
+        return time.process_time() - start
+
+    seconds(1000)
+    assert seconds(400_000) < 40 * max(seconds(40_000), 1e-3)
+
+
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 6),
+    st.sampled_from([(12.5, 1.0), (12.5, 3.0), (25.0, 0.5), (7.0, 1.3)]),
+)
+@settings(deadline=None, max_examples=100)
+def test_many_spans_merged_together_are_those_merged_one_by_one(seed, utterances, rates):
+    rng = np.random.default_rng(seed)
+    vocabulary = toy_vocabulary(64, 100)
+    units = [rng.integers(0, 3, int(rng.integers(1, 60))) for _ in range(utterances)]
+    pitch = [rng.integers(0, 2, int(rng.integers(0, 40))) for _ in range(utterances)]  # may end early or late
+    style = [rng.integers(0, 2, int(rng.integers(0, 6))) for _ in range(utterances)]
+    owners = rng.integers(0, utterances, 12)
+    cuts = np.sort([rng.integers(0, len(units[owner]) + 1, 2) for owner in owners], axis=1)
+    cuts[0] = 0, len(units[owners[0]])  # a whole one
+    fixed = {"vocabulary": vocabulary, "unit_rate": 25.0, "pitch_rate": rates[0], "style_rate": rates[1]}
+    for streams in ((pitch, style), (pitch, None), (None, style)):
+        ids, counts = merge_spans(units, *streams, owners, cuts[:, 0], cuts[:, 1], **fixed)
+        found = np.split(ids, np.cumsum(counts)[:-1])
+        for owner, (first, last), one in zip(owners, cuts, found):
+            own = [None if stream is None else stream[owner] for stream in streams]
+            assert one.tolist() == merge_ids(units[owner], *own, first=first, last=last, **fixed).tolist()

@@ -1,0 +1,178 @@
+import hashlib
+import io
+import json
+import pickle
+import shutil
+import tarfile
+import zlib
+
+import numpy as np
+import pytest
+
+from shards.read import open_stream
+from shards.verify import _content, verify
+from shards.write import write_index, write_shard
+from tests.helpers.shards import toy_build, toy_sample, toy_utterance, toy_vocabulary
+
+SHARD = "shards/interleaved/train-000001.tar"
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    return toy_build(tmp_path_factory.mktemp("build"), utterances=90, per_shard=30)
+
+
+@pytest.fixture
+def copy(build, tmp_path):
+    return shutil.copytree(build, tmp_path / "copy")
+
+
+def test_a_fresh_build_has_no_findings(build):
+    assert verify(build) == []
+
+
+def changed(content):
+    harmed = bytearray(content)
+    harmed[len(content) // 2] ^= 1
+    return bytes(harmed)
+
+
+@pytest.mark.parametrize(
+    "harm", [changed, lambda c: c[:-20_000], lambda c: c[: len(c) // 2], lambda c: b"", lambda c: c + b"x"]
+)
+def test_a_changed_shard_is_named(copy, harm):
+    path = copy / SHARD
+    path.write_bytes(harm(path.read_bytes()))
+    found = verify(copy)
+    assert found
+    assert all(line.startswith(str(path)) for line in found)
+
+
+@pytest.mark.parametrize("offset", range(0, 512 * 12, 97))
+def test_any_flipped_byte_is_found(build, tmp_path, offset):
+    path = tmp_path / "x.tar"
+    entry = json.loads((build / "shards/index.json").read_text())["streams"]["text"]["train"][0]
+    content = bytearray((build / "shards" / entry["file"]).read_bytes())
+    content[offset] ^= 0x10
+    path.write_bytes(content)
+    assert [rule for rule in _content(str(path), entry) if rule.startswith("sha256")]
+
+
+def test_a_missing_and_an_extra_shard_are_named(copy):
+    shutil.move(copy / SHARD, copy / "shards/interleaved/train-000009.tar")
+    first, second = verify(copy)
+    assert first.startswith(f"{copy / SHARD}: missing")
+    assert second == f"{copy}/shards/interleaved/train-000009.tar: not in index.json"
+
+
+def rewritten(copy, samples):
+    """A build whose only shard holds these samples, its index in order."""
+    shutil.rmtree(copy / "shards")
+    (copy / "shards/interleaved").mkdir(parents=True)
+    entry = write_shard(copy / "shards/interleaved/train-000000.tar", samples, toy_vocabulary())
+    write_index(copy / "shards", {"interleaved": {"train": [entry]}}, toy_vocabulary())
+    return verify(copy)
+
+
+def test_a_pickle_in_a_tar_is_refused_by_verify_and_loader_with_the_shard_s_name(copy):
+    path = copy / SHARD
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        content = pickle.dumps([1])
+        info = tarfile.TarInfo("u1.tokens.pyd")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    written = path.read_bytes()
+    index = json.loads((copy / "shards/index.json").read_text())
+    entry = index["streams"]["interleaved"]["train"][
+        1
+    ]  # made to agree with the tar: the member itself must be found
+    entry |= {"bytes": len(written), "sha256": hashlib.sha256(written).hexdigest(), "samples": 1}
+    entry["blocks"] = {"samples": 64, "offsets": [0, 1024], "crc32": [zlib.crc32(written[:1024])]}
+    (copy / "shards/index.json").write_text(json.dumps(index))
+    (line,) = verify(copy)
+    assert line.startswith(f"{path}: member 'u1.tokens.pyd' is not in the schema")
+    with pytest.raises(ValueError, match=r"train-000001\.tar: member 'u1\.tokens\.pyd'"):
+        open_stream(copy, {"interleaved": 1}, seed=0, sequence_length=10)
+
+
+def test_another_vocabulary_is_found(copy):
+    toy_vocabulary(64, 100).save(copy / "shards")
+    found = verify(copy)
+    assert "index.json: vocabulary must be" in found[0]
+    assert "made with vocabulary" in found[1]
+
+
+def test_a_sequence_that_is_not_the_drawn_one_is_found(copy):
+    row = toy_utterance(40)
+    good = toy_sample(row, "interleaved")
+    assert rewritten(copy, [good]) == []
+    tokens = good["tokens.npy"].copy()
+    tokens[3] = tokens[4]
+    (line,) = rewritten(copy, [good | {"tokens.npy": tokens}])
+    assert line.endswith("u1: tokens.npy must be what its units, words, strategy and seed give")
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"tokens.npy": np.array([5, 6], dtype=np.int32)}, "need a marker first"),
+        ({"units.npy": np.array([600], dtype=np.int16)}, "units: need"),
+        ({"text.npy": np.array([1], dtype=np.int32)}, "text_ends"),
+    ],
+)
+def test_arrays_that_contradict_each_other_are_found(copy, change, rule):
+    (line,) = rewritten(copy, [toy_sample(toy_utterance(40), "interleaved") | change])
+    assert rule in line
+    assert line.startswith(f"{copy}/shards/interleaved/train-000000.tar: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("id", "u2"), ("stream", "speech"), ("schema", 2), ("seconds", 1.0)]
+)
+def test_a_record_that_says_what_is_not_so_is_found(copy, name, value):
+    good = toy_sample(toy_utterance(40), "interleaved")
+    (line,) = rewritten(copy, [good | {"json": good["json"] | {name: value}}])
+    assert "u1: " in line
+
+
+def test_word_times_that_are_not_those_of_the_words_are_found(copy):
+    good = toy_sample(toy_utterance(40), "interleaved")
+    times = good["times.npy"].copy()
+    times[0, 0] += 1e-9
+    (line,) = rewritten(copy, [good | {"times.npy": times}])
+    assert line.endswith("u1: times.npy must be the starts and ends of its words")
+
+
+@pytest.mark.parametrize("name", ["samples", "audio_samples", "first", "tokens", "sha256", "words", "shared"])
+def test_an_index_that_says_what_is_not_so_is_found(copy, name):
+    index = json.loads((copy / "shards/index.json").read_text())
+    other = {
+        "tokens": {"unit": 1},
+        "words": {"spoken": 1},
+        "shared": {"eos": False},
+        "first": "x",
+        "sha256": "0",
+    }.get(name, 12345)
+    index["streams"]["interleaved"]["train"][1][name] = other
+    (copy / "shards/index.json").write_text(json.dumps(index))
+    found = verify(copy)
+    assert found
+    assert all(line.startswith(str(copy / SHARD)) for line in found)
+
+
+def test_an_example_in_train_and_in_valid_is_found(copy):
+    index = json.loads((copy / "shards/index.json").read_text())
+    train = index["streams"]["text"]["train"]
+    shutil.copy(copy / "shards" / train[0]["file"], copy / "shards/text/valid-000000.tar")
+    index["streams"]["text"]["valid"] = [train[0] | {"file": "text/valid-000000.tar"}]
+    (copy / "shards/index.json").write_text(json.dumps(index))
+    assert verify(copy) == [
+        f"{copy}/shards/text/valid-000000.tar: 30 keys are in {copy}/shards/text/train-000000.tar too"
+    ]
+
+
+def test_one_bad_setting_does_not_drown_the_rest(copy):
+    good = [toy_sample(toy_utterance(9, seed=i, id=f"u{i}"), "interleaved") for i in range(20)]
+    found = rewritten(copy, [one | {"json": one["json"] | {"seconds": 0.5}} for one in good])
+    assert len(found) == 6
+    assert found[-1].endswith("more findings, left out")

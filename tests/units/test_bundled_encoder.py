@@ -1,0 +1,136 @@
+"""The encoder inside the package: small, whole, described by its card, and what a build takes unless told otherwise."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from corpus.adapters import read_jsonl
+from corpus.audio import decode
+from pipelines import build as steps
+from pipelines import settings
+from pipelines.execution.runner import Engine
+from units import kmeans
+from units.encode import encode_units
+from units.encoders import BUNDLED, bundled_codebook, load_encoder
+from units.quality import describe
+
+FOLDER = BUNDLED["compact"]
+LOCAL = Engine("local")
+
+
+@pytest.fixture(scope="module")
+def spoken(spoken_corpus):
+    return [decode(item) for item in read_jsonl(spoken_corpus)][:8]
+
+
+@pytest.fixture(scope="module")
+def compact():
+    return load_encoder("compact"), kmeans.load(bundled_codebook())
+
+
+def test_it_is_compact_and_runs_at_25_hz_with_501_units(compact):
+    with safe_open(FOLDER / "model.safetensors", framework="pt") as file:
+        sizes = [file.get_tensor(name).numel() for name in file.keys()]  # noqa: SIM118
+    encoder, codebook = compact
+    assert 4e6 <= sum(sizes) <= 8e6
+    assert (FOLDER / "model.safetensors").stat().st_size <= 12e6
+    assert (encoder.frame_rate, codebook.clusters) == (25.0, 501)
+    codebook.check(encoder)
+
+
+def test_its_card_names_these_very_files():
+    said = json.loads((FOLDER / "pretraining.json").read_text())
+    for name, digest in said["files"].items():
+        assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == digest, name
+    card = (FOLDER / "README.md").read_text()
+    for word in (
+        "CC BY 4.0",
+        "LibriSpeech",
+        "seed",
+        "wordweave fit encoder",
+        said["stages"][0]["data"]["sha256"],
+    ):
+        assert word in card
+
+
+def test_transformers_opens_it_and_hears_the_same(compact, spoken):
+    from transformers import AutoFeatureExtractor, HubertModel
+
+    model = HubertModel.from_pretrained(FOLDER, dtype=torch.float32).eval()
+    inputs = AutoFeatureExtractor.from_pretrained(FOLDER)(
+        spoken[0], sampling_rate=16_000, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        theirs = model(inputs.input_values).last_hidden_state[0].numpy()
+    assert np.allclose(compact[0].encode([spoken[0]])[0], theirs, atol=2e-4)
+
+
+def test_a_batch_gives_the_units_of_each_alone(compact, spoken):
+    together = encode_units(*compact, spoken)
+    for wave, units in zip(spoken, together):
+        assert np.array_equal(encode_units(*compact, [wave])[0], units)
+
+
+def test_units_hardly_hear_gain_and_mostly_ignore_noise_with_a_codebook_in_use(compact, spoken):
+    clean = np.concatenate(encode_units(*compact, spoken))
+    louder = np.concatenate(encode_units(*compact, [wave * 2 for wave in spoken]))
+    softer = np.concatenate(encode_units(*compact, [wave / 2 for wave in spoken]))
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(0, np.sqrt(np.mean(wave**2)) / 10, len(wave)).astype(np.float32) for wave in spoken]
+    noisy = np.concatenate(encode_units(*compact, [wave + more for wave, more in zip(spoken, noise)]))
+    assert min(np.mean(louder == clean), np.mean(softer == clean)) >= 0.99
+    assert np.mean(noisy == clean) >= 0.5
+    assert describe([clean], clusters=501, frame_rate=25.0)["entropy"] > 6
+
+
+@pytest.fixture(scope="module")
+def three(spoken_corpus):
+    path = spoken_corpus.with_name("three.jsonl")
+    path.write_text("".join(spoken_corpus.read_text().splitlines(keepends=True)[:3]))
+    return path
+
+
+def test_a_build_takes_it_with_its_codebook_and_fits_one_only_when_asked(three, tmp_path):
+    said = settings.replace(settings.Settings(), "corpus", source=str(three))
+    assert said.units.is_bundled
+    steps.ingest(tmp_path, said)
+    steps.encode(tmp_path, said, LOCAL)  # no fit before it
+    target = tmp_path / "codebooks" / "units.safetensors"
+    assert target.read_bytes() == bundled_codebook().read_bytes()
+    assert steps.ready_codebook(tmp_path, said, LOCAL) == target
+    steps.fit_units(tmp_path, said, LOCAL)
+    fitted = target.read_bytes()
+    assert fitted != bundled_codebook().read_bytes()
+    steps.ready_codebook(tmp_path, said, LOCAL)
+    assert target.read_bytes() == fitted  # what was asked for stays
+
+
+def test_its_third_layer_has_a_codebook_too_and_a_build_goes_from_one_to_the_other(three, tmp_path):
+    said = settings.replace(settings.Settings(), "corpus", source=str(three))
+    lower = settings.replace(said, "units", layer=3)
+    assert lower.units.is_bundled
+    assert not settings.replace(said, "units", layer=2).units.is_bundled
+    steps.ingest(tmp_path, said)
+    steps.encode(tmp_path, said, LOCAL)
+    target = tmp_path / "codebooks" / "units.safetensors"
+    steps.ready_codebook(tmp_path, lower, LOCAL)
+    assert target.read_bytes() == bundled_codebook(3).read_bytes() != bundled_codebook().read_bytes()
+    assert steps.encode(tmp_path, lower, LOCAL)["done"] > 0
+    steps.ready_codebook(tmp_path, said, LOCAL)
+    assert target.read_bytes() == bundled_codebook().read_bytes()
+
+
+def test_a_build_that_changes_to_it_drops_the_codebook_of_another_encoder(three, tmp_path):
+    said = settings.replace(settings.Settings(), "corpus", source=str(three))
+    before = settings.replace(said, "units", encoder="mfcc")
+    steps.ingest(tmp_path, said)
+    steps.ready_codebook(tmp_path, before, LOCAL)
+    target = tmp_path / "codebooks" / "units.safetensors"
+    assert kmeans.load(target).provenance["encoder"]["encoder"] == "mfcc"
+    steps.ready_codebook(tmp_path, said, LOCAL)
+    assert target.read_bytes() == bundled_codebook().read_bytes()
+    assert not settings.replace(said, "units", clusters=100).units.is_bundled

@@ -1,0 +1,70 @@
+"""Encoders on recorded speech, where there is some."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.helpers.hubert import flat_codebook, speech_like, transformers_alone
+from units.encoders import load_encoder
+from units.kmeans import fit
+from units.verify import verify
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEECH = Path(os.environ.get("WORDWEAVE_SPEECH", ROOT.parent / "shared" / "speech"))
+
+
+@pytest.fixture(scope="module")
+def all_speech():
+    manifest = SPEECH / "dev" / "manifest.jsonl"
+    if not manifest.exists():
+        pytest.skip("no recorded speech: set WORDWEAVE_SPEECH")
+    import soundfile
+
+    rows = sorted(map(json.loads, manifest.read_text().splitlines()), key=lambda row: row["id"])
+    return [soundfile.read(manifest.parent / row["audio"], dtype="float32")[0] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def real_speech(all_speech):
+    return all_speech[:: len(all_speech) // 20][:20]
+
+
+def test_units_of_real_speech_do_not_depend_on_batch_or_order(huberts, real_speech):
+    encoder = load_encoder(huberts["base"][1])
+    alone = [encoder.encode([waveform])[0] for waveform in real_speech]
+    codebook = fit(np.concatenate(alone), clusters=100, iterations=5, encoder=encoder)
+    for order in (np.arange(20), np.arange(20)[::-1]):
+        together = encoder.encode([real_speech[i] for i in order])
+        for i, features in zip(order, together):
+            assert np.array_equal(codebook.assign(features), codebook.assign(alone[i]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["base", "25 Hz", "large"])
+def test_no_unit_of_all_recorded_speech_depends_on_its_batch(huberts, all_speech, layout):
+    encoder = load_encoder(huberts[layout][1], batch_seconds=120)
+    codebook = flat_codebook(encoder.encode(all_speech[:40]), 501)
+    assert verify(encoder, codebook, all_speech) == 0
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.integers(480, 960_000), min_size=2, max_size=6), st.integers(0, 2**32 - 1))
+def test_no_unit_of_a_minute_depends_on_its_batch(huberts, lengths, seed):
+    rng = np.random.default_rng(seed)
+    waveforms = [speech_like(rng, samples) for samples in lengths]
+    encoder = load_encoder(huberts["base"][1], batch_seconds=120)
+    features = encoder.encode(waveforms)
+    if sum(map(len, features)):
+        assert verify(encoder, flat_codebook(features, 501), waveforms) == 0
+
+
+def test_real_speech_features_equal_those_of_transformers(huberts, real_speech):
+    model, folder = huberts["25 Hz"]
+    for waveform, features in zip(real_speech[:5], load_encoder(folder).encode(real_speech[:5])):
+        assert np.abs(features - transformers_alone(model, waveform, 3)).max() < 1e-4

@@ -1,0 +1,204 @@
+"""F0 equals the reference's own network, in blocks of any size, and whatever comes in is defined."""
+
+import numpy as np
+import pytest
+import torch
+
+from units.prosody import f0
+from units.prosody.f0 import F0, UNVOICED_HERTZ, extract, interpolate
+
+RATE = 16_000
+
+
+def voice(hertz, seconds: float = 1.0, harmonics: int = 12) -> np.ndarray:
+    """A buzz like a voice: harmonics that fall by 1 / k. `hertz` is a number or (T,)."""
+    samples = round(seconds * RATE)
+    phase = 2 * np.pi * np.cumsum(np.broadcast_to(hertz, samples) / RATE)
+    wave = sum(np.sin(k * phase) / k for k in range(1, harmonics + 1))
+    return (0.2 * wave).astype(np.float32)
+
+
+def cents(found: F0, true) -> np.ndarray:
+    return np.abs(1200 * np.log2(found.hertz / true))[found.voiced]
+
+
+def reference(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """torchfcpe's own call with the settings of the release: Hz where voiced else interpolated, and voicing."""
+    loaded = f0._load("cpu")
+    hertz, unvoiced = loaded.infer(
+        torch.from_numpy(waveform)[None, :, None], RATE, decoder_mode="local_argmax", threshold=0.05,
+        f0_min=50.0, f0_max=1100.0, interp_uv=True, output_interp_target_length=len(waveform) // 80 + 1,
+        retur_uv=True,
+    )  # fmt: skip
+    return hertz[0, :, 0].numpy(), unvoiced[0, :, 0].numpy() < 0.5
+
+
+def mixed(seconds: float, seed: int = 0) -> np.ndarray:
+    """A gliding voice with pauses of noise."""
+    rng = np.random.default_rng(seed)
+    samples = round(seconds * RATE)
+    glide = 140 + 60 * np.sin(np.arange(samples) / RATE * 2.1)
+    spoken = np.sin(np.arange(samples) / RATE * 4.0) > -0.3
+    return (voice(glide, seconds) * spoken + 0.003 * rng.normal(size=samples)).astype(np.float32)
+
+
+@pytest.mark.parametrize("samples", [1264, 7999, 8000, 40_123, 80_080])
+def test_f0_is_what_torchfcpe_gives_for_the_whole_recording(samples):
+    wave = mixed(6)[:samples]
+    hertz, voiced = reference(wave)
+    found = extract(wave)
+    assert np.array_equal(found.voiced, voiced)
+    assert np.abs(found.hertz - hertz).max() < 0.01
+
+
+def test_f0_of_recorded_speech_is_what_torchfcpe_gives_within_1e_4(real_speech):
+    import soundfile
+
+    for path in sorted((real_speech / "emotion" / "audio").glob("*.flac"))[::20]:
+        wave = soundfile.read(path, dtype="float32")[0]
+        hertz, voiced = reference(wave)
+        found = extract(wave)
+        assert np.array_equal(found.voiced, voiced)
+        assert np.abs(found.hertz / hertz - 1).max() < 1e-4
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 30])
+def test_the_second_convolution_is_that_of_torch(frames):
+    weights = f0._weights("cpu")[0]
+    second, model = f0._load("cpu").model.input_stack[3], f0._load("cpu").model
+    x = torch.randn(frames, 512, generator=torch.Generator().manual_seed(0))
+    wanted = second(x.T[None])[0].T
+    if model.harmonic_emb is not None:
+        wanted = wanted + model.harmonic_emb.weight[0]
+    found = f0._second(weights, x)
+    assert len(found) == frames + frames % 2
+    assert torch.allclose(found[:frames], wanted, atol=1e-4)
+
+
+def test_blocks_leave_no_seam(monkeypatch):
+    wave = mixed(8)
+    whole = extract(wave)
+    for block in (37, 250, 400):
+        monkeypatch.setattr(f0, "_BLOCK", block)
+        found = extract(wave)
+        assert np.array_equal(found.voiced, whole.voiced)
+        assert np.abs(found.hertz - whole.hertz).max() < 0.01
+
+
+def test_the_context_of_a_block_is_as_long_as_the_network_reaches(monkeypatch):
+    wave = mixed(6)
+    whole = extract(wave)
+    monkeypatch.setattr(f0, "_BLOCK", 100)
+    monkeypatch.setattr(f0, "_REACH", 10)
+    assert np.abs(extract(wave).hertz - whole.hertz).max() > 0.01
+
+
+@pytest.mark.parametrize("extractor", f0.EXTRACTORS)
+@pytest.mark.parametrize("hertz", [80.0, 120.0, 210.0, 330.0])
+def test_a_steady_voice_has_its_own_f0(extractor, hertz):
+    found = extract(voice(hertz), extractor=extractor)
+    assert found.voiced[20:-20].mean() > 0.95
+    assert np.median(cents(found, hertz)) < 15
+
+
+def test_two_extractors_agree_on_a_gliding_voice():
+    wave = voice(120 + 80 * np.arange(2 * RATE) / (2 * RATE), 2)
+    one, other = extract(wave), extract(wave, extractor="autocorrelation")
+    both = one.voiced & other.voiced
+    assert both.mean() > 0.9
+    assert np.median(np.abs(1200 * np.log2(one.hertz[both] / other.hertz[both]))) < 15
+
+
+def odd() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=RATE).astype(np.float32)
+    jumps = np.where(np.arange(2 * RATE) // 2000 % 2, 220.0, 110.0)
+    return {
+        "nothing": np.zeros(0, np.float32),
+        "one sample": np.ones(1, np.float32),
+        "79 ms": voice(120)[:1264],
+        "silence": np.zeros(RATE, np.float32),
+        "constant": np.full(RATE, 0.5, np.float32),
+        "whisper": 0.02 * np.convolve(noise, [1, -0.9], "same").astype(np.float32),
+        "pure tone": np.sin(2 * np.pi * 200 * np.arange(RATE) / RATE).astype(np.float32),
+        "high tone": np.sin(2 * np.pi * 3000 * np.arange(RATE) / RATE).astype(np.float32),
+        "clipping": np.sign(voice(150)).astype(np.float32),
+        "far too loud": 1e4 * voice(150),
+        "far too quiet": 1e-6 * voice(150),
+        "octave jumps": voice(jumps, 2),
+    }
+
+
+@pytest.mark.parametrize("extractor", f0.EXTRACTORS)
+@pytest.mark.parametrize("name", odd())
+def test_whatever_comes_in_f0_is_defined(name, extractor, capsys):
+    wave = odd()[name]
+    found = extract(wave, extractor=extractor)
+    assert len(found) == len(wave) // 80 + 1
+    assert found.hertz.dtype == np.float32
+    assert found.voiced.dtype == bool
+    assert np.isfinite(found.hertz).all()
+    assert ((found.hertz >= f0.LOWEST) & (found.hertz <= f0.HIGHEST)).all()
+    assert capsys.readouterr().out == ""
+    if not found.voiced.any():
+        assert (found.hertz == UNVOICED_HERTZ).all()
+        assert found.mean is None
+
+
+def test_silence_is_unvoiced_and_an_octave_jumping_voice_is_followed():
+    assert not extract(odd()["silence"]).voiced.any()
+    found = extract(odd()["octave jumps"])
+    true = np.where(np.arange(len(found)) * 80 // 2000 % 2, 220.0, 110.0)
+    assert np.median(cents(found, true)) < 20
+
+
+def test_the_number_of_threads_does_not_matter():
+    wave, before = mixed(3), torch.get_num_threads()
+    alone = extract(wave).hertz
+    torch.set_num_threads(2)
+    try:
+        assert np.array_equal(extract(wave).hertz, alone)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_interpolation_fills_gaps_with_lines_and_holds_the_ends():
+    hertz = np.array([0, 0, 100.0, 0, 0, 0, 180, 0])
+    assert interpolate(hertz, hertz > 0).tolist() == [100, 100, 100, 120, 140, 160, 180, 180]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extractor": "swipe"}, "need one of fcpe, autocorrelation"),
+        ({"waveform": np.array([0.0, np.nan])}, "finite"),
+        ({"waveform": np.zeros((2, 100))}, r"need shape \(T,\)"),
+    ],
+)
+def test_wrong_use_is_said(change, message):
+    with pytest.raises(ValueError, match=message):
+        extract(**{"waveform": np.zeros(100, np.float32), **change})
+
+
+@pytest.mark.slow
+def test_an_hour_is_computed_in_bounded_memory():
+    """In a process of its own: peak memory over that of a minute stays near the spectra's 0.2 GB and the samples'."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    code = (
+        "import resource, sys, numpy as np\n"
+        "from units.prosody.f0 import extract\n"
+        "rng = np.random.default_rng(0)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
+        "extract(rng.normal(size=60 * 16000).astype('float32'))\n"
+        "before = peak()\n"
+        "wave = np.tile(0.1 * rng.normal(size=60 * 16000).astype('float32'), 20)\n"
+        "assert np.isfinite(extract(wave).hertz).all()\n"
+        "print(peak() - before)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert float(said.stdout) < 0.8  # GiB for 20 minutes

@@ -1,0 +1,248 @@
+"""Pitch tokens: the released format, defined for whatever comes in, the same in pieces, and better than quantiles."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.units.test_f0 import mixed, odd, voice
+from units.prosody import f0, pitch
+from units.prosody.f0 import F0
+from units.prosody.pitch import PitchNetwork, PitchSettings, PitchTokenizer, fit, load
+
+
+def contour(seconds: float, seed: int, mean: float = 150.0) -> F0:
+    """F0 of an invented speaker: slow movement around a mean, voiced and unvoiced by turns."""
+    rng = np.random.default_rng(seed)
+    n = round(seconds * 200) + 1
+    time = np.arange(n) / 200
+    hertz = mean + 25 * np.sin(time * rng.uniform(1, 4) + seed) + 10 * np.sin(time * rng.uniform(5, 9))
+    return F0(hertz.astype(np.float32), np.sin(time * rng.uniform(8, 14)) > -0.4)
+
+
+@pytest.fixture(scope="module")
+def random_tokenizer() -> PitchTokenizer:
+    network = pitch.seeded(PitchSettings(), 0)
+    network.codebook.copy_(torch.randn(64, 128, generator=torch.Generator().manual_seed(0)) * 0.2)
+    return PitchTokenizer(network.requires_grad_(False).eval(), {"made": "at random"})
+
+
+def test_sizes_are_those_of_the_release():
+    network = PitchNetwork()
+    count = {name: sum(p.numel() for p in half.parameters()) for name, half in network.named_children()}
+    out = sum(p.numel() for p in network.decoder.out.parameters())
+    assert (count["encoder"], count["decoder"] - out, out) == (91_648, 107_776, 770)
+    shapes = {name: tuple(x.shape) for name, x in network.state_dict().items()}
+    assert shapes["encoder.level_blocks.0.model.0.0.weight"] == (32, 2, 4)
+    assert shapes["encoder.level_blocks.0.model.3.1.model.3.model.1.weight"] == (32, 32, 3)
+    assert shapes["encoder.level_blocks.0.model.4.weight"] == (128, 32, 3)
+    assert shapes["decoder.level_blocks.0.model.0.weight"] == (32, 128, 3)
+    assert shapes["decoder.level_blocks.0.model.4.1.weight"] == (32, 128, 4)
+    assert shapes["decoder.out.weight"] == (2, 128, 3)
+    assert shapes["vq.level_blocks.0.k"] == (64, 128)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 1199, 1200, 1264, 146_160, 1_600_000])
+def test_there_is_one_token_per_80_ms(samples, random_tokenizer):
+    frames = samples // 80 + 1
+    tokens = random_tokenizer.encode(F0(np.full(frames, 120, np.float32), np.ones(frames, bool)))
+    expected = frames
+    for _ in range(4):
+        expected //= 2
+    assert (len(tokens), tokens.dtype) == (expected, np.int16)
+    assert len(random_tokenizer.decode(tokens)) == 16 * expected
+
+
+def test_a_long_recording_has_no_seams(random_tokenizer, monkeypatch):
+    long = contour(60, 3)
+    whole = random_tokenizer.encode(long)
+    back = random_tokenizer.decode(whole, 150)
+    for chunk in (100, 333):
+        monkeypatch.setattr(pitch, "CHUNK", chunk)
+        assert (random_tokenizer.encode(long) != whole).mean() < 0.003  # a tie in the last bit
+        assert np.abs(random_tokenizer.decode(whole, 150).hertz - back.hertz).max() < 0.01
+
+
+def test_the_context_of_a_chunk_is_as_long_as_the_network_reaches(random_tokenizer):
+    one = contour(60, 3)
+    other = F0(one.hertz.copy(), one.voiced.copy())
+    place = pitch.CONTEXT * 16 + 4
+    other.hertz[:4] += 50
+    a, b = (
+        random_tokenizer.network.encoder(torch.from_numpy(pitch.features(x, 150.0))[None])
+        for x in (one, other)
+    )
+    assert torch.equal(a[..., place // 16 :], b[..., place // 16 :])
+    assert not torch.equal(a[..., 10], b[..., 10])
+
+
+def test_a_known_speaker_is_measured_from_his_mean_and_an_unknown_one_from_the_recordings():
+    one = contour(4, 0)
+    higher = F0(one.hertz + 40, one.voiced)
+    assert np.allclose(pitch.features(one), pitch.features(higher), atol=1e-3)
+    assert np.allclose(pitch.features(one, 150.0)[0] + 40, pitch.features(higher, 150.0)[0], atol=1e-3)
+    assert pitch.features(one)[0][one.voiced].mean() == pytest.approx(0, abs=1e-3)
+    assert set(np.unique(pitch.features(one)[1])) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("name", odd())
+def test_whatever_comes_in_tokens_are_defined(name):
+    tokenizer = load()
+    tokens = tokenizer.encode(odd()[name])
+    assert len(tokens) == (len(odd()[name]) // 80 + 1) // 16
+    found = tokenizer.decode(tokens, 120)
+    assert np.isfinite(found.hertz).all()
+    assert (found.hertz >= 1).all()
+
+
+def test_silence_is_decoded_as_unvoiced():
+    found = load().decode(load().encode(np.zeros(32_000, np.float32)))
+    assert not found.voiced.any()
+
+
+def test_the_bundled_tokenizer_keeps_the_pitch_of_a_gliding_voice():
+    wave = mixed(6)
+    true = f0.extract(wave)
+    found = load().decode(load().encode(wave), true.mean)
+    both = true.voiced[: len(found)] & found.voiced
+    assert both.sum() > 0.85 * true.voiced.sum()
+    assert np.median(np.abs(1200 * np.log2(found.hertz / true.hertz[: len(found)]))[both]) < 90
+    assert (found.voiced != true.voiced[: len(found)]).mean() < 0.1
+
+
+def test_the_bundled_tokenizer_says_where_it_comes_from():
+    said = load().provenance
+    assert any("LibriSpeech" in line for line in said["attribution"])
+    assert {"command", "data", "recordings", "seed", "f0", "left out"} <= said.keys()
+    assert json.loads(pitch.BUNDLED.with_suffix(".json").read_text()) == said
+    assert sum(path.stat().st_size for path in pitch.BUNDLED.parent.iterdir()) < 2_000_000
+
+
+def test_saving_and_loading_gives_the_same_tokens_and_bytes(random_tokenizer, tmp_path):
+    random_tokenizer.save(tmp_path / "a.safetensors")
+    again = load(tmp_path / "a.safetensors")
+    again.save(tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert (again.hash, again.provenance) == (random_tokenizer.hash, random_tokenizer.provenance)
+    wave = contour(5, 1)
+    assert np.array_equal(again.encode(wave), random_tokenizer.encode(wave))
+
+
+CONFIG = """
+encoder_params: {input_emb_width: 2, output_emb_width: 128, levels: 1, downs_t: [4], strides_t: [2], width: 32,
+  depth: 4, m_conv: 1.0, dilation_growth_rate: 3}
+vq_params: {l_bins: 64, emb_width: 128, mu: 0.99, levels: 1}
+decoder_params: {input_emb_width: 2, output_emb_width: 128, levels: 1, downs_t: [4], strides_t: [2], width: 32,
+  depth: 4, m_conv: 1.0, dilation_growth_rate: 3}
+features: norm_f0_interp,vuv
+"""
+
+
+def test_the_format_of_the_release_is_read(random_tokenizer, tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    weights = random_tokenizer.network.state_dict() | {"vq.level_blocks.0.k_sum": torch.zeros(64, 128)}
+    torch.save({"model": weights, "steps": 1}, tmp_path / "model.pt")
+    found = load(tmp_path)
+    assert np.array_equal(found.encode(contour(5, 1)), random_tokenizer.encode(contour(5, 1)))
+
+
+class Trap:
+    def __reduce__(self):
+        return print, ("code of the file ran",)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    torch.save({"model": Trap()}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt: need a whole checkpoint"):
+        load(tmp_path)
+    assert "ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["missing", "cut", "foreign", "no config", "wrong shape"])
+def test_a_file_that_is_no_pitch_model_is_named(kind, tmp_path, random_tokenizer):
+    path = tmp_path / "pitch.safetensors"
+    random_tokenizer.save(path)
+    if kind == "missing":
+        path.unlink()
+    elif kind == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif kind == "foreign":
+        from units.kmeans import Codebook
+
+        Codebook(np.eye(3)).save(path)
+    elif kind == "no config":
+        path = tmp_path / "empty"
+        path.mkdir()
+    else:
+        path = tmp_path / "folder"
+        path.mkdir()
+        (path / "config.yaml").write_text(CONFIG.replace("l_bins: 64", "l_bins: 32"))
+        torch.save({"model": random_tokenizer.network.state_dict()}, path / "model.pt")
+    with pytest.raises(ValueError, match=path.name):
+        load(path)
+
+
+def test_training_repeats_and_beats_random_weights():
+    data = [(contour(8, seed, mean), mean) for seed, mean in enumerate([110.0, 140.0, 190.0, 220.0])]
+    before = torch.random.get_rng_state()
+    one, again = (fit(data, steps=100, batch=4, tokens=6, seed=1) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert one.hash == again.hash
+    assert fit(data, steps=2, batch=4, seed=2).hash != fit(data, steps=2, batch=4, seed=3).hash
+    test = contour(8, 9, 150.0)
+
+    def error(tokenizer):
+        found = tokenizer.decode(tokenizer.encode(test, 150.0), 150.0)
+        return np.abs(found.hertz - test.hertz[: len(found)])[test.voiced[: len(found)]].mean()
+
+    assert error(one) < 0.9 * error(fit(data, steps=1, batch=4, tokens=6, seed=1))
+    assert (one.provenance["contours"], one.provenance["seed"]) == (4, 1)
+
+
+def test_dead_codes_are_seeded_again():
+    network = pitch.seeded(PitchSettings(), 0).requires_grad_(False)
+    book = pitch.Averages(network, 0.5, torch.Generator().manual_seed(0))
+    latents = torch.randn(500, 128, generator=torch.Generator().manual_seed(1))
+    book.update(latents, first=True)
+    network.codebook[10:] = 1e3  # nothing is near
+    for _ in range(12):
+        book.update(latents, first=False)
+    assert network.codebook.abs().max() < 10
+    assert len(torch.unique(network.nearest(latents))) > 55
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: load().decode(np.array([64])), r"need \(P,\) in \[0, 64\)"),
+        (lambda: load().decode(np.array([[1]])), r"need \(P,\)"),
+        (lambda: load().encode(voice(120), speaker_mean=0.0), "speaker_mean: need a finite mean above 0 Hz"),
+        (lambda: load().encode(voice(120), speaker_mean=float("nan")), "speaker_mean"),
+        (lambda: fit([(F0(np.ones(500, np.float32), np.zeros(500, bool)), None)]), "need voiced speech"),
+    ],
+)
+def test_wrong_use_is_said(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("name", ["79 ms", "silence", "octave jumps", "nothing"])
+def test_a_picture_can_be_made_of_anything(name, tmp_path):
+    wave = odd()[name]
+    true, tokens = f0.extract(wave), load().encode(wave)
+    pitch.plot(wave, true, load().decode(tokens, true.mean), tokens, tmp_path / "a.png", style=np.array([3]))
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_on_speakers_left_out_the_vq_vae_beats_quantiles(real_speech):
+    """F0 of the speakers that benchmarks/pitch.py leaves out of training."""
+    from benchmarks import pitch as benchmark
+
+    table = benchmark.compare(load(), benchmark.read_rows(None))
+    assert table["VQ-VAE"]["codes used"] >= 60
+    for other in ("quantiles, steps", "quantiles, lines"):
+        for name in ("mean cents", "gross > 20 %", "FFE"):
+            assert table["VQ-VAE"][name] < table[other][name]
