@@ -28,7 +28,7 @@ from aligners.score import boundary_errors, summarise
 from corpus.adapters import read_jsonl
 from corpus.audio import decode, probe
 from corpus.records import SAMPLE_RATE, Utterance
-from corpus.synth import synthesise
+from corpus.synthetic.speech import synthesise
 
 Batch = list[tuple[Utterance, np.ndarray]]
 DEFAULT = Path(os.environ.get("WORDWEAVE_SPEECH", "../shared/speech")) / "dev"

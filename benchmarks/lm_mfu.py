@@ -2,10 +2,10 @@
 
     python benchmarks/lm_mfu.py [--preset 1b] [--length 4096] [--sequences 4] [--document 0] [--compile] [--recompute]
 
-MFU = lm.model.flops_per_token x tokens per second / lm.train.PEAK of the device. Tokens are random; a sequence is one
-document, or with --document 600 documents of 600 in the mean, whose attention then does not count, because most of it
-is skipped. Weights are float32, products bfloat16, the optimiser is fused AdamW. The median of the steps after the
-first 5 counts. On a CPU it gives tokens per second alone.
+MFU = lm.model.flops_per_token x tokens per second / lm.training.train.PEAK of the device. Tokens are random; a sequence
+is one document, or with --document 600 documents of 600 in the mean, whose attention then does not count, because most
+of it is skipped. Weights are float32, products bfloat16, the optimiser is fused AdamW. The median of the steps after
+the first 5 counts. On a CPU it gives tokens per second alone.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from contextlib import nullcontext
 import torch
 
 from lm.model import PRESETS, Model, flops_per_token, preset
-from lm.train import PEAK, TrainSettings, make_optimisers
+from lm.training.train import PEAK, TrainSettings, make_optimisers
 
 VOCABULARY, SKIPPED = 32_768, 5
 

@@ -1,4 +1,5 @@
-"""Tokens per second of lm.train beside a `transformers` Trainer: same model, data, optimiser and threads, in one run.
+"""Tokens per second of lm.training.train beside a `transformers` Trainer: same model, data, optimiser and threads, in
+one run.
 
     python benchmarks/lm_speed.py BUILD [--threads 1] [--steps 30] [--rounds 2]
 
@@ -21,7 +22,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from lm.model import Model, preset
-from lm.train import STREAMS, TrainSettings, read_batch, train
+from lm.training.train import STREAMS, TrainSettings, read_batch, train
 from shards.read import open_stream
 from shards.vocabulary import Vocabulary
 

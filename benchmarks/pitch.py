@@ -27,9 +27,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 
-from units import pitch  # noqa: E402
-from units.f0 import F0, extract  # noqa: E402
-from units.f0 import identity as f0_identity  # noqa: E402
+from units.prosody import pitch  # noqa: E402
+from units.prosody.f0 import F0, extract  # noqa: E402
+from units.prosody.f0 import identity as f0_identity  # noqa: E402
 
 SPEECH = Path(os.environ.get("WORDWEAVE_SPEECH", ROOT.parent / "shared" / "speech"))
 ATTRIBUTION = [
@@ -202,8 +202,8 @@ def cost(seconds: float, repeats: int) -> None:
     from transformers import HubertConfig, HubertModel
     from transformers.utils import logging
 
-    from units import style
     from units.encoders import load_encoder
+    from units.prosody import style
     from units.verify import computes_in_bfloat16
 
     torch.set_num_threads(1)

@@ -13,10 +13,10 @@ from typing import Any
 
 from pipelines import build as steps
 from pipelines import settings
-from pipelines.measure import SampleBuild, cpu_seconds, measure
-from pipelines.plan import Workers, predict
-from pipelines.report import report
-from pipelines.run import Engine
+from pipelines.execution.runner import Engine
+from pipelines.operations.cost_estimate import Workers, predict
+from pipelines.operations.cost_measure import SampleBuild, cpu_seconds, measure
+from pipelines.reports.report import report
 
 
 def compare(asked: settings.Settings, folder: Path, minutes: float) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -29,7 +29,7 @@ def compare(asked: settings.Settings, folder: Path, minutes: float) -> tuple[dic
     steps.ready_codebook(build, asked, engine)
     steps.encode(build, asked, engine)
     for table in steps.expressive_tables(asked):
-        from pipelines import expressive
+        from pipelines.steps import prosody as expressive
 
         getattr(expressive, table)(build, asked, engine)
     steps.align(build, asked, engine)

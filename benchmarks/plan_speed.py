@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipelines.stage import Task
-    from pipelines.stages import EncodeUnits
+    from pipelines.execution.task import Task
+    from pipelines.steps.units import EncodeUnits
 
 ROOT = Path(__file__).resolve().parent.parent
 SHA = "0123456789abcdef" * 4
@@ -26,7 +26,7 @@ SHA = "0123456789abcdef" * 4
 
 def write_build(build: Path, parts: int) -> None:
     """A manifest of so many parts, and of each a units file with its marker."""
-    from pipelines.parts import map_tasks
+    from pipelines.layout import map_tasks
 
     (build / "manifest").mkdir(parents=True)
     (build / "units").mkdir()
@@ -52,7 +52,7 @@ class Marker:
     """The done markers of a stage: they differ in the key and in the input's name and hash alone."""
 
     def __init__(self, stage: "EncodeUnits", task: "Task"):
-        from pipelines.stage import remembered
+        from pipelines.execution.task import remembered
 
         said = {"key": task.key, "sha256": SHA, "bytes": 70_000, "rows": 50, "rejects": {}}
         said |= {"hop": 640, "centre": 360, "made": remembered(stage, task)}
@@ -65,15 +65,15 @@ class Marker:
 
 def stage(dtype: str = "float32") -> "EncodeUnits":
     """A units stage; what its models are does not matter here."""
-    from pipelines.stages import EncodeUnits
+    from pipelines.steps.units import EncodeUnits
 
     return EncodeUnits("compact", None, dtype, "cpu", SHA, "codebook", SHA)
 
 
 def plan(build: Path) -> None:
     """Plan, and print what it took as JSON."""
-    from pipelines.parts import map_tasks
-    from pipelines.planner import plan as compare
+    from pipelines.execution.planner import plan as compare
+    from pipelines.layout import map_tasks
 
     started, cpu = time.monotonic(), time.process_time()
     one = stage()

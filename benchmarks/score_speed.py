@@ -3,8 +3,9 @@
     python -m benchmarks.score_speed [--preset nano] [--items 200] [--rounds 5]
 
 Items are two endings after a context, text and units of random lengths as in StoryCloze. `scorer` is the whole of
-`lm.likelihood.likelihoods` (packing, forward, log-probabilities over all ids and over one modality, sums); `forward` is
-the model alone on batches packed before. Rounds alternate, so that other work on the machine hits both; CPU time.
+`lm.evaluation.tasks.likelihood.likelihoods` (packing, forward, log-probabilities over all ids and over one modality,
+sums); `forward` is the model alone on batches packed before. Rounds alternate, so that other work on the machine hits
+both; CPU time.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from lm.likelihood import batches, likelihoods, packed
+from lm.evaluation.tasks.likelihood import batches, likelihoods, packed
 from lm.model import Model, preset
 from shards.text import train_bpe
 from shards.vocabulary import Vocabulary

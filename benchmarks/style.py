@@ -34,10 +34,11 @@ import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 from pitch import ATTRIBUTION, SPEECH, read_rows  # noqa: E402
 
-from units import kmeans, style  # noqa: E402
+from units import kmeans  # noqa: E402
 from units.encoders import load_encoder  # noqa: E402
-from units.f0 import F0  # noqa: E402
-from units.f0 import identity as f0_identity  # noqa: E402
+from units.prosody import style  # noqa: E402
+from units.prosody.f0 import F0  # noqa: E402
+from units.prosody.f0 import identity as f0_identity  # noqa: E402
 
 FIVE = ("neutral", "angry", "fear", "happy", "bored")
 AROUSED = {"angry": 1, "happy": 1, "fear": 1, "neutral": 0, "bored": 0, "sad": 0}

@@ -183,8 +183,8 @@ def on_a_gpu(arguments: argparse.Namespace) -> None:
     import torch
     from transformers import HubertConfig, HubertModel
 
-    from pipelines.stage import TableStage
-    from pipelines.stages import EncodeUnits
+    from pipelines.execution.task import TableStage
+    from pipelines.steps.units import EncodeUnits
     from units.encoders import load_encoder
     from units.kmeans import Codebook
 
