@@ -311,9 +311,9 @@ def build(
     ):
         if not value:
             raise click.UsageError(f"{config.name}: {name} is empty; set it there or give {flag}")
-    if not files.place(asked.corpus.source).exists():
+    if not files.to_path(asked.corpus.source).exists():
         raise click.UsageError(f"corpus.source: no such file or folder {asked.corpus.source}")
-    place = files.place(asked.build)
+    place = files.to_path(asked.build)
     if dry_run:
         from pipelines.dry_run import preview
 

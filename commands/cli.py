@@ -25,8 +25,8 @@ class Place(click.Path):
         from corpus.records import Unusable
 
         try:
-            found = files.place(value)
-            files.reachable(found)
+            found = files.to_path(value)
+            files.check_reachable(found)
         except Unusable as error:
             self.fail(str(error), param, ctx)
         return found
@@ -173,7 +173,7 @@ def reaches(engine: "Engine", build: Path | None, config: Path | None) -> None:
     else:
         asked = read_settings(config)
     if place := build or asked.build:
-        engine.reaches(files.place(place), asked.units.device)
+        engine.reaches(files.to_path(place), asked.units.device)
 
 
 def read_settings(config: Path | None) -> "Settings":

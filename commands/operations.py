@@ -140,7 +140,7 @@ def prune(build: Path, yes: bool) -> dict[str, Any]:
     from pipelines.execution.runner import alone
     from pipelines.operations import prune as pruning
 
-    place = files.place(build)
+    place = files.to_path(build)
     steps.recall(place)
     with alone(place, sweep=False):
         found = pruning.find(place, say=say)

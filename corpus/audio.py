@@ -172,7 +172,7 @@ class Remote:
 @contextmanager
 def _fetched(path: str) -> Iterator[tuple[Remote, int]]:
     """Open a file behind a URL that is there and not empty; what is wrong with the store is no reject."""
-    found: Any = files.place(path)
+    found: Any = files.to_path(path)
     try:
         file = found.fs.open(found.path, "rb", block_size=1 << 20)
     except FileNotFoundError as error:
@@ -185,7 +185,7 @@ def _fetched(path: str) -> Iterator[tuple[Remote, int]]:
             yield remote, file.size
         finally:
             if remote.error is not None:
-                raise ValueError(f"{path}: cannot be read: {files.said(remote.error)}") from remote.error
+                raise ValueError(f"{path}: cannot be read: {files.one_line(remote.error)}") from remote.error
 
 
 @contextmanager

@@ -1,14 +1,18 @@
 """Files on a local disk or behind an fsspec URL (`s3://`, `gs://`, `memory://`): one kind of path for both.
 
-A local path is a `pathlib.Path`; a URL is a `upath.UPath`, which answers to the same calls. What differs is here: a
-local file is replaced in one step by a rename, an object is put whole under its own name, which is one step too.
+A local path is a `pathlib.Path`; a URL is a `upath.UPath`, which has the same methods. What differs is here: a local
+file is replaced in one step by a rename, an object is put whole under its own name, which is one step too.
 """
 
+import errno
+import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,19 +25,26 @@ from corpus.records import Unusable
 SCHEMES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "memory": "fsspec"}
 """Schemes that are tested or usual, and the package each needs; any other one that fsspec knows works alike."""
 
+BUCKET_SCHEMES = ("s3", "s3a", "gs", "gcs")
+"""Schemes whose URLs start with a bucket, which must exist."""
+
+TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.tmp-\d+-[0-9a-f]{8}|(.*/)?\.[^/]+\.unfinished/.*")
+"""Matches the relative names of files that only an interrupted run leaves: those of `temporary_name`, and what lies in
+an unfinished folder (`unfinished_name`)."""
+
 
 def is_url(path: object) -> bool:
     """Whether fsspec opens it."""
     return "://" in str(path)
 
 
-def place(path: str | os.PathLike[str] | Any) -> Path:
-    """The path of a file or folder: a `Path`, or for a URL a `UPath`, whose listings are never kept (others write too).
+def to_path(path: str | os.PathLike[str] | Any) -> Path:
+    """The path of a file or folder: a `Path`, or for a URL a `UPath` whose listings are not cached (others write too).
 
     Raises:
         Unusable: the package for this kind of URL is missing.
 
-    >>> place("build/demo").name, str(place("memory://b/demo") / "units")
+    >>> to_path("build/demo").name, str(to_path("memory://b/demo") / "units")
     ('demo', 'memory://b/demo/units')
     """
     if not is_url(path):
@@ -42,21 +53,21 @@ def place(path: str | os.PathLike[str] | Any) -> Path:
     try:
         from upath import UPath
 
-        found: Any = UPath(str(path).rstrip("/"), use_listings_cache=False)
-        _ = found.fs
+        url: Any = UPath(str(path).rstrip("/"), use_listings_cache=False)
+        _ = url.fs
     except (ImportError, ValueError) as error:
         need = f"the package {SCHEMES[scheme]}" if scheme in SCHEMES else f"an fsspec that knows {scheme}://"
         raise Unusable(f"{path}: need {need} to open it: {error}") from error
-    return found
+    return url
 
 
-def join(folder: Path | str, name: str) -> str:
+def join_path(folder: Path | str, name: str) -> str:
     """Path or URL of a file in a folder."""
     return f"{str(folder).rstrip('/')}/{name}"
 
 
-def reachable(path: Path, *, writing: bool = False) -> None:
-    """Ask a URL's bucket once, before any work: is it there, and do our credentials open it?
+def check_reachable(path: Path, *, writing: bool = False) -> None:
+    """Try one request to a URL before any work: does its bucket exist, and do the credentials open it?
 
     Raises:
         Unusable: no such bucket, or no or wrong credentials, in one line.
@@ -66,19 +77,21 @@ def reachable(path: Path, *, writing: bool = False) -> None:
     probe: Any = path / f".probe-{secrets.token_hex(4)}"
     try:
         if writing:
-            probe.fs.pipe_file(probe.path, b"wordweave was here")
+            probe.fs.pipe_file(probe.path, b"wordweave: may this be written?")
             probe.fs.rm_file(probe.path)
         else:
             probe.fs.cat_file(probe.path)
-    except FileNotFoundError as error:
-        if writing or "bucket" in str(error).lower():
-            raise Unusable(f"{path}: no such bucket: {said(error)}") from error
+    except FileNotFoundError as error:  # of a read: either the bucket or, as expected, the probe is missing
+        bucket = probe.path.lstrip("/").split("/")[0]
+        has_buckets = str(path).split("://")[0] in BUCKET_SCHEMES
+        if writing or (has_buckets and not probe.fs.exists(bucket)):
+            raise Unusable(f"{path}: no such bucket: {one_line(error)}") from error
     except Exception as error:  # each store has its own
-        raise Unusable(f"{path}: cannot be {'written' if writing else 'read'}: {said(error)}") from error
+        raise Unusable(f"{path}: cannot be {'written' if writing else 'read'}: {one_line(error)}") from error
 
 
-def said(error: BaseException) -> str:
-    """What an error says, in one line."""
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -90,8 +103,8 @@ def size(path: Path | str) -> int:
     """
     try:
         if is_url(path):
-            found: Any = place(path)
-            return int(found.fs.size(found.path))
+            url: Any = to_path(path)
+            return int(url.fs.size(url.path))
         return Path(path).stat().st_size
     except OSError as error:
         raise ValueError(f"{path}: missing: {error}") from error
@@ -105,10 +118,8 @@ def read(path: Path | str, start: int = 0, stop: int | None = None) -> bytes:
     """
     try:
         if is_url(path):
-            found: Any = place(path)
-            return found.fs.cat_file(
-                found.path, start=start or None, end=stop
-            )  # no range: the file may be empty
+            url: Any = to_path(path)
+            return url.fs.cat_file(url.path, start=start or None, end=stop)  # no range: the file may be empty
         with open(path, "rb", buffering=0) as file:
             file.seek(start)
             return file.read() if stop is None else file.read(stop - start)
@@ -116,7 +127,47 @@ def read(path: Path | str, start: int = 0, stop: int | None = None) -> bytes:
         raise ValueError(f"{path}: cannot be read: {error}") from error
 
 
-def read_each(folder: Path, names: Iterable[str], together: int = 1000) -> Iterator[bytes | None]:
+def read_record(path: Path | str, *required: str, format: str | None = None, **marks: Any) -> dict[str, Any]:
+    """Read a JSON object that says what it is in fields such as "format" and "version".
+
+    Args:
+        required: fields that it must have.
+        format: the value of its field "format"; it names the kind of file in messages. None: it has no such field.
+        marks: other fields with the value that each must have, for instance `version=1`.
+
+    Raises:
+        ValueError: the file cannot be read, is no JSON object, is of another format, or lacks a field.
+    """
+    kind = format or "record"
+    content = read(path)
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a usable {kind}: need JSON: {one_line(error)}") from error
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{path}: not a usable {kind}: need a JSON object, got {shorten(json.dumps(record))}"
+        )
+    for name, value in (({"format": format} if format else {}) | marks).items():
+        if record.get(name) != value:
+            got = shorten(json.dumps(record[name])) if name in record else "none"
+            raise ValueError(f"{path}: not a usable {kind}: {name}: need {json.dumps(value)}, got {got}")
+    if missing := [name for name in required if name not in record]:
+        raise ValueError(f"{path}: not a usable {kind}: need the field {missing[0]!r}, got none")
+    return record
+
+
+def shorten(text: str, most: int = 60) -> str:
+    """One line of at most `most` characters and three dots, to show in a message.
+
+    >>> shorten("[1, 2,\\n 3]"), shorten("x" * 99, most=5)
+    ('[1, 2, 3]', 'xxxxx...')
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[:most] + "..."
+
+
+def read_each(folder: Path, names: Iterable[str], at_once: int = 1000) -> Iterator[bytes | None]:
     """The bytes of each file of a folder, None for one that cannot be read; many small ones at a time from a URL."""
     if not is_url(folder):
         for name in names:
@@ -128,9 +179,9 @@ def read_each(folder: Path, names: Iterable[str], together: int = 1000) -> Itera
         return
     root: Any = folder
     rest = iter(names)
-    while batch := [f"{root.path}/{name}" for name in islice(rest, together)]:
-        found = root.fs.cat(batch, on_error="return")
-        yield from (content if isinstance(content, bytes) else None for content in map(found.get, batch))
+    while batch := [f"{root.path}/{name}" for name in islice(rest, at_once)]:
+        contents = root.fs.cat(batch, on_error="return")
+        yield from (content if isinstance(content, bytes) else None for content in map(contents.get, batch))
 
 
 def is_file(folder: Path, name: str) -> bool:
@@ -160,9 +211,17 @@ def open_table(path: Path) -> pq.ParquetFile:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name no other worker uses: in the same folder, so that `publish` is one step; for a URL on the local disk."""
+    """A name no other worker uses: in the same folder, so that `publish` is one step; for a URL on the local disk.
+
+    `TEMPORARY` matches it. Prefer `writing`, which also removes the file when the work fails.
+    """
     name = f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     return Path(tempfile.gettempdir()) / name if is_url(path) else path.with_name(name)
+
+
+def unfinished_name(folder: Path) -> Path:
+    """The name of a folder while it is filled, beside its own; `TEMPORARY` matches what is in it."""
+    return folder.with_name(f".{folder.name}.unfinished")
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -177,20 +236,40 @@ def publish(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """The name of a temporary file for the block to write; it becomes `path` at the end, or is removed on an error.
+
+    Raises:
+        OSError: as the block does; where a disk is full, the message names the file.
+    """
+    if not is_url(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        publish(temporary, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            where = tempfile.gettempdir() if is_url(path) else path.parent
+            raise OSError(errno.ENOSPC, f"the disk of {where} is full; {path} was not written") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a small file so that a reader sees the old bytes or the new ones, never half."""
     if is_url(path):
         target: Any = path
         target.fs.pipe_file(target.path, content)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    temporary.write_bytes(content)
-    publish(temporary, path)
+    with writing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder where there are folders; a bucket has none, and is not made by the way."""
+    """Make a local folder; an object store has none, and a bucket is not created implicitly."""
     if not is_url(path):
         path.mkdir(parents=True, exist_ok=True)
 
@@ -205,18 +284,15 @@ def remove_folder(folder: Path) -> None:
 
 
 def local(path: Any) -> Any:
-    """The file itself, or a copy of a URL's on the local disk, for libraries that want a file.
+    """The file itself, or a local copy of a URL's, for libraries that need a file.
 
-    A copy is kept for as long as what is behind the URL does not change.
+    A copy is used again for as long as what is behind the URL does not change.
     """
     if not is_url(path):
         return path
-    found: Any = place(path)
-    token = found.fs.ukey(found.path)
-    copy = Path(tempfile.gettempdir()) / "wordweave" / f"{token[:32]}-{found.name}"
+    url: Any = to_path(path)
+    token = url.fs.ukey(url.path)
+    copy = Path(tempfile.gettempdir()) / "wordweave" / f"{token[:32]}-{url.name}"
     if not copy.exists():
-        copy.parent.mkdir(exist_ok=True)
-        temporary = temporary_name(copy)
-        temporary.write_bytes(read(path))
-        publish(temporary, copy)
+        write(copy, read(path))
     return copy

@@ -140,7 +140,7 @@ def write_manifest(
         _check_length(utterance.seconds, min_seconds, max_seconds)
         _check_text(utterance.text, required=transcripts == "required")
 
-    folder = files.place(folder)
+    folder = files.to_path(folder)
     beside = folder.parent if not files.is_url(folder) else Path(tempfile.mkdtemp(prefix="wordweave-"))
     unfinished = beside / f".{folder.name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
@@ -189,7 +189,7 @@ def read_summary(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: there is no finished manifest.
     """
-    path = files.place(folder) / SUMMARY
+    path = files.to_path(folder) / SUMMARY
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
@@ -211,7 +211,7 @@ def parts(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         ValueError: there is no finished manifest.
     """
-    return [files.place(folder) / part["name"] for part in read_summary(folder)["parts"]]
+    return [files.to_path(folder) / part["name"] for part in read_summary(folder)["parts"]]
 
 
 def read_part(path: str | os.PathLike[str]) -> pa.Table:

@@ -45,7 +45,7 @@ def ingest(build: Path, settings: Settings, *, say: Say = lambda line: None) -> 
     """Read the source into manifest parts, and text documents into text parts."""
     corpus = settings.corpus
     one_of("corpus.adapter", corpus.adapter, tuple(ADAPTERS))
-    rows = ADAPTERS[corpus.adapter](files.place(corpus.source))
+    rows = ADAPTERS[corpus.adapter](files.to_path(corpus.source))
     files.make_folder(build)
     summary = manifest.write_manifest(
         rows,
@@ -58,7 +58,7 @@ def ingest(build: Path, settings: Settings, *, say: Say = lambda line: None) -> 
         growing=True,
     )
     documents = write_documents(
-        read_documents([files.place(name) for name in settings.text.documents]),
+        read_documents([files.to_path(name) for name in settings.text.documents]),
         build / "text",
         duplicates=settings.text.duplicates,
     )
@@ -144,8 +144,8 @@ def kept_codebook(build: Path, settings: Settings, *, say: Say = lambda line: No
     """The codebook that is given, imported or fitted with these settings; None where one is to be fitted."""
     target = build / "codebooks" / "units.safetensors"
     if settings.units.codebook:
-        open_codebook(files.place(settings.units.codebook), settings)
-        return files.place(settings.units.codebook)
+        open_codebook(files.to_path(settings.units.codebook), settings)
+        return files.to_path(settings.units.codebook)
     held = marker(target) or {}
     if target.exists() and "imported" in held:
         open_codebook(target, settings)
@@ -361,7 +361,7 @@ def drawn_speech(build: Path, count: int, table: str = "manifest") -> Iterator[t
 
 def codebook_path(build: Path, settings: Settings) -> Path:
     """The codebook units are made with."""
-    path = files.place(settings.units.codebook or build / "codebooks" / "units.safetensors")
+    path = files.to_path(settings.units.codebook or build / "codebooks" / "units.safetensors")
     if not path.is_file() and settings.units.is_bundled:
         place_bundled(build, settings)
     if not path.is_file():
@@ -505,7 +505,7 @@ def build_vocabulary(build: Path, settings: Settings, split: Split, *, say: Say 
     from shards.vocabulary import Vocabulary
 
     text = settings.text
-    path = files.place(text.tokenizer) if text.tokenizer else build / "tokenizer" / "tokenizer.json"
+    path = files.to_path(text.tokenizer) if text.tokenizer else build / "tokenizer" / "tokenizer.json"
     if not text.tokenizer:
         asked = [text.size, text.writing, dataclasses.asdict(split), origin(build)]
         wanted, corpus = hashlib.sha256(json.dumps(asked).encode()).hexdigest(), corpus_hash(build)

@@ -54,14 +54,14 @@ def export_parquet(build: Path | str, folder: Path | str) -> dict[str, int]:
         for number, entry in enumerate(entries):
             path = folder / stream / f"{split}-{number:05d}-of-{len(entries):05d}.parquet"
             partial = path.with_name(f".{path.name}.partial")
-            samples = read_samples(files.join(build, f"shards/{entry['file']}"))
+            samples = read_samples(files.join_path(build, f"shards/{entry['file']}"))
             with pq.ParquetWriter(partial, _SCHEMA, compression="zstd") as writer:
                 while group := [_row(sample) for sample in islice(samples, _ROWS)]:
                     writer.write_table(pa.Table.from_pylist(group, schema=_SCHEMA))
                     rows[f"{stream}/{split}"] = rows.get(f"{stream}/{split}", 0) + len(group)
             os.replace(partial, path)
     files.write(folder / "README.md", _card(build).encode())
-    Vocabulary.load(files.join(build, "shards")).save(folder)
+    Vocabulary.load(files.join_path(build, "shards")).save(folder)
     return rows
 
 
@@ -75,7 +75,7 @@ def export_tokens(build: Path | str, folder: Path | str) -> dict[str, int]:
         "stream/split" -> tokens.
     """
     folder = Path(folder)
-    vocabulary = Vocabulary.load(files.join(build, "shards"))
+    vocabulary = Vocabulary.load(files.join_path(build, "shards"))
     dtype = np.dtype("<u2" if vocabulary.padded_size <= 1 << 16 else "<i4")
     counts: dict[str, int] = {}
     vocabulary.save(folder)

@@ -120,9 +120,9 @@ def read_documents(build: Path | str, stream: str, split: str = "train") -> Iter
     Raises:
         ValueError: as `open_stream`.
     """
-    folder = files.join(build, "shards")
+    folder = files.join_path(build, "shards")
     for entry in _entries(read_index(build), stream, split):
-        for sample in read_samples(files.join(folder, entry["file"])):
+        for sample in read_samples(files.join_path(folder, entry["file"])):
             yield sample["tokens.npy"]
 
 
@@ -135,7 +135,7 @@ def read_index(build: Path | str) -> dict[str, Any]:
     Raises:
         ValueError: there is none, or it is of another schema.
     """
-    path = files.join(build, "shards/index.json")
+    path = files.join_path(build, "shards/index.json")
     try:
         index = json.loads(files.read(path))
         if (index["format"], index["schema"]) != ("wordweave shards", 1):
@@ -384,7 +384,7 @@ def open_stream(
     names = list(dict.fromkeys(name for _, weights in stages for name in weights))
     strategy = Strategy(strategy) if isinstance(strategy, str) else strategy
 
-    folder = files.join(build, "shards")
+    folder = files.join_path(build, "shards")
     index = read_index(build)
     vocabulary = Vocabulary.load(folder)
     if index["vocabulary"] != vocabulary.hash:
@@ -395,7 +395,7 @@ def open_stream(
     sources = []
     for name in names:
         anew = redraw and name == "interleaved"
-        paths = [files.join(folder, entry["file"]) for entry in entries[name]]
+        paths = [files.join_path(folder, entry["file"]) for entry in entries[name]]
         shared = _shared(paths, entries[name], vocabulary)
         sources.append(
             Source(

@@ -29,7 +29,7 @@ def verify(build: Path | str) -> list[str]:
     vocabulary and with the words; the materialised sequence with one drawn again from seed and strategy. A key may
     come once per stream, so that no example is both in train and in valid. Nothing is unpickled.
     """
-    folder = files.join(build, "shards")
+    folder = files.join_path(build, "shards")
     try:
         index = read_index(build)
         vocabulary = Vocabulary.load(folder)
@@ -42,15 +42,17 @@ def verify(build: Path | str) -> list[str]:
     for stream, splits in sorted(index["streams"].items()):
         keys: list[np.ndarray] = []
         paths = [
-            (files.join(folder, entry["file"]), entry) for split in sorted(splits) for entry in splits[split]
+            (files.join_path(folder, entry["file"]), entry)
+            for split in sorted(splits)
+            for entry in splits[split]
         ]
         for path, entry in paths:
             known.add(path)
             found += _shard(path, entry, stream, vocabulary, keys)
         found += _twice([path for path, _ in paths], keys)
-    here = {str(path) for path in files.place(folder).glob("*/*.tar")}
+    here = {str(path) for path in files.to_path(folder).glob("*/*.tar")}
     found += [
-        f"{path}: not in index.json" for path in sorted(here - {str(files.place(path)) for path in known})
+        f"{path}: not in index.json" for path in sorted(here - {str(files.to_path(path)) for path in known})
     ]
     return found
 

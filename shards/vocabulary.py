@@ -263,7 +263,7 @@ class Vocabulary:
 
     def save(self, folder: Path | str) -> Path:
         """Write vocabulary.json into the folder, the tokenizer file beside it; gives back the path of the first."""
-        folder = files.place(folder)
+        folder = files.to_path(folder)
         starts = {
             "[Text]": self.text_marker, "[Speech]": self.speech_marker, "[Hu0]": self.first_unit,
             "[Pi0]": self.first_pitch if self.pitch else None, "[St0]": self.first_style if self.style else None,
@@ -288,7 +288,7 @@ class Vocabulary:
         """
         before, _, last = str(path).rpartition("/")
         folder = (before or ".") if last == FILE else str(path)
-        path = files.join(folder, FILE)
+        path = files.join_path(folder, FILE)
         try:
             record = json.loads(files.read(path))
             if record["format"] != _FORMAT or record["version"] != 1:
@@ -298,7 +298,7 @@ class Vocabulary:
                 raise ValueError(
                     f"tokenizer file: need tokenizer.json or tokenizer.model, got {text['file']!r}"
                 )
-            content = files.read(files.join(folder, text["file"]))
+            content = files.read(files.join_path(folder, text["file"]))
             tokenizer = Tokenizer(content, text["file"], text["bos"], text["eos"])
             counts = {name: record[name] for name in ("units", "pitch", "style", "tasks", "multiple")}
             vocabulary = Vocabulary(tokenizer, **counts)
@@ -306,7 +306,7 @@ class Vocabulary:
             raise ValueError(f"{path}: not a usable vocabulary: {error}") from error
         if tokenizer.sha256 != text["sha256"]:
             raise ValueError(
-                f"{files.join(folder, text['file'])}: sha256 must be the one in {FILE}, the file was changed"
+                f"{files.join_path(folder, text['file'])}: sha256 must be the one in {FILE}, the file was changed"
             )
         layout = vocabulary._layout() | {"hash": vocabulary.hash}
         changed = [name for name, value in layout.items() if record.get(name) != value]

@@ -232,7 +232,7 @@ def write_index(
         entries: stream -> split -> entries of `write_shard`, in the order of their files.
         facts: further fields, in JSON's types.
     """
-    folder = files.place(folder)
+    folder = files.to_path(folder)
     vocabulary.save(folder)
     streams = {
         stream: {

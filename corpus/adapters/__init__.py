@@ -35,7 +35,7 @@ def read_jsonl(source: str | os.PathLike[str]) -> Iterator[Row]:
     Raises:
         ValueError: there is no such file.
     """
-    source = files.place(source)
+    source = files.to_path(source)
     if not source.is_file():
         raise ValueError(
             f"{source}: need a JSON Lines file, there is {'a folder' if source.is_dir() else 'none'}"

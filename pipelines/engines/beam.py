@@ -31,7 +31,7 @@ class RunTask(beam.DoFn):
         self.stage.setup()
 
     def process(self, task: Task) -> Iterator[tuple[str, str]]:
-        yield task.output, run_task(self.stage, files.place(self.build), task)
+        yield task.output, run_task(self.stage, files.to_path(self.build), task)
 
 
 def run(stage: Stage, build: Path, todo: list[Task], *, workers: int, extra: tuple[str, ...] = ()) -> None:

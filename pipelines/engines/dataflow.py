@@ -317,7 +317,7 @@ class ReadBlock(beam.DoFn):
         self.build = build
 
     def process(self, name: str) -> Iterator[Task]:
-        yield from read_block(files.read(files.place(self.build) / name))
+        yield from read_block(files.read(files.to_path(self.build) / name))
 
 
 def wait(result: Any, stage: Stage) -> None:
@@ -349,7 +349,7 @@ class DecodeTask(beam.DoFn):
         self.build = build
 
     def process(self, task: Task) -> Iterator[Task]:
-        waves.decode_task(files.place(self.build), task)
+        waves.decode_task(files.to_path(self.build), task)
         yield task
 
 
@@ -364,4 +364,4 @@ class RunDecoded(beam.DoFn):
         self.stage.setup()
 
     def process(self, task: Task) -> Iterator[tuple[str, str]]:
-        yield task.output, waves.run_decoded(self.stage, files.place(self.build), task)
+        yield task.output, waves.run_decoded(self.stage, files.to_path(self.build), task)

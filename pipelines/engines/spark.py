@@ -121,7 +121,7 @@ class RunTasks:
             self.stage.setup()
             HELD["stage"] = self.stage
         for task in tasks:
-            yield run_task(HELD["stage"], files.place(self.build), task)
+            yield run_task(HELD["stage"], files.to_path(self.build), task)
 
 
 def hush(context: Any) -> None:

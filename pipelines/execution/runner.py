@@ -70,7 +70,7 @@ class Engine:
         Raises:
             Unusable: it cannot or they do not, in one line.
         """
-        files.reachable(build, writing=True)
+        files.check_reachable(build, writing=True)
         if self.name == "beam" and self.extra:
             beam_engine().reaches(build, device, self.extra)
 
@@ -147,7 +147,7 @@ def alone(build: Path, *, sweep: bool = True) -> Iterator[None]:
         yield
         return
     if files.is_url(build):
-        files.reachable(build, writing=True)
+        files.check_reachable(build, writing=True)
         HELD.add(place)
         try:
             yield

@@ -17,7 +17,6 @@ from pipelines.execution.task import Stage, marker
 from pipelines.layout import map_tasks, part_names
 from pipelines.settings import Settings
 
-TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.tmp-\d+-[0-9a-f]{8}|\.(manifest|text)\.unfinished/.*")
 PART = re.compile(r"(units|words|prosody|pitch|style|frames)/(part-\d{5,}\.parquet)(\.done|\.failed)?")
 SHARD = re.compile(r"(shards/(?:speech|text|interleaved)/(?:train|valid)-\d{6,}\.tar)(\.done|\.failed)?")
 HANDED = re.compile(r"waves/[0-9a-f]{32}(-\d{3}\.wav|\.parquet)|todo/[0-9a-f]{32}\.jsonl")
@@ -45,7 +44,7 @@ def find(build: Path, *, say: steps.Say = lambda line: None) -> list[Stale]:
     found = []
     for name, size in sorted(sizes.items()):
         why = ""
-        if TEMPORARY.fullmatch(name):
+        if files.TEMPORARY.fullmatch(name):
             why = "left by a run that was killed"
         elif HANDED.fullmatch(name):
             why = "handed from worker to worker, no longer needed"

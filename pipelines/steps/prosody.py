@@ -101,7 +101,7 @@ class MakePitch(TableStage):
 
     def setup(self) -> None:
         object.__setattr__(self, "_tokenizer", pitches.load(files.local(self.model)))
-        object.__setattr__(self, "_speakers", read_speakers(files.place(self.speakers)))
+        object.__setattr__(self, "_speakers", read_speakers(files.to_path(self.speakers)))
 
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Note the number of codes beside the part: the vocabulary needs it."""
@@ -133,7 +133,7 @@ class MakeStyle(TableStage):
 
         torch.set_num_threads(1)
         object.__setattr__(self, "_tokenizer", styles.load(files.local(self.codebook)))
-        object.__setattr__(self, "_speakers", read_speakers(files.place(self.speakers)))
+        object.__setattr__(self, "_speakers", read_speakers(files.to_path(self.speakers)))
 
     def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Note the number of codes beside the part: the vocabulary needs it."""

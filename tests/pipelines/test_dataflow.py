@@ -291,7 +291,7 @@ def cloud(monkeypatch):
 
 
 def submit(cloud, stage, *words):
-    build = files.place("gs://bucket/build")
+    build = files.to_path("gs://bucket/build")
     engine.run(
         stage,
         build,

@@ -92,7 +92,7 @@ def downloaded(build: Path, folder: Path) -> Path:
 def test_a_recording_behind_a_url_sounds_as_on_the_disk(spoken_corpus):
     row = json.loads(spoken_corpus.read_text().splitlines()[0])
     local = spoken_corpus.parent / row["audio"]
-    url = files.place("memory://sounds") / local.name
+    url = files.to_path("memory://sounds") / local.name
     files.write(url, local.read_bytes())
     header = probe(local)
     assert probe(str(url)) == header
@@ -110,7 +110,7 @@ def test_a_recording_behind_a_url_sounds_as_on_the_disk(spoken_corpus):
 def test_a_store_that_fails_is_no_broken_recording(spoken_corpus, monkeypatch):
     row = json.loads(spoken_corpus.read_text().splitlines()[0])
     local = spoken_corpus.parent / row["audio"]
-    url = files.place("memory://sounds") / "fails.flac"
+    url = files.to_path("memory://sounds") / "fails.flac"
     files.write(url, local.read_bytes())
     monkeypatch.setattr("corpus.audio.Remote.tell", lambda self: 0)
 
@@ -124,7 +124,7 @@ def test_a_store_that_fails_is_no_broken_recording(spoken_corpus, monkeypatch):
 
 
 def test_what_a_store_holds_is_planned_as_on_the_disk(tmp_path):
-    build = files.place("memory://builds") / "toy"
+    build = files.to_path("memory://builds") / "toy"
     stage = Copy(str(tmp_path / "log"))
     tasks = copies(build, stage, 5)
     assert run_stage(stage, build, tasks, Engine("local"), quiet=True)["done"] == 5
@@ -140,7 +140,7 @@ def test_a_build_on_s3_has_the_bytes_of_one_on_the_disk_and_trains(bucket, spoke
     from shards.read import open_stream
     from shards.verify import verify
 
-    place = files.place(bucket)
+    place = files.to_path(bucket)
     uploaded(spoken_corpus, place / "corpus")
     said = asked(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
     run(tmp_path / "here", said, Engine("local"))
@@ -214,7 +214,7 @@ def test_a_bucket_that_may_only_be_read_is_one_line_before_any_work(command, buc
 
 @pytest.mark.slow
 def test_prune_takes_from_a_bucket_what_it_takes_from_a_disk(bucket, built, tmp_path):  # noqa: F811
-    place = files.place(bucket) / "pruned"
+    place = files.to_path(bucket) / "pruned"
     local = shutil.copytree(built, tmp_path / "build")
     (local / ".lock").unlink()
     put(local, *LEFT, *MINE)
