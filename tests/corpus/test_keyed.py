@@ -38,7 +38,12 @@ def test_the_draws_of_a_generator_depend_on_seed_purpose_and_name_only(seed, pur
         assert not np.array_equal(draws, other.integers(2**62, size=4))
 
 
-def test_a_generator_is_pcg64_seeded_with_the_sha256_as_a_big_endian_number():
-    digest = hashlib.sha256(b"3|frames|u1").digest()
-    expected = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big"))).random(8)
+def test_a_generator_is_pcg64_with_the_sha256_as_its_start_and_its_sequence():
+    number = int.from_bytes(hashlib.sha256(b"3|frames|u1").digest(), "big")
+    start, sequence = divmod(number, 2**128)
+    increment = (2 * sequence + 1) % 2**128
+    pcg = np.random.PCG64()  # its state as O'Neill's pcg64_srandom sets it
+    state = ((increment + start) * 0x2360ED051FC65DA44385DF649FCCF645 + increment) % 2**128
+    pcg.state = pcg.state | {"state": {"state": state, "inc": increment}}
+    expected = np.random.Generator(pcg).random(8)
     assert np.array_equal(generator(3, "frames", "u1").random(8), expected)
