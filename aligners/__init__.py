@@ -1,18 +1,55 @@
-"""Audio + words -> word times. One file per backend; `alignment.py` holds what all of them promise.
+"""Audio + words -> word times. One file per backend; `alignment.py` holds the contract that all of them keep.
 
 >>> load_aligner("given").name
 'given'
 """
 
+from collections.abc import Callable
 from dataclasses import fields
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from aligners.alignment import Aligner
 
-BACKENDS = {"pocketsphinx": "Pocketsphinx", "given": "Given", "ctc": "Ctc", "mfa": "Mfa"}
-"""Backend, which is also the name of its file -> its class; its settings are the class's name + Settings."""
+
+class Backend(NamedTuple):
+    """A backend of the registry: what it is good for, in one line, and a function that imports (class, settings)."""
+
+    description: str
+    classes: "Callable[[], tuple[Callable[[Any], Aligner], type]]"
+
+
+def load_pocketsphinx() -> "tuple[Callable[[Any], Aligner], type]":
+    from aligners.pocketsphinx import Pocketsphinx, PocketsphinxSettings
+
+    return Pocketsphinx, PocketsphinxSettings
+
+
+def load_given() -> "tuple[Callable[[Any], Aligner], type]":
+    from aligners.given import Given, GivenSettings
+
+    return Given, GivenSettings
+
+
+def load_ctc() -> "tuple[Callable[[Any], Aligner], type]":
+    from aligners.ctc import Ctc, CtcSettings
+
+    return Ctc, CtcSettings
+
+
+def load_mfa() -> "tuple[Callable[[Any], Aligner], type]":
+    from aligners.mfa import Mfa, MfaSettings
+
+    return Mfa, MfaSettings
+
+
+BACKENDS: dict[str, Backend] = {
+    "pocketsphinx": Backend("English, nothing to download", load_pocketsphinx),
+    "given": Backend("times that came with the data: TextGrid, CTM, CSV, JSON", load_given),
+    "ctc": Backend("CTC acoustic models; a small English one is bundled", load_ctc),
+    "mfa": Backend("the Montreal Forced Aligner, installed separately", load_mfa),
+}
+"""Every backend by name; the command line and the settings read this."""
 
 
 def load_aligner(name: str, **settings: Any) -> "Aligner":
@@ -23,14 +60,13 @@ def load_aligner(name: str, **settings: Any) -> "Aligner":
         **settings: fields of the backend's settings, for example `minimum_score=None`.
 
     Raises:
-        ValueError: no such backend or setting; names the known ones.
+        ValueError: unknown backend or setting (the message names the known ones), or a tool or model is missing.
     """
     if name not in BACKENDS:
-        raise ValueError(f"aligner {name!r}: no such backend; known: {sorted(BACKENDS)}")
-    backend = import_module(f"aligners.{name}")
-    record = getattr(backend, f"{BACKENDS[name]}Settings")
+        raise ValueError(f"aligner {name!r}: unknown backend; known: {', '.join(BACKENDS)}")
+    aligner, record = BACKENDS[name].classes()
     known = [field.name for field in fields(record)]
     unknown = sorted(settings.keys() - set(known))
     if unknown:
-        raise ValueError(f"aligner {name}: has no settings {unknown}; it knows {known}")
-    return getattr(backend, BACKENDS[name])(record(**settings))
+        raise ValueError(f"aligner {name}: unknown settings {unknown}; known: {known}")
+    return aligner(record(**settings))

@@ -1,6 +1,6 @@
-"""What the backend `ctc` listens with: a wave -> log probabilities of tokens, and a word -> tokens.
+"""Acoustic models of the backend `ctc`: a waveform -> log probabilities of tokens, and a word -> tokens.
 
-Three kinds, by the name of the model: `compact`, which comes with wordweave (`aligners.compact`); one of torchaudio's
+Three kinds, by the name of the model: `compact`, bundled with wordweave (`aligners.compact`); one of torchaudio's
 bundles (`MMS_FA`, `WAV2VEC2_ASR_BASE_960H` ...), whose weights torchaudio downloads; else a directory or hub name in
 Hugging Face format (Wav2Vec2, HuBERT, WavLM ...ForCTC, letters as tokens).
 """
@@ -29,35 +29,35 @@ LANGUAGES = {
     "lv": "lav", "lt": "lit", "mk": "mkd", "os": "oss", "ps": "pus", "ru": "rus", "sr": "srp", "tr": "tur", "ug": "uig",
     "uk": "ukr", "yi": "yid",
 }  # fmt: skip
-"""Language tag -> ISO 639-3, for the languages that uroman has rules of their own for."""
+"""Language tag -> ISO 639-3, for the languages that uroman has special rules for."""
 
 
-class Hearing(NamedTuple):
-    """How a model listens: in windows of so many seconds, with so much more on either side, so many at once."""
+class WindowSettings(NamedTuple):
+    """Length of a window and of its context on either side, in seconds; windows per forward pass."""
 
     window: float
     context: float
     batch: int
 
 
-Listen = Callable[[Sequence[np.ndarray], Hearing], Iterator[np.ndarray]]
+LogProbs = Callable[[Sequence[np.ndarray], WindowSettings], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Acoustics:
+class AcousticModel:
     """A loaded model.
 
-    listen: waveforms (T,) -> for each, in order, (F, C) log probabilities of tokens, float32 or float16.
+    log_probs: waveforms (T,) -> for each, in order, (F, C) log probabilities of tokens, float32 or float16.
     spell: (word, language) -> its tokens; raises Reject.
     blank, delimiter: tokens of CTC's blank, and between words if the model has one.
     hop, receptive: samples from frame to frame, and that one frame sees.
-    tail: seconds that a word may sound on after its last token's last frame.
+    tail: seconds that a word may last after the last frame of its last token.
     weights: hash of the weights.
-    english: whether it knows English alone.
+    english: whether the model supports English only.
     edge: sample at which the first frame's share of the sound begins; None: a hop around the centre of what it sees.
     """
 
-    listen: Listen
+    log_probs: LogProbs
     spell: Callable[[str, str | None], Sequence[int]]
     blank: int
     delimiter: int | None
@@ -80,11 +80,11 @@ class Acoustics:
 
 
 @functools.lru_cache(maxsize=2)
-def load(model: str, device: str, romanise: bool | None = None) -> Acoustics:
+def load(model: str, device: str, romanise: bool | None = None) -> AcousticModel:
     """A model by name, once per process; see the module.
 
     Raises:
-        ValueError: it is no CTC model with a vocabulary of letters, or cannot be had.
+        ValueError: it is no CTC model with a vocabulary of letters, or cannot be loaded.
     """
     if model == COMPACT:
         return load_compact()
@@ -95,33 +95,33 @@ def load(model: str, device: str, romanise: bool | None = None) -> Acoustics:
     return load_hugging_face(model, device, bool(romanise))
 
 
-def load_compact() -> Acoustics:
-    """The model that comes with wordweave; its frames are labelled, so that nothing sounds on after a word."""
+def load_compact() -> AcousticModel:
+    """The bundled model; every frame has a label, so that a word ends with its last frame."""
     from aligners import compact
 
     if not compact.MODEL.is_file():
         raise ValueError(
-            f"ctc.model {COMPACT}: no weights at {compact.MODEL}; `python -m aligners.compact` learns them"
+            f"ctc.model {COMPACT}: no weights at {compact.MODEL}; `python -m aligners.compact` packs them"
         )
     encoder, _, _ = compact.bundled()
-    windows = Quarters(None, encoder.hop, encoder.minimum, None, False, "cpu")  # type: ignore[arg-type]
+    windows = CompactNetwork(None, encoder.hop, encoder.minimum, None, False, "cpu")  # type: ignore[arg-type]
 
-    def listen(waveforms: Sequence[np.ndarray], hearing: Hearing) -> Iterator[np.ndarray]:
-        return (heard.reshape(-1, heard.shape[-1]) for heard in windows(waveforms, hearing))
+    def log_probs(waveforms: Sequence[np.ndarray], window_settings: WindowSettings) -> Iterator[np.ndarray]:
+        return (scores.reshape(-1, scores.shape[-1]) for scores in windows(waveforms, window_settings))
 
     spell = lambda word, language: compact.spell(word)  # noqa: E731
-    return Acoustics(
-        listen, spell, 0, None, compact.HOP, encoder.minimum, 0.0, compact.identity(),
+    return AcousticModel(
+        log_probs, spell, 0, None, compact.HOP, encoder.minimum, 0.0, compact.identity(),
         english=True, edge=encoder.centre - encoder.hop / 2,
     )  # fmt: skip
 
 
-def load_bundle(name: str, device: str, romanise: bool | None) -> Acoustics:
-    """One of torchaudio's bundles that know letters; those for forced alignment were taught romanised text."""
+def load_bundle(name: str, device: str, romanise: bool | None) -> AcousticModel:
+    """One of torchaudio's bundles with letters as tokens; those for forced alignment were trained on romanised text."""
     import torchaudio
 
     bundle = getattr(torchaudio.pipelines, name)
-    for_alignment = hasattr(bundle, "get_dict")  # its model has a token more, which stands for anything
+    for_alignment = hasattr(bundle, "get_dict")  # its model has one more token, which matches any sound
     more = {"with_star": False} if for_alignment else {}
     try:
         network = bundle.get_model(**more, dl_kwargs={"weights_only": True})
@@ -129,7 +129,7 @@ def load_bundle(name: str, device: str, romanise: bool | None) -> Acoustics:
         raise ValueError(f"ctc.model {name}: its weights cannot be downloaded ({error})") from error
     normalise = 1e-5 if getattr(network, "normalize_waveform", False) else None
     if normalise:
-        network.normalize_waveform = False  # it would take the mean over a batch; ours is over the recording
+        network.normalize_waveform = False  # the mean must be over the recording, not over a batch
     network = network.eval().to(device)
     tokens = {label: place for place, label in enumerate(bundle.get_labels())}
     layers = bundle._params["extractor_conv_layer_config"]
@@ -139,12 +139,12 @@ def load_bundle(name: str, device: str, romanise: bool | None) -> Acoustics:
     def forward(waves: "torch.Tensor", lengths: "torch.Tensor | None") -> "torch.Tensor":
         return network(waves, lengths)[0]
 
-    listen = Windows(forward, hop, receptive, normalise, padded, device)
-    letters = Letters(letters_of(tokens), for_alignment if romanise is None else romanise)
-    return Acoustics(listen, letters, 0, tokens.get("|"), hop, receptive, TAIL, weights_hash(network))
+    log_probs = WindowedNetwork(forward, hop, receptive, normalise, padded, device)
+    letters = Letters(letter_tokens(tokens), for_alignment if romanise is None else romanise)
+    return AcousticModel(log_probs, letters, 0, tokens.get("|"), hop, receptive, TAIL, weights_hash(network))
 
 
-def load_hugging_face(model: str, device: str, romanise: bool) -> Acoustics:
+def load_hugging_face(model: str, device: str, romanise: bool) -> AcousticModel:
     """A directory or hub name with config.json, vocab.json and weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCTC
@@ -154,11 +154,11 @@ def load_hugging_face(model: str, device: str, romanise: bool) -> Acoustics:
         config = AutoConfig.from_pretrained(model)
         network = AutoModelForCTC.from_pretrained(model).eval().to(device)
     except OSError as error:
-        raise ValueError(f"ctc.model {model!r}: cannot be had ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"ctc.model {model!r}: cannot be loaded ({str(error).splitlines()[0]})") from error
     tokens = json.loads(Path(str(cached_file(model, "vocab.json"))).read_text(encoding="utf-8"))
     preprocessor = cached_file(model, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
-    said = json.loads(Path(preprocessor).read_text()) if preprocessor else {}
-    normalise = 1e-7 if said.get("do_normalize", True) else None
+    preprocessing = json.loads(Path(preprocessor).read_text()) if preprocessor else {}
+    normalise = 1e-7 if preprocessing.get("do_normalize", True) else None
     if not all(isinstance(number, int) for number in tokens.values()):
         raise ValueError(f"ctc.model {model}: vocab.json holds no flat vocabulary of letters")
     hop, receptive = strides(list(zip(config.conv_kernel, config.conv_stride, strict=True)))
@@ -170,9 +170,11 @@ def load_hugging_face(model: str, device: str, romanise: bool) -> Acoustics:
         mask = torch.arange(waves.shape[1], device=waves.device)[None] < lengths[:, None]
         return network(waves, attention_mask=mask.long()).logits
 
-    listen = Windows(forward, hop, receptive, normalise, padded, device)
-    letters, weights = Letters(letters_of(tokens), romanise), weights_hash(network)
-    return Acoustics(listen, letters, config.pad_token_id, tokens.get("|"), hop, receptive, TAIL, weights)
+    log_probs = WindowedNetwork(forward, hop, receptive, normalise, padded, device)
+    letters, weights = Letters(letter_tokens(tokens), romanise), weights_hash(network)
+    return AcousticModel(
+        log_probs, letters, config.pad_token_id, tokens.get("|"), hop, receptive, TAIL, weights
+    )
 
 
 def weights_hash(network: "torch.nn.Module") -> str:
@@ -196,10 +198,10 @@ def strides(layers: Iterable[tuple[int, int]]) -> tuple[int, int]:
     return hop, receptive
 
 
-def letters_of(tokens: dict[str, int]) -> dict[str, int]:
-    """What words are written with, of a vocabulary: not its blank ("-", "<pad>"), delimiter ("|") and the like.
+def letter_tokens(tokens: dict[str, int]) -> dict[str, int]:
+    """The tokens of a vocabulary that are letters: not its blank ("-", "<pad>"), delimiter ("|") and the like.
 
-    >>> letters_of({"-": 0, "|": 1, "<unk>": 2, "A": 3, "'": 4})
+    >>> letter_tokens({"-": 0, "|": 1, "<unk>": 2, "A": 3, "'": 4})
     {'A': 3, "'": 4}
     """
     return {
@@ -211,7 +213,7 @@ def letters_of(tokens: dict[str, int]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Letters:
-    """Words as letters of a vocabulary, in whatever case it has."""
+    """Words as letters of a vocabulary, in the case that it uses."""
 
     tokens: dict[str, int]
     romanise: bool
@@ -222,16 +224,16 @@ class Letters:
         [1, 2, 3]
         """
         # romanised text keeps the letters the model knows and drops the marks it does not
-        letters = roman(word, language) if self.romanise and not self.known(word) else word
+        letters = romanise(word, language) if self.romanise and not self.known(word) else word
         spelled = [self.token(letter) for letter in letters]
         unknown = [letter for letter, token in zip(letters, spelled, strict=True) if token is None]
         missing = [letter for letter in unknown if letter.isalnum() or not (self.romanise or letter == "'")]
         if missing:
             raise Reject("align.out_of_vocabulary", f"{word[:50]!r}: the model has no {missing[0]!r}")
-        found = [token for token in spelled if token is not None]
-        if not found:
+        tokens = [token for token in spelled if token is not None]
+        if not tokens:
             raise Reject("align.out_of_vocabulary", f"{word[:50]!r} has no letters")
-        return found
+        return tokens
 
     def known(self, word: str) -> bool:
         return all(self.token(letter) is not None for letter in word)
@@ -242,14 +244,16 @@ class Letters:
 
 
 @functools.lru_cache(maxsize=100_000)
-def roman(word: str, language: str | None) -> str:
-    """A word of any script in Latin letters, lower case, by uroman, as the text was on which MMS_FA was taught."""
+def romanise(word: str, language: str | None) -> str:
+    """A word of any script in Latin letters, lower case, by uroman, as the text that MMS_FA was trained on."""
     tag = (language or "").replace("_", "-").split("-")[0].lower()
-    return romaniser().romanize_string(word, lcode=LANGUAGES.get(tag, tag if len(tag) == 3 else None)).lower()
+    return (
+        load_uroman().romanize_string(word, lcode=LANGUAGES.get(tag, tag if len(tag) == 3 else None)).lower()
+    )
 
 
 @functools.cache
-def romaniser() -> Any:
+def load_uroman() -> Any:
     """uroman's tables, read once per process: it takes seconds."""
     import uroman
 
@@ -257,11 +261,11 @@ def romaniser() -> Any:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Listens window by window, so that memory does not grow with the recording.
+class WindowedNetwork:
+    """Runs a network window by window, so that memory does not grow with the recording.
 
-    Windows begin at multiples of the hop, so that frame i always sees the same samples; it is taken from the window in
-    which it has `context` seconds of sound on both sides.
+    Windows begin at multiples of the hop, so that frame i always sees the same samples; it is computed in the
+    window in which it has `context` seconds of sound on both sides.
     """
 
     forward: "Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]"  # (B, T), (B,) -> (B, F, C) scores
@@ -270,44 +274,51 @@ class Windows:
     normalise: (
         float | None
     )  # added to the variance of recordings that the model wants at mean 0 and variance 1
-    padded: bool  # whether windows of unequal length may be heard at once: nothing of the padding is in the result
+    padded: bool  # whether windows of unequal length may share a batch: padding does not change the result
     device: str
 
-    def __call__(self, waveforms: Sequence[np.ndarray], hearing: Hearing) -> Iterator[np.ndarray]:
-        window = max(1, round(hearing.window * SAMPLE_RATE / self.hop))
-        context = round(hearing.context * SAMPLE_RATE / self.hop)
+    def __call__(
+        self, waveforms: Sequence[np.ndarray], window_settings: WindowSettings
+    ) -> Iterator[np.ndarray]:
+        window = max(1, round(window_settings.window * SAMPLE_RATE / self.hop))
+        context = round(window_settings.context * SAMPLE_RATE / self.hop)
         windows = [
             cut for place, wave in enumerate(waveforms) for cut in self.cut(place, wave, window, context)
         ]
-        levels = [(0.0, 1.0) if self.normalise is None else level(wave, self.normalise) for wave in waveforms]
-        made: dict[int, np.ndarray] = {}
+        levels = [
+            (0.0, 1.0) if self.normalise is None else mean_and_deviation(wave, self.normalise)
+            for wave in waveforms
+        ]
+        results: dict[int, np.ndarray] = {}
         ready = 0
-        for group in self.groups(windows, hearing.batch):
+        for group in self.groups(windows, window_settings.batch):
             pieces = [self.samples(waveforms[cut.place], cut, levels[cut.place]) for cut in group]
             for cut, scores in zip(group, self.scores(pieces), strict=True):
-                if cut.place not in made:  # filled in place: pieces to be joined would need twice the memory
+                if (
+                    cut.place not in results
+                ):  # filled in place: pieces to be joined would need twice the memory
                     frames = self.frames(waveforms[cut.place])
-                    made[cut.place] = np.empty((frames, *scores.shape[1:]), scores.dtype)
-                made[cut.place][cut.first : cut.last] = scores[cut.first - cut.left : cut.last - cut.left]
+                    results[cut.place] = np.empty((frames, *scores.shape[1:]), scores.dtype)
+                results[cut.place][cut.first : cut.last] = scores[cut.first - cut.left : cut.last - cut.left]
             while ready < group[-1].place:
-                yield made.pop(ready)
+                yield results.pop(ready)
                 ready += 1
         for place in range(ready, len(waveforms)):
-            yield made.pop(place)
+            yield results.pop(place)
 
     def frames(self, waveform: np.ndarray) -> int:
         """How many frames a waveform gives."""
         return (len(waveform) - self.receptive) // self.hop + 1
 
-    def cut(self, place: int, waveform: np.ndarray, window: int, context: int) -> Iterator["Cut"]:
+    def cut(self, place: int, waveform: np.ndarray, window: int, context: int) -> Iterator["Window"]:
         frames = self.frames(waveform)
         for first in range(0, frames, window):
             last = min(first + window, frames)
-            yield Cut(place, first, last, max(0, first - context), min(frames, last + context))
+            yield Window(place, first, last, max(0, first - context), min(frames, last + context))
 
-    def groups(self, windows: Sequence["Cut"], batch: int) -> Iterator[list["Cut"]]:
-        """Neighbouring windows to be heard at once: at most `batch`, of one length where padding is not allowed."""
-        group: list[Cut] = []
+    def groups(self, windows: Sequence["Window"], batch: int) -> Iterator[list["Window"]]:
+        """Neighbouring windows of one batch: at most `batch`, of equal length where padding is not allowed."""
+        group: list[Window] = []
         for cut in windows:
             fits = self.padded or not group or cut.right - cut.left == group[0].right - group[0].left
             if group and (len(group) == batch or not fits):
@@ -317,7 +328,7 @@ class Windows:
         if group:
             yield group
 
-    def samples(self, waveform: np.ndarray, cut: "Cut", level: tuple[float, float]) -> np.ndarray:
+    def samples(self, waveform: np.ndarray, cut: "Window", level: tuple[float, float]) -> np.ndarray:
         piece = waveform[cut.left * self.hop : (cut.right - 1) * self.hop + self.receptive]
         return ((piece - level[0]) / level[1]).astype(np.float32)
 
@@ -330,22 +341,22 @@ class Windows:
             row[: len(piece)] = torch.from_numpy(piece)
         equal = bool((lengths == lengths[0]).all())
         with torch.inference_mode():
-            heard = self.forward(waves.to(self.device), None if equal else lengths.to(self.device))
-            return list(torch.log_softmax(heard.float(), -1).cpu().numpy())
+            logits = self.forward(waves.to(self.device), None if equal else lengths.to(self.device))
+            return list(torch.log_softmax(logits.float(), -1).cpu().numpy())
 
 
-class Quarters(Windows):
+class CompactNetwork(WindowedNetwork):
     """Windows of `compact`: (F, quarters, C) log probabilities."""
 
     def scores(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
         from aligners import compact
 
-        heard = [compact.listen(piece) for piece in pieces]
-        return [one.reshape(-1, compact.QUARTERS, one.shape[1]) for one in heard]
+        scores = [compact.listen(piece) for piece in pieces]
+        return [one.reshape(-1, compact.QUARTERS, one.shape[1]) for one in scores]
 
 
-class Cut(NamedTuple):
-    """Frames [first, last) of a waveform, heard with those of [left, right)."""
+class Window(NamedTuple):
+    """Frames [first, last) of a waveform, computed from those of [left, right)."""
 
     place: int
     first: int
@@ -354,7 +365,7 @@ class Cut(NamedTuple):
     right: int
 
 
-def level(waveform: np.ndarray, least: float) -> tuple[float, float]:
+def mean_and_deviation(waveform: np.ndarray, least: float) -> tuple[float, float]:
     """Mean and standard deviation of a recording, without a copy of it; `least` is added to the variance."""
     mean = float(waveform.mean(dtype=np.float64))
     blocks = np.split(waveform, range(1 << 20, len(waveform), 1 << 20))

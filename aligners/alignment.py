@@ -40,7 +40,7 @@ class Alignment:
     quality: dict[str, float] = field(default_factory=dict)
 
 
-class Timed(NamedTuple):
+class TimedWord(NamedTuple):
     """Spoken words and their time as a backend returns them, not yet checked; seconds, confidence in [0, 1] or None."""
 
     spoken: str
@@ -49,19 +49,19 @@ class Timed(NamedTuple):
     confidence: float | None = None
 
 
-class Found(NamedTuple):
+class AlignerOutput(NamedTuple):
     """What a backend returns for one utterance: one time per token, in order, with the token's spoken words.
 
     A backend sets `reject` where it measured something and refuses all the same; else it raises Reject.
     """
 
-    words: Sequence[Timed]
+    words: Sequence[TimedWord]
     phones: Sequence[Phone] | None = None
     quality: dict[str, float] = {}
     reject: Reject | None = None
 
 
-class Item(NamedTuple):
+class AlignerInput(NamedTuple):
     """What a backend is given: an utterance, its transcript as tokens, its waveform, (T,) float32 at 16 kHz."""
 
     utterance: Utterance
@@ -92,11 +92,11 @@ class Aligner:
     batch_minutes: ClassVar[float] = 5.0  # audio that a stage gives it at a time
     settings: Any  # a frozen dataclass
 
-    def align_one(self, item: Item) -> Found:
+    def align_one(self, item: AlignerInput) -> AlignerOutput:
         """Times for every word of `item.spoken`; raises Reject."""
         raise AssertionError(f"{type(self).__name__}: a backend fills in align_one or align_all")
 
-    def align_all(self, items: list[Item]) -> Sequence[Found | Reject]:
+    def align_all(self, items: list[AlignerInput]) -> Sequence[AlignerOutput | Reject]:
         """One result per item, in order."""
         return [self._guarded(item) for item in items]
 
@@ -111,7 +111,7 @@ class Aligner:
             without overlap, or `reject` says why there are none. Never raises for bad data.
         """
         items = [prepare_safely(utterance, waveform) for utterance, waveform in batch]
-        todo = [item for item in items if isinstance(item, Item)]
+        todo = [item for item in items if isinstance(item, AlignerInput)]
         try:
             found = list(self.align_all(todo)) if todo else []
             if len(found) != len(todo):
@@ -128,7 +128,7 @@ class Aligner:
         settings = json.dumps(asdict(self.settings), sort_keys=True, default=str)
         return f"{self.name}-{self.version}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
 
-    def _guarded(self, item: Item) -> Found | Reject:
+    def _guarded(self, item: AlignerInput) -> AlignerOutput | Reject:
         try:
             return self.align_one(item)
         except Reject as reject:
@@ -142,7 +142,7 @@ def backend_error(error: Exception) -> Reject:
     return Reject("align.backend_error", f"{type(error).__name__}: {error}"[:300])
 
 
-def prepare_safely(utterance: Utterance, waveform: np.ndarray) -> Item | Reject:
+def prepare_safely(utterance: Utterance, waveform: np.ndarray) -> AlignerInput | Reject:
     """`prepare`, where waveforms that are none become rejects too."""
     try:
         return prepare(utterance, np.asarray(waveform, np.float32))
@@ -150,7 +150,7 @@ def prepare_safely(utterance: Utterance, waveform: np.ndarray) -> Item | Reject:
         return backend_error(error)
 
 
-def prepare(utterance: Utterance, waveform: np.ndarray) -> Item | Reject:
+def prepare(utterance: Utterance, waveform: np.ndarray) -> AlignerInput | Reject:
     """The transcript as tokens; a Reject where there is nothing to align."""
     if utterance.text is None:
         return Reject("text.missing")
@@ -163,10 +163,10 @@ def prepare(utterance: Utterance, waveform: np.ndarray) -> Item | Reject:
         return Reject("align.too_short", "the audio has no samples")
     if not math.isfinite(float(waveform.sum(dtype=np.float64))):  # an hour's isfinite() would be 58 MB more
         return Reject("audio.not_finite")
-    return Item(utterance, tokens, waveform)
+    return AlignerInput(utterance, tokens, waveform)
 
 
-def finish_safely(item: Item | Reject, result: Found | Reject) -> Alignment:
+def finish_safely(item: AlignerInput | Reject, result: AlignerOutput | Reject) -> Alignment:
     """`finish`, where what a backend must not return becomes a reject too."""
     try:
         return finish(item, result)
@@ -174,7 +174,7 @@ def finish_safely(item: Item | Reject, result: Found | Reject) -> Alignment:
         return Alignment(reject=backend_error(error))
 
 
-def finish(item: Item | Reject, result: Found | Reject) -> Alignment:
+def finish(item: AlignerInput | Reject, result: AlignerOutput | Reject) -> Alignment:
     """Check what a backend found and give every word its original writing."""
     if isinstance(item, Reject) or isinstance(result, Reject):
         return Alignment(reject=item if isinstance(item, Reject) else result)  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ def finish(item: Item | Reject, result: Found | Reject) -> Alignment:
     return Alignment(words, phones, None, {**measure(words, spans, item.waveform), **result.quality})
 
 
-def check(words: Sequence[Timed], spoken_words: Sequence[str], seconds: float) -> list[Timed]:
+def check(words: Sequence[TimedWord], spoken_words: Sequence[str], seconds: float) -> list[TimedWord]:
     """Hold a backend to its promise: same words, same order, finite, 0 <= start < end <= seconds, no overlap.
 
     Args:
@@ -208,8 +208,9 @@ def check(words: Sequence[Timed], spoken_words: Sequence[str], seconds: float) -
     Raises:
         Reject: align.token_mismatch or align.bad_times.
 
-    >>> check([Timed("hi", 0.1, 0.32), Timed("you", 0.3, 0.51)], ["hi", "you"], 0.5)
-    [Timed(spoken='hi', start=0.1, end=0.3, confidence=None), Timed(spoken='you', start=0.3, end=0.5, confidence=None)]
+    >>> words = check([TimedWord("hi", 0.1, 0.32), TimedWord("you", 0.3, 0.51)], ["hi", "you"], 0.5)
+    >>> [(word.start, word.end) for word in words]
+    [(0.1, 0.3), (0.3, 0.5)]
     """
     if [word.spoken for word in words] != list(spoken_words):
         at = next(
@@ -218,7 +219,7 @@ def check(words: Sequence[Timed], spoken_words: Sequence[str], seconds: float) -
         )
         got, want = ([*ws, "nothing"][min(at, len(ws))] for ws in ([w.spoken for w in words], spoken_words))
         raise Reject("align.token_mismatch", f"word {at + 1}: expected {want!r}, got {got!r}")
-    clipped: list[Timed] = []
+    clipped: list[TimedWord] = []
     for place, word in enumerate(words):
         start, end = float(word.start), float(word.end)
         if not (math.isfinite(start) and math.isfinite(end)):
@@ -231,15 +232,15 @@ def check(words: Sequence[Timed], spoken_words: Sequence[str], seconds: float) -
                 "align.bad_times",
                 f"word {word.spoken!r}: [{start:.3f}, {end:.3f}) s does not fit before {limit:.3f} s",
             )
-        clipped.append(Timed(word.spoken, *inside, word.confidence))
+        clipped.append(TimedWord(word.spoken, *inside, word.confidence))
     return clipped
 
 
-def by_token(tokens: Sequence[Token], words: Sequence[Timed]) -> list[Timed]:
+def by_token(tokens: Sequence[Token], words: Sequence[TimedWord]) -> list[TimedWord]:
     """Times of tokens from the times of their spoken words: first start, last end, lowest confidence.
 
-    >>> by_token([Token(("forty", "two"), 0, 9)], [Timed("forty", 0.1, 0.4, 0.9), Timed("two", 0.5, 0.7, 0.8)])
-    [Timed(spoken='forty two', start=0.1, end=0.7, confidence=0.8)]
+    >>> by_token([Token(("forty", "two"), 0, 9)], [TimedWord("forty", 0.1, 0.4, 0.9), TimedWord("two", 0.5, 0.7, 0.8)])
+    [TimedWord(spoken='forty two', start=0.1, end=0.7, confidence=0.8)]
     """
     joined, place = [], 0
     for token in tokens:
@@ -247,5 +248,5 @@ def by_token(tokens: Sequence[Token], words: Sequence[Timed]) -> list[Timed]:
         place += len(parts)
         scores = [part.confidence for part in parts if part.confidence is not None]
         spoken = " ".join(part.spoken for part in parts)
-        joined.append(Timed(spoken, parts[0].start, parts[-1].end, min(scores) if scores else None))
+        joined.append(TimedWord(spoken, parts[0].start, parts[-1].end, min(scores) if scores else None))
     return joined

@@ -1,7 +1,7 @@
-"""Word times from a CTC acoustic model: the small one that comes with wordweave, torchaudio's, or Hugging Face's.
+"""Word times from a CTC acoustic model: the bundled one, one of torchaudio, or one in Hugging Face format.
 
-The model (`aligners.acoustics`) listens in windows, so that memory does not grow with the recording; long recordings
-are first cut where a word surely ends, and `torchaudio.functional.forced_align` aligns the pieces. CTC peaks are not
+The model (`aligners.acoustics`) runs in windows, so that memory does not grow with the recording; long recordings
+are first cut at a reliable word boundary, and `torchaudio.functional.forced_align` aligns the pieces. CTC peaks are not
 boundaries: a word begins at the first frame of its first letter and ends half-way to the next, at most 0.1 s after its
 last letter. Every frame of `compact` has a label, and its words end where their last one ends.
 """
@@ -13,26 +13,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aligners.acoustics import COMPACT, Acoustics, Hearing, load
-from aligners.alignment import Aligner, Found, Item, Timed, backend_error, by_token
+from aligners.acoustics import COMPACT, AcousticModel, WindowSettings, load
+from aligners.alignment import Aligner, AlignerInput, AlignerOutput, TimedWord, backend_error, by_token
 from aligners.normalise import is_english
 from corpus.records import SAMPLE_RATE, Reject
 
-PIECE = 30.0  # seconds: a recording of more than one and a half of this is cut first, and the cut sought in so many
+PIECE = 30.0  # seconds: a recording longer than 1.5 pieces is cut first, inside stretches of this length
 MARGIN = 0.5  # seconds kept before a word that a piece does not finish
-LETTERS = 25.0  # a second, more than anybody speaks: bounds the text looked at for one piece
+LETTERS = 25.0  # per second, more than anybody speaks: bounds the text considered for one piece
 
 
 @dataclass(frozen=True)
 class CtcSettings:
     """Settings of the backend `ctc`.
 
-    model: "compact" (English, comes with wordweave), the name of a torchaudio bundle ("MMS_FA"), or a directory or hub
+    model: "compact" (English, bundled), the name of a torchaudio bundle ("MMS_FA"), or a directory or hub
         name with config.json, vocab.json and weights.
     device: "cpu", "cuda", "cuda:1" ...
-    window_seconds, context_seconds: the model hears so much at a time, and so much more on either side.
-    batch: windows heard at once; on a GPU 16.
-    romanise: words in the Latin alphabet, as uroman writes them, for other scripts; None: where the model wants it.
+    window_seconds, context_seconds: length of a window, and of its context on either side.
+    batch: windows per forward pass; on a GPU 16.
+    romanise: write words of other scripts in the Latin alphabet with uroman; None: where the model needs it.
     minimum_confidence: an utterance whose mean word confidence is lower is rejected; None keeps all.
     """
 
@@ -61,10 +61,10 @@ class Ctc(Aligner):
         acoustics = load(settings.model, settings.device, settings.romanise)
         self.version = f"2-{version('torchaudio')}-{acoustics.weights}"
 
-    def align_all(self, items: list[Item]) -> Sequence[Found | Reject]:
-        """Listen to all of them, as many windows at once as `batch` says, and align one after the other."""
+    def align_all(self, items: list[AlignerInput]) -> Sequence[AlignerOutput | Reject]:
+        """Run the model on all of them, `batch` windows at a time, then align one after the other."""
         try:
-            return self._listened(items)
+            return self._aligned(items)
         except Exception as error:
             if len(items) == 1:
                 return [backend_error(error)]
@@ -72,17 +72,17 @@ class Ctc(Aligner):
                 result for item in items for result in self.align_all([item])
             ]  # one of them broke the batch
 
-    def _listened(self, items: list[Item]) -> list[Found | Reject]:
+    def _aligned(self, items: list[AlignerInput]) -> list[AlignerOutput | Reject]:
         settings = self.settings
         acoustics = load(settings.model, settings.device, settings.romanise)
         spelled = [spell(item, acoustics) for item in items]
         able = [place for place, words in enumerate(spelled) if not isinstance(words, Reject)]
-        hearing = Hearing(settings.window_seconds, settings.context_seconds, settings.batch)
-        results: list[Found | Reject] = [
-            words if isinstance(words, Reject) else Found(()) for words in spelled
+        window_settings = WindowSettings(settings.window_seconds, settings.context_seconds, settings.batch)
+        results: list[AlignerOutput | Reject] = [
+            words if isinstance(words, Reject) else AlignerOutput(()) for words in spelled
         ]
-        heard = acoustics.listen([items[place].waveform for place in able], hearing)
-        for place, log_probs in zip(able, heard, strict=True):
+        outputs = acoustics.log_probs([items[place].waveform for place in able], window_settings)
+        for place, log_probs in zip(able, outputs, strict=True):
             try:
                 results[place] = self._times(items[place], log_probs, spelled[place], acoustics)  # type: ignore[arg-type]
             except Reject as reject:
@@ -92,8 +92,12 @@ class Ctc(Aligner):
         return results
 
     def _times(
-        self, item: Item, log_probs: np.ndarray, words: Sequence[Sequence[int]], acoustics: Acoustics
-    ) -> Found:
+        self,
+        item: AlignerInput,
+        log_probs: np.ndarray,
+        words: Sequence[Sequence[int]],
+        acoustics: AcousticModel,
+    ) -> AlignerOutput:
         spans = align_words(log_probs, words, acoustics.blank, acoustics.delimiter, acoustics.rate)
         times = list(to_times(spans, item.spoken, acoustics, item.seconds))
         confidence = float(np.mean([span.confidence for span in spans]))
@@ -103,17 +107,17 @@ class Ctc(Aligner):
             reject = Reject(
                 "align.low_quality", f"confidence {confidence:.2f} is below minimum_confidence {minimum}"
             )
-            return Found((), None, quality, reject)
-        return Found(by_token(item.tokens, times), None, quality)
+            return AlignerOutput((), None, quality, reject)
+        return AlignerOutput(by_token(item.tokens, times), None, quality)
 
 
-def spell(item: Item, acoustics: Acoustics) -> list[Sequence[int]] | Reject:
-    """The tokens of every spoken word of an utterance that is long enough to be heard."""
+def spell(item: AlignerInput, acoustics: AcousticModel) -> list[Sequence[int]] | Reject:
+    """The tokens of every spoken word of an utterance that is long enough for one frame."""
     language = item.utterance.language
     if acoustics.english and language is not None and not is_english(language):
-        return Reject("align.language", f"the model knows English, not {language!r}")
+        return Reject("align.language", f"the model supports English only, got {language!r}")
     if len(item.waveform) < acoustics.receptive:
-        return Reject("align.too_short", f"{item.seconds:.3f} s give not one frame")
+        return Reject("align.too_short", f"{item.seconds:.3f} s are less than one frame")
     try:
         return [acoustics.spell(word, language) for word in item.spoken]
     except Reject as reject:
@@ -160,7 +164,7 @@ def align_words(
                 log_probs, frame, frame + cut, words[len(spans) : len(spans) + count], blank, delimiter
             )
         frame += cut
-        size = whole if cut else size * 2  # no word ends in the piece: look at a longer one
+        size = whole if cut else size * 2  # no word ends in the piece: try a longer one
     if len(spans) < len(words):
         spans += align_piece(log_probs, frame, len(log_probs), words[len(spans) :], blank, delimiter)
     return spans
@@ -221,7 +225,7 @@ def cut_piece(
 ) -> tuple[int, int]:
     """(number of words, frames) that may be cut off the front, half-way between the last such word and the next.
 
-    A word may be cut off if it ends in the first four fifths of the piece; the last fifth is only looked at, for
+    A word may be cut off if it ends in the first four fifths of the piece; the last fifth is only context, because
     what follows decides where a word ends. All of the text that could be spoken in the piece takes part, and the path
     may end anywhere in it.
     """
@@ -273,8 +277,8 @@ def best_states(log_probs: np.ndarray, tokens: np.ndarray, blank: int) -> np.nda
 
 
 def to_times(
-    spans: Sequence[Span], spoken: Sequence[str], acoustics: Acoustics, seconds: float
-) -> Iterator[Timed]:
+    spans: Sequence[Span], spoken: Sequence[str], acoustics: AcousticModel, seconds: float
+) -> Iterator[TimedWord]:
     """Seconds of every word."""
 
     def time(frame: float) -> float:
@@ -283,6 +287,6 @@ def to_times(
     for place, (span, word) in enumerate(zip(spans, spoken, strict=True)):
         following = time(spans[place + 1].first) if place + 1 < len(spans) else seconds
         last = time(span.last)
-        yield Timed(
+        yield TimedWord(
             word, time(span.first), min((last + following) / 2, last + acoustics.tail), span.confidence
         )

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from praatio import textgrid
 from praatio.utilities.errors import PraatioException
 
-from aligners.alignment import Aligner, Found, Item, Phone
+from aligners.alignment import Aligner, AlignerInput, AlignerOutput, Phone
 from aligners.match import SILENCE, Label, match
 from corpus import files
 from corpus.records import Reject
@@ -62,7 +62,7 @@ class Given(Aligner):
     def __init__(self, settings: GivenSettings):
         self.settings = settings
 
-    def align_one(self, item: Item) -> Found:
+    def align_one(self, item: AlignerInput) -> AlignerOutput:
         utterance = item.utterance
         tiers = read(files.local(utterance.alignment), utterance.id, self.settings)
         from_recording = (tiers.origin or self.settings.origin) == "recording"
@@ -72,7 +72,7 @@ class Given(Aligner):
         if tiers.phones is not None:
             labels = cut(tiers.phones, offset, item.seconds)
             phones = [Phone(label.text, label.start, label.end) for label in labels if is_phone(label)]
-        return Found(words, phones)
+        return AlignerOutput(words, phones)
 
 
 def is_phone(label: Label) -> bool:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aligners.alignment import Timed
+from aligners.alignment import TimedWord
 from aligners.normalise import Token, fold
 from corpus.records import Reject
 
@@ -24,7 +24,7 @@ class Label(NamedTuple):
     confidence: float | None = None
 
 
-def match(labels: Sequence[Label], tokens: Sequence[Token], text: str) -> list[Timed]:
+def match(labels: Sequence[Label], tokens: Sequence[Token], text: str) -> list[TimedWord]:
     """Give every token the interval of its labels.
 
     Aligners split what we keep whole (`forty-two` -> `forty` `two`, `SJC's` -> `s` `j` `c` `'s`) and write `<unk>`
@@ -65,14 +65,14 @@ def match(labels: Sequence[Label], tokens: Sequence[Token], text: str) -> list[T
         ways.append(row)
     if len(spoken) not in ways[-1]:
         raise Reject("align.token_mismatch", f"the alignment goes on with {spoken[max(ways[-1])].text!r}")
-    times: list[Timed] = []
+    times: list[TimedWord] = []
     last = len(spoken)
     for token, row in zip(reversed(tokens), reversed(ways), strict=False):
         first = row[last][1]
         parts = spoken[first:last]
         scores = [part.confidence for part in parts if part.confidence is not None]
         times.append(
-            Timed(" ".join(token.spoken), parts[0].start, parts[-1].end, min(scores) if scores else None)
+            TimedWord(" ".join(token.spoken), parts[0].start, parts[-1].end, min(scores) if scores else None)
         )
         last = first
     return times[::-1]

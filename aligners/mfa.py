@@ -25,7 +25,7 @@ from typing import IO, NamedTuple
 
 import soundfile
 
-from aligners.alignment import Aligner, Found, Item, Phone
+from aligners.alignment import Aligner, AlignerInput, AlignerOutput, Phone
 from aligners.given import GivenSettings, Tiers, read
 from aligners.match import SILENCE, match
 from corpus.records import SAMPLE_RATE, Reject
@@ -90,7 +90,7 @@ class Mfa(Aligner):
         self.settings = settings
         self.version = find_version(settings.command)
 
-    def align_all(self, items: list[Item]) -> Sequence[Found | Reject]:
+    def align_all(self, items: list[AlignerInput]) -> Sequence[AlignerOutput | Reject]:
         settings = self.settings
         results = self._attempt(items, settings.beam, settings.retry_beam)
         again = [place for place, result in enumerate(results) if is_missing(result)]
@@ -102,12 +102,12 @@ class Mfa(Aligner):
                 results[place] = result
         return results
 
-    def _attempt(self, items: list[Item], beam: int, retry_beam: int) -> list[Found | Reject]:
+    def _attempt(self, items: list[AlignerInput], beam: int, retry_beam: int) -> list[AlignerOutput | Reject]:
         """Some utterances with one beam. What a run that failed has not written is tried again in halves.
 
         So the one utterance that makes MFA hang or crash is found, and costs itself alone; where all fails, a few runs.
         """
-        results: list[Found | Reject] = [Reject("align.backend_error", "not tried")] * len(items)
+        results: list[AlignerOutput | Reject] = [Reject("align.backend_error", "not tried")] * len(items)
         queue, failures = [list(range(len(items)))], 0
         while queue:
             places = queue.pop(0)
@@ -120,7 +120,9 @@ class Mfa(Aligner):
                 failures += 1
         return results
 
-    def _run(self, items: list[Item], beam: int, retry_beam: int) -> tuple[list[Found | Reject], Run]:
+    def _run(
+        self, items: list[AlignerInput], beam: int, retry_beam: int
+    ) -> tuple[list[AlignerOutput | Reject], Run]:
         """One run of `mfa align`: one result per utterance, and how it ended."""
         with tempfile.TemporaryDirectory(
             prefix="wordweave-mfa-", dir=self.settings.scratch, ignore_cleanup_errors=True
@@ -158,12 +160,12 @@ def has_failed(ended: Run) -> bool:
     return ended.status != 0 and not (ended.status == 1 and "NoAlignmentsError" in ended.log)
 
 
-def is_failure(result: Found | Reject) -> bool:
+def is_failure(result: AlignerOutput | Reject) -> bool:
     """Whether an utterance has no result because a run failed."""
     return isinstance(result, Reject) and result.reason in ("align.timeout", "align.backend_error")
 
 
-def is_missing(result: Found | Reject) -> bool:
+def is_missing(result: AlignerOutput | Reject) -> bool:
     """Whether a wider beam may help: MFA wrote nothing, but did not fail."""
     return isinstance(result, Reject) and result.reason == "align.unalignable"
 
@@ -174,7 +176,10 @@ def stem_of(place: int) -> str:
 
 
 def write_corpus(
-    items: Sequence[Item], folder: Path, speakers: dict[str | None, Path] | None = None, first: int = 0
+    items: Sequence[AlignerInput],
+    folder: Path,
+    speakers: dict[str | None, Path] | None = None,
+    first: int = 0,
 ) -> None:
     """One folder per speaker, a 16-bit WAV and a .lab with the spoken words per utterance.
 
@@ -312,7 +317,7 @@ def why_missing(ended: Run, errors: Path) -> Reject:
     return Reject("align.unalignable")
 
 
-def collect(item: Item, path: Path, quality: dict[str, float]) -> Found | Reject:
+def collect(item: AlignerInput, path: Path, quality: dict[str, float]) -> AlignerOutput | Reject:
     """Match one file's labels to our words."""
     try:
         tiers: Tiers = read(str(path), path.stem, GivenSettings())
@@ -324,7 +329,7 @@ def collect(item: Item, path: Path, quality: dict[str, float]) -> Found | Reject
         for label in tiers.phones or ()
         if label.text.lower() not in SILENCE and 0 <= label.start < label.end
     ]
-    return Found(words, phones, quality)
+    return AlignerOutput(words, phones, quality)
 
 
 def read_analysis(path: Path) -> dict[str, dict[str, float]]:

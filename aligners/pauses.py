@@ -1,7 +1,7 @@
-"""Long pauses taken out of a recording, with the way back to its times.
+"""Long pauses removed from a recording, with the mapping back to its times.
 
-Aligners measure features against the mean of what they hear, and search with beams; minutes of silence spoil both. What
-is left of a pause is a second at either end, so that no word loses its edges.
+Aligners normalise features by their mean over the recording and search with beams; minutes of silence spoil both. One
+second is left at either end of a pause, so that no word loses its edges.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ HOP = SAMPLE_RATE // 100
 """Samples of the frames that levels are measured in and pauses are cut at: 10 ms."""
 
 LONGEST = 400  # frames: a longer pause is shortened
-KEPT = 100  # frames that are left at either end of it
-SMOOTHED = 5  # frames: a level is a mean over so many
+KEPT = 100  # frames left at either end of it
+SMOOTHED = 5  # frames that a level is averaged over
 FLOOR = 1e-10  # lowest mean square, -100 dB
 DIGITAL = -90.0  # dB: below it is digital silence
 LEAST_GAP = 6.0  # dB from background to speech; with less, only digital silence is quiet
@@ -28,7 +28,7 @@ BELOW_SPEECH = 10.0  # dB below the loudest second that steady noise must lie to
 class Shortened:
     """A recording without its long pauses.
 
-    waveform: (T,) float32, 16 kHz; the recording's own array where nothing was taken out.
+    waveform: (T,) float32, 16 kHz; the recording's own array where nothing was removed.
     starts: (N,) int, frames of `waveform`, increasing, at which kept stretches begin; the first is 0.
     moves: (N,) int, frames to add from there on to be in the recording's time.
     """
@@ -56,7 +56,7 @@ class Shortened:
 
 
 def shorten(waveform: np.ndarray) -> Shortened:
-    """Take the middle out of every pause of more than 4 s.
+    """Remove the middle of every pause of more than 4 s.
 
     Args:
         waveform: (T,) float32, 16 kHz.
@@ -71,7 +71,7 @@ def shorten(waveform: np.ndarray) -> Shortened:
     if len(waveform) <= LONGEST * HOP:
         return nothing
     quiet = is_quiet(levels(waveform))
-    if quiet.all():  # nothing but a pause: its reason is not that it is too short
+    if quiet.all():  # silence only: the reject must not be "too short"
         return nothing
     edges = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
     cuts = [(first + KEPT, last - KEPT) for first, last in edges.tolist() if last - first > LONGEST]
@@ -99,14 +99,14 @@ def levels(waveform: np.ndarray) -> np.ndarray:
 
 
 def is_quiet(level: np.ndarray) -> np.ndarray:
-    """Which frames are background: little above its level, or steady as no speech is and well below the loudest second.
+    """Which frames are background: little above its level, or steadier than speech and well below the loudest second.
 
-    Digital silence is always quiet and says nothing of the background.
+    Digital silence is always quiet and does not enter the estimate of the background.
     """
-    heard = np.sort(level[level > DIGITAL])
-    if not len(heard):
+    audible = np.sort(level[level > DIGITAL])
+    if not len(audible):
         return np.ones(len(level), bool)
-    background, loudest = np.percentile(heard, 5), heard[-min(100, len(heard))]
+    background, loudest = np.percentile(audible, 5), audible[-min(100, len(audible))]
     gap = loudest - background
     limit = background + min(gap / 2, MOST_GAP) if gap >= LEAST_GAP else DIGITAL
     steady = (spread(level) < STEADY) & (level < loudest - BELOW_SPEECH)

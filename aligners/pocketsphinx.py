@@ -1,7 +1,7 @@
 """English word times from pocketsphinx: model and dictionary are in its wheel, nothing is downloaded.
 
-The settings are measured (`benchmarks/align.py`): best path off, for it breaks the phone pass and blurs boundaries;
-narrow beam first, for a wide one is slower and accepts more wrong transcripts; scores per frame as confidence.
+The settings are measured (`benchmarks/align.py`): best path off, because it breaks the phone pass and blurs boundaries;
+narrow beam first, because a wide one is slower and accepts more wrong transcripts; scores per frame as confidence.
 """
 
 import functools
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from aligners.alignment import Aligner, Found, Item, Phone, Timed, by_token
+from aligners.alignment import Aligner, AlignerInput, AlignerOutput, Phone, TimedWord, by_token
 from aligners.g2p import Phones, pronounce_by_parts
 from aligners.normalise import is_english
 from aligners.pauses import HOP, Shortened, shorten
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     import pocketsphinx
 
 FRAMES_PER_SECOND = 100
-WINDOW = 0.025625  # seconds of sound that one frame looks at
+WINDOW = 0.025625  # seconds that one frame covers
 LOG_UNIT = math.log(1.0001)  # pocketsphinx counts in logarithms to this base
 SHORTEST_PHONE = 3  # frames: one per state of a phone's model
 LONGEST_WORD = 50  # letters; the longest of the dictionary has 34
-PIECE = 4000  # frames: a longer recording (by half) is cut first, and the cut is sought in so many
-SHORTEST_WORD = 20  # frames: nobody speaks more words than one in so many for as long as a piece
+PIECE = 4000  # frames: a recording longer than 1.5 pieces is cut first, inside stretches of this length
+SHORTEST_WORD = 20  # frames: nobody speaks faster, on average over a piece
 MARGIN = 50  # frames of silence kept at the side of a cut
-LADDER: tuple[dict[str, float], ...] = (
+BEAM_SCHEDULE: tuple[dict[str, float], ...] = (
     {},
     {"beam": 1e-100, "wbeam": 1e-80, "pbeam": 1e-100},
     {"beam": 1e-200, "wbeam": 1e-180, "pbeam": 1e-200},
 )
-"""Beams tried one after the other until one finds a path."""
+"""Beams tried in this order until one finds a path."""
 
 CONFIDENCE_MIDDLE, CONFIDENCE_SCALE = -65.7, 13.2
 """A word is as likely wrong as right at this score per frame x root of its phones. Fitted on 248 real transcripts of
-13 speakers with one word of each replaced, twice; `benchmarks/align.py` measures what it is worth."""
+13 speakers with one word of each replaced, twice; `benchmarks/align.py` measures its AUC."""
 
-SILENT = 10 / 32767
+DIGITAL_SILENCE = 10 / 32767
 """Loudest sample of digital silence. No word can lie in it, but its flat features fit the models well."""
 
 
@@ -52,7 +52,7 @@ class PocketsphinxSettings:
     minimum_score: an utterance whose acoustic score per speech frame is lower is rejected; None keeps all. Measured
         on real speech: 248 right transcripts scored -21.2 and better (median -14), 191 wrong ones that could be aligned
         -33.3 and worse. Noise costs score: at 10 dB SNR the median of 26 right ones falls to -24.5, a tenth below -31.
-    phones: also return phones (a second pass, about 4 % of real time more).
+    phones: also return phones (a second pass, 4 % of real time more).
     """
 
     minimum_score: float | None = -32.0
@@ -63,40 +63,43 @@ class Pocketsphinx(Aligner):
     """English forced alignment; see the module."""
 
     name = "pocketsphinx"
-    measures = ("score_per_frame", "lowest_word_score", "rung")
+    measures = ("score_per_frame", "lowest_word_score", "beam_level")
 
     def __init__(self, settings: PocketsphinxSettings):
         self.settings = settings
         self.version = f"1-{version('pocketsphinx')}"
 
-    def align_one(self, item: Item) -> Found:
+    def align_one(self, item: AlignerInput) -> AlignerOutput:
         language = item.utterance.language
         if language is not None and not is_english(language):
-            raise Reject("align.language", f"pocketsphinx knows English, not {language!r}")
-        rungs, words, lengths = [], [], []
+            raise Reject("align.language", f"pocketsphinx supports English only, got {language!r}")
+        levels_used, words, lengths = [], [], []
         phones: list[Phone] | None = [] if self.settings.phones else None
-        heard = shorten(item.waveform)
-        for piece in cut(item.spoken, heard.waveform):
-            rung, found = search(piece)
-            decoder = load_decoder(rung)
+        shortened = shorten(item.waveform)
+        for piece in cut_into_pieces(item.spoken, shortened.waveform):
+            beam_level, found = search(piece)
+            decoder = load_decoder(beam_level)
             if phones is not None:
-                phones += read_phones(decoder, piece, heard, item.seconds)
-            rungs.append(rung)
+                phones += phones_of(decoder, piece, shortened, item.seconds)
+            levels_used.append(beam_level)
             words += found
-            lengths += know(decoder, piece.words)
+            lengths += add_words(decoder, piece.words)
         frames = sum(word.frames for word in words)
         score = sum(word.score for word in words) / frames
         quality = {
             "score_per_frame": score,
             "lowest_word_score": min(word.score / word.frames for word in words),
-            "rung": float(max(rungs)),
+            "beam_level": float(max(levels_used)),
         }
         minimum = self.settings.minimum_score
         if minimum is not None and score < minimum:
             detail = f"score per frame {score:.1f} is below minimum_score {minimum}"
-            return Found((), None, quality, Reject("align.low_quality", detail))
-        times = [word.timed(heard, item.seconds, length) for word, length in zip(words, lengths, strict=True)]
-        return Found(by_token(item.tokens, times), phones, quality)
+            return AlignerOutput((), None, quality, Reject("align.low_quality", detail))
+        times = [
+            word.to_timed_word(shortened, item.seconds, length)
+            for word, length in zip(words, lengths, strict=True)
+        ]
+        return AlignerOutput(by_token(item.tokens, times), phones, quality)
 
 
 class Piece(NamedTuple):
@@ -107,34 +110,34 @@ class Piece(NamedTuple):
     words: Sequence[str]
 
 
-def cut(spoken: Sequence[str], waveform: np.ndarray) -> list[Piece]:
-    """Cut a long recording where a word surely ends, so that memory and beams do not grow with it.
+def cut_into_pieces(spoken: Sequence[str], waveform: np.ndarray) -> list[Piece]:
+    """Cut a long recording at reliable word boundaries, so that memory and beams do not grow with it.
 
-    A piece of 40 s is searched with a grammar of which every beginning of the coming text is a sentence. Words that
-    end in its first four fifths are kept, the last fifth is only looked at: what follows decides where a word ends.
-    Long pauses must be out already: they spoil the mean that the features are measured against.
+    A piece of 40 s is searched with a grammar that accepts every prefix of the remaining text. Words that end in its
+    first four fifths are kept, the last fifth is only context: what follows decides where a word ends.
+    Long pauses must be removed already: they spoil the mean that the features are normalised by.
     """
     pieces: list[Piece] = []
     first, done, size = 0, 0, PIECE
     while len(waveform) // HOP - first > size * 3 // 2 and done < len(spoken):
         ahead = spoken[done : done + size // SHORTEST_WORD]
-        heard = search_beginning(Piece(first, waveform[first * HOP : (first + size) * HOP], ahead))
-        count, step = where_to_cut(heard, size * 4 // 5)
+        found = search_beginning(Piece(first, waveform[first * HOP : (first + size) * HOP], ahead))
+        count, step = find_cut(found, size * 4 // 5)
         if count:
             pieces.append(
                 Piece(first, waveform[first * HOP : (first + step) * HOP], spoken[done : done + count])
             )
         first, done = first + step, done + count
-        size = PIECE if step else size * 2  # no word ends in the piece: look at a longer one
+        size = PIECE if step else size * 2  # no word ends in the piece: try a longer one
     if done < len(spoken):
         pieces.append(Piece(first, waveform[first * HOP :], spoken[done:]))
     return pieces
 
 
-def where_to_cut(words: "Sequence[Segment]", limit: int) -> tuple[int, int]:
+def find_cut(words: "Sequence[Segment]", limit: int) -> tuple[int, int]:
     """(number of words that end before a frame, frame half-way from the last of them to the next, or soon after it).
 
-    >>> where_to_cut([Segment("a", 10, 20, -1.0), Segment("b", 40, 50, -1.0), Segment("c", 95, 20, -1.0)], 100)
+    >>> find_cut([Segment("a", 10, 20, -1.0), Segment("b", 40, 50, -1.0), Segment("c", 95, 20, -1.0)], 100)
     (2, 93)
     """
     count = sum(word.first + word.frames <= limit for word in words)
@@ -146,16 +149,16 @@ def where_to_cut(words: "Sequence[Segment]", limit: int) -> tuple[int, int]:
 
 
 def search_beginning(piece: Piece) -> "list[Segment]":
-    """Words of a piece that may hold any number of the first of its words, frames counted from its own begin."""
+    """Words of a piece that may hold any prefix of its words; frames are counted from the start of the piece."""
     number = len(piece.words)
     steps = [(place, place + 1, 1.0, word) for place, word in enumerate(piece.words)]
     ends = [(place, number + 1, 1.0) for place in range(number + 1)]
-    for rung in range(len(LADDER)):
-        decoder = load_decoder(rung)
-        know(decoder, piece.words)
+    for beam_level in range(len(BEAM_SCHEDULE)):
+        decoder = load_decoder(beam_level)
+        add_words(decoder, piece.words)
         decoder.add_fsg("beginning", decoder.create_fsg("beginning", 0, number + 1, steps + ends))
         decoder.activate_search("beginning")
-        feed(decoder, piece)
+        decode(decoder, piece)
         found = segments_of(decoder, 0)
         words = [segment for segment in found if segment.word]
         if found and [word.word for word in words] == list(piece.words[: len(words)]):
@@ -164,21 +167,21 @@ def search_beginning(piece: Piece) -> "list[Segment]":
 
 
 def search(piece: Piece) -> "tuple[int, list[Segment]]":
-    """Climb the ladder of beams; the rung, and one segment per word. Raises Reject."""
+    """Try the beams in order; the beam level that found a path, and one segment per word. Raises Reject."""
     seconds = len(piece.waveform) / SAMPLE_RATE
-    for rung in range(len(LADDER)):
-        decoder = load_decoder(rung)
-        phones = sum(know(decoder, piece.words))
+    for beam_level in range(len(BEAM_SCHEDULE)):
+        decoder = load_decoder(beam_level)
+        phones = sum(add_words(decoder, piece.words))
         if phones * SHORTEST_PHONE > seconds * FRAMES_PER_SECOND:
             raise Reject("align.too_short", f"{phones} phones do not fit into {seconds:.2f} s")
         decoder.set_align_text(" ".join(piece.words))
-        feed(decoder, piece)
+        decode(decoder, piece)
         words = [segment for segment in segments_of(decoder, piece.first) if segment.word]
         if [word.word for word in words] == list(piece.words):
             for word in words:
                 if word.is_silent(piece):
                     raise Reject("align.unalignable", f"{word.word!r} lies in digital silence")
-            return rung, words
+            return beam_level, words
     raise Reject("align.unalignable")
 
 
@@ -191,16 +194,18 @@ class Segment:
     frames: int
     score: float
 
-    def timed(self, heard: Shortened, seconds: float, phones: int) -> Timed:
-        """Times within a recording of so many seconds, confidence for a word of so many phones."""
-        start, end = (boundary(at, seconds) for at in heard.interval(self.first, self.first + self.frames))
-        return Timed(self.word, start, end, to_confidence(self.score / self.frames, phones))
+    def to_timed_word(self, shortened: Shortened, seconds: float, phones: int) -> TimedWord:
+        """Times within a recording of `seconds`; the confidence depends on the number of phones."""
+        start, end = (
+            boundary(at, seconds) for at in shortened.interval(self.first, self.first + self.frames)
+        )
+        return TimedWord(self.word, start, end, to_confidence(self.score / self.frames, phones))
 
     def is_silent(self, piece: Piece) -> bool:
         """Whether no sample of the word is above digital silence."""
         first = self.first - piece.first
         inside = piece.waveform[first * HOP : (first + self.frames) * HOP]
-        return float(np.max(np.abs(inside), initial=0.0)) < SILENT
+        return float(np.max(np.abs(inside), initial=0.0)) < DIGITAL_SILENCE
 
 
 def boundary(frame: int, seconds: float) -> float:
@@ -214,7 +219,7 @@ def boundary(frame: int, seconds: float) -> float:
 
 
 def to_confidence(score_per_frame: float, phones: int) -> float:
-    """Logistic calibration of a word's score per frame; the more phones, the more a score says.
+    """Logistic calibration of a word's score per frame; a score is the more reliable the more phones a word has.
 
     >>> round(to_confidence(-12.0, 5), 2), round(to_confidence(-60.0, 5), 2)
     (0.95, 0.01)
@@ -228,22 +233,22 @@ def to_pcm(waveform: np.ndarray) -> bytes:
 
 
 @functools.cache
-def load_decoder(rung: int) -> "pocketsphinx.Decoder":
-    """One decoder per rung of the ladder and process, made when first needed."""
+def load_decoder(beam_level: int) -> "pocketsphinx.Decoder":
+    """One decoder per beam level and process, made when first needed."""
     from pocketsphinx import Decoder
 
-    return Decoder(lm=None, bestpath=False, loglevel="FATAL", cmn="batch", **LADDER[rung])
+    return Decoder(lm=None, bestpath=False, loglevel="FATAL", cmn="batch", **BEAM_SCHEDULE[beam_level])
 
 
-def know(decoder: "pocketsphinx.Decoder", spoken: Sequence[str]) -> list[int]:
-    """Teach the decoder the words it lacks; how many phones every word has. Raises Reject for a word without."""
+def add_words(decoder: "pocketsphinx.Decoder", spoken: Sequence[str]) -> list[int]:
+    """Add the words that the decoder lacks; number of phones of every word. Raises Reject for a word without any."""
     lengths = []
     for word in spoken:
         if len(word) > LONGEST_WORD:
             raise Reject("align.out_of_vocabulary", f"{word[:20]!r}...: a word of {len(word)} letters")
-        phones = lookup(decoder, word)
+        phones = find_pronunciation(decoder, word)
         if phones is None:
-            phones = pronounce_by_parts(word, functools.partial(lookup, decoder))
+            phones = pronounce_by_parts(word, functools.partial(find_pronunciation, decoder))
             if not phones:
                 raise Reject("align.out_of_vocabulary", f"{word!r} is not written in English letters")
             decoder.add_word(word, " ".join(phones), False)
@@ -251,18 +256,18 @@ def know(decoder: "pocketsphinx.Decoder", spoken: Sequence[str]) -> list[int]:
     return lengths
 
 
-def lookup(decoder: "pocketsphinx.Decoder", word: str) -> Phones | None:
+def find_pronunciation(decoder: "pocketsphinx.Decoder", word: str) -> Phones | None:
     """The phones of a word in the decoder's dictionary."""
     found = decoder.lookup_word(word)
     return tuple(found.split()) if found else None
 
 
 def segments_of(decoder: "pocketsphinx.Decoder", offset: int) -> list[Segment]:
-    """What was found, silences included, frames counted from `offset`; [] where no path was found."""
+    """Words and silences found, frames counted from `offset`; [] where no path was found."""
     found = decoder.seg()  # not hyp(): that is None for silence alone, too
     return [
         Segment(
-            plain(segment.word),
+            word_of_label(segment.word),
             offset + segment.start_frame,
             segment.end_frame - segment.start_frame + 1,
             math.log(segment.ascore) / LOG_UNIT,
@@ -272,8 +277,8 @@ def segments_of(decoder: "pocketsphinx.Decoder", offset: int) -> list[Segment]:
     ]
 
 
-def feed(decoder: "pocketsphinx.Decoder", piece: Piece) -> None:
-    """Let the decoder hear a piece from a fresh start."""
+def decode(decoder: "pocketsphinx.Decoder", piece: Piece) -> None:
+    """Decode a piece from a fresh start."""
     # a fresh front end: its noise estimate outlives an utterance, and times would depend on what came before
     decoder.reinit_feat()
     decoder.start_utt()
@@ -283,25 +288,25 @@ def feed(decoder: "pocketsphinx.Decoder", piece: Piece) -> None:
         decoder.end_utt()  # a decoder left open fails on every later utterance
 
 
-def plain(label: str) -> str:
+def word_of_label(label: str) -> str:
     """A label without its variant number; "" for silence and noise.
 
-    >>> plain("the(2)"), plain("<sil>"), plain("[NOISE]")
+    >>> word_of_label("the(2)"), word_of_label("<sil>"), word_of_label("[NOISE]")
     ('the', '', '')
     """
     return "" if label[:1] in "<[(" else label.split("(")[0]
 
 
-def read_phones(
-    decoder: "pocketsphinx.Decoder", piece: Piece, heard: Shortened, seconds: float
+def phones_of(
+    decoder: "pocketsphinx.Decoder", piece: Piece, shortened: Shortened, seconds: float
 ) -> list[Phone]:
-    """Phones of the alignment just found, by a second pass; silences left out."""
+    """Phones of the last alignment, by a second pass; silences left out."""
     decoder.set_alignment()
-    feed(decoder, piece)
+    decode(decoder, piece)
     phones = []
     for word in decoder.get_alignment():
-        for phone in word if plain(word.name) else ():
+        for phone in word if word_of_label(word.name) else ():
             first = piece.first + phone.start
-            start, end = (boundary(at, seconds) for at in heard.interval(first, first + phone.duration))
+            start, end = (boundary(at, seconds) for at in shortened.interval(first, first + phone.duration))
             phones.append(Phone(phone.name, start, end))
     return phones

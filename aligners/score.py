@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from aligners.alignment import Timed
+from aligners.alignment import TimedWord
 from aligners.given import READERS, GivenSettings, Tiers, read_everything
 from aligners.match import SILENCE, Label, match
 from aligners.normalise import normalise
 from corpus.records import Reject, Word
 
 TOLERANCES = (20, 50, 100)  # ms
-Interval = Word | Timed
+Interval = Word | TimedWord
 
 
 def boundary_errors(reference: Sequence[Interval], estimate: Sequence[Interval]) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""What is said in a recording without a transcript, as far as pocketsphinx's English model understands it.
+"""Transcripts of recordings that have none, recognised by pocketsphinx's English model.
 
-Its words are wrong here and there (on read speech about one in five), but sound like what was said: good enough for the
-phones that pre-training may take as one of its targets.
+About one word in five is wrong on read speech, but wrong words sound similar: good enough for the phone labels that
+pre-training may use as one of its targets.
 """
 
 import functools
@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aligners.pocketsphinx import Piece, feed, plain
+from aligners.pocketsphinx import Piece, decode, word_of_label
 
 if TYPE_CHECKING:
     import pocketsphinx
 
 
-def hear(waveform: np.ndarray) -> str:
-    """The words of (T,) float32 speech at 16 kHz, "" where none was found; the same words for the same samples."""
-    decoder = load_listener()
-    feed(decoder, Piece(0, waveform, ()))
-    return " ".join(word for segment in decoder.seg() or () if (word := plain(segment.word)))
+def transcribe(waveform: np.ndarray) -> str:
+    """The words of (T,) float32 speech at 16 kHz, "" if none is recognised; the same words for the same samples."""
+    decoder = load_recogniser()
+    decode(decoder, Piece(0, waveform, ()))
+    return " ".join(word for segment in decoder.seg() or () if (word := word_of_label(segment.word)))
 
 
 @functools.cache
-def load_listener() -> "pocketsphinx.Decoder":
+def load_recogniser() -> "pocketsphinx.Decoder":
     """One decoder per process, with the language model of the wheel."""
     from pocketsphinx import Decoder
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aligners import BACKENDS
 from commands.cli import (
     FILE,
     FOLDER,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pipelines.execution.runner import Engine
     from pipelines.settings import Settings
 
-BACKEND = click.Choice(["pocketsphinx", "given", "ctc", "mfa"])
+BACKEND = click.Choice(list(BACKENDS))
 
 
 @command(cli)

@@ -90,7 +90,7 @@ def corpus(build: Path, folder: Path) -> dict[str, Any]:
     """Write the utterances of BUILD as MFA wants a corpus: one folder per speaker, WAV and .lab files."""
     import pyarrow.parquet as pq
 
-    from aligners.alignment import Item, prepare_safely
+    from aligners.alignment import AlignerInput, prepare_safely
     from aligners.mfa import write_corpus
     from pipelines.build import part_names
     from pipelines.execution.task import batches
@@ -102,12 +102,12 @@ def corpus(build: Path, folder: Path) -> dict[str, Any]:
     speakers: dict[str | None, Path] = {}
     written = left_out = 0
     for name in part_names(build):
-        items: list[Item] = []
+        items: list[AlignerInput] = []
         for batch in batches(pq.read_table(build / "manifest" / name)):
             for utterance, waveform, _ in decoded(batch):
                 ready = None if utterance is None or waveform is None else prepare_safely(utterance, waveform)
-                items += [ready] if isinstance(ready, Item) else []
-                left_out += not isinstance(ready, Item)
+                items += [ready] if isinstance(ready, AlignerInput) else []
+                left_out += not isinstance(ready, AlignerInput)
         write_corpus(items, folder, speakers, written)
         written += len(items)
     return {"folder": str(folder), "utterances": written, "left_out": left_out}

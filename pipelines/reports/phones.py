@@ -64,9 +64,9 @@ def find_phones(
     aligner = load_aligner(backend, **options)
     for item, wave in speech:
         if listen and not item.text:
-            from aligners.transcribe import hear
+            from aligners.transcribe import transcribe
 
-            item = dataclasses.replace(item, text=hear(wave))
+            item = dataclasses.replace(item, text=transcribe(wave))
         (found,) = aligner.align([(item, wave)])
         if found.reject is None and found.phones:
             yield item, wave, [(phone.text, phone.start, phone.end) for phone in found.phones]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aligners import BACKENDS, load_aligner
-from aligners.alignment import Aligner, Found, Timed, check
+from aligners.alignment import Aligner, AlignerOutput, TimedWord, check
 from corpus.records import Reject, Utterance
 
 SECOND = np.zeros(16_000, np.float32)
@@ -33,8 +33,10 @@ class Fake(Aligner):
 
 def evenly(item):
     step = item.seconds / len(item.tokens)
-    times = [Timed(" ".join(token.spoken), i * step, (i + 1) * step) for i, token in enumerate(item.tokens)]
-    return Found(times)
+    times = [
+        TimedWord(" ".join(token.spoken), i * step, (i + 1) * step) for i, token in enumerate(item.tokens)
+    ]
+    return AlignerOutput(times)
 
 
 def utterance(text, id="u"):
@@ -106,7 +108,9 @@ def test_a_backend_that_crashes_or_returns_another_number_of_results_rejects_the
     assert reasons(results) == ["align.backend_error", "text.missing", "align.backend_error"]
 
 
-@pytest.mark.parametrize("answer", [7, Found([None]), Found([Timed("hi", None, 1.0)]), Found(None)])
+@pytest.mark.parametrize(
+    "answer", [7, AlignerOutput([None]), AlignerOutput([TimedWord("hi", None, 1.0)]), AlignerOutput(None)]
+)
 def test_a_backend_that_returns_nonsense_rejects_the_utterance(answer):
     results = WholeBatch(lambda items: [answer, evenly(items[1])]).align([(utterance("hi"), SECOND)] * 2)
     assert reasons(results) == ["align.backend_error", None]
@@ -117,13 +121,13 @@ def test_an_empty_batch_gives_an_empty_list():
 
 
 times = st.floats(-0.1, 1.2) | st.sampled_from([math.nan, math.inf, -math.inf])
-answers = st.lists(st.builds(Timed, st.sampled_from(["one", "two"]), times, times), max_size=4)
+answers = st.lists(st.builds(TimedWord, st.sampled_from(["one", "two"]), times, times), max_size=4)
 
 
 @given(answers, st.sampled_from(["one", "one two", "two one two"]))
 @settings(deadline=None, max_examples=300)
 def test_whatever_a_backend_says_words_are_those_of_the_text_in_order_and_inside(answer, text):
-    (result,) = Fake(lambda item: Found(answer)).align([(utterance(text), SECOND)])
+    (result,) = Fake(lambda item: AlignerOutput(answer)).align([(utterance(text), SECOND)])
     if result.reject:
         assert result.words == ()
         assert result.reject.reason in ("align.token_mismatch", "align.bad_times")
@@ -138,20 +142,20 @@ def test_whatever_a_backend_says_words_are_those_of_the_text_in_order_and_inside
 @settings(deadline=None)
 def test_right_times_pass_unchanged(steps):
     edges = np.cumsum([0.0, *steps]).tolist()
-    words = [Timed("w", a, b, 0.5) for a, b in pairwise(edges)]
+    words = [TimedWord("w", a, b, 0.5) for a, b in pairwise(edges)]
     assert check(words, ["w"] * len(words), edges[-1]) == words
 
 
 def test_overruns_of_25_ms_are_clipped_and_longer_ones_are_bad_times():
-    assert check([Timed("a", -0.02, 0.52), Timed("b", 0.5, 1.02)], ["a", "b"], 1.0) == [
-        Timed("a", 0.0, 0.5),
-        Timed("b", 0.5, 1.0),
+    assert check([TimedWord("a", -0.02, 0.52), TimedWord("b", 0.5, 1.02)], ["a", "b"], 1.0) == [
+        TimedWord("a", 0.0, 0.5),
+        TimedWord("b", 0.5, 1.0),
     ]
     for late in (
-        [Timed("a", -0.03, 0.5)],
-        [Timed("a", 0.5, 1.03)],
-        [Timed("a", 0.5, 0.5)],
-        [Timed("a", 0.6, 0.5)],
+        [TimedWord("a", -0.03, 0.5)],
+        [TimedWord("a", 0.5, 1.03)],
+        [TimedWord("a", 0.5, 0.5)],
+        [TimedWord("a", 0.6, 0.5)],
     ):
         with pytest.raises(Reject) as caught:
             check(late, ["a"], 1.0)
@@ -160,21 +164,35 @@ def test_overruns_of_25_ms_are_clipped_and_longer_ones_are_bad_times():
 
 def test_a_mismatch_names_the_word():
     with pytest.raises(Reject, match="word 2: expected 'b', got 'nothing'"):
-        check([Timed("a", 0, 1)], ["a", "b"], 1.0)
+        check([TimedWord("a", 0, 1)], ["a", "b"], 1.0)
     with pytest.raises(Reject, match="word 2: expected 'nothing', got 'b'"):
-        check([Timed("a", 0, 0.5), Timed("b", 0.5, 1)], ["a"], 1.0)
+        check([TimedWord("a", 0, 0.5), TimedWord("b", 0.5, 1)], ["a"], 1.0)
 
 
 def test_unknown_backends_and_settings_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"aligner 'gentle': no such backend; known: .*'pocketsphinx'"):
+    with pytest.raises(ValueError, match=r"aligner 'gentle': unknown backend; known: pocketsphinx,"):
         load_aligner("gentle")
     with pytest.raises(
-        ValueError, match=r"aligner given: has no settings \['tier'\]; it knows \['words_tier'"
+        ValueError, match=r"aligner given: unknown settings \['tier'\]; known: \['words_tier'"
     ):
         load_aligner("given", tier="words")
 
 
-def test_every_backend_says_what_it_is():
-    assert {load_aligner(name).name for name in ("given", "pocketsphinx")} <= BACKENDS.keys()
+def test_every_backend_has_its_name_and_a_description_of_one_line():
+    for name, backend in BACKENDS.items():
+        aligner, _ = backend.classes()
+        assert aligner.name == name
+        assert 10 < len(backend.description) < 80
+
+
+def test_a_new_backend_is_one_entry_of_the_registry(monkeypatch):
+    from aligners import Backend
+
+    monkeypatch.setitem(BACKENDS, "fake", Backend("for this test", lambda: (lambda _: Fake(evenly), NoSettings)))
+    (result,) = load_aligner("fake").align([(utterance("one two"), SECOND)])
+    assert [word.text for word in result.words] == ["one", "two"]
+
+
+def test_the_identity_changes_with_the_settings():
     plain, strict = load_aligner("pocketsphinx"), load_aligner("pocketsphinx", minimum_score=-10.0)
     assert plain.identity == load_aligner("pocketsphinx").identity != strict.identity

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from aligners import compact, load_aligner
-from aligners.acoustics import Hearing, load
+from aligners.acoustics import WindowSettings, load
 from aligners.score import boundary_errors, summarise
 from corpus.adapters import read_jsonl
 from corpus.audio import decode
@@ -38,8 +38,8 @@ def test_it_works_with_no_download_and_finds_words_where_they_are(spoken, aligne
 
 def test_every_10_ms_has_probabilities():
     acoustics = load("compact", "cpu")
-    (heard,) = acoustics.listen([NOISE], Hearing(20.0, 2.0, 1))
-    (cut,) = acoustics.listen([NOISE], Hearing(1.0, 2.0, 1))
+    (heard,) = acoustics.log_probs([NOISE], WindowSettings(20.0, 2.0, 1))
+    (cut,) = acoustics.log_probs([NOISE], WindowSettings(1.0, 2.0, 1))
     assert heard.shape == cut.shape
     assert heard.shape[1] == len(compact.PHONES)
     assert abs(heard.shape[0] - 500) <= 8

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aligners import load_aligner
-from aligners.acoustics import Acoustics, Hearing, Letters, load
+from aligners.acoustics import AcousticModel, Letters, WindowSettings, load
 from aligners.ctc import Span, align_piece, align_words, best_states, to_times
 from corpus.records import Reject, Utterance
 
@@ -123,7 +123,7 @@ def test_what_torchaudio_accepts_silently_is_refused():
 
 
 def test_a_word_ends_half_way_to_the_next_but_soon_after_its_last_letter():
-    acoustics = Acoustics(None, None, 0, None, hop=320, receptive=320, tail=0.1)
+    acoustics = AcousticModel(None, None, 0, None, hop=320, receptive=320, tail=0.1)
     spans = [Span(5, 10, 0.9), Span(14, 20, 0.8), Span(70, 72, 0.7)]
     times = list(to_times(spans, ["a", "b", "c"], acoustics, 2.0))
     assert [(time.start, round(time.end, 3)) for time in times] == [(0.1, 0.24), (0.28, 0.5), (1.4, 1.54)]
@@ -202,7 +202,7 @@ def test_a_bundle_hears_the_same_as_torchaudios_own_pipeline(mms):
         theirs = mms.get_model(with_star=False, dl_kwargs={"weights_only": True})(
             torch.from_numpy(WAVE)[None]
         )
-    (ours,) = acoustics.listen([WAVE], Hearing(60.0, 2.0, 1))
+    (ours,) = acoustics.log_probs([WAVE], WindowSettings(60.0, 2.0, 1))
     assert np.allclose(ours, theirs[0][0].numpy(), atol=1e-4)
     assert [acoustics.spell(word, "de") for word in ("straße", "x-y")] == [
         [mms.get_dict()[letter] for letter in word] for word in ("strasse", "xy")
@@ -213,14 +213,14 @@ def test_a_bundle_hears_the_same_as_torchaudios_own_pipeline(mms):
 def test_what_is_heard_at_once_is_heard_as_alone(mms, batch):
     acoustics = load("MMS_FA", "cpu")
     waves = [WAVE[: 8_000 * (3 + i % 4) + 77 * i] * (i + 1) for i in range(7)]
-    alone = [next(acoustics.listen([wave], Hearing(1.0, 0.4, 1))) for wave in waves]
-    together = list(acoustics.listen(waves, Hearing(1.0, 0.4, batch)))
+    alone = [next(acoustics.log_probs([wave], WindowSettings(1.0, 0.4, 1))) for wave in waves]
+    together = list(acoustics.log_probs(waves, WindowSettings(1.0, 0.4, batch)))
     assert [one.shape for one in alone] == [one.shape for one in together]
     assert max(np.abs(a - b).max() for a, b in zip(alone, together)) < 1e-4
 
 
 def test_a_model_with_group_norm_only_hears_windows_of_one_length_at_once(tiny):
-    listen = load(str(tiny), "cpu").listen
+    listen = load(str(tiny), "cpu").log_probs
     waves = [WAVE, WAVE[:30_000], WAVE[::-1].copy()]
     cuts = [cut for place, wave in enumerate(waves) for cut in listen.cut(place, wave, 20, 8)]
     groups = list(listen.groups(cuts, 8))
@@ -230,16 +230,16 @@ def test_a_model_with_group_norm_only_hears_windows_of_one_length_at_once(tiny):
 
 
 def test_an_utterance_that_breaks_the_model_costs_itself_only(tiny, monkeypatch):
-    from aligners.acoustics import Windows
+    from aligners.acoustics import WindowedNetwork
 
-    honest = Windows.scores
+    honest = WindowedNetwork.scores
 
     def broken(self, pieces):
         if any(np.abs(piece).max() > 50 for piece in pieces):
             raise RuntimeError("out of memory")
         return honest(self, pieces)
 
-    monkeypatch.setattr(Windows, "scores", broken)
+    monkeypatch.setattr(WindowedNetwork, "scores", broken)
     spike = WAVE.copy()
     spike[100] = 1e4
     batch = [(Utterance(id, "u.wav", len(wave), text="one two"), wave) for id, wave in
@@ -254,7 +254,7 @@ def test_an_utterance_that_breaks_the_model_costs_itself_only(tiny, monkeypatch)
 
 
 def test_a_model_that_is_not_there_is_refused_at_once(tmp_path):
-    with pytest.raises(ValueError, match=r"ctc.model .*nothing.*cannot be had"):
+    with pytest.raises(ValueError, match=r"ctc.model .*nothing.*cannot be loaded"):
         load_aligner("ctc", model=str(tmp_path / "nothing"))
 
 

@@ -399,7 +399,7 @@ def test_installed_models_are_seen_from_a_root_of_its_own(fake, tmp_path, monkey
 
 def test_speakers_have_folders_of_their_own(fake, tmp_path):
     items = [*batch("one", speaker="a/../b"), *batch("two", speaker=None), *batch("three", speaker="a/../b")]
-    prepared = [mfa.Item(utterance, (), wave) for utterance, wave in items]
+    prepared = [mfa.AlignerInput(utterance, (), wave) for utterance, wave in items]
     mfa.write_corpus(prepared, tmp_path)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.wav")) == [
         "s000000/u000000.wav",

@@ -54,7 +54,7 @@ def test_the_order_of_utterances_changes_nothing(spoken, aligned):
 
 def test_quality_says_how_well_the_text_fits(spoken, aligned):
     quality = aligned[0].quality
-    assert {"score_per_frame", "lowest_word_score", "rung", "speech_fraction"} <= quality.keys()
+    assert {"score_per_frame", "lowest_word_score", "beam_level", "speech_fraction"} <= quality.keys()
     assert quality.keys() <= {*MEASURES, *load_aligner("pocketsphinx").measures}
     assert all(map(math.isfinite, quality.values()))
     assert quality["words_per_second"] == len(aligned[0].words) / spoken[0][0].seconds
@@ -66,7 +66,7 @@ def test_a_score_is_a_whole_number_of_steps_of_the_decoders_logarithm(spoken):
     words = spoken[0][0].text.lower().replace(",", "").replace(".", "").split()
     decoder = pocketsphinx.load_decoder(0)
     decoder.set_align_text(" ".join(words))
-    pocketsphinx.feed(decoder, pocketsphinx.Piece(0, spoken[0][1], words))
+    pocketsphinx.decode(decoder, pocketsphinx.Piece(0, spoken[0][1], words))
     segments = pocketsphinx.segments_of(decoder, 0)
     scores = [segment.score for segment in segments]
     assert [segment.word for segment in segments if segment.word] == words
@@ -97,7 +97,7 @@ def test_a_long_recording_is_cut_and_aligned_as_its_parts_would_be(spoken, align
     pair, starts = concatenated(spoken[:6])
     (result,) = load_aligner("pocketsphinx", minimum_score=None, phones=True).align([pair])
     assert result.reject is None, result.reject
-    assert len(pocketsphinx.cut([word.spoken for word in result.words], pair[1])) > 1
+    assert len(pocketsphinx.cut_into_pieces([word.spoken for word in result.words], pair[1])) > 1
     apart = [(word.text, word.start + at) for at, part in zip(starts, aligned) for word in part.words]
     assert [word.text for word in result.words] == [text for text, _ in apart]
     errors = np.abs([word.start - start for word, (_, start) in zip(result.words, apart)])

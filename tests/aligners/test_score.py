@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aligners.alignment import Timed
+from aligners.alignment import TimedWord
 from aligners.score import boundary_errors, main, summarise
 from tests.aligners.test_given import LONG, SHORT
 
 
 def test_errors_are_late_positive_milliseconds_start_and_end_by_turns():
-    reference = [Timed("a", 0.1, 0.2), Timed("b", 0.2, 0.5)]
-    estimate = [Timed("a", 0.11, 0.2), Timed("b", 0.2, 0.45)]
+    reference = [TimedWord("a", 0.1, 0.2), TimedWord("b", 0.2, 0.5)]
+    estimate = [TimedWord("a", 0.11, 0.2), TimedWord("b", 0.2, 0.45)]
     assert np.allclose(boundary_errors(reference, estimate), [10, 0, 0, -50])
     with pytest.raises(ValueError, match="need the same words"):
         boundary_errors(reference, estimate[:1])
