@@ -102,78 +102,64 @@ def fit_encoder(
     }
 
 
-def read_toml(config: Path | None) -> dict[str, Any]:
-    """The content of a TOML file; {} where none is given."""
-    import tomllib
-
-    try:
-        return tomllib.loads(config.read_text(encoding="utf-8")) if config else {}
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise click.UsageError(f"{config}: cannot be read as TOML: {error}") from error
-
-
-def read_recipe(config: Path | None, said: dict[str, Any], output: Path) -> "Recipe | None":
-    """The stages of a TOML file that has any; what stands outside [[stages]] holds where a stage says nothing else."""
-    content = read_toml(config)
-    stages, clusters = content.pop("stages", None), content.pop("clusters", 501)
-    lower = content.pop("lower", [])
-    if stages is None:
-        return None
-    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
-        raise click.UsageError(f"{config}: need tables [[stages]], got {stages!r}")
+def read_recipe(config: Path | None, options: dict[str, Any], output: Path) -> "Recipe | None":
+    """The stages of a TOML file that has any; keys outside [[stages]] are defaults of every stage."""
+    from corpus.toml import fill
     from units.pretraining.recipe import Recipe, stage_folder
 
-    made = []
-    for number, stage in enumerate(stages, start=1):
-        before = {} if number == 1 else {"start": str(stage_folder(output, number - 1))}
-        made.append(pretraining_of(f"{config}: stage {number}", {**content, **stage}, said | before))
+    table = read_table(config)
+    if "stages" not in table:
+        return None
+    stages = table.pop("stages")
+    own: dict[str, Any] = {name: table.pop(name) for name in ("clusters", "lower") if name in table}
+    if isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages):
+        stages = [
+            with_phones(
+                {**table, **stage, **options, **({"start": str(stage_folder(output, n))} if n else {})}
+            )
+            for n, stage in enumerate(stages)
+        ]
     try:
-        return Recipe(tuple(made), clusters, tuple(lower))
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(f"{config}: {error}") from error
+        return fill(Recipe, {"stages": stages, **own})
+    except ValueError as error:
+        raise click.UsageError(f"{config.name if config else ''}: {error}") from error
 
 
-def read_pretraining(config: Path | None, said: dict[str, Any]) -> "PretrainSettings":
+def read_pretraining(config: Path | None, options: dict[str, Any]) -> "PretrainSettings":
     """Settings from a TOML file and the options beside it; a mistake in them is bad usage."""
-    return pretraining_of(str(config), read_toml(config), said)
+    from corpus.toml import fill
+    from units.pretraining.train import PretrainSettings
 
-
-def pretraining_of(place: str, content: dict[str, Any], said: dict[str, Any]) -> "PretrainSettings":
-    """Settings from what a TOML file says and the options beside it."""
-    from units.pretraining.augment import AugmentSettings
-    from units.pretraining.train import NetworkSettings, PretrainSettings
-
-    kinds: dict[str, Any] = {"network": NetworkSettings, "augment": AugmentSettings}
-    content = dict(content)
+    table = read_table(config)
     try:
-        for name, kind in kinds.items():
-            if name in content:
-                content[name] = kind(**checked(f"{place}: [{name}]", content[name], kind))
-        settings = PretrainSettings(**checked(place, content, PretrainSettings) | said)
-        if settings.phones and "phones" not in settings.targets:
-            from units.pretraining.targets import count_phones
+        return fill(PretrainSettings, with_phones(table | options))
+    except ValueError as error:
+        raise click.UsageError(f"{config.name}: {error}" if config else str(error)) from error
 
-            targets = settings.targets | {"phones": count_phones(settings.phones)}
-            settings = dataclasses.replace(settings, targets=targets)
-        return settings
-    except (TypeError, ValueError) as error:
+
+def read_table(config: Path | None) -> dict[str, Any]:
+    """The content of a TOML file; {} where none is given."""
+    from corpus.toml import load_toml
+
+    try:
+        return load_toml(config) if config else {}
+    except ValueError as error:
         raise click.UsageError(str(error)) from error
 
 
-def checked(place: str, content: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """The keys of a table, lists as tuples; a key that is not known is refused."""
-    if not isinstance(content, dict):
-        raise ValueError(f"{place}: need a table, got {content!r}")
-    known = [item.name for item in dataclasses.fields(kind)]
-    unknown = sorted(content.keys() - set(known))
-    if unknown:
-        raise ValueError(f"{place}: has no {unknown}; it knows {known}")
-    made = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-    for name, value in made.items():
-        usual = getattr(kind(), name)
-        if type(value) is not type(usual) and (type(value), type(usual)) != (int, float):
-            raise ValueError(f"{place}: {name}: need one like {usual!r}, got {content[name]!r}")
-    return made
+def with_phones(table: dict[str, Any]) -> dict[str, Any]:
+    """The target `phones` added where a file of phones is named and no target of that name."""
+    from units.pretraining.targets import count_phones
+    from units.pretraining.train import PretrainSettings
+
+    targets = table.get("targets", PretrainSettings().targets)
+    phones = table.get("phones")
+    if not phones or not isinstance(phones, str) or not isinstance(targets, dict) or "phones" in targets:
+        return table
+    try:
+        return table | {"targets": {**targets, "phones": count_phones(phones)}}
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 @command(cli)

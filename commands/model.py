@@ -1,6 +1,5 @@
 """The language model: train, generate, extend, export."""
 
-import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -39,31 +38,22 @@ def train(
 
     On the shards of BUILD, by default a third each of text, speech and interleaved.
     """
-    import tomllib
-
     from tqdm import tqdm
 
+    from corpus.toml import fill, load_toml
     from lm.training.train import TrainSettings
     from lm.training.train import train as run
 
-    said: dict[str, Any] = {}
-    if config:
-        try:
-            said = tomllib.loads(config.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise click.UsageError(f"{config}: cannot be read as TOML: {error}") from error
-    given = {"tokens": tokens, "minutes": minutes}
-    said |= {name: value for name, value in given.items() if value is not None}
-    known = [item.name for item in dataclasses.fields(TrainSettings) if item.name not in ("build", "output")]
-    unknown = sorted(said.keys() - set(known))
-    if unknown:
-        raise click.UsageError(f"{config}: has no {unknown}; it knows {known}")
+    options = {"tokens": tokens, "minutes": minutes}
+    options = {name: value for name, value in options.items() if value is not None}
+    folders = {"build": str(build), "output": str(output or build / "model")}
+    try:
+        table = load_toml(config) if config else {}
+        settings = fill(TrainSettings, table | options, "train", folders)
+    except ValueError as error:
+        raise click.UsageError(f"{config.name}: {error}" if config else str(error)) from error
     if not (build / "shards" / "index.json").is_file():
         raise ValueError(f"{build}: no shards here; run `wordweave build` or `wordweave interleave` first")
-    try:
-        settings = TrainSettings(build=str(build), output=str(output or build / "model"), **said)
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from error
     first = os.environ.get("RANK", "0") == "0"  # under torchrun only the first process speaks
     look: dict[str, Any] = {"desc": "train", "unit": "token", "unit_scale": True, "disable": not first}
     with tqdm(total=settings.tokens, file=sys.stderr, **look) as bar:

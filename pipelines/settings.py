@@ -1,23 +1,13 @@
 """What a build is asked for: one frozen dataclass per section of the TOML file, read and written here."""
 
 import dataclasses
-import tomllib
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
+from corpus.toml import one_of, read_toml, write_toml
 from shards.interleave import Strategy
 from units.encoders import bundled_codebook
-
-
-def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse a value outside the list, naming the list."""
-    if value not in known:
-        raise ValueError(f"{name}: need one of {', '.join(known)}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -236,54 +226,15 @@ class Settings:
 
 def read(path: Path) -> Settings:
     """Read a TOML file; unknown sections and keys and wrong types are refused by name."""
-    try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as TOML: {error}") from error
-    try:
-        return fill(Settings, said, "")
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
+    return read_toml(path, Settings)
 
 
 def write(settings: Settings) -> str:
     """The TOML text that `read` gives back as equal settings."""
-    return tomli_w.dumps(dataclasses.asdict(settings))
+    return write_toml(settings)
 
 
 def replace(settings: Settings, section: str, **changes: Any) -> Settings:
     """The settings with some values of one section changed; the values are checked again."""
     changed = dataclasses.replace(getattr(settings, section), **changes)
     return dataclasses.replace(settings, **{section: changed})
-
-
-def fill(record: type, said: dict[str, Any], where: str) -> Any:
-    """Make a settings record from a TOML table."""
-    known = {item.name: item for item in dataclasses.fields(record)}
-    unknown = sorted(said.keys() - known.keys())
-    if unknown:
-        raise ValueError(f"[{where or 'top level'}] has no {unknown}; it knows {sorted(known)}")
-    kinds = typing.get_type_hints(record)
-    values = {}
-    for name, value in said.items():
-        kind, place = kinds[name], f"{where}.{name}" if where else name
-        if dataclasses.is_dataclass(kind):
-            if not isinstance(value, dict):
-                raise ValueError(f"{place}: need a table [{place}], got {value!r}")
-            values[name] = fill(typing.cast(type, kind), value, place)
-        else:
-            values[name] = _typed(place, kind, value)
-    return record(**values)
-
-
-def _typed(place: str, kind: Any, value: Any) -> Any:
-    """Check one TOML value against its annotation; whole numbers pass as floats."""
-    outer = typing.get_origin(kind) or kind
-    if outer is float and type(value) is int:
-        return float(value)
-    if isinstance(outer, types.UnionType) or type(value) is not outer:
-        raise ValueError(f"{place}: need a {outer.__name__}, got {value!r}")
-    for inner in typing.get_args(kind)[:1] if outer is list else ():
-        for item in value:
-            _typed(place, inner, item)
-    return value

@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "aligners": {"corpus", "units"},
     "shards": {"corpus"},
     "lm": {"shards", "units", "corpus"},
-    "pipelines": {"corpus", "units", "aligners", "shards"},
+    "pipelines": {"corpus", "units", "aligners", "shards", "lm"},
     "commands": {"corpus", "units", "aligners", "shards", "lm", "pipelines"},
 }
 ENGINES = {"apache_beam", "pyspark"}

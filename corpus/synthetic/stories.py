@@ -21,9 +21,9 @@ RATES = (165, 195)  # words a minute: brisk, for fewer units per word
 def speak_miniature(
     folder: Path,
     *,
-    told: int,
-    heard: int,
-    written: int,
+    transcribed: int,
+    untranscribed: int,
+    text_only: int,
     voices: int,
     seed: int,
     kind: str = "topics",
@@ -33,8 +33,8 @@ def speak_miniature(
     """Write a corpus: `manifest.jsonl`, `audio/*.flac` and `text.txt`. The same arguments give the same bytes.
 
     Args:
-        told, heard: recordings with and without a transcript.
-        written: stories in text.txt, none of them spoken.
+        transcribed, untranscribed: recordings with and without a transcript.
+        text_only: stories in text.txt, none of them spoken.
         voices: speakers, who take turns.
         topics: how many of TOPICS stories are on: fewer are learnt sooner.
         kind: "topics", "moods", or "recall": half of the stories on a topic, half of who has what.
@@ -42,33 +42,32 @@ def speak_miniature(
     Returns:
         The path of manifest.jsonl, which is written last.
     """
-    if (
-        kind not in KINDS
-        or not 2 <= topics <= len(TOPICS)
-        or min(told, heard, written) < 0
-        or told + heard < 1
-        or voices < 1
-    ):
+    recordings = transcribed + untranscribed
+    if kind not in KINDS or not 2 <= topics <= len(TOPICS):
         raise ValueError(
-            f"miniature: need one of {', '.join(KINDS)}, 2 to {len(TOPICS)} topics, told, heard, written >= 0 and "
-            f"voices >= 1, got {kind!r}, {topics}, {told}, {heard}, {written} and {voices}"
+            f"stories: need one of {', '.join(KINDS)} and 2 to {len(TOPICS)} topics, got {kind!r} and {topics}"
+        )
+    if min(transcribed, untranscribed, text_only) < 0 or recordings < 1 or voices < 1:
+        raise ValueError(
+            "stories: need transcribed, untranscribed, text_only >= 0, a recording and a voice, "
+            f"got {transcribed}, {untranscribed}, {text_only} and {voices} voices"
         )
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     speakers = [speaker(number, seed, RATES) for number in range(voices)]
     lines, spoken = [], set[str]()
-    for number in range(told + heard):
+    for number in range(recordings):
         voice = speakers[number % voices]
         text, manner = tell(kind, seed, "speech", number, topics)
         spoken.add(text)
         name = f"{voice['speaker']}-{number:05d}"
         # not in one block each: transcripts lie evenly over voices and parts
-        transcribed = (number + 1) * told // (told + heard) > number * told // (told + heard)
+        with_text = (number + 1) * transcribed // recordings > number * transcribed // recordings
         lines.append(
             {
                 "id": name,
                 "audio": f"audio/{name}.flac",
                 "text": text,
-                "told": transcribed,
+                "with_text": with_text,
                 **voice,
                 **spoken_as(voice, manner),
             }
@@ -78,7 +77,7 @@ def speak_miniature(
         if progress:
             progress(done, len(lines))
     unspoken = (text for text in stories(kind, seed, "text", topics) if text not in spoken)
-    _write(folder / "text.txt", [next(unspoken) for _ in range(written)])
+    _write(folder / "text.txt", [next(unspoken) for _ in range(text_only)])
     _write(folder / "manifest.jsonl", [json.dumps(_row(line)) for line in lines])
     return folder / "manifest.jsonl"
 
@@ -118,8 +117,8 @@ def spoken_as(voice: dict[str, Any], mood: str) -> dict[str, Any]:
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:
     """A line of the manifest, without the transcript where there is to be none."""
-    kept = {name: value for name, value in line.items() if name != "told"}
-    if not line["told"]:
+    kept = {name: value for name, value in line.items() if name != "with_text"}
+    if not line["with_text"]:
         kept["said"] = kept.pop("text")  # for a person who reads it; no adapter does
     return kept | {"lang": "en", "license": "CC0-1.0"}
 

@@ -105,7 +105,9 @@ def test_the_same_seed_speaks_the_same_bytes_in_voices_of_no_training_corpus(pac
     assert again.hash == made["words"].hash
     for name in again.recordings:
         assert (tmp_path / "words" / name).read_bytes() == (folder / "words" / name).read_bytes()
-    manifest = speak_miniature(tmp_path / "corpus", told=2, heard=1, written=3, voices=2, seed=3)
+    manifest = speak_miniature(
+        tmp_path / "corpus", transcribed=2, untranscribed=1, text_only=3, voices=2, seed=3
+    )
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     assert [row["speaker"] for row in rows] == ["synth00", "synth01", "synth00"]
     assert min(VOICES) >= 8
@@ -223,9 +225,9 @@ items = 3
 seed = 1
 [corpora.topics]
 kind = "topics"
-told = 12
-heard = 8
-written = 60
+transcribed = 12
+untranscribed = 8
+text_only = 60
 voices = 2
 seed = 0
 [pipeline.corpus]
@@ -333,8 +335,9 @@ def test_the_command_scores_packs_and_writes_the_results(saved, tmp_path, capsys
     [
         ('name = "pairs"', 'name = "pairs"\nseeds = 0', "need seeds >= 1"),
         ('strategy = "concatenated"', 'stratagem = "concatenated"', "stratagem"),
-        ('corpus = "topics"', 'corpus = "sports"', "one of ['topics'], got 'sports'"),
-        ("[test]", "[tests]", "lacks 'test'"),
+        ('corpus = "topics"', 'corpus = "sports"', "need one of topics, got 'sports'"),
+        ("text_only = 60", "written = 60", "[corpora.topics]: unknown key 'written'; known: transcribed, "),
+        ("[test]", "[tests]", "unknown key 'tests'; known: test, "),
         ("batch_tokens = 512", "batch_tokens = 500", "multiple of sequence_length"),
     ],
 )
@@ -349,10 +352,10 @@ def test_a_study_with_a_mistake_in_its_config_is_bad_usage(tmp_path, capsys, old
 def test_every_study_config_of_the_project_can_be_read():
     from pathlib import Path
 
-    from commands.study import pipeline_settings, read_study
+    from pipelines.operations.study import read_study
 
     for path in sorted(Path("config/study").glob("*.toml")):
-        asked = read_study(path)
-        assert {row.name for row in asked.rows} >= {"full", "no interleaving", "ASR+TTS pairs"}
-        for build in asked.builds.values():
-            assert pipeline_settings(build["settings"], Path("b"), Path("m.jsonl")).interleave.tasks
+        study = read_study(path)
+        assert {row.name for row in study.rows} >= {"full", "no interleaving", "ASR+TTS pairs"}
+        for name in study.builds:
+            assert study.build_settings(name, Path("b"), Path("m.jsonl")).interleave.tasks

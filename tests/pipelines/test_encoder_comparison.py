@@ -117,7 +117,7 @@ def test_units_that_are_phones_tell_everything_about_a_new_speaker():
         (
             ["fit", "encoder", "{four}", "--output", "x", "--config", "{config}"],
             2,
-            "has no ['stepps']; it knows",
+            "config.toml: unknown key 'stepps'; known: ",
         ),
         (["fit", "encoder", "{four}", "--output", "x", "--phones", "{config}"], 2, "line 1: need"),
         (

@@ -19,9 +19,9 @@ def test_what_is_written_reads_back_equal(path, tmp_path):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("[units]\nclustres = 3", r"x.toml: \[units\] has no \['clustres'\]; it knows \['clusters', .*"),
-        ("[unit]\nclusters = 3", r"x.toml: \[top level\] has no \['unit'\]"),
-        ("[units]\nclusters = 'many'", r"units.clusters: need a int, got 'many'"),
+        ("[units]\nclustres = 3", r"x.toml: \[units\]: unknown key 'clustres'; known: encoder, layer, .*"),
+        ("[unit]\nclusters = 3", r"x.toml: unknown key 'unit'; known: build, corpus, .*"),
+        ("[units]\nclusters = 'many'", r"units.clusters: need an integer, got 'many'"),
         ("[units]\nclusters = 1", r"units.clusters: need at least 2, got 1"),
         ("units = 3", r"units: need a table \[units\], got 3"),
         ("[shards]\nby = 'age'", r"shards.by: need one of speaker, hash, got 'age'"),

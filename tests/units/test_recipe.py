@@ -203,10 +203,10 @@ def test_a_control_continues_without_clusters_of_its_own_features(four, tmp_path
 @pytest.mark.parametrize(
     ("more", "words", "line"),
     [
-        ("stepps = 4", (), "recipe.toml: stage 2: has no ['stepps']; it knows"),
-        ("steps = '4'", (), "recipe.toml: stage 2: steps: need one like 10000, got '4'"),
+        ("stepps = 4", (), "recipe.toml: [stages 2]: unknown key 'stepps'; known: targets, "),
+        ("steps = '4'", (), "recipe.toml: stages 2.steps: need an integer, got '4'"),
         ("steps = 4\nend = 5", (), "pretrain.end: need a step up to steps, 4, got 5"),
-        ("network = 3", (), "recipe.toml: stage 2: [network]: need a table, got 3"),
+        ("network = 3", (), "recipe.toml: stages 2.network: need a table [stages 2.network], got 3"),
         ("steps = 4", ("--steps", "2"), "leave --steps and --stop-after out"),
         ("steps = 4", ("--control",), "--control: need a target beside `own` in one stage"),
     ],

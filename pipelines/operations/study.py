@@ -1,0 +1,264 @@
+"""The study: synthetic corpora through the whole pipeline, models of several mixtures, one table.
+
+`run_study` repeats only what is missing or was requested differently, so an interrupted study resumes.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from corpus.synthetic.grammar import TOPICS
+from corpus.synthetic.stories import speak_miniature
+from corpus.toml import fill, one_of, read_toml
+from lm.evaluation import study as studies
+from lm.evaluation.datasets.synthetic import make_packs
+from lm.evaluation.evaluate import write_results
+from lm.evaluation.study import Job, Row
+from lm.evaluation.testset import Pack, hear
+from lm.training.train import TrainSettings
+from pipelines import build as steps
+from pipelines import settings as toml
+from pipelines.execution.runner import Engine, alone
+from pipelines.reports.codebook_card import write_card
+from pipelines.reports.report import report
+from pipelines.steps import prosody as expressive
+from pipelines.tokenize import described, listen_all
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """[corpora.NAME]: a synthetic corpus, see `corpus.synthetic.stories.speak_miniature`."""
+
+    transcribed: int  # recordings with a transcript
+    untranscribed: int  # recordings without one
+    text_only: int  # stories that are not spoken
+    voices: int
+    seed: int
+    kind: str = "topics"
+    topics: int = len(TOPICS)
+
+
+@dataclass(frozen=True)
+class TestSettings:
+    """[test]: the synthetic test sets, see `lm.evaluation.datasets.synthetic.make_packs`."""
+
+    items: int = 100
+    seed: int = 1
+    topics: int = len(TOPICS)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The content of config/study/*.toml."""
+
+    test: TestSettings
+    corpora: dict[str, CorpusSettings]
+    builds: dict[str, dict[str, Any]]
+    train: dict[str, Any]
+    rows: tuple[Row, ...]
+    pipeline: dict[str, dict[str, Any]] = field(default_factory=dict)  # settings that all builds share
+
+    def __post_init__(self) -> None:
+        for name, build in self.builds.items():
+            one_of(f"builds.{name}.corpus", build.get("corpus", ""), tuple(self.corpora))
+        for row in self.rows:
+            one_of(f"row {row.name!r}: build", row.build, tuple(self.builds))
+            run = {"build": "", "output": "", "mixture": row.mixture, "strategy": row.strategy}
+            fill(TrainSettings, self.train, "train", run)
+
+    def build_settings(self, name: str, folder: Path, manifest: Path) -> toml.Settings:
+        """A build's settings: its own values over the shared ones, its source, and its documents."""
+        own = {section: values for section, values in self.builds[name].items() if section != "corpus"}
+        merged = {
+            section: {**self.pipeline.get(section, {}), **own.get(section, {})}
+            for section in {**self.pipeline, **own}
+        }
+        settings = fill(toml.Settings, merged)
+        settings = toml.replace(settings, "corpus", source=str(manifest))
+        settings = toml.replace(settings, "text", documents=[str(manifest.parent / "text.txt")])
+        return replace(settings, build=str(folder))
+
+
+def read_study(path: Path) -> Study:
+    """Read a study's config; unknown names are refused."""
+    return read_toml(path, Study)
+
+
+def run_study(
+    folder: Path, study: Study, *, workers: int = 2, only: Sequence[str] = (), say: Say = lambda line: None
+) -> dict[str, Any]:
+    """Synthesise the corpora, build them, train and score every row, and write study.json, study.md and study.png.
+
+    Args:
+        only: names of rows; empty: all of them.
+
+    Returns:
+        The content of study.json, and `page`, the text of study.md.
+    """
+    started = time.monotonic()
+    rows = [row for row in study.rows if not only or row.name in only]
+    if not rows:
+        raise ValueError(f"rows: need some of {[row.name for row in study.rows]}, got {list(only)}")
+    names = list(dict.fromkeys(row.build for row in rows))
+    manifests = {
+        name: synthesise_corpus(folder, name, study.corpora[name], say)
+        for name in dict.fromkeys(study.builds[name]["corpus"] for name in names)
+    }
+    trained = frozenset().union(*(corpus_texts(manifest) for manifest in manifests.values()))
+    wanted = list(dict.fromkeys(name for row in rows for name in row.packs))
+    packs = make_packs(folder / "packs", names=wanted, avoid=trained, say=say, **asdict(study.test))
+    facts, jobs = {}, list[Job]()
+    for name in names:
+        build = folder / "builds" / name
+        run_build(
+            build, study.build_settings(name, build, manifests[study.builds[name]["corpus"]]), workers, say
+        )
+        own = [row for row in rows if row.build == name]
+        used = [packs[one] for one in dict.fromkeys(pack for row in own for pack in row.packs)]
+        units, facts[name] = tokenize_packs(folder, build, used, workers, say)
+        facts[name] |= unit_facts(build)
+        for row in own:
+            runs_of = folder / "runs"
+            jobs += [
+                Job(
+                    row, seed, str(build), str(runs_of / f"{row.name.replace(' ', '-')}-{seed}"), study.train,
+                    tuple(packs[one] for one in row.packs), {one: units[one] for one in row.packs},
+                )
+                for seed in range(row.seeds)
+            ]  # fmt: skip
+    jobs.sort(key=lambda job: -job.seed)
+    say(f"study: data after {(time.monotonic() - started) / 60:.1f} minutes; {len(jobs)} runs")
+    runs = run_jobs(jobs, workers, say)
+    order = {row.name: number for number, row in enumerate(rows)}
+    runs.sort(key=lambda run: (order[run["row"]], run["seed"]))
+    table, stories = studies.gather(runs), story_texts(packs.values())
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    results = {
+        "config": json.loads(json.dumps(asdict(study))),
+        "builds": facts,
+        "test": {"stories": len(stories), "of them trained on": sum(text in trained for text in stories)},
+        "minutes": (time.monotonic() - started) / 60,
+        "cpu_minutes": (time.process_time() + children.ru_utime + children.ru_stime) / 60,
+        "table": table,
+        "verdict": studies.verdict(table),
+        "runs": runs,
+    }
+    write_results(folder / "study.json", results)
+    studies.draw(table, folder / "study.png", "contrast over twin items")
+    page = studies.page(results)
+    (folder / "study.md").write_text(page, encoding="utf-8")
+    return results | {"page": page}
+
+
+def synthesise_corpus(folder: Path, name: str, corpus: CorpusSettings, say: Say) -> Path:
+    """The manifest of a corpus, synthesised unless it exists with the same settings."""
+    path = folder / "speech" / name
+    note = path / "settings.json"
+    if note.is_file() and json.loads(note.read_text()) == asdict(corpus):
+        return path / "manifest.jsonl"
+    shutil.rmtree(path, ignore_errors=True)
+    say(f"study: synthesising {corpus.transcribed + corpus.untranscribed} recordings of {name}")
+    manifest = speak_miniature(path, **asdict(corpus))
+    note.write_text(json.dumps(asdict(corpus)))
+    return manifest
+
+
+def corpus_texts(manifest: Path) -> frozenset[str]:
+    """All stories of a corpus, spoken or written."""
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    documents = (manifest.parent / "text.txt").read_text().splitlines()
+    return frozenset([*documents, *(row.get("text") or row["said"] for row in rows)])
+
+
+def story_texts(packs: Iterable[Pack]) -> list[str]:
+    """Every right story, context and ending, of the test sets that offer choices."""
+    return [
+        " ".join(part.text or "" for part in (*item.context, *item.choices[item.right or 0]))
+        for pack in packs
+        for item in pack.items
+        if item.choices and item.context
+    ]
+
+
+def run_build(build: Path, settings: toml.Settings, workers: int, say: Say) -> None:
+    """A corpus through the pipeline, as `wordweave build` does it."""
+    engine = Engine("beam" if workers > 1 else "local", workers)
+    with alone(build):
+        steps.ingest(build, settings, say=say)
+        steps.ready_codebook(build, settings, engine, say=say)
+        steps.encode(build, settings, engine)
+        for table in steps.expressive_tables(settings):
+            getattr(expressive, table)(build, settings, engine)
+        steps.align(build, settings, engine)
+        steps.interleave(build, settings, engine, say=say)
+        report(build)
+
+
+def tokenize_packs(
+    folder: Path, build: Path, packs: Sequence[Pack], workers: int, say: Say
+) -> tuple[dict[str, dict[str, str]], dict[str, Any]]:
+    """Unit names of the test sets' recordings by a build's tokenizers, cached, and what the tokenizers are."""
+    facts = described(build)
+    identity = json.dumps([facts, [pack.hash for pack in packs]], sort_keys=True)
+    key = hashlib.sha256(identity.encode()).hexdigest()
+    path = folder / "tokens" / f"{build.name}.json"
+    cached = json.loads(path.read_text()) if path.is_file() else {}
+    if cached.get("key") != key:
+        recordings = [pack.folder / name for pack in packs for name in pack.recordings]
+        say(f"study: tokenizing {len(recordings)} test recordings as {build.name} does")
+        tokens = listen_all(build, recordings, workers)
+
+        def tokenize(recording: Path) -> str:
+            result = tokens[recording]
+            if isinstance(result, ValueError):
+                raise result
+            return result
+
+        cached = {"key": key, "units": {pack.name: hear(pack, pack.items, tokenize) for pack in packs}}
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(cached))
+    return cached["units"], facts
+
+
+def unit_facts(build: Path) -> dict[str, Any]:
+    """What decides whether the effect is visible at this size: units in use and per second, entropy given the phone."""
+    path = build / "codebooks" / "units.json"
+    card = json.loads(path.read_text()) if path.is_file() else write_card(build, phones=100)
+    units, phones = card["units"], card["phones"]
+    measures = ("used", "runs_per_second", "entropy_deduplicated", "bitrate_deduplicated")
+    of_phones = ("pnmi", "xpnmi", "phone_purity", "unit_nats_given_phone")
+    hours = report(build)
+    return (
+        {name: units[name] for name in measures}
+        | {name: phones[name] for name in of_phones if name in phones}
+        | {"hours_in": hours["in"]["hours"], "hours_rejected": hours["rejected"]["hours"]}
+    )
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, say: Say) -> list[dict[str, Any]]:
+    """All runs, `workers` at a time, each on one thread in its own process."""
+    runs = []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+        waiting = {pool.submit(studies.train_and_score, job): job for job in jobs}
+        for done in as_completed(waiting):
+            job, run = waiting[done], done.result()
+            runs.append(run)
+            scores = [
+                f"{row['pack']} {row['direction']} {studies.measured(row)[name][0]:.0f}"
+                for row in run["rows"]
+                for name in ("contrast", "kept")
+                if name in studies.measured(row)
+            ]
+            say(f"study: {job.row.name}, seed {job.seed}: {run['minutes']:.1f} minutes; {', '.join(scores)}")
+    return runs
