@@ -2,18 +2,15 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from units.encoders import Encoder
+from units.tensor_files import read_artifact, write_artifact
 
 if TYPE_CHECKING:
     import torch
@@ -178,8 +175,8 @@ class Codebook:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file whose metadata holds the provenance; all of it or nothing appears under `path`."""
-        tensors = {"centroids": np.array(self.centroids)}
-        write_safetensors(path, tensors, {"format": FORMAT, "provenance": self.provenance})
+        arrays = {"centroids": np.array(self.centroids)}
+        write_artifact(path, arrays, {"format": FORMAT, "provenance": self.provenance})
 
 
 def check_encoder(codebook: Any, encoder: Encoder) -> None:
@@ -198,53 +195,19 @@ def check_encoder(codebook: Any, encoder: Encoder) -> None:
             raise ValueError(f"codebook: fitted on an encoder with {key} {mine!r}, this one has {other!r}")
 
 
-def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
-    """All of the file or nothing appears under `path`; the metadata is one JSON text, so that bytes repeat."""
-    content = save(tensors, {"wordweave": json.dumps(metadata, sort_keys=True)})
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def load(path: str | Path) -> Codebook:
     """The codebook that `Codebook.save` wrote.
 
     Raises:
         ValueError: no such file, a half-written one, or a file of another kind; names it.
     """
+    arrays, record = read_artifact(path, FORMAT, kind="codebook", command="wordweave fit units")
+    if list(arrays) != ["centroids"]:
+        raise ValueError(f"{path}: need one tensor 'centroids', got {list(arrays)}")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata, names = read_metadata(file), list(file.keys())
-            if metadata.get("format") != FORMAT or names != ["centroids"]:
-                raise ValueError(f"need a file of format {FORMAT!r} with one tensor 'centroids', got {names}")
-            return Codebook(file.get_tensor("centroids"), metadata["provenance"])
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such codebook; fit one with `wordweave fit units`") from error
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: need a whole codebook in safetensors format, got: {error}") from error
+        return Codebook(arrays["centroids"], record["provenance"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def read_metadata(file: Any) -> dict[str, Any]:
-    """What `write_safetensors` put into an opened file's metadata, with a provenance; empty for files of others."""
-    try:
-        metadata = json.loads((file.metadata() or {}).get("wordweave", "{}"))
-    except ValueError as error:
-        raise ValueError(f"need JSON in its metadata, got: {error}") from error
-    if not isinstance(metadata, dict) or (metadata and not isinstance(metadata.get("provenance"), dict)):
-        raise ValueError("need a provenance in its metadata, found none")
-    return metadata
 
 
 def fit(

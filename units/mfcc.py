@@ -7,7 +7,8 @@ import torch
 import torchaudio
 
 from corpus.records import SAMPLE_RATE
-from units.hubert.encoder import check_waveform, hash_settings
+from units.tensor_files import hash_settings
+from units.waveform import check_waveform
 
 FRAME = 400  # samples: 25 ms
 SHIFT = 160  # samples: 10 ms

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 from units import kmeans
 from units.encoders import Encoder
-from units.hubert.checkpoints import load_weights_only
-from units.kmeans import Codebook, check_encoder, check_features, read_metadata, write_safetensors
+from units.kmeans import Codebook, check_encoder, check_features
+from units.tensor_files import hash_file, load_weights_only, read_artifact, write_artifact
 
 FORMAT = "wordweave linear quantizer 1"
 MOST_ROLLS = 10_000  # of the reference
@@ -84,9 +83,9 @@ class LinearQuantizer:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with the provenance in its metadata; all of it or nothing appears under `path`."""
-        tensors = {f"matrix.{i}": matrix for i, matrix in enumerate(self.matrices)}
-        tensors |= {f"bias.{i}": bias for i, bias in enumerate(self.biases)}
-        write_safetensors(path, tensors, {"format": FORMAT, "provenance": self.provenance})
+        arrays = {f"matrix.{i}": matrix for i, matrix in enumerate(self.matrices)}
+        arrays |= {f"bias.{i}": bias for i, bias in enumerate(self.biases)}
+        write_artifact(path, arrays, {"format": FORMAT, "provenance": self.provenance})
 
 
 def fill_blanks(units: np.ndarray, *, blank: int) -> np.ndarray:
@@ -132,8 +131,8 @@ def load_codebook(
         except ValueError as error:
             message = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
             raise ValueError(message) from error
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        codebook = replace(codebook, provenance={"encoder": None, "imported": path.name, "sha256": digest})
+        origin = {"encoder": None, "imported": path.name, "sha256": hash_file(path)}
+        codebook = replace(codebook, provenance=origin)
     if encoder is not None:
         try:
             codebook.check(encoder)
@@ -145,18 +144,15 @@ def load_codebook(
 
 def load_safetensors(path: Path) -> Codebook | LinearQuantizer:
     """One of our own files."""
+    arrays, record = read_artifact(path, kind="codebook", command="wordweave fit units")
+    if record.get("format") != FORMAT:
+        return kmeans.load(path)
+    layers = range(len(arrays) // 2)
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = read_metadata(file)
-            if metadata.get("format") != FORMAT:
-                return kmeans.load(path)
-            layers = range(len(list(file.keys())) // 2)
-            arrays = [tuple(file.get_tensor(f"{part}.{i}") for i in layers) for part in ("matrix", "bias")]
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: need a whole codebook in safetensors format, got: {error}") from error
-    except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
-    return LinearQuantizer(arrays[0], arrays[1], metadata["provenance"])
+        matrices, biases = (tuple(arrays[f"{part}.{i}"] for i in layers) for part in ("matrix", "bias"))
+        return LinearQuantizer(matrices, biases, record["provenance"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: need matrices and biases of linear layers, got: {error}") from error
 
 
 def read_npy(path: Path) -> Codebook:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.helpers.hubert import LAYOUTS, speech_like, transformers_alone
 from units import kmeans
 from units.encoders import load_encoder
-from units.hubert.encoder import HubertEncoder, HubertSettings
+from units.hubert.encoder import HubertEncoder
+from units.hubert.settings import HubertSettings
 from units.kmeans import fit
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,11 +9,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from corpus.records import SAMPLE_RATE
-from units.hubert.encoder import HubertSettings
 from units.hubert.fairseq import read_fairseq
+from units.hubert.settings import HubertSettings
+from units.tensor_files import load_weights_only, read_safetensors
 
 NORMALIZE_EPSILON = 1e-7  # of transformers' feature extractor
 NUMBERS = {  # of a configuration: least and most
@@ -235,20 +234,12 @@ def read_weights(folder: Path, needed: list[str]) -> dict[str, torch.Tensor]:
         raise ValueError(f"{folder}: need model.safetensors or pytorch_model.bin, found neither")
     found: dict[str, torch.Tensor] = {}
     for file in files:
-        found |= (
-            read_safetensors(file, needed) if file.suffix == ".safetensors" else read_pickled(file, needed)
-        )
+        if file.suffix == ".safetensors":
+            tensors, _ = read_safetensors(file, lambda name: canonical_name(name) in needed)
+            found |= {canonical_name(name): tensor for name, tensor in tensors.items()}
+        else:
+            found |= read_pickled(file, needed)
     return found
-
-
-def read_safetensors(file: Path, needed: list[str]) -> dict[str, torch.Tensor]:
-    """The needed tensors of one safetensors file."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            names = {canonical_name(name): name for name in opened.keys()}  # noqa: SIM118
-            return {name: opened.get_tensor(names[name]) for name in needed if name in names}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file}: need a whole safetensors file, got: {error}") from error
 
 
 def read_pickled(file: Path, needed: list[str]) -> dict[str, torch.Tensor]:
@@ -262,18 +253,6 @@ def read_pickled(file: Path, needed: list[str]) -> dict[str, torch.Tensor]:
         for name in needed
         if isinstance(content.get(names.get(name)), torch.Tensor)
     }
-
-
-def load_weights_only(file: Path) -> Any:
-    """`torch.load` that refuses everything but tensors and plain containers."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of pickle protocols, before the file is refused
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle errors come in many classes: all mean that we do not read the file
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{file}: need a whole checkpoint of plain tensors and no code, got: {reason}"
-        ) from error
 
 
 def without_weight_norm(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

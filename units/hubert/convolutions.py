@@ -15,13 +15,12 @@ and recording, folded into the first kernel; see `output_moments`.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-if TYPE_CHECKING:
-    from units.hubert.encoder import HubertSettings
+from units.hubert.settings import HubertSettings
 
 BLOCK_FRAMES = 128  # frames made at a time on a CPU
 STATISTICS_SAMPLES = 1 << 21  # looked at once for the statistics of a recording: bounded memory
@@ -47,7 +46,7 @@ class Convolutions:
 
     def __init__(
         self,
-        settings: "HubertSettings",
+        settings: HubertSettings,
         weights: dict[str, torch.Tensor],
         dtype: torch.dtype,
         activation: Callable[[torch.Tensor], torch.Tensor],

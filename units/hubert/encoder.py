@@ -11,8 +11,6 @@ convolution and, where there is one, the batch norm before it. So nothing is pad
 This file cuts recordings into pieces, pieces into batches, and puts the results together again.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +23,10 @@ import torch
 
 from corpus.records import SAMPLE_RATE
 from units.hubert.convolutions import Convolutions, First
+from units.hubert.settings import ACTIVATIONS, HubertSettings
 from units.hubert.transformer import Transformer
+from units.tensor_files import hash_settings, hash_tensors
+from units.waveform import check_waveform
 
 REFERENCE_CHUNK = 1_600_000  # samples: Spirit LM's tokenizer cuts at 100 s
 REFERENCE_TAIL = 1_280  # samples: and drops a shorter last chunk
@@ -33,77 +34,9 @@ WINDOW_SECONDS = 100.0  # longest stretch seen at once by chunking="overlap"
 CONTEXT_SECONDS = 10.0  # of it, thrown away at either inner edge
 BATCH_SECONDS = 30.0  # that go through the network at once on a CPU, where it hardly matters
 DEVICE_BATCH_SECONDS = 160.0  # the same on a GPU, which wants much work at a time: some 2 GB for hubert-base
-LOUDEST = 1e9  # a sample beyond it is no sound at any scale, and its square leaves single precision
 
 CHUNKINGS = ("overlap", "reference", "none")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# in place, as their inputs are large and not needed again
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "gelu": torch.ops.aten.gelu_,
-    "relu": torch.relu_,
-}
-
-
-@dataclass(frozen=True)
-class HubertSettings:
-    """What of a checkpoint's configuration the forward pass depends on.
-
-    Frame count, hop, centre and minimum all follow from the kernels and strides:
-
-    >>> base = HubertSettings(conv_kernel=(10, 3, 3, 3, 3, 2, 2), conv_stride=(5, 2, 2, 2, 2, 2, 2))
-    >>> base.hop, base.receptive_field, base.frames(16_000)
-    (320, 400, 49)
-    >>> slow = HubertSettings(conv_kernel=(10, 3, 3, 3, 3, 2, 2, 2), conv_stride=(5, 2, 2, 2, 2, 2, 2, 2))
-    >>> slow.hop, slow.receptive_field, slow.frames(146_160)
-    (640, 720, 228)
-    """
-
-    conv_kernel: tuple[int, ...]
-    conv_stride: tuple[int, ...]
-    conv_norm: str = (
-        "group"  # group: one group norm after the first convolution; layer: a layer norm after each
-    )
-    conv_activation: str = "gelu"
-    projection_norm: bool = True
-    position_kernel: int = 128
-    position_groups: int = 16
-    position_batch_norm: bool = False
-    layers: int = 12
-    heads: int = 12
-    activation: str = "gelu"
-    pre_norm: bool = False  # "stable layer norm": each norm before its block, as in hubert-large
-    epsilon: float = 1e-5
-    normalize: float | None = (
-        None  # epsilon of the waveform's own mean/variance normalisation, None: raw waveform
-    )
-
-    def __post_init__(self) -> None:
-        for name, activation in (("conv_activation", self.conv_activation), ("activation", self.activation)):
-            if activation not in ACTIVATIONS:
-                raise ValueError(f"hubert.{name}: need one of {sorted(ACTIVATIONS)}, got {activation!r}")
-        if self.conv_norm not in ("group", "layer"):
-            raise ValueError(f"hubert.conv_norm: need 'group' or 'layer', got {self.conv_norm!r}")
-        if not self.conv_kernel or len(self.conv_kernel) != len(self.conv_stride):
-            raise ValueError(
-                f"hubert: need as many kernels as strides, got {self.conv_kernel} and {self.conv_stride}"
-            )
-
-    @property
-    def hop(self) -> int:
-        """Samples from one frame to the next."""
-        return math.prod(self.conv_stride)
-
-    @property
-    def receptive_field(self) -> int:
-        """Samples the convolutions see for one frame; the fewest that give one."""
-        strides = [math.prod(self.conv_stride[:i]) for i in range(len(self.conv_stride))]
-        return 1 + sum(
-            (kernel - 1) * stride for kernel, stride in zip(self.conv_kernel, strides, strict=True)
-        )
-
-    def frames(self, samples: int) -> int:
-        """Frames that `samples` samples give."""
-        return max(0, (samples - self.receptive_field) // self.hop + 1)
 
 
 @dataclass(frozen=True)
@@ -370,45 +303,6 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
-def check_waveform(waveform: np.ndarray, index: int) -> np.ndarray:
-    """The waveform as contiguous float32, or ValueError.
-
-    >>> check_waveform(np.array([0.5, -0.5]), 0).dtype
-    dtype('float32')
-    """
-    waveform = np.asarray(waveform)
-    if waveform.ndim != 1:
-        raise ValueError(f"waveform {index}: need shape (T,), got {waveform.shape}; average the channels")
-    if len(waveform) and waveform.dtype.kind != "f":
-        raise ValueError(
-            f"waveform {index}: need floating point samples in [-1, 1], got {waveform.dtype}; "
-            "divide 16-bit integers by 32768"
-        )
-    with np.errstate(over="ignore"):  # what single precision cannot hold becomes infinite
-        waveform = np.require(waveform, np.float32, ["C", "W"])
-    loudest = max(waveform.max(initial=0), -waveform.min(initial=0))  # NaN if there is one
-    if not np.isfinite(loudest):
-        raise ValueError(f"waveform {index}: need finite samples, got NaN or infinity")
-    if loudest > LOUDEST:
-        raise ValueError(f"waveform {index}: need samples in [-1, 1], got {loudest:.3g}")
-    return waveform
-
-
-def hash_tensors(weights: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes and float32 values, in the order of names."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().float().contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
 def json_type(value: Any) -> Any:
     """Tuples as lists, so that a dict equals itself read back from JSON."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def hash_settings(settings: dict) -> str:
-    """SHA-256 of a JSON-able dict, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from units.tensor_files import load_weights_only
+
 FAIRSEQ_CLASS = re.compile(r"(fairseq|omegaconf|examples)(\.\w+)+")
 NORMALIZE_EPSILON = 1e-5  # fairseq normalises with torch's layer norm
 MOST_CONVOLUTIONS = 32
@@ -186,8 +188,6 @@ def renamed(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def load_inert(file: Path) -> Any:
     """`torch.load` of tensors, plain containers and, as inert objects, what fairseq's classes made."""
-    from units.hubert.checkpoints import load_weights_only
-
     names = {"fairseq.data.dictionary.Dictionary"}
     with suppress(Exception):  # not a zip file, or broken: the loading below says so
         names |= set(torch.serialization.get_unsafe_globals_in_checkpoint(file))

@@ -13,15 +13,13 @@ odd number of frames gets a row of zeros behind it.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from units.hubert.settings import HubertSettings
 from units.strassen import multiply, seven
-
-if TYPE_CHECKING:
-    from units.hubert.encoder import HubertSettings
 
 LEAST_ROWS = 16  # below it a matrix product takes other kernels, whose rows differ in their last bits
 SEVEN_FROM = 512  # numbers in and out of a layer from which seven products for eight were measured to pay
@@ -36,7 +34,7 @@ class Transformer:
 
     def __init__(
         self,
-        settings: "HubertSettings",
+        settings: HubertSettings,
         weights: dict[str, torch.Tensor],
         layer: int,
         dtype: torch.dtype,
@@ -237,7 +235,7 @@ def linear(x: torch.Tensor, layer: Layer) -> torch.Tensor:
     return out
 
 
-def after_attention(s: "HubertSettings", activation: Activation) -> Callable[..., Any]:
+def after_attention(s: HubertSettings, activation: Activation) -> Callable[..., Any]:
     """What a block does with what attention found: all row by row, so that a compiler can fuse it."""
 
     def after(

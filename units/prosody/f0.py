@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 
 from corpus.records import SAMPLE_RATE
-from units.hubert.encoder import check_waveform
 from units.strassen import multiply, seven
+from units.waveform import check_waveform
 
 HOP = 80  # samples: 5 ms
 RATE = SAMPLE_RATE / HOP  # Hz
@@ -89,7 +89,7 @@ def extract(waveform: np.ndarray, *, extractor: str = "fcpe", device: str = "cpu
     """
     if extractor not in EXTRACTORS:
         raise ValueError(f"f0.extractor: need one of {', '.join(EXTRACTORS)}, got {extractor!r}")
-    waveform = check_waveform(waveform, 0)
+    waveform = check_waveform(waveform)
     hertz = _fcpe(waveform, device) if extractor == "fcpe" else _autocorrelation(waveform)
     voiced = hertz >= LOWEST  # 0 and NaN are unvoiced
     hertz = interpolate(hertz, voiced)

@@ -20,13 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from corpus.records import SAMPLE_RATE
-from units.hubert.checkpoints import load_weights_only
-from units.kmeans import write_safetensors
 from units.prosody.f0 import F0, RATE, UNVOICED_HERTZ, extract, one_thread
+from units.tensor_files import hash_file, load_weights_only, read_artifact, write_artifact
 
 FORMAT = "wordweave pitch 1"
 BUNDLED = Path(__file__).parents[1] / "data" / "pitch.safetensors"
@@ -223,7 +221,7 @@ class PitchTokenizer:
         """Write a safetensors file with the settings and provenance in its metadata, all of it or nothing."""
         tensors = {name: tensor.numpy() for name, tensor in self.network.state_dict().items()}
         said = {"format": FORMAT, "settings": asdict(self.network.settings), "provenance": self.provenance}
-        write_safetensors(path, tensors, said)
+        write_artifact(path, tensors, said)
 
 
 def features(f0: F0, speaker_mean: float | None = None) -> np.ndarray:
@@ -266,15 +264,10 @@ def load(path: str | Path | None = None) -> PitchTokenizer:
     try:
         if path.is_dir():
             return load_released(path)
-        with safe_open(path, framework="pt") as file:
-            said = json.loads((file.metadata() or {}).get("wordweave", "{}"))
-            if said.get("format") != FORMAT:
-                raise ValueError(f"need a file of format {FORMAT!r}, got {said.get('format')!r}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return PitchTokenizer(fill(PitchSettings(**said["settings"]), tensors), said["provenance"])
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such pitch model; fit one with `wordweave fit pitch`") from error
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        arrays, record = read_artifact(path, FORMAT, kind="pitch model", command="wordweave fit pitch")
+        weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return PitchTokenizer(fill(PitchSettings(**record["settings"]), weights), record["provenance"])
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: need a whole pitch model, got: {error}") from error
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
@@ -311,8 +304,7 @@ def load_released(folder: Path) -> PitchTokenizer:
     content = load_weights_only(file)
     weights = content.get("model", content) if isinstance(content, dict) else {}
     weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return PitchTokenizer(fill(settings, weights), {"imported": file.name, "sha256": digest})
+    return PitchTokenizer(fill(settings, weights), {"imported": file.name, "sha256": hash_file(file)})
 
 
 def fill(settings: PitchSettings, weights: Mapping[str, torch.Tensor]) -> PitchNetwork:

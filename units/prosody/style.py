@@ -15,7 +15,6 @@ Source: SPEC 3 for rate, number of tokens and order of steps; features, normalis
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,14 +24,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 from corpus.records import SAMPLE_RATE
 from units import kmeans
-from units.hubert.encoder import check_waveform
-from units.kmeans import Codebook, write_safetensors
+from units.kmeans import Codebook
 from units.prosody.f0 import F0, extract, one_thread
 from units.prosody.wav2vec2_style import TOKEN_RATE, Wav2Vec2Style
+from units.tensor_files import read_artifact, write_artifact
+from units.waveform import check_waveform
 
 FORMAT = "wordweave style 3"
 BUNDLED = Path(__file__).parents[1] / "data" / "style.safetensors"
@@ -198,7 +197,7 @@ def pool(waveform: np.ndarray, f0: F0 | None = None, *, hop: float = 1.0) -> np.
         f0: of this waveform; default: extracted.
         hop: seconds from window to window.
     """
-    waveform = check_waveform(waveform, 0)
+    waveform = check_waveform(waveform)
     f0 = extract(waveform) if f0 is None else f0
     if len(f0) != len(waveform) // 80 + 1:
         raise ValueError(
@@ -381,7 +380,7 @@ class StyleTokenizer:
         said = {"format": FORMAT, "features": list(FEATURES), "provenance": self.provenance}
         if self.classifier is not None:
             said["styles"] = list(self.classifier.names)
-        write_safetensors(path, self._tensors(), said)
+        write_artifact(path, self._tensors(), said)
 
     def _tensors(self) -> dict[str, np.ndarray]:
         """Everything that decides a token."""
@@ -422,23 +421,22 @@ def load(path: str | Path | None = None) -> "StyleTokenizer | Wav2Vec2Style":
     path = BUNDLED if path is None or str(path) == "" else Path(path)
     if path.is_dir():
         return Wav2Vec2Style(path)
+    arrays, record = read_artifact(path, FORMAT, kind="style codebook", command="wordweave fit style")
     try:
-        with safe_open(path, framework="numpy") as file:
-            said = json.loads((file.metadata() or {}).get("wordweave", "{}"))
-            if said.get("format") != FORMAT or said.get("features") != list(FEATURES):
-                raise ValueError(
-                    f"need a file of format {FORMAT!r} with our features, got {said.get('format')!r}"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if record.get("features") != list(FEATURES):
+            raise ValueError(f"need the features {', '.join(FEATURES)}, got {record.get('features')}")
         classifier = None
-        if "styles" in said:
-            classifier = StyleClassifier(tuple(said["styles"]), tensors["slopes"], tensors["offsets"])
-        means = tensors["corpus_mean"], tensors["deviation"]
-        return StyleTokenizer(*means, classifier, Codebook(tensors["centroids"]), said["provenance"])
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such style codebook; fit one with `wordweave fit style`") from error
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ValueError(f"{path}: need a whole style codebook, got: {error}") from error
+        if "styles" in record:
+            classifier = StyleClassifier(tuple(record["styles"]), arrays["slopes"], arrays["offsets"])
+        return StyleTokenizer(
+            arrays["corpus_mean"],
+            arrays["deviation"],
+            classifier,
+            Codebook(arrays["centroids"]),
+            record["provenance"],
+        )
+    except KeyError as error:
+        raise ValueError(f"{path}: need a whole style codebook, it lacks {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from corpus.records import SAMPLE_RATE
-from units.hubert.encoder import check_waveform
+from units.hubert.checkpoints import read_json
+from units.tensor_files import hash_tensors, load_weights_only, read_safetensors
+from units.waveform import check_waveform
 
 TOKEN_RATE = 1.0  # Hz
 
@@ -27,23 +28,16 @@ class Wav2Vec2Style:
         import torch
         from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
 
-        from units.hubert.checkpoints import load_weights_only, read_json
-        from units.hubert.encoder import hash_tensors
-
         folder = Path(folder)
         config = Wav2Vec2Config(**read_json(folder / "config.json"))
         if read_json(folder / "config.json").get("model_type") != "wav2vec2" or config.use_weighted_layer_sum:
             raise ValueError(f"{folder / 'config.json'}: need a wav2vec2 without a weighted sum of layers")
         file = folder / "model.safetensors"
-        try:
-            if file.exists():
-                with safe_open(file, framework="pt") as opened:
-                    weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            else:
-                file = folder / "pytorch_model.bin"
-                weights = load_weights_only(file)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{file}: need a whole file of weights, got: {error}") from error
+        if file.exists():
+            weights, _ = read_safetensors(file)
+        else:
+            file = folder / "pytorch_model.bin"
+            weights = load_weights_only(file)
         model = Wav2Vec2ForSequenceClassification(config).eval().requires_grad_(False)
         known = model.state_dict()
         old = {"conv.weight_g": "conv.parametrizations.weight.original0"}
@@ -66,7 +60,7 @@ class Wav2Vec2Style:
 
     def encode(self, waveform: np.ndarray, speaker_mean: np.ndarray | None = None) -> np.ndarray:
         """(T,) float32 at 16 kHz -> (S,) int16, one token per started 50 frames of 20 ms; none for under 25 ms."""
-        waveform = check_waveform(waveform, 0)
+        waveform = check_waveform(waveform)
         chunk = 100 * SAMPLE_RATE
         found = [self._encode(waveform[start : start + chunk]) for start in range(0, len(waveform), chunk)]
         return np.concatenate([np.zeros(0, np.int16), *found])
