@@ -28,6 +28,7 @@ import torch
 from corpus.records import SAMPLE_RATE
 from units import kmeans
 from units.kmeans import Codebook
+from units.logistic import fit_logistic
 from units.prosody.f0 import F0, extract, one_thread
 from units.prosody.wav2vec2_style import TOKEN_RATE, Wav2Vec2Style
 from units.tensor_files import read_artifact, write_artifact
@@ -530,29 +531,9 @@ def fit_classifier(
         raise ValueError(f"styles: need recordings of at least two, got {names}")
     stacked = np.concatenate([x for x, _ in kept]).astype(np.float64)
     mean, deviation = stacked.mean(axis=0), np.maximum(stacked.std(axis=0), 1e-6)
-    x = torch.from_numpy((stacked - mean) / deviation)
-    y = torch.tensor([names.index(name) for found, name in kept for _ in found])
-    counts = torch.bincount(y, minlength=len(names))
-    balance = len(y) / (len(names) * counts.double())
-    slopes = torch.zeros(len(FEATURES), len(names), dtype=torch.float64, requires_grad=True)
-    offsets = torch.zeros(len(names), dtype=torch.float64, requires_grad=True)
-    search = torch.optim.LBFGS(
-        [slopes, offsets],
-        max_iter=300,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-12,
-        line_search_fn="strong_wolfe",
-    )
-
-    def loss() -> torch.Tensor:
-        search.zero_grad()
-        wrong = torch.nn.functional.cross_entropy(x @ slopes + offsets, y, reduction="none")
-        value = strength * (balance[y] * wrong).sum() + 0.5 * slopes.square().sum()
-        value.backward()
-        return value
-
+    y = np.array([names.index(name) for own, name in kept for _ in own])
     with one_thread():
-        search.step(loss)
-    found = slopes.detach().numpy() / deviation[:, None]
-    shift = offsets.detach().numpy() - mean @ found
+        slopes, offsets = fit_logistic((stacked - mean) / deviation, y, strength=strength, balanced=True)
+    found = slopes / deviation[:, None]
+    shift = offsets - mean @ found
     return StyleClassifier(tuple(names), found.astype(np.float32), (shift - shift.mean()).astype(np.float32))
