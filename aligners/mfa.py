@@ -359,32 +359,37 @@ def number(text: object) -> float | None:
 
 
 TOOLS: dict[str, tuple[str, ...]] = {
-    "download": ("kind", "name"),
-    "g2p": ("words", "model", "dictionary"),
-    "train": ("corpus", "dictionary", "model"),
-    "validate": ("corpus", "dictionary"),
+    "download": ("model", "download"),
+    "g2p": ("g2p",),
+    "train": ("train",),
+    "validate": (
+        "validate",
+        "--ignore_acoustics",
+    ),  # without it MFA trains a model for a check of the dictionary
 }
-"""MFA's own commands that bring models and dictionaries, and what they ask for."""
+"""MFA's own commands that bring and check models and dictionaries."""
 
 
-def tool_command(start: str, tool: str, words: Sequence[str]) -> list[str]:
+def tool_command(start: str, tool: str, arguments: Sequence[str]) -> list[str]:
     """The MFA command line of one of TOOLS.
 
-    >>> tool_command("conda run -n mfa mfa", "download", ["acoustic", "english_us_arpa"])
-    ['conda', 'run', '-n', 'mfa', 'mfa', 'model', 'download', 'acoustic', 'english_us_arpa']
+    >>> " ".join(tool_command("conda run -n mfa mfa", "download", ["acoustic", "english_us_arpa"]))
+    'conda run -n mfa mfa model download acoustic english_us_arpa'
     """
-    return [*shlex.split(start), *(["model", tool] if tool == "download" else [tool]), *words]
+    return [*shlex.split(start), *TOOLS[tool], *arguments]
 
 
-def run_tool(command: Sequence[str]) -> int:
-    """Run an MFA command in the foreground; its exit status.
+def run_tool(command: Sequence[str]) -> None:
+    """Run an MFA command in the foreground.
 
     Raises:
-        ValueError: it cannot be started; says how to install it.
+        ValueError: it cannot be started (the message says how to install MFA), or it failed.
     """
     try:
-        return subprocess.run(command, check=False).returncode
+        status = subprocess.run(command, check=False).returncode
     except OSError as error:
         raise ValueError(
             f"mfa command {command[0]!r}: cannot be started ({error.strerror}); {INSTALL}"
         ) from error
+    if status:
+        raise ValueError(f"{shlex.join(command)}: exit status {status}")

@@ -188,7 +188,9 @@ def test_every_backend_has_its_name_and_a_description_of_one_line():
 def test_a_new_backend_is_one_entry_of_the_registry(monkeypatch):
     from aligners import Backend
 
-    monkeypatch.setitem(BACKENDS, "fake", Backend("for this test", lambda: (lambda _: Fake(evenly), NoSettings)))
+    monkeypatch.setitem(
+        BACKENDS, "fake", Backend("for this test", lambda: (lambda _: Fake(evenly), NoSettings))
+    )
     (result,) = load_aligner("fake").align([(utterance("one two"), SECOND)])
     assert [word.text for word in result.words] == ["one", "two"]
 

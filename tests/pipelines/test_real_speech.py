@@ -1,11 +1,16 @@
 """The whole path on real recordings. Skips, and says so, where they are absent."""
 
 import json
+from itertools import pairwise
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import wordweave
+from aligners.given import GivenSettings, read_everything
+from aligners.match import Label
+from aligners.score import compare
 from pipelines import settings
 from tests.pipelines.test_build import ROOT, hashes, members
 
@@ -43,21 +48,26 @@ def test_real_hours_are_conserved_to_the_sample(built):
     assert said["in"]["samples"] == said["out"]["samples"] + said["rejected"]["samples"] == 29_402_535
 
 
-def test_real_word_times_are_near_those_of_another_aligner(built, real_speech):
-    import numpy as np
-    from praatio import textgrid
+def errors_of(words, grid):
+    """Boundary errors of `[text, spoken, start, end, ...]` rows against a TextGrid, word by word, in seconds."""
+    tiers = read_everything(str(grid), GivenSettings())[""]
+    labels = [Label(spoken, start, end) for _, spoken, start, end, *_ in words]
+    return np.abs(compare(tiers.words, labels)) / 1000
 
-    errors = []
+
+def test_real_word_times_are_near_those_of_another_aligner_and_a_shift_by_one_word_is_not(built, real_speech):
+    errors, shifted = [], []
     for key, sample in members(built, "interleaved").items():
         path = real_speech / "dev" / "alignments" / f"{key}.TextGrid"
         if path.is_file():
-            grid = textgrid.openTextgrid(path, includeEmptyIntervals=False)
-            true = {entry.start: entry.label for entry in grid.getTier("words").entries}
-            ours = [word for word in sample["json"]["words"] if word[1].isalpha()]
-            starts = np.array(sorted(true))
-            errors += [np.abs(starts - word[2]).min() for word in ours]
-    assert len(errors) > 500
-    assert np.median(errors) < 0.020  # seconds
+            words = sample["json"]["words"]
+            late = [[*word[:2], *following[2:4]] for word, following in pairwise(words)] + [words[-1]]
+            errors += errors_of(words, path).tolist()
+            shifted += errors_of(late, path).tolist()
+    assert len(errors) > 1000
+    assert np.median(errors) < 0.020
+    assert np.mean(errors) < 0.030
+    assert np.median(shifted) > 0.100
 
 
 def test_verify_finds_nothing_wrong(built):
