@@ -25,9 +25,9 @@ from typing import IO, NamedTuple
 
 import soundfile
 
-from aligners.alignment import Aligner, AlignerInput, AlignerOutput, Phone
-from aligners.given import GivenSettings, Tiers, read
-from aligners.match import SILENCE, match
+from aligners.alignment import Aligner, AlignerInput, AlignerOutput
+from aligners.given import GivenSettings, phones_of, read
+from aligners.match import match
 from corpus.records import SAMPLE_RATE, Reject
 
 ANALYSIS = (
@@ -320,16 +320,11 @@ def why_missing(ended: Run, errors: Path) -> Reject:
 def collect(item: AlignerInput, path: Path, quality: dict[str, float]) -> AlignerOutput | Reject:
     """Match one file's labels to our words."""
     try:
-        tiers: Tiers = read(str(path), path.stem, GivenSettings())
+        tiers = read(str(path), path.stem, GivenSettings())
         words = match(tiers.words, item.tokens, str(item.utterance.text))
     except Reject as reject:
         return reject
-    phones = [
-        Phone(label.text, label.start, label.end)
-        for label in tiers.phones or ()
-        if label.text.lower() not in SILENCE and 0 <= label.start < label.end
-    ]
-    return AlignerOutput(words, phones, quality)
+    return AlignerOutput(words, phones_of(tiers.phones or ()), quality)
 
 
 def read_analysis(path: Path) -> dict[str, dict[str, float]]:

@@ -1,7 +1,7 @@
-"""Writing -> the words that are spoken, each with the way back to its stretch of the writing.
+"""A transcript -> the words that are spoken, each with its range of characters in the original text.
 
-English is read out: numbers, money, abbreviations and symbols become words. Other languages are only lower-cased and
-freed of punctuation. The rules are ours.
+English numbers, money, abbreviations and symbols become words. Other languages are only lower-cased and freed of
+punctuation. Tags and HTML entities are those of `markup`, in every language. The rules are our own.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+from aligners.markup import spoken_in, tags, unescape
 from aligners.numerals import cardinal, decimal, digits_of, fraction, number, ordinal, plural, roman
 
 ENGLISH = frozenset({"en", "eng", "english"})
@@ -149,6 +150,7 @@ CURRENCIES = {
     "¥": ("yen", "yen", "sen", "sen"),
     "₹": ("rupee", "rupees", "paisa", "paise"),
 }
+CURRENCY_CODES = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹"}
 MAGNITUDES = ("thousand", "million", "billion", "trillion")
 LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "th", "þ": "th", "ı": "i"})
 QUOTES = str.maketrans(
@@ -169,8 +171,7 @@ VULGAR = {
 }
 WHOLE = re.compile(f"([0-9]*)([{''.join(VULGAR)}])")
 
-CHUNK = re.compile(r"\s+")
-MARKER = re.compile(r"\[[^\[\]]*\]|<[^<>]*>|\{[^{}]*\}")
+CHUNK = re.compile("[\\s\u200b\u2060\ufeff]+")  # zero-width spaces separate words too
 BREAK = re.compile(r"(?:--+|[\u2012-\u2015\u2026]|\.\.+)")
 RANGE = re.compile("[0-9][\u2012\u2013][0-9]")
 IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
@@ -189,13 +190,13 @@ class Token(NamedTuple):
 def normalise(text: str, language: str = "en") -> tuple[Token, ...]:
     """Read a text out, word of the writing by word of the writing.
 
-    Every letter and digit of the text lies in exactly one token's range; ranges are in order. What is not spoken
-    (punctuation standing alone, markers such as [laughter] or <noise>) belongs to the token before it, or to the first.
-    A token of several spoken words stays one token, so that the writing is never torn.
+    Every letter and digit of the text lies in exactly one token's range; ranges are in order and count characters of
+    the original text. What is not spoken (punctuation between spaces, tags such as [laughter] or <noise>, speaker
+    prefixes) belongs to the token before it, or to the first. A token of several spoken words remains one token.
 
     Args:
         text: a transcript.
-        language: "en", "en-US", "eng" and the like read numbers and abbreviations out; any other only lower-cases.
+        language: with "en", "en-US", "eng" and the like numbers and abbreviations become words.
 
     Returns:
         Tokens whose spoken words are lower case; empty if nothing is spoken.
@@ -208,8 +209,11 @@ def normalise(text: str, language: str = "en") -> tuple[Token, ...]:
     ('three', 'dollars', 'fifty') '$3.50, [laughs]'
     ('twice',) 'twice.'
     """
-    read: Callable[..., list[str]] = read_english if is_english(language) else read_other
-    chunks = list(split(text) if is_english(language) else by_ideograph(text))
+    english = is_english(language)
+    read: Callable[..., list[str]] = read_english if english else read_other
+    unescaped = unescape(text)
+    original, text = text, unescaped.text
+    chunks = list(split(text) if english else by_ideograph(text))
     tokens: list[Token] = []
     waiting = None  # where unspoken text before the first token began
     skip = False
@@ -219,8 +223,14 @@ def normalise(text: str, language: str = "en") -> tuple[Token, ...]:
             continue
         following = text[slice(*chunks[place + 1][:2])] if place + 1 < len(chunks) else ""
         before = text[slice(*chunks[place - 1][:2])] if place else ""
-        spoken = [] if marker else read(text[first:last], following, before)
-        if spoken and is_english(language) and (amount := large_amount(text[first:last], following)):
+        chunk = text[first:last]
+        inside = spoken_in(chunk) if marker else (0, len(chunk))
+        spoken = read(chunk[slice(*inside)], following, before) if inside else []
+        if (
+            english
+            and not marker
+            and (amount := large_amount(chunk, following) or spaced_amount(chunk, following))
+        ):
             spoken, last, skip = amount, chunks[place + 1][1], True
         if spoken:
             tokens.append(Token(tuple(spoken), first if waiting is None else waiting, last))
@@ -229,7 +239,21 @@ def normalise(text: str, language: str = "en") -> tuple[Token, ...]:
             tokens[-1] = tokens[-1]._replace(last=last)
         elif waiting is None:
             waiting = first
-    return tuple(tokens)
+    if unescaped.places is None:
+        return tuple(tokens)
+    return cover(original, [Token(t.spoken, *map(unescaped.original, t[1:])) for t in tokens])
+
+
+def cover(text: str, tokens: list[Token]) -> tuple[Token, ...]:
+    """Tokens whose ranges also hold the entities between them: those before the first, and those after each."""
+    covered = []
+    for place, token in enumerate(tokens):
+        first = token.first if place or not any(map(str.isalnum, text[: token.first])) else 0
+        after = tokens[place + 1].first if place + 1 < len(tokens) else len(text)
+        gap = text[token.last : after].rstrip()
+        last = token.last + (len(gap) if any(map(str.isalnum, gap)) else 0)
+        covered.append(Token(token.spoken, first, last))
+    return tuple(covered)
 
 
 def is_english(language: str) -> bool:
@@ -242,10 +266,10 @@ def is_english(language: str) -> bool:
 
 
 def split(text: str) -> Iterator[tuple[int, int, bool]]:
-    """(first, last, is marker) of every stretch between white space; also cut after dashes and ellipses inside one."""
+    """(first, last, is tag) of every stretch between white space; also cut after dashes and ellipses inside one."""
     place = 0
-    for marker in [*MARKER.finditer(text), None]:
-        end = marker.start() if marker else len(text)
+    for tag in [*tags(text), None]:
+        end = tag[0] if tag else len(text)
         while place < end:
             space = CHUNK.match(text, place, end)
             if space:
@@ -260,9 +284,9 @@ def split(text: str) -> Iterator[tuple[int, int, bool]]:
                 last = pause.end()
             yield place, last, False
             place = last
-        if marker:
-            yield marker.start(), marker.end(), True
-            place = marker.end()
+        if tag:
+            yield *tag, True
+            place = tag[1]
 
 
 def by_ideograph(text: str) -> Iterator[tuple[int, int, bool]]:
@@ -289,6 +313,7 @@ def read_english(chunk: str, following: str = "", before: str = "") -> list[str]
     >>> read_english("St.", "Paul"), read_english("St.", "and"), read_english("10:30"), read_english("50%")
     (['saint'], ['street'], ['ten', 'thirty'], ['fifty', 'percent'])
     """
+    chunk = re.sub(r"^(?:%|&[-~+])(?=[^\W\d_])", "", chunk)  # fillers of LDC and CHILDES: %um, &-um
     chunk = WHOLE.sub(
         lambda match: f"{match[1]} and {VULGAR[match[2]]}" if match[1] else VULGAR[match[2]], chunk
     )
@@ -453,9 +478,25 @@ def large_amount(chunk: str, following: str) -> list[str]:
     return [*decimal(match[2], match[3]), magnitude[1], CURRENCIES[match[1]][1]]
 
 
+def spaced_amount(chunk: str, following: str) -> list[str]:
+    """An amount whose currency is written with a space: "5 €", "€ 5", "5 EUR", "USD 5"."""
+    pair = [part.strip("\"'()[],.;:!?") for part in (chunk, following)]
+    signs = [
+        CURRENCY_CODES.get(part.lower(), part) if part.isupper() or part in CURRENCIES else part
+        for part in pair
+    ]
+    amounts = [re.fullmatch(rf"(?:{NUMBER})(?:[.,][0-9]{{1,2}})?", part) for part in pair]
+    if signs[0] in CURRENCIES and amounts[1]:
+        return read_english(signs[0] + pair[1])
+    if signs[1] in CURRENCIES and amounts[0]:
+        return read_english(pair[0] + signs[1])
+    return []
+
+
 def read_money(match: re.Match) -> list[str]:
+    """An amount with its currency before or after it."""
     one, many, part, parts = CURRENCIES[match["currency"]]
-    whole, fraction, scale = match["whole"], match["fraction"], match["scale"]
+    whole, fraction, scale = match["whole"], (match["fraction"] or "").replace(",", "."), match["scale"]
     if scale:
         return [*decimal(whole, fraction), {"k": "thousand", "m": "million", "bn": "billion"}[scale], many]
     if fraction and len(fraction) != 3:
@@ -483,7 +524,7 @@ def read_measure(match: re.Match) -> list[str]:
 def read_range(match: re.Match) -> list[str]:
     """The hyphen between two numbers, where the second is more: pages 10-12, 1990-1995, $3-$4."""
     following = re.match(rf"[$£€¥₹]?({NUMBER})", match.string[match.end() :])
-    before = re.search(rf"({NUMBER})(?:\.[0-9]+)?$", match.string[: match.start()])
+    before = re.search(rf"({NUMBER})(?:\.[0-9]+)?[$£€¥₹]?$", match.string[: match.start()])
     if not following or not before:
         return []
     low, high = (int(found[1].replace(",", "")) for found in (before, following))
@@ -509,6 +550,12 @@ READERS: list[tuple[re.Pattern, Callable[[re.Match], list[str]]]] = [
         ),
         read_money,
     ),
+    (
+        re.compile(
+            rf"(?P<whole>{NUMBER})(?P<fraction>[.,][0-9]{{1,2}}(?![0-9]))?(?P<scale>k|m|bn)?(?P<currency>[$£€¥₹])(?![0-9])"
+        ),
+        read_money,
+    ),
     (re.compile(r"([0-9]{1,2}):([0-5][0-9])([ap]m\b)?(?![0-9])"), read_time),
     (re.compile(rf"({NUMBER})(?:st|nd|rd|th)(?![^\W_])"), lambda match: ordinal(match[1])),
     (re.compile(r"'?([0-9]+)'?s(?![^\W_])"), lambda match: plural(number(match[1]))),
@@ -525,10 +572,10 @@ READERS: list[tuple[re.Pattern, Callable[[re.Match], list[str]]]] = [
         ),
     ),
     (re.compile(rf"({NUMBER})(\.[0-9]+)?({ATTACHED})(?![^\W_])"), read_measure),
-    (re.compile(r"(?<=[0-9])[-\u2012\u2013](?=[$£€¥₹0-9])"), read_range),
+    (re.compile(r"(?<=[0-9$£€¥₹])[-\u2012\u2013](?=[$£€¥₹0-9])"), read_range),
     (re.compile(r"(?<![^\W_])\.([0-9]+)"), lambda match: decimal("0", f".{match[1]}")[1:]),
     (
-        re.compile(rf"(?<![^\W_])-({NUMBER})(\.[0-9]+)?(?![0-9-])"),
+        re.compile(rf"(?<![^\W_])(?<![$£€¥₹])-({NUMBER})(\.[0-9]+)?(?![0-9-])"),
         lambda match: ["minus", *decimal(match[1], match[2])],
     ),
     (re.compile(rf"({NUMBER})(\.[0-9]+)"), lambda match: decimal(match[1], match[2])),
@@ -549,5 +596,8 @@ def read_other(chunk: str, following: str = "", before: str = "") -> list[str]:
     (["l'été"], ['straße'])
     """
     lowered = unicodedata.normalize("NFC", chunk.translate(QUOTES).lower())
+    lowered = "".join(
+        char for char in lowered if unicodedata.category(char) != "Cf"
+    )  # soft hyphens, direction marks
     kept = "".join(char if char == "'" or unicodedata.category(char)[0] in "LMN" else " " for char in lowered)
     return [word for word in (word.strip("'") for word in kept.split()) if any(map(str.isalnum, word))]

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from aligners.alignment import TimedWord
 from aligners.given import READERS, GivenSettings, Tiers, read_everything
-from aligners.match import SILENCE, Label, match
+from aligners.markup import is_pause
+from aligners.match import Label, match
 from aligners.normalise import normalise
 from corpus.records import Reject, Word
 
@@ -79,7 +80,7 @@ def compare(reference: Sequence[Label], estimate: Sequence[Label]) -> np.ndarray
     Raises:
         Reject: they hold other words.
     """
-    words = [label for label in estimate if label.text.lower() not in SILENCE]
+    words = [label for label in estimate if not is_pause(label.text)]
     text = " ".join(label.text for label in words)
     tokens = normalise(text)
     return boundary_errors(match(reference, tokens, text), match(words, tokens, text))
@@ -92,7 +93,9 @@ def read_words(path: Path, settings: GivenSettings) -> dict[str, Sequence[Label]
     """
     if path.is_dir():
         files = [
-            file for file in sorted(path.rglob("*")) if file.name.lower().endswith((*READERS, ".parquet"))
+            file
+            for file in sorted(path.rglob("*"))
+            if file.name.lower().removesuffix(".gz").endswith((*READERS, ".parquet"))
         ]
         return {id: words for file in files for id, words in read_words(file, settings).items()}
     if path.suffix == ".parquet":
@@ -103,7 +106,8 @@ def read_words(path: Path, settings: GivenSettings) -> dict[str, Sequence[Label]
             if row["words"]
         }
     found = read_all(path, settings)
-    stem = next((path.name[: -len(end)] for end in READERS if path.name.lower().endswith(end)), path.stem)
+    name = path.name.removesuffix(".gz")
+    stem = next((name[: -len(end)] for end in READERS if name.lower().endswith(end)), path.stem)
     return {id or stem: tiers.words for id, tiers in found.items()}
 
 

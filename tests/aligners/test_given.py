@@ -217,6 +217,152 @@ def test_a_file_that_changed_is_read_again(tmp_path):
     assert times(align(path, "hi")) == [("hi", 0.0, 2.0)]
 
 
+WORDS = [("Hi", 0.5, 0.75), ("there", 0.75, 1.5)]
+ROWS = [{"word": " hi", "start": 0.5, "end": 0.75}, {"word": "there", "start": "0.75", "end": 1.5}]
+QWEN = [
+    {"text": "hi", "start_time": 0.5, "end_time": 0.75},
+    {"text": "there", "start_time": 0.75, "end_time": 1.5},
+]
+ENTRIES = [[0.5, 0.75, "hi"], [0.75, 1.5, "there"]]
+STRUCTURES = {
+    "whisperx": {"segments": [{"text": "x", "words": ROWS[:1]}, {"words": ROWS[1:]}], "word_segments": ROWS},
+    "whisper-timestamped": {
+        "text": "x",
+        "segments": [{"words": [{"text": "hi", "start": 0.5, "end": 0.75, "confidence": 0.9}, ROWS[1]]}],
+    },
+    "openai": {"text": "x", "words": ROWS},
+    "gentle": {"transcript": "x", "words": [{"case": "success", **row} for row in ROWS]},
+    "moshi": {"alignments": [["hi", [0.5, 0.75], "MAIN"], ["there", [0.75, 1.5], "MAIN"]]},
+    "qwen": QWEN,
+    "qwen batch": [QWEN],
+    "transformers": {
+        "chunks": [{"text": "hi", "timestamp": [0.5, 0.75]}, {"text": "there", "timestamp": [0.75, 1.5]}]
+    },
+    "rows": [["hi", 0.5, 0.75], ["there", 0.75, 1.5]],
+    "rows of times": ENTRIES,
+    "mfa": {"tiers": {"anna - words": {"entries": ENTRIES}}},
+    "praatio": {"tiers": [{"name": "words", "class": "IntervalTier", "entries": ENTRIES}]},
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_json_is_recognised_by_its_content(tmp_path, name):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(STRUCTURES[name]))
+    assert times(align(path, "Hi there")) == WORDS
+
+
+def test_phones_of_gentle_follow_each_other(tmp_path):
+    path = tmp_path / "a.json"
+    phones = [{"phone": "hh_B", "duration": 0.1}, {"phone": "ay_E", "duration": 0.15}]
+    path.write_text(json.dumps({"words": [{**ROWS[0], "phones": phones}, ROWS[1]]}))
+    assert align(path, "Hi there").phones == (Phone("hh_B", 0.5, 0.6), Phone("ay_E", 0.6, 0.75))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "detail"),
+    [
+        ("a.json", json.dumps([ROWS[0], {"word": "there"}]), "word 2, 'there': has no start and end"),
+        (
+            "a.json",
+            json.dumps([ROWS[0], {"word": "there", "start": None, "end": 1}]),
+            "word 2, 'there': has no start",
+        ),
+        (
+            "a.json",
+            json.dumps([ROWS[0], {"start": 0, "end": 1}]),
+            "word 2: need a text under one of word, text",
+        ),
+        (
+            "a.json",
+            json.dumps({"words": [{"word": "hi", "start": "x", "end": 1}]}),
+            "word 1, 'hi': need seconds, got 'x'",
+        ),
+        (
+            "a.json",
+            json.dumps({"language": "en"}),
+            "no words in an object with the keys 'language'; known: 'tiers', words",
+        ),
+        ("a.json", "7", "need an object or a list of words, got 7"),
+        ("a.json", '[\n{"word": "hi",\n}]', "line 3: not JSON"),
+        ("a.json", json.dumps({"tiers": {"words": 3}}), "'tiers': need objects with 'entries'"),
+        (
+            "a.csv",
+            "Begin,End,Label,Type\n0,0.5,hi,words\n0.5,x,there,words\n",
+            "line 3: word 3, 'there': need seconds",
+        ),
+        ("a.csv", "a,b\n1,2\n", "line 1: need the columns"),
+        ("a.ctm", "u 1 0 1 hi\nu 1 0\n", "line 2: "),
+        ("a.alignment.txt", 'u "A" "1.0"\nu "A,B" "1.0"\n', "line 2: "),
+        ("a.jsonl", '{"id": "u", "words": []}\n[1]\n', "line 2: need an object with the key 'id'"),
+        ("a.TextGrid", LONG.replace("xmin = 0.7", "xmin = soon"), "line 26: need a number, got"),
+        ("a.TextGrid", LONG[: LONG.index("intervals [4]")], "the file ends inside tier"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_line_or_word(tmp_path, name, content, detail):
+    path = tmp_path / name
+    path.write_text(content)
+    reject = align(path, "Hi there").reject
+    assert (reject.reason, detail in reject.detail) == ("align.unreadable", True), reject
+
+
+def test_one_json_object_per_utterance_may_hold_words_in_any_known_structure(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"id": id, "words": ROWS}) + "\n" for id in ("v", "u")))
+    assert times(align(path, "Hi there")) == WORDS
+
+
+@pytest.mark.parametrize("overlap", [1e-9, 1e-4, 0.01])
+def test_overlaps_of_rounding_size_are_clipped(tmp_path, overlap):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(SHORT.replace('1\n2\n"there"', f'{1 - overlap:.12f}\n2\n"there"'))
+    assert times(align(path, "Hi there")) == [("Hi", 0.0, 1 - overlap), ("there", 1 - overlap, 2.0)]
+
+
+def test_an_overlap_of_a_quarter_of_a_second_is_a_reject(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(SHORT.replace('1\n2\n"there"', '0.75\n2\n"there"'))
+    assert align(path, "Hi there").reject.reason == "align.bad_times"
+
+
+def test_a_tier_that_is_not_needed_may_hold_anything(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    notes = '"IntervalTier"\n"notes"\n0\n2\n2\n0\n1.5\n"x"\n1.0\n0.5\n"y ""z"""\n'
+    points = '"TextTier"\n"points"\n0\n2\n1\n0.5\n"p"\n'
+    path.write_text(SHORT.replace("<exists>\n1\n", f"<exists>\n3\n{notes}{points}"))
+    assert times(align(path, "Hi there")) == [("Hi", 0.0, 1.0), ("there", 1.0, 2.0)]
+
+
+def test_phones_that_overlap_are_clipped_and_those_without_length_left_out(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    tier = '"IntervalTier"\n"phones"\n0\n2\n3\n0\n0.5\n"HH"\n0.4999\n0.7\n"AY"\n0.7\n0.7\n"X"\n'
+    path.write_text(SHORT.replace("<exists>\n1\n", f"<exists>\n2\n{tier}"))
+    assert align(path, "Hi there").phones == (Phone("HH", 0.0, 0.4999), Phone("AY", 0.4999, 0.7))
+
+
+@pytest.mark.parametrize("pause", ["#", "-", "...", "(.)", "sil", "SP", "<p:>", " ", "[laughter]", "!SIL"])
+def test_labels_of_pauses_are_no_words(tmp_path, pause):
+    path = tmp_path / "a.TextGrid"
+    path.write_text(
+        LONG.replace('text = ""', f'text = "{pause}"').replace(
+            "xmin = 0\n            xmax = 0.3", "xmin = 5e-05\n            xmax = 0.3"
+        )
+    )
+    assert times(align(path, "Forty-two Zyxels.")) == [("Forty-two", 0.3, 1.1), ("Zyxels.", 1.1, 2.0)]
+
+
+def test_an_unknown_label_may_stand_for_a_tag_of_the_text():
+    labels = [Label("hi", 0, 1), Label("<unk>", 1, 2), Label("there", 2, 3), Label("<unk>", 3, 4)]
+    text = "hi <unk> there <unk>"
+    assert [(word.start, word.end) for word in match(labels, normalise(text), text)] == [(0, 1), (2, 3)]
+
+
+def test_a_textgrid_without_its_ending_and_in_latin_1_is_read(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(SHORT.replace("there", "thère").encode("latin-1"))
+    assert times(align(path, "Hi thère")) == [("Hi", 0.0, 1.0), ("thère", 1.0, 2.0)]
+
+
 def test_times_that_are_no_numbers_never_come_through(tmp_path):
     path = tmp_path / "list.json"
     path.write_text('[{"word": "hi", "start": NaN, "end": 1.0}]')

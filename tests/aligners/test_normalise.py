@@ -79,6 +79,49 @@ def test_english_is_read_out(text, words):
     assert spoken(text) == words
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("!SIL he said SIL <unk> (laughs) [laughter-mean] it [noise]", "he said mean it"),
+        ("A: yes. B: no", "yes no"),
+        ("JOHN: hello there\n>> MARY ANN: hi", "hello there hi"),
+        ("SPEAKER_01: one\n*CHI: two", "one two"),
+        ("NASA HAS LAUNCHED: IT", "nasa has launched it"),
+        ("Note: grade A: good", "note grade a good"),
+        ("(one) two (clears throat) [vocalized-noise]", "one two"),
+        ("(the music) (1.5) (1) sil", "one sil"),
+        ("%um &-uh what's xxx ((perhaps)) (( )) {laugh}", "um uh what's perhaps"),
+        ("*coughs* *yes* ++UM++ &=laughs (.) ♪ song ♪ <|en|>", "yes song"),
+        ("&quot;Hello&nbsp;&amp;&nbsp;bye&quot; &lt;noise&gt; don&#39;t", "hello and bye don't"),
+        ("&amp;amp; R&D; AT&T", "and amp r and d at and t"),
+        ("mean\u200bthat you\u2060thought \ufeffso sil\xadly", "mean that you thought so silly"),
+        (
+            "5 €, € 5, 5€, €5 and 3€-4€",
+            "five euros five euros five euros five euros and three euros to four euros",
+        ),
+        (
+            "5,50 €, 5.50€, USD 20, 20 EUR, $ 1.",
+            "five euros fifty five euros fifty twenty dollars twenty euros one dollar",
+        ),
+    ],
+)
+def test_markup_is_not_spoken(text, words):
+    assert spoken(text) == words
+
+
+def test_markup_is_the_same_in_other_languages():
+    assert spoken("A: Schiff\xadfahrt [noise] &auml;hm <unk> (laughs)", "de") == "schifffahrt ähm"
+
+
+def test_the_original_text_keeps_its_own_characters():
+    text = "&quot;Don&#39;t&nbsp;stop.&nbsp; A: now&excl;"
+    assert [text[first:last] for _, first, last in normalise(text)] == [
+        "&quot;Don&#39;t&nbsp;",
+        "stop.&nbsp; A:",
+        "now&excl;",
+    ]
+
+
 def test_other_languages_are_only_lower_cased():
     assert spoken("L’Été à 3 % — «Straße»", "fr") == "l'été à 3 straße"
     assert spoken("नमस्ते", "hi") == "नमस्ते"
@@ -105,7 +148,12 @@ def test_what_is_not_spoken_stays_with_its_neighbour():
     ]
 
 
-writing = st.text(st.sampled_from("ab Zé1.9,$%&'’-—–([<>])!:/°½ß日ж…\n\u00a0\u0301st"), max_size=40)
+entities = st.lists(
+    st.sampled_from(["&amp;", "&#39;", "&nbsp;", "a", "b ", "&", "1", " ", "<i>", "SIL ", "A: "])
+)
+writing = entities.map("".join) | st.text(
+    st.sampled_from("ab Zé1.9,$%&'’-—–([<>])!:/°½ß日ж…\n\u00a0\u0301st"), max_size=40
+)
 anything = st.text(max_size=30)
 
 
