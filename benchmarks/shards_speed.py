@@ -23,18 +23,11 @@ import numpy as np
 import webdataset
 
 from corpus.records import Utterance, Word
-from shards.interleave import (
-    STRATEGIES,
-    Strategy,
-    document,
-    generator,
-    interleave,
-    spans,
-    speech_tokens,
-    text_tokens,
-    weave_all,
-)
-from shards.read import open_stream, read_samples
+from shards.interleave import interleave, interleave_batch, speech_tokens, text_tokens
+from shards.read import open_stream
+from shards.samples import read_samples
+from shards.sequence import make_document
+from shards.strategies import STRATEGIES, Strategy, draw_spans, make_strategy, span_generator
 from shards.tar import encode
 from shards.text import train_bpe
 from shards.utterance import TokenizedUtterance
@@ -69,7 +62,7 @@ def utterance(number: int, words: int, vocabulary: Vocabulary, lexicon: list[str
 
 def samples(rows: list[TokenizedUtterance], stream: str, text: str) -> Iterator[dict[str, Any]]:
     """The training examples of one stream."""
-    strategy = Strategy("spirit")
+    strategy = make_strategy("spirit")
     for row in rows:
         vocabulary = row.vocabulary
         record = Utterance(row.id, "x.wav", round(row.seconds * 16000), text=text, speaker="s", language="en")
@@ -77,10 +70,10 @@ def samples(rows: list[TokenizedUtterance], stream: str, text: str) -> Iterator[
             Word("words", float(a), float(b), "words", 0.9) for a, b in zip(row.starts, row.ends, strict=True)
         ]
         if stream == "text":
-            yield sample(text_metadata(row.id, vocabulary), document(text_tokens(row), vocabulary))
+            yield sample(text_metadata(row.id, vocabulary), make_document(text_tokens(row), vocabulary))
         elif stream == "speech":
             said = metadata(record, vocabulary, stream=stream, tokenized=row, unit_hop=640)
-            yield sample(said, document(speech_tokens(row), vocabulary), row)
+            yield sample(said, make_document(speech_tokens(row), vocabulary), row)
         else:
             said = metadata(
                 record,
@@ -92,8 +85,8 @@ def samples(rows: list[TokenizedUtterance], stream: str, text: str) -> Iterator[
                 strategy=strategy,
                 seed=0,
             )
-            tokens = interleave(row, strategy, generator(0, 0, row.id))
-            yield sample(said, document(tokens, vocabulary), row)
+            tokens = interleave(row, strategy, span_generator(0, 0, row.id))
+            yield sample(said, make_document(tokens, vocabulary), row)
 
 
 def weaving(vocabulary: Vocabulary, lexicon: list[str]) -> dict[str, float]:
@@ -110,9 +103,11 @@ def weaving(vocabulary: Vocabulary, lexicon: list[str]) -> dict[str, float]:
         expressive = {
             "pitch": [np.arange(int(row.seconds * 12.5), dtype=np.int16) // 2 % 64 for row in rows],
             "style": [np.arange(int(row.seconds) + 1, dtype=np.int16) for row in rows],
+            "pitch_rate": 12.5,
+            "style_rate": 1.0,
         }
         for name in sorted(STRATEGIES):
-            strategy = Strategy(name)
+            strategy = make_strategy(name)
 
             def together(
                 more: dict,
@@ -120,14 +115,16 @@ def weaving(vocabulary: Vocabulary, lexicon: list[str]) -> dict[str, float]:
                 rows: list = rows,
                 inputs: tuple = (*arrays, times),
             ) -> None:
-                plans = [spans(row.words, strategy, generator(0, 0, row.id)) for row in rows]
-                weave_all(*inputs, plans, vocabulary=vocabulary, unit_rate=25.0, unit_centre=0.0225, **more)
+                plans = [draw_spans(row.words, strategy, span_generator(0, 0, row.id)) for row in rows]
+                interleave_batch(
+                    *inputs, plans, vocabulary=vocabulary, unit_rate=25.0, unit_centre=0.0225, **more
+                )
 
             def alone(strategy: Strategy = strategy, rows: list = rows) -> None:
                 for row in rows:
                     for cached in ("text_cuts", "unit_cuts", "runs"):
                         row.__dict__.pop(cached, None)
-                    interleave(row, strategy, generator(0, 0, row.id))
+                    interleave(row, strategy, span_generator(0, 0, row.id))
 
             kinds = {
                 "together": partial(together, {}),

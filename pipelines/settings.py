@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus.toml import one_of, read_toml, write_toml
-from shards.interleave import Strategy
+from shards.strategies import Strategy, make_strategy, numbers_of
 from units.encoders import bundled_codebook
 
 
@@ -161,7 +161,7 @@ class TextSettings:
 
 @dataclass(frozen=True)
 class InterleaveSettings:
-    """[interleave]: how words and units are put into one sequence; `shards.interleave.Strategy` says what each is."""
+    """[interleave]: how words and units are put into one sequence; `shards.strategies` describes each strategy."""
 
     strategy: str = "spirit"
     text_words: list[int] = field(default_factory=lambda: [10, 30])
@@ -175,11 +175,6 @@ class InterleaveSettings:
     tasks: bool = False  # markers [ASR] and [TTS] in the vocabulary, whatever the strategy
 
     def __post_init__(self) -> None:
-        for name, bounds in (("text_words", self.text_words), ("speech_words", self.speech_words)):
-            if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:
-                raise ValueError(
-                    f"interleave.{name}: need [least, most] with 1 <= least <= most, got {bounds}"
-                )
         try:
             self.drawn()
         except ValueError as error:
@@ -187,9 +182,9 @@ class InterleaveSettings:
 
     def drawn(self) -> Strategy:
         """The strategy these settings name."""
-        numbers = {name: getattr(self, name) for name in ("ratio", "mean_words", "trials", "probability")}
-        (text_low, text_high), (speech_low, speech_high) = self.text_words, self.speech_words
-        return Strategy(self.strategy, (text_low, text_high), (speech_low, speech_high), **numbers)
+        return make_strategy(
+            self.strategy, **{name: getattr(self, name) for name in numbers_of(self.strategy)}
+        )
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ class StreamDataset(IterableDataset):
     """Packed sequences of one rank, in the same order with any number of DataLoader workers.
 
     Use it as `DataLoader(dataset, batch_size=B, num_workers=W)` with the same B. Each worker reads whole lanes of its
-    own when W * B divides lanes / world_size; otherwise lanes are read by several workers, which is slower and just
+    own when W * B divides lanes / world_size; otherwise several workers read the same lanes, which is slower and just
     as exact.
 
-    An item is a dict: tokens, documents, positions and streams as in `Packed`, `sequence`, its global number, and
-    `place`, where its lane stands after it. Workers run ahead of the training loop, so they cannot say where it
-    stands: pass each batch that was trained on to `seen`, then `state` is exact.
+    An item is a dict: tokens, documents, positions and streams as in `Packed`; `sequence`, its global number; and
+    `cursors`, those of its lane after it. Workers prefetch, so their own state is ahead of the training loop: pass
+    each batch that was trained on to `record`, then `state` is exact.
 
     Args:
         build, mixture, settings: as `open_stream`; `state` among them resumes.
@@ -35,7 +35,7 @@ class StreamDataset(IterableDataset):
         self._batch_size = batch_size
         if batch_size < 1:
             raise ValueError(f"dataset: need batch_size >= 1, got {batch_size}")
-        self._trained = self._open()  # reads nothing; and wrong settings are found here, not in a worker
+        self._trained = self._open()  # reads no samples; wrong settings fail here, not in a worker
 
     def _open(self) -> Stream:
         return open_stream(*self._arguments, **self._settings)
@@ -51,19 +51,19 @@ class StreamDataset(IterableDataset):
                 continue
             sequence, lane = stream.sequence, stream.lane
             packed = next(stream)
-            yield {**packed._asdict(), "sequence": sequence, "place": np.array(stream.places(lane))}
+            yield {**packed._asdict(), "sequence": sequence, "cursors": np.array(stream.cursors(lane))}
 
-    def seen(self, batch: Mapping[str, Any]) -> None:
+    def record(self, batch: Mapping[str, Any]) -> None:
         """Note that a batch (or an item) has been trained on."""
         sequences = np.atleast_1d(np.asarray(batch["sequence"])).tolist()
-        places = np.asarray(batch["place"]).reshape(len(sequences), len(self._trained.names), 4).tolist()
-        for sequence, place in zip(sequences, places, strict=True):
+        cursors = np.asarray(batch["cursors"]).reshape(len(sequences), len(self._trained.names), 4).tolist()
+        for sequence, own in zip(sequences, cursors, strict=True):
             if sequence != self._trained.sequence:
-                raise ValueError(f"seen: need sequence {self._trained.sequence} next, got {sequence}")
-            self._trained.skip_to(place)
+                raise ValueError(f"record: need sequence {self._trained.sequence} next, got {sequence}")
+            self._trained.skip_to(own)
 
     def state(self) -> dict[str, Any]:
-        """Where training stands, after the last batch that was `seen`; as `Stream.state`."""
+        """The state after the last batch that was recorded; as `Stream.state`."""
         return self._trained.state()
 
 

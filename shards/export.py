@@ -1,7 +1,6 @@
-"""A build's documents for those who train elsewhere: Hugging Face `datasets` (Parquet), and flat token files."""
+"""A build's documents for other trainers: Hugging Face `datasets` (Parquet), and flat token files."""
 
 import json
-import os
 import struct
 from collections.abc import Iterator
 from itertools import islice
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpus import files
-from shards.read import read_documents, read_index, read_samples
+from shards.samples import read_documents, read_index, read_samples
 from shards.vocabulary import Vocabulary
 
 _ROWS = 1000  # per row group: what is held in memory
@@ -53,13 +52,14 @@ def export_parquet(build: Path | str, folder: Path | str) -> dict[str, int]:
         (folder / stream).mkdir(parents=True, exist_ok=True)
         for number, entry in enumerate(entries):
             path = folder / stream / f"{split}-{number:05d}-of-{len(entries):05d}.parquet"
-            partial = path.with_name(f".{path.name}.partial")
             samples = read_samples(files.join_path(build, f"shards/{entry['file']}"))
-            with pq.ParquetWriter(partial, _SCHEMA, compression="zstd") as writer:
+            with (
+                files.writing(path) as temporary,
+                pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer,
+            ):
                 while group := [_row(sample) for sample in islice(samples, _ROWS)]:
                     writer.write_table(pa.Table.from_pylist(group, schema=_SCHEMA))
                     rows[f"{stream}/{split}"] = rows.get(f"{stream}/{split}", 0) + len(group)
-            os.replace(partial, path)
     files.write(folder / "README.md", _card(build).encode())
     Vocabulary.load(files.join_path(build, "shards")).save(folder)
     return rows
@@ -68,8 +68,8 @@ def export_parquet(build: Path | str, folder: Path | str) -> dict[str, int]:
 def export_tokens(build: Path | str, folder: Path | str) -> dict[str, int]:
     """Write `<folder>/<stream>_<split>.bin` and `.idx`: all documents of a stream, one after another.
 
-    The `.bin` is plain little-endian ids, uint16 where the vocabulary fits, else int32: nanoGPT and its kin map it as
-    it is. The `.idx` is Megatron's: where each document begins. `tokens.json` says type, counts and vocabulary.
+    The `.bin` is plain little-endian ids, uint16 where the vocabulary fits, else int32, as nanoGPT memory-maps it. The
+    `.idx` is Megatron's: where each document begins. `tokens.json` has type, counts and vocabulary.
 
     Returns:
         "stream/split" -> tokens.
@@ -81,13 +81,11 @@ def export_tokens(build: Path | str, folder: Path | str) -> dict[str, int]:
     vocabulary.save(folder)
     for stream, split, _ in _splits(build):
         path = folder / f"{stream}_{split}.bin"
-        partial = path.with_name(f".{path.name}.partial")
         lengths = []
-        with open(partial, "wb") as file:
+        with files.writing(path) as temporary, open(temporary, "wb") as file:
             for tokens in read_documents(build, stream, split):
                 file.write(tokens.astype(dtype).tobytes())
                 lengths.append(len(tokens))
-        os.replace(partial, path)
         files.write(path.with_suffix(".idx"), _megatron_index(np.array(lengths, dtype="<i4"), dtype))
         counts[f"{stream}/{split}"] = sum(lengths)
     facts: dict[str, Any] = {"dtype": dtype.name, "tokens": counts}
@@ -97,7 +95,7 @@ def export_tokens(build: Path | str, folder: Path | str) -> dict[str, int]:
 
 
 def _splits(build: Path | str) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
-    """(stream, split, entries) of a build, those without shards left out."""
+    """(stream, split, entries) of a build, without those that have no shards."""
     for stream, splits in sorted(read_index(build)["streams"].items()):
         for split, entries in sorted(splits.items()):
             if entries:
@@ -126,7 +124,7 @@ def _megatron_index(lengths: np.ndarray, dtype: np.dtype) -> bytes:
 
 
 def _card(build: Path | str) -> str:
-    """The README that tells `datasets` which files are which configuration and split."""
+    """The README from which `datasets` knows the files of each configuration and split."""
     lines = ["---", "configs:"]
     for stream, split, _ in _splits(build):
         if f"- config_name: {stream}" not in lines:

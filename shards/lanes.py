@@ -1,8 +1,8 @@
 """Documents of one stream in an order that no world size changes: lanes, each with a share of the blocks.
 
-A block is a run of samples in a shard that is read at once. In every epoch the blocks are permuted and dealt to the
-lanes; a lane shuffles the samples of a few blocks at a time (its window). All draws are keyed by seed, epoch and
-names, so a place in the stream is four integers and no lane knows of another.
+A block is a run of samples in a shard that is read at once. In every epoch the blocks are permuted and distributed over
+the lanes; a lane fills a shuffle buffer with the samples of a few blocks at a time. All randomness is keyed by seed,
+epoch and names, so a cursor in the stream is four integers and no lane depends on another.
 """
 
 import zlib
@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from corpus import files
-from shards.interleave import generator
+from corpus import files, keyed
 from shards.tar import scan
 
 BLOCK = np.dtype(
@@ -22,8 +21,8 @@ BLOCK = np.dtype(
 )
 """A block: number of its shard, its bytes [start, stop), how many samples they hold, their checksum."""
 
-Place = Sequence[int]
-"""Epoch, window in the epoch, document in the window, tokens of that document already given."""
+Cursor = Sequence[int]
+"""Epoch, number of the buffer in the epoch, document in the buffer, tokens of that document already read."""
 
 
 Sample = tuple[str, str, dict[str, bytes]]
@@ -32,7 +31,7 @@ Sample = tuple[str, str, dict[str, bytes]]
 
 @dataclass
 class Source:
-    """One stream of a build, dealt to lanes.
+    """One stream of a build, distributed over lanes.
 
     Attributes:
         name: of the stream.
@@ -41,7 +40,7 @@ class Source:
         members: the extensions a document is made from; others are not kept.
         documents: (samples, epoch) -> (N,) int32 ids of each.
         seed, lanes: what the order depends on.
-        buffer: samples per window.
+        buffer: samples per shuffle buffer.
     """
 
     name: str
@@ -57,15 +56,20 @@ class Source:
     def share(self, lane: int, epoch: int) -> np.ndarray:
         """Numbers of a lane's blocks in an epoch; with fewer blocks than lanes, some lanes share one."""
         if epoch not in self._orders:
-            while len(self._orders) > 3:  # lanes drift apart by an epoch or so
+            while len(self._orders) > 3:  # lanes are at most an epoch or so apart
                 del self._orders[min(self._orders)]
-            order = generator(self.seed, epoch, f"{self.name}/order").permutation(len(self.blocks))
-            self._orders[epoch] = order.astype(np.int32)
+            rng = keyed.generator(self.seed, f"block order of epoch {epoch}", self.name)
+            self._orders[epoch] = rng.permutation(len(self.blocks)).astype(np.int32)
         order = self._orders[epoch]
         return order[lane :: self.lanes] if lane < len(order) else order[[lane % len(order)]]
 
+    def shuffle(self, lane: int, epoch: int, buffer: int, samples: int) -> np.ndarray:
+        """The order of the samples in a buffer of a lane."""
+        rng = keyed.generator(self.seed, f"sample order of epoch {epoch}", f"{self.name}/{lane}/{buffer}")
+        return rng.permutation(samples)
+
     def read(self, number: int) -> list[Sample]:
-        """The samples of a block, its checksum compared, with the members that are kept."""
+        """The samples of a block with the members that are kept; the block's checksum is verified."""
         content, path = read_block(self.paths, self.blocks[number])
         return [
             (path, key, {name: content[a:b] for name, (a, b) in members.items() if name in self.members})
@@ -74,69 +78,65 @@ class Source:
 
 
 class Reader:
-    """Documents of one lane and stream, without end, from a place on."""
+    """Endless documents of one lane and stream, from a cursor on."""
 
-    def __init__(self, source: Source, lane: int, place: Place = (0, 0, 0, 0)):
+    def __init__(self, source: Source, lane: int, cursor: Cursor = (0, 0, 0, 0)):
         self.source, self.lane = source, lane
-        self.move(place)
+        self.seek(cursor)
 
-    def move(self, place: Place) -> None:
-        """Go on from another place."""
-        self.epoch, self.window, self.index, self.offset = place
-        self._window: list[np.ndarray] | None = None
-        self._document: np.ndarray | None = None
+    def seek(self, cursor: Cursor) -> None:
+        """Continue at another cursor."""
+        self.epoch, self.buffer, self.index, self.offset = cursor
+        self._documents: list[np.ndarray] | None = None
         self._keys: list[str] = []
-        self.taken: list[str] = []  # keys of the documents of the last `take`
+        self.keys: list[str] = []  # of the documents that the last `read` returned pieces of
 
     @property
-    def place(self) -> list[int]:
-        """Where the next token stands."""
-        return [self.epoch, self.window, self.index, self.offset]
+    def cursor(self) -> list[int]:
+        """The position of the next token."""
+        return [self.epoch, self.buffer, self.index, self.offset]
 
-    def take(self, tokens: int) -> list[tuple[np.ndarray, int]]:
-        """So many tokens: pieces of documents, and the position of each piece inside its document."""
-        found = []
-        self.taken = []
+    def read(self, tokens: int) -> list[tuple[np.ndarray, int]]:
+        """The next `tokens` tokens: pieces of documents, and the position of each piece inside its document."""
+        pieces = []
+        self.keys = []
         while tokens:
-            if self._document is None:
-                self._document = self._read()
-            self.taken.append(self._keys[self.index])
-            piece = self._document[self.offset : self.offset + tokens]
-            found.append((piece, self.offset))
+            document = self._document()
+            self.keys.append(self._keys[self.index])
+            piece = document[self.offset : self.offset + tokens]
+            pieces.append((piece, self.offset))
             tokens -= len(piece)
             self.offset += len(piece)
-            if self.offset == len(self._document):
-                self._document = None
+            if self.offset == len(document):
                 self.index, self.offset = self.index + 1, 0
-        return found
+        return pieces
 
-    def _read(self) -> np.ndarray:
-        if self._window is None:
-            self._fill()
-        while self._window is None or self.index >= len(self._window):
-            self.window, self.index = self.window + 1, 0
-            self._fill()
-        return self._window[self.index]
+    def _document(self) -> np.ndarray:
+        """The document at the cursor, which moves to the next buffer at the end of one."""
+        if self._documents is None:
+            self._documents = self._fill()
+        while self.index >= len(self._documents):
+            self.buffer, self.index = self.buffer + 1, 0
+            self._documents = self._fill()
+        return self._documents[self.index]
 
-    def _fill(self) -> None:
-        """Read the window of this place; past the last one, the first of the next epoch."""
+    def _fill(self) -> list[np.ndarray]:
+        """Read the buffer at the cursor; after the last one of an epoch, the first of the next."""
         source = self.source
         share = source.share(self.lane, self.epoch)
         ends = np.cumsum(source.blocks["samples"][share])
-        windows = (ends - 1) // source.buffer  # a block larger than the buffer skips numbers
-        if self.window > windows[-1]:
-            self.epoch, self.window = self.epoch + 1, 0
+        buffers = (ends - 1) // source.buffer  # a block larger than the buffer skips numbers
+        if self.buffer > buffers[-1]:
+            self.epoch, self.buffer = self.epoch + 1, 0
             return self._fill()
-        samples = [sample for number in share[windows == self.window] for sample in source.read(int(number))]
-        name = f"{source.name}/{self.lane}/{self.window}"
-        order = generator(source.seed, self.epoch, name).permutation(len(samples))
-        self._window = source.documents([samples[i] for i in order], self.epoch)
-        self._keys = [samples[i][1] for i in order]
-        return None
+        samples = [sample for number in share[buffers == self.buffer] for sample in source.read(int(number))]
+        shuffled = [samples[i] for i in source.shuffle(self.lane, self.epoch, self.buffer, len(samples))]
+        self._keys = [key for _, key, _ in shuffled]
+        return source.documents(shuffled, self.epoch)
 
 
 def read_block(paths: Sequence[str], block: np.void) -> tuple[bytes, str]:
-    """Bytes of a block, checksum compared, and the path of its shard.
+    """Bytes of a block, checksum verified, and the path of its shard.
 
     Raises:
         ValueError: the shard is missing, truncated or differs from the index; the message names it.
@@ -144,27 +144,27 @@ def read_block(paths: Sequence[str], block: np.void) -> tuple[bytes, str]:
     path, start, stop = paths[block["file"]], int(block["start"]), int(block["stop"])
     content = files.read(path, start, stop)
     if len(content) < stop - start:
-        raise ValueError(f"{path}: truncated, the index says it has at least {stop} bytes")
+        raise ValueError(f"{path}: truncated: need at least {stop} bytes as in the index")
     if zlib.crc32(content) != block["crc32"]:
         raise ValueError(f"{path}: damaged, bytes {start} to {stop} differ from the index")
     return content, path
 
 
-def blocks_of(paths: Sequence[str], entries: Sequence[Mapping[str, Any]], wanted: int) -> np.ndarray:
-    """Blocks of a stream as the index gives them, (B,) of BLOCK; of a small build finer ones, down to single samples.
+def read_blocks(paths: Sequence[str], entries: Sequence[Mapping[str, Any]], wanted: int) -> np.ndarray:
+    """Blocks of a stream from the index, (B,) of BLOCK; of a small build smaller ones, down to single samples.
 
     Args:
         paths: of the shards.
-        entries: theirs in the index.
-        wanted: fewest blocks that divide evenly among the lanes.
+        entries: their entries in the index.
+        wanted: least number of blocks that divides evenly over the lanes.
 
     Raises:
-        ValueError: a shard is missing or has another size than the index says, or there are no samples.
+        ValueError: a shard is missing or has another size than in the index, or there are no samples.
     """
     found = []
     for number, (path, entry) in enumerate(zip(paths, entries, strict=True)):
         known = entry["blocks"]
-        # a bucket is asked for blocks only, not for the size of every shard before the first token
+        # of an object store only blocks are requested, not the size of every shard before the first token
         size = entry["bytes"] if files.is_url(path) else files.size(path)
         if size != entry["bytes"]:
             raise ValueError(
@@ -179,10 +179,10 @@ def blocks_of(paths: Sequence[str], entries: Sequence[Mapping[str, Any]], wanted
     if len(blocks) >= wanted:
         return blocks
     size = max(1, int(blocks["samples"].sum()) // wanted)
-    return np.concatenate([_split(paths, block, size) for block in blocks])
+    return np.concatenate([_split_block(paths, block, size) for block in blocks])
 
 
-def _split(paths: Sequence[str], block: np.void, size: int) -> np.ndarray:
+def _split_block(paths: Sequence[str], block: np.void, size: int) -> np.ndarray:
     """A block as several of `size` samples."""
     content, path = read_block(paths, block)
     starts = [min(begin for begin, _ in m.values()) - 512 for _, m in scan(content, 0, len(content), path)]

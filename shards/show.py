@@ -1,13 +1,16 @@
-"""An interleaved sample as a person reads it: the written words of every span, and the units of the spoken ones."""
+"""Interleaved samples for people to read: the written words of every span, and the units of the spoken ones."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shards.interleave import Strategy, generator, parse, spans, speech_tokens
-from shards.read import read_samples, read_utterance
+from corpus import files
+from shards.interleave import speech_tokens
+from shards.samples import read_index, read_samples, read_utterance
+from shards.sequence import parse_spans
+from shards.strategies import draw_spans, span_generator, strategy_of
 from shards.vocabulary import Vocabulary
+from shards.write import SCHEMA
 
 
 class ShownSpan(NamedTuple):
@@ -20,7 +23,7 @@ class ShownSpan(NamedTuple):
 
 
 def read_spans(
-    build: Path, sample_id: str | None = None, *, split: str | None = None
+    build: Path | str, sample_id: str | None = None, *, split: str | None = None
 ) -> Iterator[tuple[dict[str, Any], list[ShownSpan]]]:
     """Samples of a build's interleaved shards with their spans, in order; the member "speech" is the speech sequence.
 
@@ -31,34 +34,37 @@ def read_spans(
     Raises:
         ValueError: there are no shards, or one is damaged.
     """
-    folder = build / "shards"
-    try:
-        index = json.loads((folder / "index.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{folder / 'index.json'}: no finished shards here; run `wordweave interleave` first"
-        ) from error
+    index = read_index(build)
+    folder = files.join_path(build, "shards")
     vocabulary = Vocabulary.load(folder)
     for name, shards in sorted(index["streams"].get("interleaved", {}).items()):
         for shard in shards if split in (None, name) else ():
-            for sample in read_samples(folder / shard["file"]):
+            for sample in read_samples(files.join_path(folder, shard["file"])):
                 if sample_id in (None, sample["json"]["id"]):
                     speech = speech_tokens(read_utterance(sample, vocabulary))[1:]
                     yield {**sample, "speech": speech}, spans_of(sample, vocabulary)
 
 
 def spans_of(sample: dict[str, Any], vocabulary: Vocabulary) -> list[ShownSpan]:
-    """The spans of one sample: drawn again as they were when the shard was written, beside the tokens they became."""
+    """The spans of one sample, drawn as they were when the shard was written, with the tokens of each.
+
+    Raises:
+        ValueError: the sample was written by an earlier version, whose spans cannot be drawn again.
+    """
     record = sample["json"]
+    if record["schema"] != SCHEMA:
+        raise ValueError(
+            f"sample {record['id']}: schema: need {SCHEMA}, got {record['schema']}; run `wordweave interleave` again"
+        )
     words = [word[0] for word in record["words"]]
-    plan = spans(len(words), Strategy(**record["strategy"]), generator(record["seed"], 0, record["id"]))
-    parsed = parse(sample["tokens.npy"], vocabulary)
+    rng = span_generator(record["seed"], 0, record["id"])
+    drawn = draw_spans(len(words), strategy_of(record["strategy"]), rng)
     return [
         ShownSpan(
-            said.marker,
-            said.speech,
+            parsed.marker,
+            parsed.speech,
             " ".join(words[span.first : span.last]),
-            "".join(vocabulary.decode(said.ids)),
+            "".join(vocabulary.decode(parsed.ids)),
         )
-        for span, said in zip(plan, parsed, strict=True)
+        for span, parsed in zip(drawn, parse_spans(sample["tokens.npy"], vocabulary), strict=True)
     ]

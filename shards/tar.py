@@ -1,8 +1,9 @@
-"""Bytes of samples: members to and from JSON and npy, and where samples lie in a tar. Nothing here can run code."""
+"""Bytes of samples: members to and from JSON and npy, and their offsets in a tar. Nothing here can run code."""
 
 import io
 import json
 import mmap
+import re
 import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -10,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-EXTENSIONS = frozenset(
-    ("json", "units.npy", "pitch.npy", "style.npy", "text.npy", "ends.npy", "times.npy", "tokens.npy")
-)
-"""The members a sample may have."""
+ARRAY = re.compile(r"[a-z0-9_]{1,15}\.npy")
+"""Members a sample may have beside its `json`: plain arrays."""
 
 _SIZE = slice(124, 136)  # fields of a POSIX ustar header
 _NAME = slice(0, 100)
@@ -29,7 +28,7 @@ _HEADER_SUM = sum(_HEADER[: _CHECKSUM.start]) + 8 * 32 + sum(_HEADER[_CHECKSUM.s
 
 
 def member(name: str, content: bytes) -> bytes:
-    """A regular file as it stands in a tar: header, content, zeros up to a multiple of 512 bytes.
+    """A regular file as a tar holds it: header, content, zeros up to a multiple of 512 bytes.
 
     The bytes are those of tarfile and of webdataset's TarWriter with mtime=0, mode=0o444 and "wordweave" as user and
     group; making the header from a template is what makes it fast.
@@ -47,7 +46,7 @@ def member(name: str, content: bytes) -> bytes:
 
 
 def end(length: int) -> bytes:
-    """What closes a tar of so many bytes: two blocks of zeros, then more up to a whole record."""
+    """The end of a tar of `length` bytes: two blocks of zeros, then more up to a whole record."""
     return bytes(1024 + -(length + 1024) % tarfile.RECORDSIZE)
 
 
@@ -69,9 +68,9 @@ def _header_of(dtype: str, shape: tuple[int, ...]) -> bytes:
 def scan(
     buffer: bytes | mmap.mmap, start: int, stop: int | None, where: str, *, check: bool = False
 ) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Key and members (extension -> where in the buffer) of each sample between two offsets of a tar.
+    """Key and members (extension -> begin and end in the buffer) of each sample between two offsets of a tar.
 
-    Without `stop`, the tar must end as tars do. `check` compares the checksums of the headers.
+    Without `stop`, the tar must have its proper end. `check` compares the checksums of the headers.
     """
     position = start
     end = len(buffer) if stop is None else stop
@@ -85,16 +84,14 @@ def scan(
             break
         name, size = _header(header, position, where, check=check)
         key, _, extension = name.partition(".")
-        if extension not in EXTENSIONS:
-            raise ValueError(
-                f"{where}: member {name!r} is not in the schema ({', '.join(sorted(EXTENSIONS))}); not read"
-            )
+        if extension != "json" and not ARRAY.fullmatch(extension):
+            raise ValueError(f"{where}: member {name!r} is not in the schema (json and *.npy only); not read")
         if key != current:
             if current is not None:
                 yield current, members
             current, members = key, {}
         if extension in members:
-            raise ValueError(f"{where}: member {name!r} comes twice")
+            raise ValueError(f"{where}: member {name!r} occurs twice")
         begin = position + 512
         members[extension] = begin, begin + size
         position = begin + -(-size // 512) * 512

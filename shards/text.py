@@ -1,4 +1,4 @@
-"""Written text <-> ids: one face for Hugging Face `tokenizers` files and SentencePiece models, and a BPE to train."""
+"""Written text <-> ids: one interface for Hugging Face `tokenizers` and SentencePiece models, and training of a BPE."""
 
 import hashlib
 import json
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from corpus import files
+
 BOS, EOS = "<s>", "</s>"
 """The two special tokens of a BPE trained here."""
 
@@ -18,15 +20,15 @@ _PROBES = ("they went out together", "word by word, and so on.")
 class Tokenizer:
     """Text <-> ids of one tokenizer file.
 
-    Every encoding here starts as a word in the middle of a sentence does: with the leading space (byte-level BPE) or
-    the dummy prefix (SentencePiece) of that tokenizer. So any span of words is a slice of `encode_words`, and no
-    special token is ever read out of running text: a transcript that holds "</s>" does not end a document.
+    Every encoding here starts like a word in the middle of a sentence: with the leading space (byte-level BPE) or the
+    dummy prefix (SentencePiece) of that tokenizer. So any span of words is a slice of `encode_words`. No special token
+    is read from running text: a transcript with "</s>" does not end a document.
 
     Attributes:
         content: the bytes of the file; `sha256` is their hash.
-        file: "tokenizer.json" or "tokenizer.model", the name it is stored under.
-        bos, eos: ids that open and close a document, or None.
-        pieces: one piece per id; None where the ids have a hole.
+        file: "tokenizer.json" or "tokenizer.model", the name of the file in a shard folder.
+        bos, eos: ids that begin and end a document, or None.
+        pieces: one piece per id; None for an id without a token.
         size: number of ids, len(pieces).
     """
 
@@ -47,23 +49,22 @@ class Tokenizer:
         return Tokenizer, (self.content, self.file, self.bos, self.eos)
 
     def _find_prefix(self) -> str:
-        """What goes before a word so that it is tokenised as in running text: a space, or nothing (the model adds
-        it)."""
+        """The prefix with which a word is tokenised as in running text: a space, or nothing (the model adds it)."""
         for prefix in ("", " "):
             for probe in _PROBES:
                 first, *rest = probe.split(" ")
-                together = self._model.encode([probe])[0]
-                apart = self._model.encode([first, *(prefix + word for word in rest)])
-                if together != [id for ids in apart for id in ids]:
+                sentence = self._model.encode([probe])[0]
+                words = self._model.encode([first, *(prefix + word for word in rest)])
+                if sentence != [id for ids in words for id in ids]:
                     break
             else:
                 return prefix
         raise ValueError(
-            f"{self.file}: a sentence must tokenise as its words do one by one, this tokenizer differs"
+            f"{self.file}: need a tokenizer that splits a sentence into the tokens of its words; this one does not"
         )
 
     def encode(self, text: str) -> list[int]:
-        """Ids of running text, as it stands inside a sentence; no BOS, no EOS."""
+        """Ids of running text, as inside a sentence; no BOS, no EOS."""
         return self._model.encode([self._prefix + text])[0] if text else []
 
     def encode_words(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +80,7 @@ class Tokenizer:
         return ids, np.cumsum(lengths, dtype=np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, without the space that `encode` puts in front; special tokens are written out."""
+        """Text of ids, without the space that `encode` puts before it; special tokens are written out."""
         return self._model.decode([int(id) for id in ids]).removeprefix(self._prefix)
 
 
@@ -102,7 +103,7 @@ class _HuggingFace:
         self.pieces = tuple(pieces)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        return [found.ids for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: list[int]) -> str:
         return self._backend.decode(ids, skip_special_tokens=False)
@@ -129,8 +130,8 @@ class _SentencePiece:
 def train_bpe(texts: Iterable[str], path: Path | str, *, size: int) -> Tokenizer:
     """Train a byte-level BPE on texts and write it to `path` as a tokenizer.json.
 
-    Ids 0 and 1 are `<s>` and `</s>`, 2 to 257 the bytes. The same texts give the same bytes. `texts` is read once;
-    what is held in memory is the count of each distinct word, not the text.
+    Ids 0 and 1 are `<s>` and `</s>`, 2 to 257 the bytes. The same texts give the same bytes. `texts` is read once; only
+    the count of each distinct word is in memory.
 
     Args:
         size: number of ids wanted, at least 258; a small corpus may give fewer.
@@ -151,10 +152,7 @@ def train_bpe(texts: Iterable[str], path: Path | str, *, size: int) -> Tokenizer
         show_progress=False,
     )
     backend.train_from_iterator((f" {text}" for text in texts), trainer)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(backend.to_str(pretty=False), encoding="utf-8")
-    os.replace(partial, path)
+    files.write(Path(path), backend.to_str(pretty=False).encode())
     return load_tokenizer(path)
 
 
@@ -163,19 +161,19 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     them.
 
     BOS and EOS come from tokenizer_config.json, else special_tokens_map.json beside the file, else from the
-    SentencePiece model, else they are `<s>` and `</s>` where the file has such pieces. Nothing is fetched.
+    SentencePiece model, else they are `<s>` and `</s>` where the file has such pieces. Nothing is downloaded.
 
     Raises:
         ValueError: there is no tokenizer at `path`, or it cannot be read.
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()]
-        if not found:
+        known = [path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()]
+        if not known:
             raise ValueError(
-                f"{path}: need a tokenizer.json or a tokenizer.model in this folder, found neither"
+                f"{path}: need a tokenizer.json or a tokenizer.model in this folder, got neither"
             )
-        path = found[0]
+        path = known[0]
     if not path.is_file():
         raise ValueError(f"{path}: no such tokenizer file")
     try:
@@ -192,9 +190,9 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
 
 
 def _special_ids(folder: Path, pieces: tuple[str | None, ...]) -> dict[str, int | None]:
-    """Ids of BOS and EOS as the files beside a tokenizer.json name them."""
+    """Ids of BOS and EOS from the files beside a tokenizer.json."""
     named: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the later one wins
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the later one has priority
         if (folder / name).is_file():
             named |= json.loads((folder / name).read_text(encoding="utf-8"))
     ids: dict[str, int | None] = {}

@@ -1,4 +1,4 @@
-"""One utterance, tokenised: what every interleaving is drawn from."""
+"""One tokenised utterance: the input of every interleaving."""
 
 import math
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from shards.stream import PITCH_RATE, STYLE_RATE
+from shards.stream import PITCH_RATE, STYLE_RATE, check_rate
 from shards.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class TokenizedUtterance:
-    """Raw streams and words of one utterance, with F frames, W words and M text ids.
+    """Raw streams and words of one utterance, with F frames, W words and M text ids. Do not change it: cuts are cached.
 
-    Words may touch but not run backwards: starts and ends are in order. A word need not hold a frame, and an
+    Starts and ends of words are in order; neighbours may touch. A word need not hold a frame, and an
     utterance need not have words (speech alone).
 
     Attributes:
@@ -26,7 +26,8 @@ class TokenizedUtterance:
         text_ends: (W,) int32, number of text ids up to and including each word.
         starts, ends: (W,) float64, seconds from the start of the utterance.
         seconds: length of the utterance.
-        pitch, style: (P,), (S,) int16 raw values at pitch_rate, style_rate (Hz), or None.
+        pitch, style: (P,), (S,) int16 raw values, or None.
+        pitch_rate, style_rate: Hz, as the tokenizers of the build give them.
     """
 
     id: str
@@ -45,18 +46,17 @@ class TokenizedUtterance:
     style_rate: float = STYLE_RATE
 
     def __post_init__(self) -> None:
-        for name, dtype in (("text", np.int32), ("text_ends", np.int32), ("starts", float), ("ends", float)):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
-        limits = {
-            "units": self.vocabulary.units,
-            "pitch": self.vocabulary.pitch,
-            "style": self.vocabulary.style,
-        }
-        for name, limit in limits.items():
-            values = getattr(self, name)
-            if values is not None:
-                object.__setattr__(self, name, values := np.asarray(values, dtype=np.int16))
-                self._check(values.ndim == 1 and within(values, limit), f"{name}: need (N,) in [0, {limit})")
+        self.text = np.asarray(self.text, dtype=np.int32)
+        self.text_ends = np.asarray(self.text_ends, dtype=np.int32)
+        self.starts = np.asarray(self.starts, dtype=float)
+        self.ends = np.asarray(self.ends, dtype=float)
+        self.units = self._tokens("units", self.units, self.vocabulary.units)
+        if self.pitch is not None:
+            self.pitch = self._tokens("pitch", self.pitch, self.vocabulary.pitch)
+            check_rate(f"utterance {self.id!r}: pitch", self.pitch_rate)
+        if self.style is not None:
+            self.style = self._tokens("style", self.style, self.vocabulary.style)
+            check_rate(f"utterance {self.id!r}: style", self.style_rate)
         self._check(self.unit_rate > 0 and self.seconds >= 0, "unit_rate and seconds: need > 0 Hz and >= 0 s")
         self._check(within(self.text, self.vocabulary.text_size), "text: need ids of the tokenizer")
         text_ends, starts, ends = self.text_ends, self.starts, self.ends
@@ -65,7 +65,7 @@ class TokenizedUtterance:
         last = int(text_ends[-1]) if words else 0
         rising = not words or (text_ends[0] >= 0 and bool((text_ends[1:] >= text_ends[:-1]).all()))
         self._check(rising and last == len(self.text), "text_ends: need to rise to the number of text ids")
-        # NaN fails every comparison, so that only the last end can still be infinite
+        # NaN fails every comparison, so only the last end can still be infinite
         in_order = not words or (
             starts[0] >= 0
             and math.isfinite(ends[-1])
@@ -75,9 +75,14 @@ class TokenizedUtterance:
         )
         self._check(in_order, "word times: need 0 <= start < end, in order, finite")
 
-    def _check(self, holds: bool, rule: str) -> None:
-        if not holds:
+    def _check(self, condition: bool, rule: str) -> None:
+        if not condition:
             raise ValueError(f"utterance {self.id!r}: {rule}")
+
+    def _tokens(self, name: str, values: np.ndarray, limit: int) -> np.ndarray:
+        tokens = np.asarray(values)
+        self._check(tokens.ndim == 1 and within(tokens, limit), f"{name}: need (N,) in [0, {limit})")
+        return tokens.astype(np.int16, copy=False)
 
     @property
     def words(self) -> int:
@@ -86,14 +91,14 @@ class TokenizedUtterance:
 
     @cached_property
     def text_cuts(self) -> np.ndarray:
-        """(W + 1,) int32 where words begin and end in `text`: words [a, b) are text[cuts[a]:cuts[b]]."""
+        """(W + 1,) int32 indices where words begin and end in `text`: words [a, b) are text[cuts[a]:cuts[b]]."""
         cuts = np.zeros(self.words + 1, dtype=np.int32)
         cuts[1:] = self.text_ends
         return cuts
 
     @cached_property
     def unit_cuts(self) -> np.ndarray:
-        """(W + 1,) int64 where words begin and end in `units`: words [a, b) are units[cuts[a]:cuts[b]].
+        """(W + 1,) int64 indices where words begin and end in `units`: words [a, b) are units[cuts[a]:cuts[b]].
 
         Two neighbouring words meet in the middle of the gap between them, and a frame belongs to the word that holds
         its centre (a centre exactly on the boundary to the later one). Silence at either end goes to the outer word.
@@ -107,7 +112,7 @@ class TokenizedUtterance:
 
     @cached_property
     def runs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Deduplicated ids, and where words begin and end among them: ids (N,) int32, begins and ends (W + 1,) int64.
+        """Deduplicated ids, and the indices where words begin and end: ids (N,) int32, begins and ends (W + 1,) int64.
 
         The frames of words [a, b), cut and then deduplicated, are ids[begins[a] : ends[b]], unless there are none.
         """
@@ -122,7 +127,7 @@ class TokenizedUtterance:
 def find_runs(
     units: np.ndarray, cuts: np.ndarray, first_unit: int, breaks: np.ndarray | int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Runs of units as in `TokenizedUtterance.runs`; frames `breaks` begin a run whatever stands before them."""
+    """Runs of units as in `TokenizedUtterance.runs`; frames `breaks` always begin a run."""
     changes = np.empty(len(units), dtype=bool)
     np.not_equal(units[1:], units[:-1], out=changes[1:])
     if len(units):
@@ -142,7 +147,7 @@ def frame_centres(unit_rate: float, unit_centre: float, frames: int) -> np.ndarr
 
 @lru_cache(maxsize=64)
 def _centres(unit_rate: float, unit_centre: float, frames: int) -> np.ndarray:
-    """Centres are the same for all utterances of a build: made once per power of two."""
+    """Cached per power of two: centres are the same for all utterances of a build."""
     centres = unit_centre + np.arange(frames) / unit_rate
     centres.setflags(write=False)
     return centres

@@ -12,22 +12,24 @@ import numpy as np
 
 from corpus import files
 from corpus.records import SAMPLE_RATE
-from shards.interleave import document, generator, interleave, parse, speech_tokens, strategy_of
-from shards.read import read_index, read_samples, read_utterance
+from shards.interleave import interleave, speech_tokens
+from shards.samples import read_index, read_samples, read_utterance
+from shards.sequence import make_document, parse_spans
+from shards.strategies import span_generator, strategy_of
 from shards.vocabulary import Vocabulary
-from shards.write import SHARED, drawn_words
+from shards.write import MEMBERS, SCHEMA, SHARED, drawn_words
 
-_MOST = 5
-"""Findings per shard; one bad setting can spoil every sample."""
+_LIMIT = 5
+"""Findings per shard; one bad setting can affect every sample."""
 
 
 def verify(build: Path | str) -> list[str]:
     """Everything that is wrong with the shards of a build, one line each, each naming its file; empty if nothing is.
 
     Compared are: the vocabulary's hash with its file, the index and every sample; size, sha256 and block checksums of
-    each shard; its counts of samples, tokens and seconds; the members of every sample; the raw streams with the
-    vocabulary and with the words; the materialised sequence with one drawn again from seed and strategy. A key may
-    come once per stream, so that no example is both in train and in valid. Nothing is unpickled.
+    each shard; its counts of samples, tokens and seconds; its members; the raw streams with the vocabulary and with
+    the words; the materialised sequence with one drawn again from seed and strategy. A key may occur once per stream,
+    so that no example is both in train and in valid. Nothing is unpickled.
     """
     folder = files.join_path(build, "shards")
     try:
@@ -38,6 +40,11 @@ def verify(build: Path | str) -> list[str]:
     found = []
     if index["vocabulary"] != vocabulary.hash:
         found.append(f"{folder}/index.json: vocabulary must be that of vocabulary.json, {vocabulary.hash}")
+    if index["schema"] != SCHEMA:
+        found.append(
+            f"{folder}/index.json: schema: need {SCHEMA} to compare sequences with their strategy, got "
+            f"{index['schema']}; run `wordweave interleave` again"
+        )
     known = set()
     for stream, splits in sorted(index["streams"].items()):
         keys: list[np.ndarray] = []
@@ -48,8 +55,8 @@ def verify(build: Path | str) -> list[str]:
         ]
         for path, entry in paths:
             known.add(path)
-            found += _shard(path, entry, stream, vocabulary, keys)
-        found += _twice([path for path, _ in paths], keys)
+            found += _shard(path, entry, stream, index["schema"], vocabulary, keys)
+        found += _repeated_keys([path for path, _ in paths], keys)
     here = {str(path) for path in files.to_path(folder).glob("*/*.tar")}
     found += [
         f"{path}: not in index.json" for path in sorted(here - {str(files.to_path(path)) for path in known})
@@ -58,13 +65,19 @@ def verify(build: Path | str) -> list[str]:
 
 
 def _shard(
-    path: str, entry: Mapping[str, Any], stream: str, vocabulary: Vocabulary, keys: list[np.ndarray]
+    path: str,
+    entry: Mapping[str, Any],
+    stream: str,
+    schema: int,
+    vocabulary: Vocabulary,
+    keys: list[np.ndarray],
 ) -> list[str]:
     """Findings in one shard; its keys, hashed, are added to `keys`."""
     digests: list[int] = []
     found: list[str] = []
     totals: Counter[str] = Counter()
     shared: list[dict[str, Any]] = []
+    members: set[str] = set()
     first = last = None
     try:
         found += [f"{path}: {rule}" for rule in _content(path, entry)]
@@ -73,34 +86,42 @@ def _shard(
             first = first or last
             digests.append(_digest(last))
             totals["samples"] += 1
-            said = {name: value for name, value in sample["json"].items() if name in SHARED}
-            shared = shared if said in shared else [*shared, said]
+            members.update(sample.keys() - {"__key__"})
+            fields = {name: value for name, value in sample["json"].items() if name in SHARED}
+            shared = shared if fields in shared else [*shared, fields]
             try:
-                found += [f"{path}: {last}: {rule}" for rule in _sample(sample, stream, vocabulary, totals)]
+                rules = _sample(sample, stream, schema, vocabulary, totals)
+                found += [f"{path}: {last}: {rule}" for rule in rules]
             except (ValueError, KeyError, TypeError) as error:
                 found.append(f"{path}: {last}: {error}")
-            if len(found) >= _MOST:
-                found = [*found[:_MOST], f"{path}: more findings, left out"]
+            if len(found) >= _LIMIT:
+                found = [*found[:_LIMIT], f"{path}: more findings, left out"]
                 break
         else:
             words = {f"{name} words": count for name, count in entry["words"].items()}
-            expected = {name: entry[name] for name in ("samples", "audio_samples")} | entry["tokens"] | words
-            if {name: value for name, value in expected.items() if value} != {
-                k: v for k, v in totals.items() if v
-            }:
-                found.append(
-                    f"{path}: the index must say what the shard holds, {dict(totals)}, it says {expected}"
-                )
+            expected = {name: entry[name] for name in ("samples", "audio_samples")} | entry["tokens"]
+            expected |= words if schema == SCHEMA else {}
+            if _positive(expected) != _positive(totals):
+                found.append(f"{path}: counts in the index must be {dict(totals)}, got {expected}")
             if any(value != entry["shared"] for value in shared):
-                found.append(f"{path}: the index must say what all samples share, it says {entry['shared']}")
+                found.append(
+                    f"{path}: shared in the index must be what all samples share, got {entry['shared']}"
+                )
+            listed = entry.get("members", sorted(members & MEMBERS))  # absent in schema 1
+            if sorted(members) != listed:
+                found.append(f"{path}: members in the index must be {sorted(members)}, got {listed}")
             if (first, last) != (entry["first"], entry["last"]):
-                found.append(f"{path}: the index must name its first and last key, {first} and {last}")
+                found.append(f"{path}: first and last in the index must be {first} and {last}")
             if entry["seconds"] != entry["audio_samples"] / SAMPLE_RATE:
                 found.append(f"{path}: seconds in the index must be audio_samples / {SAMPLE_RATE}")
     except (ValueError, KeyError, TypeError) as error:
         found.append(str(error) if str(error).startswith(path) else f"{path}: {error!r}")
     keys.append(np.array(digests, dtype=np.uint64))
     return found
+
+
+def _positive(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
 
 
 def _content(path: str, entry: Mapping[str, Any]) -> Iterator[str]:
@@ -128,22 +149,23 @@ def _content(path: str, entry: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _sample(
-    sample: Mapping[str, Any], stream: str, vocabulary: Vocabulary, totals: Counter[str]
+    sample: Mapping[str, Any], stream: str, schema: int, vocabulary: Vocabulary, totals: Counter[str]
 ) -> Iterator[str]:
-    """Rules that a sample breaks; what it holds is added to `totals`."""
+    """Rules that a sample breaks; its counts are added to `totals`."""
     record, key, tokens = sample["json"], sample["__key__"], sample["tokens.npy"]
     totals["audio_samples"] += record["samples"]
     totals.update(vocabulary.counts(tokens))
-    totals.update({f"{name} words": count for name, count in drawn_words(record).items()})
-    if record.get("schema") != 1 or record.get("id") != key or record.get("stream") != stream:
-        yield f"json must say schema 1, its key and stream {stream}"
+    if schema == SCHEMA:
+        totals.update({f"{name} words": count for name, count in drawn_words(record).items()})
+    if record.get("schema") != schema or record.get("id") != key or record.get("stream") != stream:
+        yield f"json must have schema {schema}, its key as id, and stream {stream}"
         return
     if record["vocabulary"] != vocabulary.hash:
         yield f"made with vocabulary {record['vocabulary']}, not {vocabulary.hash}"
         return
     if record["seconds"] != record["samples"] / SAMPLE_RATE:
         yield f"seconds must be samples / {SAMPLE_RATE}, got {record['seconds']} and {record['samples']}"
-    spans = parse(tokens, vocabulary)
+    spans = parse_spans(tokens, vocabulary)
     if stream != "interleaved" and [span.speech for span in spans] != [stream == "speech"]:
         yield f"tokens.npy must be one {stream} span"
     if stream == "text":
@@ -153,16 +175,16 @@ def _sample(
         yield "times.npy must be the starts and ends of its words"
     if stream == "speech":
         expected = speech_tokens(utterance)
-    elif record["strategy"] is None or record["seed"] is None:
+    elif schema != SCHEMA or record["strategy"] is None or record["seed"] is None:
         return
     else:
         strategy = strategy_of(record["strategy"])
-        expected = np.array(interleave(utterance, strategy, generator(record["seed"], 0, key)))
-    if not np.array_equal(tokens, document(expected, vocabulary, eos=record["eos"])):
-        yield "tokens.npy must be what its units, words, strategy and seed give"
+        expected = np.array(interleave(utterance, strategy, span_generator(record["seed"], 0, key)))
+    if not np.array_equal(tokens, make_document(expected, vocabulary, eos=record["eos"])):
+        yield "tokens.npy must be the sequence of its units, words, strategy and seed"
 
 
-def _twice(paths: list[str], keys: list[np.ndarray]) -> Iterator[str]:
+def _repeated_keys(paths: list[str], keys: list[np.ndarray]) -> Iterator[str]:
     """Shards that repeat a key of an earlier one."""
     hashes = np.concatenate([*keys, np.zeros(0, dtype=np.uint64)])
     shards = np.repeat(np.arange(len(keys)), [len(part) for part in keys])
@@ -170,7 +192,7 @@ def _twice(paths: list[str], keys: list[np.ndarray]) -> Iterator[str]:
     again = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
     pairs = Counter((int(shards[order[i]]), int(shards[order[i + 1]])) for i in again)
     for (one, other), count in sorted(pairs.items()):
-        yield f"{paths[other]}: {count} keys are in {paths[one]} too"
+        yield f"{paths[other]}: {count} keys are also in {paths[one]}"
 
 
 def _digest(key: str) -> int:

@@ -19,7 +19,6 @@ KINDS = ("text", "marker", "unit", "pitch", "style", "task", "padding")
 
 FILE = "vocabulary.json"
 _FORMAT = "wordweave vocabulary"
-_SPOKEN = {"Hu": "unit", "Pi": "pitch", "St": "style"}
 _NAME = re.compile(r"\[(?:(Text|Speech|ASR|TTS)|(Hu|Pi|St)(0|[1-9][0-9]*))\]")
 _BROKEN = re.compile(r"\[(?:Hu|Pi|St)[0-9]")
 
@@ -40,7 +39,7 @@ class Vocabulary:
     size .. padded_size                   padding, never written into a shard
     ====================================  ==========================================
 
-    Ids depend on the tokenizer and these counts alone, never on the order of anything.
+    Ids depend on the tokenizer and these counts only.
     """
 
     tokenizer: Tokenizer
@@ -51,16 +50,16 @@ class Vocabulary:
     multiple: int = 128
 
     def __post_init__(self) -> None:
-        for name, least in (("units", 1), ("pitch", 0), ("style", 0), ("multiple", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"vocabulary {name}: need at least {least}, got {getattr(self, name)}")
+        for name, minimum in (("units", 1), ("pitch", 0), ("style", 0), ("multiple", 1)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"vocabulary {name}: need at least {minimum}, got {getattr(self, name)}")
         if self.units > 32768:
             raise ValueError(
                 f"vocabulary units: need at most 32768 (units are stored as int16), got {self.units}"
             )
-        taken = [piece for piece in self.tokenizer.pieces if piece is not None and _NAME.fullmatch(piece)]
-        if taken:
-            raise ValueError(f"tokenizer: need one without speech tokens, this one has {taken[0]!r}")
+        speech = [piece for piece in self.tokenizer.pieces if piece is not None and _NAME.fullmatch(piece)]
+        if speech:
+            raise ValueError(f"tokenizer: need one without speech tokens, this one has {speech[0]!r}")
 
     @property
     def text_size(self) -> int:
@@ -104,7 +103,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Number of ids that mean something."""
+        """Number of ids that have a token."""
         return self.first_style + self.style + 2 * self.tasks
 
     @property
@@ -114,12 +113,12 @@ class Vocabulary:
 
     @property
     def bos(self) -> int | None:
-        """Id that opens a document, or None."""
+        """Id that begins a document, or None."""
         return self.tokenizer.bos
 
     @property
     def eos(self) -> int | None:
-        """Id that closes a document, or None."""
+        """Id that ends a document, or None."""
         return self.tokenizer.eos
 
     @cached_property
@@ -154,33 +153,33 @@ class Vocabulary:
 
     def counts(self, ids: np.ndarray) -> dict[str, int]:
         """Number of tokens per kind; kinds that do not occur are left out."""
-        found = np.bincount(self.kind(ids), minlength=len(KINDS))
-        return {kind: int(count) for kind, count in zip(KINDS, found, strict=True) if count}
+        counts = np.bincount(self.kind(ids), minlength=len(KINDS))
+        return {kind: int(count) for kind, count in zip(KINDS, counts, strict=True) if count}
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Name of every id up to padded_size. An id that means nothing (hole, padding) is called `[Unused 32700]`."""
+        """Name of every id up to padded_size. An id without a token (gap, padding) is called `[Unused 32700]`."""
         markers = ["[Text]", "[Speech]"]
         units = [f"[Hu{i}]" for i in range(self.units)]
         pitch = [f"[Pi{i}]" for i in range(self.pitch)]
         style = [f"[St{i}]" for i in range(self.style)]
         tasks = ["[ASR]", "[TTS]"] * self.tasks
-        found = [*self.tokenizer.pieces, *markers, *units, *pitch, *style, *tasks]
-        found += [None] * (self.padded_size - self.size)
-        return tuple(f"[Unused {i}]" if name is None else name for i, name in enumerate(found))
+        names = [*self.tokenizer.pieces, *markers, *units, *pitch, *style, *tasks]
+        names += [None] * (self.padded_size - self.size)
+        return tuple(f"[Unused {i}]" if name is None else name for i, name in enumerate(names))
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        holes = {i for i, piece in enumerate(self.tokenizer.pieces) if piece is None}
-        return {name: i for i, name in enumerate(self.names[: self.size]) if i not in holes}
+        gaps = {i for i, piece in enumerate(self.tokenizer.pieces) if piece is None}
+        return {name: i for i, name in enumerate(self.names[: self.size]) if i not in gaps}
 
     def encode(self, tokens: Sequence[str] | str) -> list[int]:
         """Ids of names, or of one readable string.
 
-        A sequence holds exact names: "[Hu12]", "[Text]", pieces of the tokenizer. A string is read as a person writes
-        it: names in brackets, BOS and EOS by their pieces, and between them text, one leading space of which is the
-        tokenizer's own. What begins like a speech token and is none (`[Hu3x`, `[Pi07]`) is an error, never text; so
-        is a token this vocabulary lacks. Other brackets (`[laughs]`) are text.
+        A sequence holds exact names: "[Hu12]", "[Text]", pieces of the tokenizer. A string is read as people write it:
+        names in brackets, BOS and EOS by their pieces, and between them text, without one leading space, which is the
+        tokenizer's own. A text that begins like a speech token and is none (`[Hu3x`, `[Pi07]`) is an error; so is a
+        token that this vocabulary lacks. Other brackets (`[laughs]`) are text.
 
         Raises:
             ValueError: no such token.
@@ -212,22 +211,22 @@ class Vocabulary:
         return self.tokenizer.encode(text.removeprefix(" "))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Name of each id; `encode` is the way back.
+        """Name of each id; the inverse of `encode`.
 
         Raises:
             ValueError: an id outside [0, padded_size).
         """
-        found = [int(id) for id in ids]
-        self.kind(found)
-        return [self.names[id] for id in found]
+        numbers = [int(id) for id in ids]
+        self.kind(numbers)
+        return [self.names[id] for id in numbers]
 
     def render(self, ids: Iterable[int]) -> str:
-        """Ids as a person reads them: "[Text] and they went[Speech][Hu3][Hu5]"."""
-        found = [int(id) for id in ids]
-        plain = self.kind(found) == 0
+        """Ids for people to read: "[Text] and they went[Speech][Hu3][Hu5]"."""
+        numbers = [int(id) for id in ids]
+        plain = self.kind(numbers) == 0
         parts: list[str] = []
         text: list[int] = []
-        for id, is_text in zip([*found, -1], [*plain, False], strict=True):
+        for id, is_text in zip([*numbers, -1], [*plain, False], strict=True):
             if is_text and id not in (self.bos, self.eos):
                 text.append(id)
                 continue
@@ -262,7 +261,7 @@ class Vocabulary:
         return hashlib.sha256(json.dumps(self._layout(), sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: Path | str) -> Path:
-        """Write vocabulary.json into the folder, the tokenizer file beside it; gives back the path of the first."""
+        """Write vocabulary.json into the folder, and the tokenizer file beside it; return the path of the first."""
         folder = files.to_path(folder)
         starts = {
             "[Text]": self.text_marker, "[Speech]": self.speech_marker, "[Hu0]": self.first_unit,
@@ -283,16 +282,13 @@ class Vocabulary:
         """Read a vocabulary.json, or the folder (or URL) that holds it.
 
         Raises:
-            ValueError: a file is missing, was changed after it was written, or is no vocabulary; the message names
-            it.
+            ValueError: a file is missing, was changed after it was written, or is no vocabulary; the message names it.
         """
         before, _, last = str(path).rpartition("/")
         folder = (before or ".") if last == FILE else str(path)
         path = files.join_path(folder, FILE)
+        record = files.read_record(path, format=_FORMAT, version=1)
         try:
-            record = json.loads(files.read(path))
-            if record["format"] != _FORMAT or record["version"] != 1:
-                raise ValueError(f"need {_FORMAT} version 1, got {record['format']} {record['version']}")
             text = record["tokenizer"]
             if text["file"] not in ("tokenizer.json", "tokenizer.model"):
                 raise ValueError(

@@ -25,7 +25,7 @@ from lm.evaluation.tasks.choice import Scoring, score
 from lm.evaluation.testset import Pack
 from lm.generate import load
 from lm.training.train import TrainSettings, train
-from shards.read import read_index
+from shards.samples import read_index
 
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 """Number of seeds -> quantile of Student's t for a two-sided 95 % interval."""

@@ -41,7 +41,8 @@ from lm.training.distributed import everyone, leave, processes, together
 from lm.training.held_out import evaluate, mean_loss, mixed, prepare, sentence
 from lm.training.muon import Muon
 from lm.training.plots import board, draw
-from shards.read import open_stream, read_documents
+from shards.read import open_stream
+from shards.samples import read_documents
 from shards.vocabulary import KINDS, Vocabulary
 
 STREAMS = ("text", "speech", "interleaved")

@@ -13,7 +13,9 @@ from corpus.records import SAMPLE_RATE, Word
 from pipelines.execution.task import Task, utterance
 from pipelines.steps.split import Split, fates
 from pipelines.steps.units import FIELDS
-from shards.interleave import Strategy, document, generator, interleave, speech_tokens
+from shards.interleave import interleave, speech_tokens
+from shards.sequence import make_document
+from shards.strategies import Strategy, span_generator
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
 from shards.write import metadata, sample, text_metadata, write_shard
@@ -39,7 +41,7 @@ class WriteShard:
     eos: bool
     expressive: tuple[str, ...] = ()  # tables beside units whose tokens go into speech: pitch, style
     name: ClassVar[str] = "interleave"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # 3: spans drawn by corpus.keyed, a strategy without the numbers of others
     outside_key: ClassVar[tuple[str, ...]] = ("vocabulary",)
 
     def setup(self) -> None:
@@ -86,7 +88,7 @@ class WriteShard:
         """A transcript or document as text alone."""
         vocabulary = self._vocabulary  # type: ignore[attr-defined]
         ids, _ends = vocabulary.tokenizer.encode_words(in_writing(row["text"], self.writing))
-        tokens = document([vocabulary.text_marker, *ids], vocabulary, eos=self.eos)
+        tokens = make_document([vocabulary.text_marker, *ids], vocabulary, eos=self.eos)
         facts = {name: row.get(name) for name in ("language", "licence")}
         key = row.get("key", row["id"])
         return sample(text_metadata(key, vocabulary, eos=self.eos, text=row["text"], **facts), tokens)
@@ -130,7 +132,7 @@ class WriteShard:
         tokens: Sequence[int] | np.ndarray
         if stream == "interleaved":
             drawn = {"strategy": self.strategy, "seed": self.seed, "words": said}
-            tokens = interleave(tokenized, self.strategy, generator(self.seed, 0, item.id))
+            tokens = interleave(tokenized, self.strategy, span_generator(self.seed, 0, item.id))
         else:
             tokens = speech_tokens(tokenized)
         record = metadata(
@@ -143,7 +145,7 @@ class WriteShard:
             source_id=row["id"],
             **drawn,
         )
-        return sample(record, document(tokens, vocabulary, eos=self.eos), tokenized)
+        return sample(record, make_document(tokens, vocabulary, eos=self.eos), tokenized)
 
 
 def inputs_of(table: str, name: str, expressive: tuple[str, ...] = ()) -> tuple[str, ...]:

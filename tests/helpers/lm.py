@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from corpus.records import Utterance, Word
-from shards.interleave import Strategy, document, generator, spans, speech_tokens, weave
+from shards.interleave import interleave_spans, speech_tokens
+from shards.sequence import make_document
+from shards.strategies import draw_spans, make_strategy, span_generator
 from shards.text import train_bpe
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
@@ -14,7 +16,7 @@ from shards.write import metadata, sample, text_metadata, write_index, write_sha
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "one", "dog", "ran"]
 WORDS += ["out", "of", "his", "house", "they", "went", "home", "to", "eat", "fish"]
 RATE, FRAMES = 25.0, 4  # Hz, frames per word
-STRATEGY = Strategy(text_words=(2, 4), speech_words=(2, 4))
+STRATEGY = make_strategy("spirit", text_words=(2, 4), speech_words=(2, 4))
 
 
 def toy_vocabulary(folder: Path, units: int = 40) -> Vocabulary:
@@ -40,7 +42,7 @@ def toy_build(folder: Path, vocabulary: Vocabulary, *, utterances: int = 80, see
         record = Utterance(key, f"{key}.wav", int(times[-1] * 16_000), text=" ".join(words))
         common = {"tokenized": spoken, "unit_hop": 640}
         timed = [Word(word, times[i], times[i + 1], word) for i, word in enumerate(words)]
-        drawn = weave(spoken, spans(len(words), STRATEGY, generator(seed, 0, key)))
+        drawn = interleave_spans(spoken, draw_spans(len(words), STRATEGY, span_generator(seed, 0, key)))
         examples = {
             "speech": (metadata(record, vocabulary, stream="speech", **common), speech_tokens(spoken)),
             "text": (text_metadata(key, vocabulary), [vocabulary.text_marker, *ids]),
@@ -58,7 +60,7 @@ def toy_build(folder: Path, vocabulary: Vocabulary, *, utterances: int = 80, see
             ),
         }
         for stream, (facts, tokens) in examples.items():
-            made[stream][split].append(sample(facts, document(tokens, vocabulary), spoken))
+            made[stream][split].append(sample(facts, make_document(tokens, vocabulary), spoken))
     entries: dict = {}
     for stream, splits in made.items():
         (folder / "shards" / stream).mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from corpus.records import Utterance, Word
-from shards.interleave import Strategy, document, generator, interleave, speech_tokens, text_tokens
+from shards.interleave import interleave, speech_tokens, text_tokens
+from shards.sequence import make_document
+from shards.strategies import make_strategy, span_generator
 from shards.text import train_bpe
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
@@ -27,7 +29,13 @@ def toy_vocabulary(pitch: int = 0, style: int = 0, tasks: bool = True) -> Vocabu
 
 
 def toy_utterance(
-    words: int, seed: int = 0, *, expressive: bool = False, id: str = "u1"
+    words: int,
+    seed: int = 0,
+    *,
+    expressive: bool = False,
+    pitch_rate: float = 12.5,
+    style_rate: float = 1.0,
+    id: str = "u1",
 ) -> TokenizedUtterance:
     """Random words of 0.01 to 0.5 s, some without a frame, some without a gap; units in runs of 1 to 3 frames."""
     rng = np.random.default_rng(seed)
@@ -50,8 +58,10 @@ def toy_utterance(
         ends=starts + lengths,
         seconds=seconds,
         vocabulary=vocabulary,
-        pitch=rng.integers(0, 64, int(seconds * 12.5)) if expressive else None,
-        style=rng.integers(0, 100, int(np.ceil(seconds))) if expressive else None,
+        pitch=rng.integers(0, 64, int(seconds * pitch_rate) + 1) if expressive else None,
+        style=rng.integers(0, 100, int(seconds * style_rate) + 1) if expressive else None,
+        pitch_rate=pitch_rate,
+        style_rate=style_rate,
     )
 
 
@@ -67,11 +77,13 @@ def toy_sample(utterance: TokenizedUtterance, stream: str) -> dict:
         for text, start, end in zip(texts, utterance.starts, utterance.ends)
     ]
     if stream == "text":
-        return sample(text_metadata(utterance.id, vocabulary), document(text_tokens(utterance), vocabulary))
+        return sample(
+            text_metadata(utterance.id, vocabulary), make_document(text_tokens(utterance), vocabulary)
+        )
     if stream == "speech":
         record = metadata(row, vocabulary, stream=stream, tokenized=utterance, unit_hop=640)
-        return sample(record, document(speech_tokens(utterance), vocabulary), utterance)
-    strategy = Strategy("spirit")
+        return sample(record, make_document(speech_tokens(utterance), vocabulary), utterance)
+    strategy = make_strategy("spirit")
     record = metadata(
         row,
         vocabulary,
@@ -82,8 +94,8 @@ def toy_sample(utterance: TokenizedUtterance, stream: str) -> dict:
         strategy=strategy,
         seed=0,
     )
-    tokens = interleave(utterance, strategy, generator(0, 0, utterance.id))
-    return sample(record, document(tokens, vocabulary), utterance)
+    tokens = interleave(utterance, strategy, span_generator(0, 0, utterance.id))
+    return sample(record, make_document(tokens, vocabulary), utterance)
 
 
 def toy_build(folder: Path, utterances: int = 100, per_shard: int = 40, split: str = "train") -> Path:

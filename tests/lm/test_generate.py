@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 import wordweave
 from lm.generate import allowed, described, generate, generate_batch, kinds, load, parts, prompt
 from lm.model import Model, preset
-from shards.interleave import document, interleave
+from shards.interleave import interleave
+from shards.sequence import make_document
 from shards.text import train_bpe
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
@@ -113,7 +114,9 @@ def test_a_task_prompt_begins_as_its_training_sequences_do(vocabulary):
         "u1", unit_frames, 25.0, 0.02, ids, ends, times[:-1], times[1:], times[-1], vocabulary
     )
     for seed in range(8):
-        drawn = document(interleave(spoken, "concatenated", np.random.default_rng(seed)), vocabulary).tolist()
+        drawn = make_document(
+            interleave(spoken, "concatenated", np.random.default_rng(seed)), vocabulary
+        ).tolist()
         given = ("speech", "[Hu3][Hu5][Hu7]"), ("text", "the cat sat")
         first, output = given if "[ASR]" in vocabulary.decode(drawn) else given[::-1]
         asked = prompt([first], vocabulary, output[0], task=True)

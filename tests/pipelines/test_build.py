@@ -64,7 +64,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def members(folder: Path, stream: str) -> dict[str, dict]:
     """Every sample of one stream by its key."""
-    from shards.read import read_samples
+    from shards.samples import read_samples
 
     return {
         sample["__key__"]: sample

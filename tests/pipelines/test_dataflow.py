@@ -116,7 +116,7 @@ def real_stages():
     from pipelines.steps.prosody import MakePitch, MakeStyle, MeasureProsody
     from pipelines.steps.split import Split
     from pipelines.steps.units import AlignWords, EncodeUnits, SampleFrames
-    from shards.interleave import Strategy
+    from shards.strategies import make_strategy
 
     split = Split(("anna",), 0.1, 0)
     return [
@@ -127,7 +127,7 @@ def real_stages():
         MakePitch("", "hash", "gs://b/speakers.json"),
         MakeStyle("", "hash", "gs://b/speakers.json"),
         WriteShard(
-            "gs://b/shards", "hash", "spoken", "reject", split, (640, 360), Strategy("spirit"), 0, True
+            "gs://b/shards", "hash", "spoken", "reject", split, (640, 360), make_strategy("spirit"), 0, True
         ),
     ]
 

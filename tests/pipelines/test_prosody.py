@@ -15,8 +15,9 @@ from pipelines import settings
 from pipelines.execution.runner import Engine
 from pipelines.reports.report import report
 from pipelines.steps import prosody as expressive
-from shards.interleave import parse, speech_tokens
-from shards.read import read_utterance
+from shards.interleave import speech_tokens
+from shards.samples import read_utterance
+from shards.sequence import parse_spans
 from shards.stream import split
 from shards.vocabulary import Vocabulary
 from tests.pipelines.test_build import asked, bad_corpus, hashes, members
@@ -62,7 +63,7 @@ def test_shards_hold_style_pitch_and_units_in_order_of_time(built):
     assert len(kept) > 20
     for sample in kept.values():
         assert {"units.npy", "pitch.npy", "style.npy"} <= sample.keys()
-        spans = parse(sample["tokens.npy"], vocabulary)
+        spans = parse_spans(sample["tokens.npy"], vocabulary)
         for span in spans:
             kinds = [vocabulary.names[i][1:3] for i in span.ids]
             if span.speech and kinds:

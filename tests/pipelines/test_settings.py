@@ -25,7 +25,10 @@ def test_what_is_written_reads_back_equal(path, tmp_path):
         ("[units]\nclusters = 1", r"units.clusters: need at least 2, got 1"),
         ("units = 3", r"units: need a table \[units\], got 3"),
         ("[shards]\nby = 'age'", r"shards.by: need one of speaker, hash, got 'age'"),
-        ("[interleave]\ntext_words = [30, 10]", r"interleave.text_words: need \[least, most\]"),
+        (
+            "[interleave]\ntext_words = [30, 10]",
+            r"interleave: strategy spirit: text_words: need \[min, max\]",
+        ),
         ("[units", r"cannot be read as TOML"),
     ],
 )

@@ -50,7 +50,7 @@ def test_any_number_of_workers_gives_the_same_batches(build, workers, batch_size
 def test_what_was_seen_is_where_a_run_goes_on(build, workers):
     dataset = StreamDataset(build, THIRDS, batch_size=4, rank=1, world_size=2, **STREAM)
     for batch in itertools.islice(batches(dataset, 4, workers), 7):
-        dataset.seen(batch)
+        dataset.record(batch)
     plain = open_stream(build, THIRDS, rank=1, world_size=2, **STREAM)
     stacked(plain, 28)
     state = json.loads(json.dumps(dataset.state()))
@@ -64,9 +64,9 @@ def test_a_batch_out_of_turn_is_refused(build):
     dataset = StreamDataset(build, THIRDS, **STREAM)
     first, second = itertools.islice(iter(dataset), 2)
     with pytest.raises(ValueError, match="need sequence 0 next, got 1"):
-        dataset.seen(second)
-    dataset.seen(first)
-    dataset.seen(second)
+        dataset.record(second)
+    dataset.record(first)
+    dataset.record(second)
 
 
 def test_workers_that_divide_the_lanes_share_none(build):

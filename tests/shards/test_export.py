@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 import wordweave
 from shards.export import _megatron_index, export_parquet, export_tokens
-from shards.read import read_documents, read_samples
+from shards.samples import read_documents, read_samples
 from shards.vocabulary import Vocabulary
 from shards.write import STREAMS
 from tests.helpers.shards import toy_build, toy_vocabulary

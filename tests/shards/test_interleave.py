@@ -1,23 +1,16 @@
 import itertools
+import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.interleave import (
-    STRATEGIES,
-    Strategy,
-    document,
-    generator,
-    interleave,
-    parse,
-    spans,
-    speech_tokens,
-    text_tokens,
-    weave,
-)
-from shards.stream import merge_ids
+from shards.interleave import interleave, interleave_spans, speech_tokens, text_tokens
+from shards.sequence import make_document, parse_spans
+from shards.strategies import STRATEGIES, draw_spans, make_strategy, numbers_of, span_generator, strategy_of
+from shards.stream import merge_ids, split
 from shards.utterance import TokenizedUtterance
 from tests.helpers.shards import toy_utterance, toy_vocabulary
 
@@ -26,7 +19,7 @@ ONCE = sorted(STRATEGIES.keys() - {"word", "concatenated"})
 
 
 def drawn(utterance, name, seed):
-    return spans(utterance.words, name, generator(seed, 0, utterance.id))
+    return draw_spans(utterance.words, name, span_generator(seed, 0, utterance.id))
 
 
 def frames_of_words(utterance):
@@ -50,7 +43,7 @@ def deduplicated(values):
 @given(NAMES, st.integers(1, 80), st.integers(0, 2**32))
 @settings(deadline=None, max_examples=100)
 def test_every_word_comes_in_order_exactly_once_per_promise(name, words, seed):
-    plan = spans(words, name, generator(seed, 0, "x"))
+    plan = draw_spans(words, name, span_generator(seed, 0, "x"))
     said = [word for span in plan for word in range(span.first, span.last)]
     if name == "word":
         assert said == [word for word in range(words) for _ in (0, 1)]
@@ -68,8 +61,8 @@ def test_parse_gives_back_spans_words_and_the_utterance_s_own_units(name, words,
     utterance = toy_utterance(words, seed)
     vocabulary = utterance.vocabulary
     plan = drawn(utterance, name, seed)
-    tokens = interleave(utterance, name, generator(seed, 0, utterance.id))
-    parsed = parse(document(tokens, vocabulary), vocabulary)
+    tokens = interleave(utterance, name, span_generator(seed, 0, utterance.id))
+    parsed = parse_spans(make_document(tokens, vocabulary), vocabulary)
     assert [span.speech for span in parsed] == [span.speech for span in plan]
     frames = frames_of_words(utterance)
     for span, found in zip(plan, parsed):
@@ -94,7 +87,7 @@ def test_parse_gives_back_spans_words_and_the_utterance_s_own_units(name, words,
 def test_speech_spans_of_an_expressive_utterance_stand_alone(name, words, seed):
     utterance = toy_utterance(words, seed, expressive=True)
     plan = drawn(utterance, name, seed)
-    parsed = parse(weave(utterance, plan), utterance.vocabulary)
+    parsed = parse_spans(interleave_spans(utterance, plan), utterance.vocabulary)
     for span, found in zip(plan, parsed):
         first, last = (int(utterance.unit_cuts[i]) for i in (span.first, span.last))
         names = utterance.vocabulary.decode(found.ids)
@@ -102,6 +95,29 @@ def test_speech_spans_of_an_expressive_utterance_stand_alone(name, words, seed):
             assert [name[:3] for name in names[:3]] == ["[St", "[Pi", "[Hu"]
             own = utterance.units[first:last].tolist()
             assert [int(name[3:-1]) for name in names if name[:3] == "[Hu"] == deduplicated(own)
+
+
+@given(
+    st.sampled_from(ONCE),
+    st.integers(1, 40),
+    st.integers(0, 10**6),
+    st.tuples(st.sampled_from([6.25, 12.5, 25.0, 40.0, 7.3]), st.sampled_from([0.5, 1.0, 4.0])),
+)
+@settings(deadline=None, max_examples=100)
+def test_every_unit_has_the_pitch_and_style_of_its_own_time_at_any_rates(name, words, seed, rates):
+    utterance = toy_utterance(words, seed, expressive=True, pitch_rate=rates[0], style_rate=rates[1])
+    plan = drawn(utterance, name, seed)
+    parsed = parse_spans(interleave_spans(utterance, plan), utterance.vocabulary)
+    for span, found in zip(plan, parsed):
+        frames = range(*(int(utterance.unit_cuts[i]) for i in (span.first, span.last)))
+        if not span.speech or not frames:
+            continue
+        runs = [k for k in frames if k == frames[0] or utterance.units[k] != utterance.units[k - 1]]
+        units, pitch, style = split(utterance.vocabulary.decode(found.ids))
+        assert units == utterance.units[runs].tolist()
+        for values, own, rate in ((pitch, utterance.pitch, rates[0]), (style, utterance.style, rates[1])):
+            times = np.arange(len(own)) / rate
+            assert values == [own[np.flatnonzero(times <= k / utterance.unit_rate)[-1]] for k in runs]
 
 
 @given(st.integers(1, 60), st.integers(0, 10**6))
@@ -134,7 +150,7 @@ def test_spirit_draws_spans_within_its_bounds_and_all_of_them():
     seen = {False: set(), True: set()}
     firsts = 0
     for seed in range(400):
-        plan = spans(200, "spirit", generator(seed, 0, "x"))
+        plan = draw_spans(200, "spirit", span_generator(seed, 0, "x"))
         firsts += plan[0].speech
         for span in plan[:-1]:
             seen[span.speech].add(span.last - span.first)
@@ -146,7 +162,7 @@ def test_spirit_span_lengths_are_uniform():
     lengths = [
         s.last - s.first
         for seed in range(300)
-        for s in spans(3000, "spirit", generator(seed, 0, ""))[:-1]
+        for s in draw_spans(3000, "spirit", span_generator(seed, 0, ""))[:-1]
         if s.speech
     ]
     counts = np.bincount(lengths, minlength=16)[5:]
@@ -155,24 +171,24 @@ def test_spirit_span_lengths_are_uniform():
 
 
 def test_a_short_utterance_is_one_truncated_span():
-    assert all(len(spans(5, "spirit", generator(seed, 0, "x"))) == 1 for seed in range(50))
+    assert all(len(draw_spans(5, "spirit", span_generator(seed, 0, "x"))) == 1 for seed in range(50))
 
 
 @pytest.mark.parametrize(
     ("strategy", "share"),
     [
-        (Strategy("poisson"), 0.3),
-        (Strategy("poisson", ratio=0.47, mean_words=3), 0.47),
-        (Strategy("poisson", ratio=0.9), 0.9),
-        (Strategy("binomial"), 0.5),
-        (Strategy("continuation"), 0.5),
+        (make_strategy("poisson"), 0.3),
+        (make_strategy("poisson", ratio=0.47, mean_words=3), 0.47),
+        (make_strategy("poisson", ratio=0.9), 0.9),
+        (make_strategy("binomial"), 0.5),
+        (make_strategy("continuation"), 0.5),
     ],
 )
 @pytest.mark.parametrize("words", [30, 31])
 def test_a_promised_share_of_spoken_words_is_met_within_a_point(strategy, share, words):
     spoken = 0
     for seed in range(4000):
-        plan = spans(words, strategy, generator(seed, 0, "x"))
+        plan = draw_spans(words, strategy, span_generator(seed, 0, "x"))
         spoken += sum(span.last - span.first for span in plan if span.speech)
     assert abs(spoken / (4000 * words) - share) < 0.01
 
@@ -180,7 +196,7 @@ def test_a_promised_share_of_spoken_words_is_met_within_a_point(strategy, share,
 def test_poisson_speaks_every_word_equally_often():
     spoken = np.zeros(30)
     for seed in range(3000):
-        for span in spans(30, "poisson", generator(seed, 0, "x")):
+        for span in draw_spans(30, "poisson", span_generator(seed, 0, "x")):
             spoken[span.first : span.last] += span.speech
     assert np.abs(spoken / 3000 - 0.3).max() < 0.04
 
@@ -192,16 +208,16 @@ def test_the_task_markers_need_a_vocabulary_that_has_them():
         vocabulary=toy_vocabulary(tasks=False),
     )
     with pytest.raises(ValueError, match=r"tasks=True"):
-        interleave(plain, "concatenated", generator(0, 0, "x"))
+        interleave(plain, "concatenated", span_generator(0, 0, "x"))
 
 
 def test_the_draw_depends_on_seed_epoch_and_id_alone():
     draws = {
-        (s, e, k): generator(s, e, k).integers(2**62) for s in (0, 1) for e in (0, 1) for k in ("a", "b")
+        (s, e, k): span_generator(s, e, k).integers(2**62) for s in (0, 1) for e in (0, 1) for k in ("a", "b")
     }
     assert len(set(draws.values())) == 8
-    assert generator(1, 1, "b").integers(2**62) == draws[1, 1, "b"]
-    assert generator(1, 11, "a").integers(2**62) != generator(11, 1, "a").integers(2**62)
+    assert span_generator(1, 1, "b").integers(2**62) == draws[1, 1, "b"]
+    assert span_generator(1, 11, "a").integers(2**62) != span_generator(11, 1, "a").integers(2**62)
 
 
 def test_unimodal_builders_are_marker_and_stream():
@@ -210,8 +226,8 @@ def test_unimodal_builders_are_marker_and_stream():
     assert text_tokens(utterance).tolist() == [vocabulary.text_marker, *utterance.text]
     units = merge_ids(utterance.units, vocabulary=vocabulary, unit_rate=25.0)
     assert speech_tokens(utterance).tolist() == [vocabulary.speech_marker, *units]
-    assert document([5], vocabulary).tolist() == [vocabulary.bos, 5, vocabulary.eos]
-    assert document([5], vocabulary, eos=False).tolist() == [vocabulary.bos, 5]
+    assert make_document([5], vocabulary).tolist() == [vocabulary.bos, 5, vocabulary.eos]
+    assert make_document([5], vocabulary, eos=False).tolist() == [vocabulary.bos, 5]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +245,7 @@ def test_unimodal_builders_are_marker_and_stream():
 def test_parse_refuses_a_sequence_that_no_strategy_writes(text, rule):
     vocabulary = toy_vocabulary()
     with pytest.raises(ValueError, match=rule):
-        parse(vocabulary.encode(text), vocabulary)
+        parse_spans(vocabulary.encode(text), vocabulary)
 
 
 @pytest.mark.parametrize(
@@ -263,11 +279,46 @@ def test_an_impossible_utterance_cannot_be_made(field, value, rule):
 
 
 @pytest.mark.parametrize(
-    "bad",
-    [{"name": "spirits"}, {"text_words": (0, 3)}, {"speech_words": (5, 4)}, {"ratio": 1.5}, {"trials": 0}],
+    ("name", "numbers", "rule"),
+    [
+        ("spirits", {}, "strategy 'spirits': need one of spirit, poisson"),
+        ("spirit", {"text_words": (0, 3)}, r"spirit: text_words: need .*got \[0, 3\]"),
+        ("spirit", {"speech_words": [5, 4]}, "spirit: speech_words"),
+        ("spirit", {"speech_words": [5]}, "spirit: speech_words"),
+        ("poisson", {"ratio": 1.5}, "poisson: ratio: need"),
+        ("poisson", {"mean_words": float("inf")}, "poisson: mean_words: need"),
+        ("binomial", {"trials": 0}, "binomial: trials: need at least 1, got 0"),
+        ("spirit", {"ratio": 0.5}, "spirit: unknown number 'ratio'; known: text_words, speech_words"),
+        ("word", {"trials": 3}, "word: unknown number 'trials'; known: none"),
+    ],
 )
-def test_an_impossible_strategy_is_refused(bad):
-    with pytest.raises(ValueError, match="strategy"):
-        Strategy(**bad)
+def test_an_impossible_strategy_is_refused(name, numbers, rule):
+    with pytest.raises(ValueError, match=rule):
+        make_strategy(name, **numbers)
+
+
+def test_an_utterance_without_words_has_no_spans():
     with pytest.raises(ValueError, match="at least 1 word"):
-        spans(0, "spirit", generator(0, 0, ""))
+        draw_spans(0, "spirit", span_generator(0, 0, ""))
+
+
+def test_a_strategy_is_described_by_its_name_and_its_own_numbers_alone():
+    described = {name: asdict(make_strategy(name)) for name in STRATEGIES}
+    assert described == {
+        "spirit": {"name": "spirit", "text_words": (10, 30), "speech_words": (5, 15)},
+        "poisson": {"name": "poisson", "ratio": 0.3, "mean_words": 10.0},
+        "binomial": {"name": "binomial", "trials": 39, "probability": 0.1},
+        "word": {"name": "word"},
+        "concatenated": {"name": "concatenated"},
+        "continuation": {"name": "continuation"},
+        "none": {"name": "none"},
+    }
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_comes_back_from_the_json_of_a_sample(name):
+    strategy = make_strategy(name)
+    numbers_of_all = {"text_words": [1, 9], "ratio": 0.9, "trials": 7}  # as in schema 1
+    assert strategy_of(json.loads(json.dumps(asdict(strategy)))) == strategy
+    own = {key: value for key, value in numbers_of_all.items() if key in numbers_of(name)}
+    assert strategy_of({"name": name, **numbers_of_all}) == make_strategy(name, **own)

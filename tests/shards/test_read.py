@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.interleave import STRATEGIES, Strategy, document, generator, parse, spans, weave
-from shards.mix import Mixer
-from shards.read import _redrawn, open_stream, read_documents, read_samples, read_utterance
-from shards.redraw import redraw_all
+from shards.interleave import interleave_spans
+from shards.mixture import DeficitRoundRobin
+from shards.read import open_stream
+from shards.redraw import redraw_batch, redraw_sample
+from shards.samples import read_documents, read_samples, read_utterance
+from shards.sequence import make_document, parse_spans
+from shards.strategies import STRATEGIES, draw_spans, make_strategy, span_generator
 from shards.tar import encode
 from shards.vocabulary import Vocabulary
 from shards.write import SHARED, write_index, write_shard
@@ -162,9 +165,7 @@ def test_lanes_share_an_epoch_without_overlap(build):
     for readers in stream._readers.values():
         reader = readers[0]
         while reader.epoch == 0:
-            reader.take(1)
-            if reader.place[3] == 0 or reader._document is None:
-                continue
+            reader.read(1)
         seen.append(reader)
     shares = [set(reader.source.share(reader.lane, 0).tolist()) for reader in seen]
     assert sum(map(len, shares)) == len(set.union(*shares)) == len(seen[0].source.blocks) == 100
@@ -178,7 +179,7 @@ def test_interleavings_are_drawn_anew_each_epoch_and_say_the_same_words(build):
     first, second = found[:100], found[100:200]
     assert {tuple(tokens) for tokens in first} != {tuple(tokens) for tokens in second}
     for tokens in found[:200]:
-        parse(tokens, vocabulary)
+        parse_spans(tokens, vocabulary)
     units = [
         read_utterance(s, vocabulary).units
         for k in range(3)
@@ -190,7 +191,10 @@ def test_interleavings_are_drawn_anew_each_epoch_and_say_the_same_words(build):
 @pytest.mark.parametrize("expressive", [False, True])
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_a_window_drawn_together_is_what_its_samples_give_one_by_one(name, expressive):
-    rows = [toy_utterance(1 + 3 * i % 50, seed=i, id=f"u{i}", expressive=expressive) for i in range(60)]
+    rates = {"pitch_rate": 20.0, "style_rate": 0.5}
+    rows = [
+        toy_utterance(1 + 3 * i % 50, seed=i, id=f"u{i}", expressive=expressive, **rates) for i in range(60)
+    ]
     vocabulary = rows[0].vocabulary
     made = [toy_sample(row, "interleaved") for row in rows]
     shared = {name: made[0]["json"][name] for name in SHARED}
@@ -199,10 +203,15 @@ def test_a_window_drawn_together_is_what_its_samples_give_one_by_one(name, expre
         for one in made
     ]
     expected = [
-        document(weave(row, spans(row.words, name, generator(3, 7, row.id))), vocabulary) for row in rows
+        make_document(
+            interleave_spans(row, draw_spans(row.words, name, span_generator(3, 7, row.id))), vocabulary
+        )
+        for row in rows
     ]
-    found = redraw_all(samples, 7, vocabulary, 3, Strategy(name), shared)
-    alone = [_redrawn(vocabulary, 3, Strategy(name), key, members, 7) for _, key, members in samples]
+    found = redraw_batch(samples, 7, vocabulary, 3, make_strategy(name), shared)
+    alone = [
+        redraw_sample(vocabulary, 3, make_strategy(name), 7, key, members) for _, key, members in samples
+    ]
     assert [one.tolist() for one in alone] == [one.tolist() for one in expected]
     assert [one.tolist() for one in found] == [one.tolist() for one in expected]
     assert {one.dtype for one in found} == {np.dtype(np.int32)}
@@ -213,7 +222,10 @@ def test_shards_that_do_not_share_what_they_must_are_named(copy):
     entry = index["streams"]["interleaved"]["train"][1]
     for shared, rule in (
         (entry["shared"] | {"vocabulary": "0"}, "made with vocabulary 0"),
-        (entry["shared"] | {"eos": False}, "need what .*train-000000.tar says"),
+        (
+            entry["shared"] | {"eos": False},
+            "need the same vocabulary.* as .*train-000000.tar; write the shards again",
+        ),
         (None, "write the shards again"),
     ):
         entry["shared"] = shared
@@ -260,11 +272,11 @@ def test_a_build_behind_a_url_gives_the_same_stream(build):
 @pytest.mark.parametrize("weights", [(1, 1, 1), (1, 1), (0.2024, 0.5433, 0.2543), (0.98, 0.02), (1,)])
 @pytest.mark.parametrize("sequence_length", [256, 512, 1000, 2048, 4096])
 def test_token_shares_hold_in_any_window_of_a_million_tokens(weights, sequence_length):
-    mixer = Mixer([(0, weights)], sequence_length, lanes=64)
+    round_robin = DeficitRoundRobin([(0, weights)], sequence_length, lanes=64)
     count = 4_000_000 // sequence_length
     given = np.zeros((count + 1, len(weights)))
     for number in range(count):
-        plan = mixer.next()
+        plan = round_robin.next()
         assert sum(tokens for _, tokens in plan) == sequence_length
         for stream, tokens in plan:
             given[number + 1, stream] = tokens
@@ -276,18 +288,18 @@ def test_token_shares_hold_in_any_window_of_a_million_tokens(weights, sequence_l
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (1, 1), (0.2024, 0.5433, 0.2543), (0.9, 0.1)])
 def test_every_lane_reads_its_share_of_every_stream(weights):
-    mixer = Mixer([(0, weights)], 256, lanes=64)
+    round_robin = DeficitRoundRobin([(0, weights)], 256, lanes=64)
     for _ in range(64 * 400):
-        mixer.next()
-    shares = np.array(mixer.drawn) / np.sum(mixer.drawn, axis=1, keepdims=True)
+        round_robin.next()
+    shares = np.array(round_robin.given) / np.sum(round_robin.given, axis=1, keepdims=True)
     assert np.abs(shares - np.array(weights) / sum(weights)).max() < 0.02
 
 
 def test_a_schedule_changes_the_weights_at_its_tokens():
-    mixer = Mixer([(0, (1, 0)), (100_000, (1, 3))], 250, lanes=4)
+    round_robin = DeficitRoundRobin([(0, (1, 0)), (100_000, (1, 3))], 250, lanes=4)
     totals = np.zeros((800, 2))
     for number in range(800):
-        for stream, tokens in mixer.next():
+        for stream, tokens in round_robin.next():
             totals[number, stream] += tokens
     assert totals[:400].sum(axis=0).tolist() == [100_000, 0]
     assert np.abs(totals[400:].sum(axis=0) - [25_000, 75_000]).max() <= 250
@@ -400,7 +412,10 @@ def rewritten(folder, change):
         (lambda one: {"times.npy": one["times.npy"][::-1].copy()}, "u1.: word times"),
         (lambda one: {"ends.npy": one["ends.npy"][:-1]}, "u1.: "),
         (lambda one: {"json": {n: v for n, v in one["json"].items() if n != "eos"}}, "u1 lacks 'eos'"),
-        (lambda one: {"json": one["json"] | {"strategy": None}}, "u1: does not say how to draw it"),
+        (
+            lambda one: {"json": one["json"] | {"strategy": None}},
+            "u1: has no strategy to draw its spans with",
+        ),
         (lambda one: {"json": one["json"] | {"strategy": {"name": "spirits"}, "seed": None}}, "need one of"),
         (lambda one: {"units.npy": np.array([501], dtype=np.int16)}, "units: need"),
     ],
@@ -458,8 +473,11 @@ def test_a_sample_of_another_vocabulary_is_refused(build):
         ({"mixture": {"text": float("nan")}}, "mixture"),
         ({"mixture": {"text": float("inf")}}, "mixture"),
         ({"mixture": []}, "mixture"),
-        ({"world_size": 3}, "divides 16 lanes"),
-        ({"rank": 2, "world_size": 2}, "rank below it"),
+        (
+            {"world_size": 3},
+            r"a divisor of the 16 lanes \(1, 2, 4, 8, 16\), got 3; or set lanes to a multiple of it, such as 18",
+        ),
+        ({"rank": 2, "world_size": 2}, "need 0 <= rank < world size 2, got rank 2"),
         ({"sequence_length": 0}, "sequence_length"),
     ],
 )
@@ -470,7 +488,7 @@ def test_wrong_use_of_the_loader_is_said_in_one_line(build, change, rule):
 
 
 def test_a_folder_without_an_index_is_no_build(tmp_path):
-    with pytest.raises(ValueError, match=r"index\.json: not a usable index"):
+    with pytest.raises(ValueError, match="no finished shards here; run `wordweave interleave` first"):
         open_stream(tmp_path, THIRDS, **STREAM)
 
 

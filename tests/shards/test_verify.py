@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import shutil
 import tarfile
 import zlib
@@ -9,7 +10,11 @@ import zlib
 import numpy as np
 import pytest
 
+from shards.interleave import interleave
 from shards.read import open_stream
+from shards.samples import read_utterance
+from shards.sequence import make_document
+from shards.show import read_spans
 from shards.verify import _content, verify
 from shards.write import write_index, write_shard
 from tests.helpers.shards import toy_build, toy_sample, toy_utterance, toy_vocabulary
@@ -95,6 +100,76 @@ def test_a_pickle_in_a_tar_is_refused_by_verify_and_loader_with_the_shard_s_name
         open_stream(copy, {"interleaved": 1}, seed=0, sequence_length=10)
 
 
+def test_a_member_that_the_index_does_not_list_is_found(copy):
+    index = json.loads((copy / "shards/index.json").read_text())
+    entry = index["streams"]["interleaved"]["train"][1]
+    for listed, rule in ((["json"], "got \\['json'\\]"), (None, None)):
+        entry["members"] = listed
+        if listed is None:
+            del entry["members"]  # as in schema 1
+        (copy / "shards/index.json").write_text(json.dumps(index))
+        found = verify(copy)
+        if rule is None:
+            assert found == []
+        else:
+            (line,) = found
+            assert re.search(rf"train-000001\.tar: members in the index must be \['ends.npy', .*{rule}", line)
+
+
+def test_shards_of_schema_1_are_read_and_their_sequences_not_compared(tmp_path):
+    """Their spans were drawn with another generator, and their strategy had the numbers of all strategies."""
+    samples = [toy_sample(toy_utterance(40, seed=i, id=f"u{i}"), "interleaved") for i in range(9)]
+    strategy = samples[0]["json"]["strategy"] | {"ratio": 0.3, "trials": 39}
+    for one in samples:
+        tokens = interleave(read_utterance(one, toy_vocabulary()), "spirit", np.random.default_rng(1))
+        one["json"] |= {"schema": 1, "strategy": strategy}
+        one["tokens.npy"] = make_document(tokens, toy_vocabulary())
+    path = tmp_path / "shards/interleaved/train-000000.tar"
+    path.parent.mkdir(parents=True)
+    entry = write_shard(path, samples, toy_vocabulary())
+    del entry["members"]
+    entry["words"] = {"spoken": 1, "written": 2}
+    index = write_index(tmp_path / "shards", {"interleaved": {"train": [entry]}}, toy_vocabulary(), schema=1)
+    (line,) = verify(tmp_path)
+    assert line.startswith(f"{index}: schema: need 2 to compare sequences with their strategy, got 1")
+    for redraw in (True, False):
+        tokens = next(
+            open_stream(tmp_path, {"interleaved": 1}, seed=0, sequence_length=99, redraw=redraw)
+        ).tokens
+        assert tokens[0] == toy_vocabulary().bos
+    with pytest.raises(
+        ValueError, match="sample u0: schema: need 2, got 1; run `wordweave interleave` again"
+    ):
+        next(read_spans(tmp_path))
+    path.write_bytes(changed(path.read_bytes()))
+    assert any(line.startswith(str(path)) for line in verify(tmp_path))
+
+
+def test_an_index_of_a_later_schema_is_refused(copy):
+    index = json.loads((copy / "shards/index.json").read_text()) | {"schema": 3}
+    (copy / "shards/index.json").write_text(json.dumps(index))
+    (line,) = verify(copy)
+    assert line == f"{copy}/shards/index.json: schema: need 1 or 2, got 3; write the shards again"
+
+
+def test_pitch_and_style_at_any_rates_agree_with_their_sequences(tmp_path):
+    rows = [
+        toy_utterance(30, seed=i, id=f"u{i}", expressive=True, pitch_rate=40.0, style_rate=0.7)
+        for i in range(9)
+    ]
+    path = tmp_path / "shards/interleaved/train-000000.tar"
+    path.parent.mkdir(parents=True)
+    good = [toy_sample(row, "interleaved") for row in rows]
+    for rate, expected in (
+        (40.0, 0),
+        (12.5, 6),
+    ):  # at a wrong rate every sample differs: five findings and a last line
+        samples = [one | {"json": one["json"] | {"pitch_rate": rate}} for one in good]
+        entry = write_shard(path, samples, rows[0].vocabulary)
+        write_index(tmp_path / "shards", {"interleaved": {"train": [entry]}}, rows[0].vocabulary)
+        assert len(verify(tmp_path)) == expected
+
+
 def test_another_vocabulary_is_found(copy):
     toy_vocabulary(64, 100).save(copy / "shards")
     found = verify(copy)
@@ -109,7 +184,7 @@ def test_a_sequence_that_is_not_the_drawn_one_is_found(copy):
     tokens = good["tokens.npy"].copy()
     tokens[3] = tokens[4]
     (line,) = rewritten(copy, [good | {"tokens.npy": tokens}])
-    assert line.endswith("u1: tokens.npy must be what its units, words, strategy and seed give")
+    assert line.endswith("u1: tokens.npy must be the sequence of its units, words, strategy and seed")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +202,7 @@ def test_arrays_that_contradict_each_other_are_found(copy, change, rule):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("id", "u2"), ("stream", "speech"), ("schema", 2), ("seconds", 1.0)]
+    ("name", "value"), [("id", "u2"), ("stream", "speech"), ("schema", 1), ("seconds", 1.0)]
 )
 def test_a_record_that_says_what_is_not_so_is_found(copy, name, value):
     good = toy_sample(toy_utterance(40), "interleaved")
@@ -167,7 +242,7 @@ def test_an_example_in_train_and_in_valid_is_found(copy):
     index["streams"]["text"]["valid"] = [train[0] | {"file": "text/valid-000000.tar"}]
     (copy / "shards/index.json").write_text(json.dumps(index))
     assert verify(copy) == [
-        f"{copy}/shards/text/valid-000000.tar: 30 keys are in {copy}/shards/text/train-000000.tar too"
+        f"{copy}/shards/text/valid-000000.tar: 30 keys are also in {copy}/shards/text/train-000000.tar"
     ]
 
 

@@ -13,9 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from shards.interleave import Strategy, document, generator, interleave, parse, speech_tokens, text_tokens
-from shards.read import read_documents, read_samples, read_utterance
+from shards.interleave import interleave, speech_tokens, text_tokens
+from shards.read import open_stream
+from shards.samples import read_documents, read_index, read_samples, read_utterance
+from shards.sequence import make_document, parse_spans
+from shards.strategies import make_strategy, span_generator
 from shards.tar import decode, encode, end, member
+from shards.verify import verify
 from shards.vocabulary import Vocabulary
 from shards.write import STREAMS, sample, text_metadata, write_index, write_shard
 from tests.helpers.shards import toy_build, toy_sample, toy_utterance, toy_vocabulary
@@ -101,14 +105,54 @@ def test_a_sample_comes_back_as_it_was_written(tmp_path, stream, members):
         assert one["tokens.npy"].dtype == np.int32
 
 
-def test_pitch_and_style_travel_with_the_units(tmp_path):
-    row = toy_utterance(20, expressive=True)
+@pytest.mark.parametrize("rates", [(12.5, 1.0), (25.0, 0.5), (40.0, 3.0)])
+def test_pitch_and_style_are_stored_with_their_rates(tmp_path, rates):
+    row = toy_utterance(20, expressive=True, pitch_rate=rates[0], style_rate=rates[1])
     write_shard(tmp_path / "a.tar", [toy_sample(row, "interleaved")], row.vocabulary)
     (found,) = read_samples(tmp_path / "a.tar")
     again = read_utterance(found, row.vocabulary)
+    assert (found["json"]["pitch_rate"], found["json"]["style_rate"]) == rates
     assert np.array_equal(again.pitch, row.pitch)
     assert np.array_equal(again.style, row.style)
-    assert interleave(again, "word", generator(0, 0, "x")) == interleave(row, "word", generator(0, 0, "x"))
+    for strategy in ("word", "spirit"):
+        one, other = (interleave(each, strategy, span_generator(0, 0, "x")) for each in (again, row))
+        assert one == other
+
+
+def test_further_members_come_back_and_are_listed_in_the_index(tmp_path):
+    energy = np.linspace(0, 1, 7, dtype=np.float32)
+    row, vocabulary = toy_utterance(20), toy_vocabulary()
+    plain = toy_sample(row, "speech")
+    added = sample(plain["json"], plain["tokens.npy"], row, members={"energy.npy": energy})
+    (tmp_path / "shards/speech").mkdir(parents=True)
+    entry = write_shard(tmp_path / "shards/speech/train-000000.tar", [added], vocabulary)
+    write_index(tmp_path / "shards", {"speech": {"train": [entry]}}, vocabulary)
+    (found,) = read_samples(tmp_path / "shards/speech/train-000000.tar")
+    assert found["energy.npy"].tolist() == energy.tolist()
+    assert found["energy.npy"].dtype == np.float32
+    (listed,) = read_index(tmp_path)["streams"]["speech"]["train"]
+    assert listed["members"] == ["energy.npy", "json", "tokens.npy", "units.npy"]
+    assert verify(tmp_path) == []
+    stream = open_stream(tmp_path, {"speech": 1}, seed=0, sequence_length=20)
+    assert next(stream).tokens.tolist() == added["tokens.npy"][:20].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "rule"),
+    [
+        ("units.npy", [1], "a further member needs a name like energy.npy"),
+        ("energy", [1], "a further member needs a name like energy.npy"),
+        ("energy.pyd", [1], "a further member needs a name like energy.npy"),
+        ("a.b.npy", [1], "a further member needs a name like energy.npy"),
+        ("energy.npy", [{}], "need an array of numbers, got object"),
+        ("energy.npy", ["a"], "need an array of numbers, got <U1"),
+    ],
+)
+def test_a_further_member_that_readers_would_refuse_is_not_written(name, values, rule):
+    row = toy_utterance(3)
+    plain = toy_sample(row, "speech")
+    with pytest.raises(ValueError, match=rule):
+        sample(plain["json"], [1], row, members={name: values})
 
 
 def test_an_utterance_read_back_gives_any_interleaving(tmp_path):
@@ -117,8 +161,10 @@ def test_an_utterance_read_back_gives_any_interleaving(tmp_path):
     (found,) = read_samples(tmp_path / "a.tar")
     again = read_utterance(found, toy_vocabulary())
     for name in ("spirit", "poisson", "word", "concatenated"):
-        assert interleave(again, name, generator(1, 2, "x")) == interleave(row, name, generator(1, 2, "x"))
-    materialised = document(interleave(again, "spirit", generator(0, 0, row.id)), toy_vocabulary())
+        assert interleave(again, name, span_generator(1, 2, "x")) == interleave(
+            row, name, span_generator(1, 2, "x")
+        )
+    materialised = make_document(interleave(again, "spirit", span_generator(0, 0, row.id)), toy_vocabulary())
     assert np.array_equal(found["tokens.npy"], materialised)
 
 
@@ -142,7 +188,7 @@ def test_the_entry_says_what_a_ratio_came_to(tmp_path, strategy, share):
     samples = []
     for i in range(300):
         one = toy_sample(toy_utterance(30, seed=i % 5, id=f"u{i}"), "interleaved")
-        samples.append(one | {"json": one["json"] | {"strategy": asdict(Strategy(strategy))}})
+        samples.append(one | {"json": one["json"] | {"strategy": asdict(make_strategy(strategy))}})
     words = write_shard(tmp_path / "a.tar", samples, toy_vocabulary())["words"]
     assert sum(words.values()) == 9000 * (1 + (strategy == "word"))
     assert abs(words["spoken"] / sum(words.values()) - share) < 0.01
@@ -182,9 +228,9 @@ def test_a_sample_that_lacks_its_arrays_is_refused():
         sample(record | {"stream": "video"}, [1], row)
 
 
-def test_a_failed_shard_leaves_nothing_under_its_name(tmp_path):
+def test_a_failed_shard_leaves_no_file(tmp_path):
     one = toy_sample(toy_utterance(3), "text")
-    with pytest.raises(ValueError, match="comes twice"):
+    with pytest.raises(ValueError, match="occurs twice"):
         write_shard(tmp_path / "a.tar", [one, one], toy_vocabulary())
     with pytest.raises(ValueError, match="another vocabulary"):
         write_shard(tmp_path / "a.tar", [one], toy_vocabulary(64, 100))
@@ -193,7 +239,7 @@ def test_a_failed_shard_leaves_nothing_under_its_name(tmp_path):
         write_shard(
             tmp_path / "a.tar", [one, other | {"json": other["json"] | {"eos": False}}], toy_vocabulary()
         )
-    assert not (tmp_path / "a.tar").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_index_and_the_build_do_not_depend_on_when_they_are_made(tmp_path):
@@ -217,17 +263,18 @@ def test_documents_come_in_the_order_of_the_shards(build):
     rng = np.random.default_rng(1)
     utterances = [toy_utterance(int(rng.integers(2, 60)), seed=i, id=f"u{i:04d}") for i in range(100)]
     expected = {
-        "text": [document(text_tokens(row), vocabulary) for row in utterances],
-        "speech": [document(speech_tokens(row), vocabulary) for row in utterances],
+        "text": [make_document(text_tokens(row), vocabulary) for row in utterances],
+        "speech": [make_document(speech_tokens(row), vocabulary) for row in utterances],
         "interleaved": [
-            document(interleave(row, "spirit", generator(0, 0, row.id)), vocabulary) for row in utterances
+            make_document(interleave(row, "spirit", span_generator(0, 0, row.id)), vocabulary)
+            for row in utterances
         ],
     }
     for stream in STREAMS:
         found = list(read_documents(build, stream))
         assert len(found) == 100
         assert all(np.array_equal(one, other) for one, other in zip(found, expected[stream]))
-        assert all(parse(one, vocabulary) for one in found)
+        assert all(parse_spans(one, vocabulary) for one in found)
 
 
 @given(
