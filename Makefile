@@ -62,6 +62,9 @@ test: $(READY) ## fast tests
 test-slow: $(READY) ## the slow tests: whole builds, crashes, memory
 	$(BIN)/python -m pytest -q -m slow
 
+golden: $(READY) ## remake the hashes under tests/data after a version was raised on purpose
+	$(BIN)/python -m tests.golden
+
 lint: $(READY) ## format, style, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

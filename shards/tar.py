@@ -84,7 +84,7 @@ def scan(
             break
         name, size = _header(header, position, where, check=check)
         key, _, extension = name.partition(".")
-        if extension != "json" and not ARRAY.fullmatch(extension):
+        if not _is_member(extension):
             raise ValueError(f"{where}: member {name!r} is not in the schema (json and *.npy only); not read")
         if key != current:
             if current is not None:
@@ -102,6 +102,11 @@ def scan(
             raise ValueError(f"{where}: truncated, the end of the tar is missing")
     if current is not None:
         yield current, members
+
+
+@lru_cache(maxsize=256)
+def _is_member(extension: str) -> bool:
+    return extension == "json" or ARRAY.fullmatch(extension) is not None
 
 
 def _header(header: bytes, position: int, where: str, *, check: bool) -> tuple[str, int]:

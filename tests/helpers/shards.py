@@ -65,7 +65,7 @@ def toy_utterance(
     )
 
 
-def toy_sample(utterance: TokenizedUtterance, stream: str) -> dict:
+def toy_sample(utterance: TokenizedUtterance, stream: str, strategy: str = "spirit") -> dict:
     vocabulary = utterance.vocabulary
     cuts = utterance.text_cuts
     texts = [vocabulary.tokenizer.decode(utterance.text[a:b]) for a, b in itertools.pairwise(cuts)]
@@ -83,32 +83,35 @@ def toy_sample(utterance: TokenizedUtterance, stream: str) -> dict:
     if stream == "speech":
         record = metadata(row, vocabulary, stream=stream, tokenized=utterance, unit_hop=640)
         return sample(record, make_document(speech_tokens(utterance), vocabulary), utterance)
-    strategy = make_strategy("spirit")
-    record = metadata(
-        row,
-        vocabulary,
-        stream=stream,
-        words=words,
-        tokenized=utterance,
-        unit_hop=640,
-        strategy=strategy,
-        seed=0,
-    )
-    tokens = interleave(utterance, strategy, span_generator(0, 0, utterance.id))
+    settings = make_strategy(strategy)
+    drawn = {"strategy": settings, "seed": 0, "words": words}
+    record = metadata(row, vocabulary, stream=stream, tokenized=utterance, unit_hop=640, **drawn)
+    tokens = interleave(utterance, settings, span_generator(0, 0, utterance.id))
     return sample(record, make_document(tokens, vocabulary), utterance)
 
 
-def toy_build(folder: Path, utterances: int = 100, per_shard: int = 40, split: str = "train") -> Path:
+def toy_build(
+    folder: Path,
+    utterances: int = 100,
+    per_shard: int = 40,
+    split: str = "train",
+    *,
+    strategy: str = "spirit",
+    expressive: bool = False,
+) -> Path:
     """A build with shards of all streams, the last shard of each a short one."""
     rng = np.random.default_rng(1)
-    rows = [toy_utterance(int(rng.integers(2, 60)), seed=i, id=f"u{i:04d}") for i in range(utterances)]
+    rows = [
+        toy_utterance(int(rng.integers(2, 60)), seed=i, id=f"u{i:04d}", expressive=expressive)
+        for i in range(utterances)
+    ]
     entries: dict = {}
     for stream in STREAMS:
         (folder / "shards" / stream).mkdir(parents=True)
         entries[stream] = {split: []}
         for first in range(0, utterances, per_shard):
-            samples = (toy_sample(row, stream) for row in rows[first : first + per_shard])
+            samples = (toy_sample(row, stream, strategy) for row in rows[first : first + per_shard])
             path = folder / "shards" / stream / f"{split}-{first // per_shard:06d}.tar"
-            entries[stream][split].append(write_shard(path, samples, toy_vocabulary()))
-    write_index(folder / "shards", entries, toy_vocabulary())
+            entries[stream][split].append(write_shard(path, samples, rows[0].vocabulary))
+    write_index(folder / "shards", entries, rows[0].vocabulary)
     return folder
