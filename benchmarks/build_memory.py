@@ -1,6 +1,6 @@
 """Peak memory of a build against the number of utterances: 10x the utterances, at most 1.1x the memory.
 
-    python benchmarks/build_memory.py [MANIFEST] [--utterances 40] [--workers 2]
+    python -m benchmarks.build_memory [MANIFEST] [--utterances 40] [--workers 2]
 
 The large corpus is the small one ten times over, under other ids. Memory is the sum over the driver and its workers
 of what they hold alone and their part of what they share (PSS), sampled ten times a second. Both corpora have more

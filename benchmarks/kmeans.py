@@ -1,6 +1,6 @@
 """k-means on 100,000 real frames against scikit-learn's MiniBatchKMeans with fairseq's settings, in one run.
 
-    python benchmarks/kmeans.py [--frames 100000] [--clusters 501] [--skip-sklearn]
+    python -m benchmarks.kmeans [--frames 100000] [--clusters 501] [--skip-sklearn]
 
 Frames are 39 MFCC at 100 Hz of the recorded speech where WORDWEAVE_SPEECH says; without it, of noise. CPU time is
 compared. fairseq's settings but for `n_init`: 1 instead of 20, which takes 20 times as long.
@@ -9,13 +9,11 @@ compared. fairseq's settings but for `n_init`: 1 instead of 20, which takes 20 t
 import argparse
 import json
 import os
-import sys
 import time
 import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 
 def main() -> None:

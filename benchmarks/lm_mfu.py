@@ -1,6 +1,6 @@
 """Model FLOPs utilisation of a training step on a GPU.
 
-    python benchmarks/lm_mfu.py [--preset 1b] [--length 4096] [--sequences 4] [--document 0] [--compile] [--recompute]
+    python -m benchmarks.lm_mfu [--preset 1b] [--length 4096] [--sequences 4] [--document 0] [--compile] [--recompute]
 
 MFU = lm.model.flops_per_token x tokens per second / lm.training.train.PEAK of the device. Tokens are random; a sequence
 is one document, or with --document 600 documents of 600 in the mean, whose attention then does not count, because most

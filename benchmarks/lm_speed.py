@@ -1,7 +1,7 @@
 """Tokens per second of lm.training.train beside a `transformers` Trainer: same model, data, optimiser and threads, in
 one run.
 
-    python benchmarks/lm_speed.py BUILD [--threads 1] [--steps 30] [--rounds 2]
+    python -m benchmarks.lm_speed BUILD [--threads 1] [--steps 30] [--rounds 2]
 
 Needs `accelerate` (extra `dev`) for the Trainer. The Trainer gets sequences that are packed already and lie in memory,
 ours reads them from the shards as it does in earnest. Both train `nano` in float32 with AdamW and no dropout.

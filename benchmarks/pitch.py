@@ -1,8 +1,8 @@
 """What pitch tokens keep of F0 on speakers left out of training, and what pitch and style cost beside units.
 
-    python benchmarks/pitch.py                     # the bundled tokenizer on the speakers left out
-    python benchmarks/pitch.py --train FOLDER      # train it anew: FOLDER/pitch.safetensors and pitch.json
-    python benchmarks/pitch.py --cost              # CPU time beside a base-size HuBERT with random weights
+    python -m benchmarks.pitch                     # the bundled tokenizer on the speakers left out
+    python -m benchmarks.pitch --train FOLDER      # train it anew: FOLDER/pitch.safetensors and pitch.json
+    python -m benchmarks.pitch --cost              # CPU time beside a base-size HuBERT with random weights
 
 Recorded speech is looked for where WORDWEAVE_SPEECH says (default ../shared/speech). A speaker is left out of training
 if the SHA-256 of the name, as a number, is divisible by 10. The other quantizer has 64 codes at the same 12.5 Hz: code
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
@@ -178,7 +177,7 @@ def train(rows: list[dict[str, Any]], folder: Path, **recipe: Any) -> pitch.Pitc
         sorted(f"{row['id']} {hashlib.sha256(row['path'].read_bytes()).hexdigest()}" for row in kept)
     )
     said = {
-        "command": "python benchmarks/pitch.py --train units/data",
+        "command": "python -m benchmarks.pitch --train units/data",
         "f0": f0_identity(),
         "recordings": hashlib.sha256(listed.encode()).hexdigest(),
         "clips": len(kept),

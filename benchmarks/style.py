@@ -1,7 +1,7 @@
 """Style tokens on acted emotional speech, each speaker left out of everything that is learned.
 
-    python benchmarks/style.py                     # leave one speaker out: emotion, arousal, speaker, seams
-    python benchmarks/style.py --train FOLDER      # fit the bundled codebook: FOLDER/style.safetensors, style.json
+    python -m benchmarks.style                     # leave one speaker out: emotion, arousal, speaker, seams
+    python -m benchmarks.style --train FOLDER      # fit the bundled codebook: FOLDER/style.safetensors, style.json
 
 Recorded speech is looked for where WORDWEAVE_SPEECH says (default ../shared/speech): `emotion/` is EmoDB, 80 German
 clips of 2 s of six actors; `unlabelled/` and `dev/` are read speech. For each actor the codebook (with the classifier
@@ -26,14 +26,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "benchmarks"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
-from pitch import ATTRIBUTION, SPEECH, read_rows  # noqa: E402
 
+from benchmarks.pitch import ATTRIBUTION, SPEECH, read_rows  # noqa: E402
 from units import kmeans  # noqa: E402
 from units.encoders import load_encoder  # noqa: E402
 from units.prosody import style  # noqa: E402
@@ -199,7 +197,7 @@ def train(rows: list[dict[str, Any]], folder: Path, *, clusters: int, seed: int)
         sorted(f"{row['id']} {hashlib.sha256(row['path'].read_bytes()).hexdigest()}" for row in rows)
     )
     said = {
-        "command": "python benchmarks/style.py --train units/data",
+        "command": "python -m benchmarks.style --train units/data",
         "f0": f0_identity(),
         "recordings": hashlib.sha256(listed.encode()).hexdigest(),
         "clips": len(rows),
