@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= python3.13 python3.12 python3.11 python3
 WORKERS ?= 2
 CONFIG ?= config/corpus.toml
 BUILD ?= build/demo
@@ -18,11 +18,15 @@ help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: SOURCE=manifest.jsonl BUILD=$(BUILD) WORKERS=$(WORKERS) CONFIG=$(CONFIG) TRAIN=$(TRAIN) STUDY=$(STUDY) SPEECH=$(SPEECH) SEED=$(SEED) OUTPUT=$(OUTPUT) PYTHON=$(PYTHON)"
 
-setup: $(READY) ## make .venv from the pinned versions
+setup: $(READY) ## make .venv from the pinned versions with the newest Python found (3.13, 3.12, 3.11)
 
-$(READY): constraints.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "wordweave: Python: need 3.11, got $$($(PYTHON) --version); set PYTHON=/path/to/python3.11" >&2; exit 2; }
-	$(PYTHON) -m venv .venv
+.venv/pyvenv.cfg: constraints.txt
+	@for python in $(PYTHON); do \
+	  $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || continue; \
+	  echo "make .venv with $$($$python --version)"; rm -rf .venv; exec $$python -m venv .venv; \
+	done; echo "wordweave: Python: need 3.11, 3.12 or 3.13 with its venv module, got none by the names $(PYTHON); set PYTHON=/path/to/python" >&2; exit 2
+
+$(READY): .venv/pyvenv.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev]"
 	touch $@
 
@@ -56,11 +60,11 @@ encoder: $(READY) ## remake the bundled encoder and its units in OUTPUT from SPE
 report: $(READY) ## where the hours of BUILD went
 	$(BIN)/wordweave report $(BUILD)
 
-test: $(READY) ## fast tests
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+test: $(READY) ## fast tests (at most 5 minutes on two idle cores)
+	$(BIN)/python -m pytest -q -n 2 --durations=10 -m "not slow"
 
-test-slow: $(READY) ## the slow tests: whole builds, crashes, memory
-	$(BIN)/python -m pytest -q -m slow
+test-slow: $(READY) ## the slow tests: whole builds, crashes, memory (at most 15 minutes)
+	$(BIN)/python -m pytest -q -n 2 --durations=10 -m slow
 
 golden: $(READY) ## remake the hashes under tests/data after a version was raised on purpose
 	$(BIN)/python -m tests.golden

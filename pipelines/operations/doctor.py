@@ -110,7 +110,7 @@ def faiss() -> tuple[str, str]:
     count = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     return (
         "ok",
-        f"faiss {faiss.__version__}, {f'{count} GPUs' if count else 'on the CPU (extra gpu: faiss-gpu-cu12)'}",
+        f"faiss {faiss.__version__}, {f'{count} GPUs' if count else 'on the CPU'}",
     )
 
 
