@@ -88,4 +88,4 @@ lock: ## write constraints.txt anew from the versions the index gives today
 clean: ## remove builds and caches (not .venv)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo corpus train evaluate study encoder report test test-slow lint check bench lock clean
+.PHONY: help setup demo corpus train evaluate study encoder report test test-slow golden lint check bench lock clean
