@@ -1,4 +1,4 @@
-"""Convolutions that take fewer multiplications than they say: the same numbers as the plain ones of torch."""
+"""Convolutions as matrix products and spectra: the same numbers as those of torch."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,8 @@ from units.encoders import load_encoder
 from units.hubert.convolutions import (
     Convolutions,
     convolve,
-    convolve_pairs,
     output_moments,
     sample_moments,
-    sum_of_shared,
 )
 from units.hubert.transformer import spectrum
 
@@ -32,7 +30,7 @@ def plainly(x, kernel, bias, size, stride):
     st.booleans(),
     st.integers(0, 2**32 - 1),
 )
-def test_frames_in_pairs_are_those_of_a_plain_convolution(shape, frames, biased, seed):
+def test_products_of_overlapping_views_are_a_convolution(shape, frames, biased, seed):
     size, stride = shape
     generator = torch.Generator().manual_seed(seed)
     extra = seed % stride  # samples at the end that give no frame
@@ -40,30 +38,9 @@ def test_frames_in_pairs_are_those_of_a_plain_convolution(shape, frames, biased,
     kernel = torch.randn(size * 6, 5, generator=generator)
     bias = torch.randn(5, generator=generator) if biased else None
     expected = plainly(x, kernel, bias, size, stride)
-    for found in (
-        convolve(x, kernel, bias, size, stride),
-        convolve_pairs(x, kernel, sum_of_shared(kernel, size, stride), bias, size, stride),
-    ):
-        assert found.shape == expected.shape
-        assert torch.allclose(found.double(), expected, rtol=0, atol=1e-4)
-
-
-def test_a_frame_of_a_pair_hangs_on_no_sample_that_it_does_not_see():
-    x, kernel = torch.randn(41, 8), torch.randn(24, 8)
-    total = sum_of_shared(kernel, 3, 2)
-    before = convolve_pairs(x, kernel, total, None, 3, 2)
-    for sample in range(41):
-        changed = x.clone()
-        changed[sample] += 1
-        touched = (convolve_pairs(changed, kernel, total, None, 3, 2) != before).any(dim=1)
-        seen = [2 * frame <= sample <= 2 * frame + 2 for frame in range(len(before))]
-        assert touched.tolist() == seen
-
-
-def test_pairs_are_taken_in_single_precision_alone():
-    convolutions = load_encoder("compact")._convolutions
-    assert [total is not None for total in convolutions.sums] == [False, True, True]
-    assert load_encoder("compact", dtype="bfloat16")._convolutions.sums == [None] * 3
+    found = convolve(x, kernel, bias, size, stride)
+    assert found.shape == expected.shape
+    assert torch.allclose(found.double(), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("size", "groups"), [(128, 16), (32, 4), (15, 2), (3, 1), (1, 1)])

@@ -1,11 +1,17 @@
-"""F0 equals the reference's own network, in blocks of any size, and whatever comes in is defined."""
+"""F0 equals that of torchfcpe, the oracle, in blocks of any size, and is defined for any waveform."""
+
+import contextlib
+import io
+import os
+from functools import lru_cache
 
 import numpy as np
 import pytest
 import torch
 
-from units.prosody import f0
-from units.prosody.f0 import F0, UNVOICED_HERTZ, extract, interpolate
+from units.prosody import f0, fcpe
+from units.prosody.f0 import F0, UNVOICED_HERTZ, extract, extract_batch, interpolate
+from units.tensor_files import write_safetensors
 
 RATE = 16_000
 
@@ -22,10 +28,21 @@ def cents(found: F0, true) -> np.ndarray:
     return np.abs(1200 * np.log2(found.hertz / true))[found.voiced]
 
 
+@lru_cache
+def torchfcpe():
+    """The model in torchfcpe's wheel; its output while it is imported, and the variable it sets, are dropped."""
+    package = pytest.importorskip("torchfcpe", reason="the oracle is installed for development alone")
+    before = dict(os.environ)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = package.spawn_bundled_infer_model("cpu")
+    os.environ.clear()
+    os.environ.update(before)
+    return model
+
+
 def reference(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """torchfcpe's own call with the settings of the release: Hz where voiced else interpolated, and voicing."""
-    loaded = f0._load("cpu")
-    hertz, unvoiced = loaded.infer(
+    hertz, unvoiced = torchfcpe().infer(
         torch.from_numpy(waveform)[None, :, None], RATE, decoder_mode="local_argmax", threshold=0.05,
         f0_min=50.0, f0_max=1100.0, interp_uv=True, output_interp_target_length=len(waveform) // 80 + 1,
         retur_uv=True,
@@ -62,24 +79,53 @@ def test_f0_of_recorded_speech_is_what_torchfcpe_gives_within_1e_4(real_speech):
         assert np.abs(found.hertz / hertz - 1).max() < 1e-4
 
 
-@pytest.mark.parametrize("frames", [1, 2, 7, 30])
-def test_the_second_convolution_is_that_of_torch(frames):
-    weights = f0._weights("cpu")[0]
-    second, model = f0._load("cpu").model.input_stack[3], f0._load("cpu").model
-    x = torch.randn(frames, 512, generator=torch.Generator().manual_seed(0))
-    wanted = second(x.T[None])[0].T
-    if model.harmonic_emb is not None:
-        wanted = wanted + model.harmonic_emb.weight[0]
-    found = f0._second(weights, x)
-    assert len(found) == frames + frames % 2
-    assert torch.allclose(found[:frames], wanted, atol=1e-4)
+def test_the_mel_filters_are_those_of_torchfcpe():
+    theirs = torchfcpe().wav2mel.mel_extractor.mel_basis.numpy()
+    assert np.abs(fcpe.mel_filters() - theirs).max() < 1e-8
+
+
+def test_converted_weights_give_the_same_f0_without_torchfcpe(tmp_path, monkeypatch):
+    wave = mixed(2)
+    before, identity = extract(wave), f0.identity()
+    write_safetensors(tmp_path / "fcpe.safetensors", fcpe.read_weights(), {})
+    monkeypatch.setattr(fcpe, "CONVERTED", tmp_path / "fcpe.safetensors")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for cached in (fcpe.load, fcpe.weights_hash):
+        cached.cache_clear()
+    assert np.array_equal(extract(wave).hertz, before.hertz)
+    assert f0.identity() == identity
+    (tmp_path / "fcpe.safetensors").unlink()
+    fcpe.load.cache_clear()
+    with pytest.raises(ValueError, match="need the weights of FCPE"):
+        extract(wave)
+
+
+def test_recordings_computed_as_one_signal_have_the_f0_they_have_alone(monkeypatch):
+    """As on a GPU: gaps between recordings, a fixed number of rows, long recordings in blocks."""
+    waves = [mixed(seconds, seed) for seed, seconds in enumerate((0.05, 3, 1.3, 9, 0.6))]
+    alone = extract_batch(waves)
+    network = fcpe.load("cpu")
+    monkeypatch.setattr(fcpe, "FRAMES", 400)
+    spectra = [fcpe.log_mel(torch.from_numpy(wave), network.filters) for wave in waves]
+    pieces = (piece for i, mel in enumerate(spectra) for piece in network.pieces(i, mel))
+    batches = list(fcpe.batches(pieces, 800))
+    assert [len(batch) for batch in batches] == [3, 1, 2, 1]
+    hertz: list[list[np.ndarray]] = [[] for _ in waves]
+    for batch in batches:
+        for piece, found in zip(batch, network.decode([piece.x for piece in batch], 900), strict=True):
+            hertz[piece.recording].append(found[piece.first : piece.first + piece.kept].numpy())
+    for one, found in zip(alone, map(np.concatenate, hertz), strict=True):
+        filled, voiced = f0.filled(found)
+        frames = np.arange(len(one)) * len(found) // len(one)
+        assert np.array_equal(voiced[frames], one.voiced)
+        assert np.abs(filled[frames] - one.hertz).max() < 0.01
 
 
 def test_blocks_leave_no_seam(monkeypatch):
     wave = mixed(8)
     whole = extract(wave)
     for block in (37, 250, 400):
-        monkeypatch.setattr(f0, "_BLOCK", block)
+        monkeypatch.setattr(fcpe, "FRAMES", block)
         found = extract(wave)
         assert np.array_equal(found.voiced, whole.voiced)
         assert np.abs(found.hertz - whole.hertz).max() < 0.01
@@ -88,8 +134,8 @@ def test_blocks_leave_no_seam(monkeypatch):
 def test_the_context_of_a_block_is_as_long_as_the_network_reaches(monkeypatch):
     wave = mixed(6)
     whole = extract(wave)
-    monkeypatch.setattr(f0, "_BLOCK", 100)
-    monkeypatch.setattr(f0, "_REACH", 10)
+    monkeypatch.setattr(fcpe, "FRAMES", 100)
+    monkeypatch.setattr(fcpe, "REACH", 10)
     assert np.abs(extract(wave).hertz - whole.hertz).max() > 0.01
 
 

@@ -53,7 +53,6 @@ class Convolutions:
     ):
         self.settings, self.dtype, self.activation = settings, dtype, activation
         self.kernels: list[torch.Tensor] = []
-        self.sums: list[torch.Tensor | None] = []  # of taps that two frames share, see `convolve_pairs`
         self.biases: list[torch.Tensor | None] = []
         self.norms: list[tuple[torch.Tensor, torch.Tensor] | None] = []
         for i in range(len(settings.conv_kernel)):
@@ -61,9 +60,6 @@ class Convolutions:
             kernel = weights[f"{name}.conv.weight"].permute(2, 1, 0).flatten(0, 1)  # (taps x in, out)
             # the first sees the waveform, which half precision would hurt, and is a small part of the work
             self.kernels.append((kernel if i == 0 else kernel.to(dtype)).contiguous())
-            size, stride = settings.conv_kernel[i], settings.conv_stride[i]
-            paired = dtype == torch.float32 and kernel.device.type == "cpu" and stride < size <= 2 * stride
-            self.sums.append(sum_of_shared(kernel, size, stride) if paired and i else None)
             self.biases.append(weights.get(f"{name}.conv.bias"))
             normed = settings.conv_norm == "layer" or i == 0
             names = (f"{name}.layer_norm.weight", f"{name}.layer_norm.bias")
@@ -149,11 +145,7 @@ class Convolutions:
         """Output of the first convolution, with norm and activation -> that of the last."""
         s = self.settings
         for i in range(1, len(self.kernels)):
-            shape, shared = (s.conv_kernel[i], s.conv_stride[i]), self.sums[i]
-            if shared is None:
-                x = convolve(x, self.kernels[i], self.biases[i], *shape)
-            else:
-                x = convolve_pairs(x, self.kernels[i], shared, self.biases[i], *shape)
+            x = convolve(x, self.kernels[i], self.biases[i], s.conv_kernel[i], s.conv_stride[i])
             x = self.activated(x, i)
         return x
 
@@ -212,60 +204,6 @@ def convolve(
         else:
             out.addmm_(rows, part)
     assert out is not None
-    return out
-
-
-def sum_of_shared(kernel: torch.Tensor, size: int, stride: int) -> torch.Tensor:
-    """Of the taps that fall on samples which two neighbouring frames see: the former frame's plus the latter's."""
-    channels = len(kernel) // size
-    shared = (size - stride) * channels
-    return (kernel[stride * channels :].double() + kernel[:shared].double()).float()
-
-
-def convolve_pairs(
-    x: torch.Tensor,
-    kernel: torch.Tensor,
-    total: torch.Tensor,
-    bias: torch.Tensor | None,
-    size: int,
-    stride: int,
-) -> torch.Tensor:
-    """As `convolve`, for stride < size <= 2 stride, with three products of shared samples for two frames, not four.
-
-        frame 2s      a b c          y[2s]     = (a - c) w0 + b w1 + c (w0 + w2)
-        frame 2s + 1      c d e      y[2s + 1] = (e - c) w2 + d w1 + c (w0 + w2)
-
-    A frame hangs on no sample that it does not see, in no bit. Of a kernel of 3 and a stride of 2 it takes 5/6 of the
-    multiplications of `convolve`, and 0.9 of its time at 512 channels.
-
-    Args:
-        total: (shared x C, channels out), w0 + w2, from `sum_of_shared`.
-
-    Source: Winograd 1980, Arithmetic Complexity of Computations: the algorithm F(2, 2).
-
-    >>> x = torch.tensor([[1.0], [2.0], [4.0], [8.0], [16.0], [32.0], [64.0]])
-    >>> kernel = torch.tensor([[1.0], [1.0], [3.0]])
-    >>> convolve_pairs(x, kernel, sum_of_shared(kernel, 3, 2), None, 3, 2).flatten()
-    tensor([ 15.,  60., 240.])
-    """
-    channels = x.shape[1]
-    shared, step = (size - stride) * channels, stride * channels
-    frames = (len(x) - size) // stride + 1
-    former, latter = (frames + 1) // 2, frames // 2
-
-    def seen(count: int, width: int, start: int, apart: int) -> torch.Tensor:
-        return x.as_strided((count, width), (apart, 1), x.storage_offset() + start)
-
-    middle = seen(former, shared, step, 2 * step)
-    both = middle @ total if bias is None else torch.addmm(bias, middle, total)
-    if shared < step:
-        out = seen(frames, step - shared, shared, step) @ kernel[shared:step]
-        out[0::2] += both
-        out[1::2] += both[:latter]
-    else:
-        out = both.repeat_interleave(2, dim=0)[:frames]
-    out[0::2].addmm_(seen(former, shared, 0, 2 * step) - middle, kernel[:shared])
-    out[1::2].addmm_(seen(latter, shared, 2 * step, 2 * step) - middle[:latter], kernel[step:])
     return out
 
 

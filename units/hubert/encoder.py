@@ -13,8 +13,6 @@ This file cuts recordings into pieces, pieces into batches, and puts the results
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +24,7 @@ from units.hubert.convolutions import Convolutions, First
 from units.hubert.settings import ACTIVATIONS, HubertSettings
 from units.hubert.transformer import Transformer
 from units.tensor_files import hash_settings, hash_tensors
+from units.threads import single_threaded_pool
 from units.waveform import check_waveform
 
 REFERENCE_CHUNK = 1_600_000  # samples: Spirit LM's tokenizer cuts at 100 s
@@ -170,7 +169,7 @@ class HubertEncoder:
         long = [] if self.chunking == "reference" else [i for i, some in enumerate(several) if len(some) > 1]
         found: list[np.ndarray | None] = [None] * len(recordings)
         empty = function(torch.zeros(0, self.dimension, device=self.device))
-        with each_on_one_thread(threads) as run:
+        with single_threaded_pool(threads) as run:
             shared |= zip(long, run(lambda i: self._first(recordings[i]), long), strict=True)
             made = map(function, launched(features, batches)) if self._together else run(mapped, batches)
             for batch, values in zip(batches, made, strict=True):
@@ -247,19 +246,6 @@ class HubertEncoder:
             batches[-1].append(piece)
             frames += more
         return batches
-
-
-@contextmanager
-def each_on_one_thread(threads: int) -> Iterator[Callable[..., Iterable]]:
-    """A `map` whose calls run side by side, each on a single thread of torch's: the same bits whatever their number."""
-    if threads == 1:
-        yield map
-        return
-    try:
-        with ThreadPoolExecutor(threads, "encode", torch.set_num_threads, (1,)) as pool:
-            yield pool.map
-    finally:
-        torch.set_num_threads(threads)  # MKL's number is one for all threads
 
 
 def launched(function: Callable[[Any], torch.Tensor], items: Iterable) -> Iterator[torch.Tensor]:

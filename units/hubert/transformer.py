@@ -6,9 +6,6 @@
 What looks along time is done for one recording after the other on a CPU. On a GPU that would be many small kernels, so
 the recordings stand in a padded block there: with zeros behind them for the positional convolution, and with a mask for
 the attention. Recordings of equal length need neither.
-
-On a CPU wide layers multiply two rows at a time, see `units.strassen`. Rows of a pair are of one recording: one of an
-odd number of frames gets a row of zeros behind it.
 """
 
 from collections.abc import Callable
@@ -19,13 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from units.hubert.settings import HubertSettings
-from units.strassen import multiply, seven
 
 LEAST_ROWS = 16  # below it a matrix product takes other kernels, whose rows differ in their last bits
-SEVEN_FROM = 512  # numbers in and out of a layer from which seven products for eight were measured to pay
 
-Pair = tuple[torch.Tensor, torch.Tensor]
-Layer = tuple[torch.Tensor | list[torch.Tensor], torch.Tensor]  # matrix, or the sums of `seven`; bias
+Pair = tuple[torch.Tensor, torch.Tensor]  # weight and bias
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -44,23 +38,14 @@ class Transformer:
         compiled: bool,
     ):
         s = self.settings = settings
-        self.dtype, self.padded, self.paired = dtype, padded, False
-        # only where it was measured that a row's bits do not hang on the number of rows
-        avx2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
-        laid = avx2 and not padded and dtype == torch.float32
+        self.dtype, self.padded = dtype, padded
 
         def pair(name: str) -> Pair:
             return weights[f"{name}.weight"], weights[f"{name}.bias"]
 
-        def linear(*names: str) -> Layer:
+        def linear(*names: str) -> Pair:
             matrices, biases = zip(*map(pair, names), strict=True)
-            matrix, bias = torch.cat(matrices).to(dtype), torch.cat(biases).to(dtype)
-            if not laid:
-                return matrix, bias
-            if min(matrix.shape) >= SEVEN_FROM and not any(size % 2 for size in matrix.shape):
-                self.paired = True
-                return seven(matrix.T), bias
-            return matrix.T.contiguous().T, bias  # in memory as a product takes it: up to 1.05 times as fast
+            return torch.cat(matrices).to(dtype), torch.cat(biases).to(dtype)
 
         self.projection_norm = pair("feature_projection.layer_norm") if s.projection_norm else None
         self.projection = linear("feature_projection.projection")
@@ -96,9 +81,9 @@ class Transformer:
     def __call__(self, inputs: list[torch.Tensor]) -> torch.Tensor:
         """(F, C) of each recording -> (rows, D) float32 of all, in order."""
         s = self.settings
-        where = Where([len(x) for x in inputs], inputs[0].device, padded=self.padded, paired=self.paired)
-        x = where.stack(inputs).float()
-        short = LEAST_ROWS * (2 if self.paired else 1) - len(x)
+        where = Where([len(x) for x in inputs], inputs[0].device, padded=self.padded)
+        x = torch.cat(inputs).float()
+        short = LEAST_ROWS - len(x)
         if short > 0:
             x = F.pad(x, (0, 0, 0, short))
         if self.projection_norm:
@@ -116,7 +101,7 @@ class Transformer:
             if short > 0:
                 attended = F.pad(attended, (0, 0, 0, short))
             x = self.after(x, attended, *block)
-        return where.frames(x[: where.rows])
+        return x[: where.rows]
 
     def positions(self, x: torch.Tensor, where: "Where") -> torch.Tensor:
         """(rows, D) -> (rows, D): the positional convolution, which sees zeros outside a recording."""
@@ -125,7 +110,7 @@ class Transformer:
         kernel = self.settings.position_kernel
         if not self.padded:
             found = [self.position_by_spectrum(part[0]) for part in where.spread(x)]
-            return self.position_activation(where.stack(found))
+            return self.position_activation(torch.cat(found))
         found = []
         for part in where.spread(x.to(self.dtype)):
             y = part.transpose(1, 2)  # (recordings, D, F)
@@ -179,15 +164,11 @@ def spectrum(kernel: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 class Where:
-    """Where the rows of each recording are: one after the other, or in a block (recordings, longest, D).
+    """Where the rows of each recording are: one after the other, or in a block (recordings, longest, D)."""
 
-    One after the other they can be `paired`: those of each recording are of even number, a row of zeros the last.
-    """
-
-    def __init__(self, lengths: list[int], device: torch.device, *, padded: bool, paired: bool):
+    def __init__(self, lengths: list[int], device: torch.device, *, padded: bool):
         self.lengths, self.padded = lengths, padded
-        self.slots = [length + length % 2 for length in lengths] if paired else lengths
-        self.rows = sum(self.slots)
+        self.rows = sum(lengths)
         self.mask = self.places = None
         if padded and len(set(lengths)) > 1:
             longest = max(lengths)
@@ -198,8 +179,7 @@ class Where:
     def spread(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """(rows, D) -> blocks (recordings, F, D)."""
         if not self.padded:
-            parts = zip(rows.split(self.slots), self.lengths, strict=True)
-            return [part[:length].unsqueeze(0) for part, length in parts]
+            return [part.unsqueeze(0) for part in rows.split(self.lengths)]
         if self.places is None:
             return [rows.view(len(self.lengths), -1, rows.shape[1])]
         block = rows.new_zeros(len(self.lengths) * max(self.lengths), rows.shape[1])
@@ -208,31 +188,14 @@ class Where:
 
     def gather(self, blocks: list[torch.Tensor]) -> torch.Tensor:
         """The way back."""
-        rows = self.stack([block.flatten(0, 1) for block in blocks])
+        rows = torch.cat([block.flatten(0, 1) for block in blocks])
         return rows if self.places is None else rows[self.places]
 
-    def stack(self, parts: list[torch.Tensor]) -> torch.Tensor:
-        """(F, D) of each recording, or of all -> (rows, D)."""
-        if self.slots != self.lengths:
-            spare = parts[0].new_zeros(1, parts[0].shape[1])
-            parts = [rows for part in parts for rows in (part, spare[: len(part) % 2])]
-        return torch.cat(parts)
 
-    def frames(self, rows: torch.Tensor) -> torch.Tensor:
-        """(rows, D) -> those of frames alone."""
-        if self.slots == self.lengths:
-            return rows
-        return torch.cat([part[0] for part in self.spread(rows)])
-
-
-def linear(x: torch.Tensor, layer: Layer) -> torch.Tensor:
+def linear(x: torch.Tensor, layer: Pair) -> torch.Tensor:
     """A linear layer, in the precision of its matrix."""
     matrix, bias = layer
-    if isinstance(matrix, torch.Tensor):
-        return F.linear(x.to(matrix.dtype), matrix, bias)
-    out = x.new_empty(len(x), len(bias))
-    multiply(x[0::2], x[1::2], matrix, bias, out[0::2], out[1::2])
-    return out
+    return F.linear(x.to(matrix.dtype), matrix, bias)
 
 
 def after_attention(s: HubertSettings, activation: Activation) -> Callable[..., Any]:
@@ -242,11 +205,11 @@ def after_attention(s: HubertSettings, activation: Activation) -> Callable[..., 
         x: torch.Tensor,
         attended: torch.Tensor,
         norm: Pair,
-        qkv: Layer,
-        out: Layer,
+        qkv: Pair,
+        out: Pair,
         final_norm: Pair,
-        wide: Layer,
-        narrow: Layer,
+        wide: Pair,
+        narrow: Pair,
     ) -> torch.Tensor:
         x = x + linear(attended, out)
         if s.pre_norm:

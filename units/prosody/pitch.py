@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from corpus.records import SAMPLE_RATE
-from units.prosody.f0 import F0, RATE, UNVOICED_HERTZ, extract, one_thread
+from units.prosody.f0 import F0, RATE, UNVOICED_HERTZ, extract
 from units.tensor_files import hash_file, load_weights_only, read_artifact, write_artifact
+from units.threads import one_thread
 
 FORMAT = "wordweave pitch 1"
 BUNDLED = Path(__file__).parents[1] / "data" / "pitch.safetensors"

@@ -29,9 +29,10 @@ from corpus.records import SAMPLE_RATE
 from units import kmeans
 from units.kmeans import Codebook
 from units.logistic import fit_logistic
-from units.prosody.f0 import F0, extract, one_thread
+from units.prosody.f0 import F0, extract
 from units.prosody.wav2vec2_style import TOKEN_RATE, Wav2Vec2Style
 from units.tensor_files import read_artifact, write_artifact
+from units.threads import one_thread
 from units.waveform import check_waveform
 
 FORMAT = "wordweave style 3"
