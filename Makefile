@@ -45,7 +45,7 @@ corpus: $(READY) ## a build of your recordings: make corpus SOURCE=manifest.json
 train: $(READY) ## train the compact model on BUILD
 	$(BIN)/wordweave train $(BUILD) --config $(TRAIN)
 
-evaluate: $(READY) ## score the model of BUILD on the synthetic packs
+evaluate: $(READY) ## score the model of BUILD on the synthetic test sets
 	$(BIN)/wordweave evaluate $(BUILD)
 
 study: $(READY) ## the paper's claim in miniature: STUDY=config/study/quick.toml (10 minutes) or full.toml (an hour)

@@ -40,7 +40,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ORDER = (
     "synth", "ingest", "fit", "units", "pitch", "style", "align", "interleave", "build",
     "mfa", "plan", "report", "card", "phones", "compare", "show", "verify", "export", "prune", "doctor",
-    "extend", "train", "generate", "pack", "evaluate", "resynthesis", "study", "export-model",
+    "add-speech-tokens", "train", "generate", "testset", "evaluate", "resynthesis", "study", "export-model",
 )  # a command that is not named here is an error of `--help`, not a silent one
 # fmt: on
 

@@ -1,99 +1,127 @@
-"""The evaluation: a model on packs."""
+"""Evaluate a model on test sets."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from commands.cli import FILE, FOLDER, cli, command, say
+from commands.cli import FILE, FOLDER, cli, command
 
 
 @command(cli)
 @click.argument("build", type=FOLDER)
 @click.option("--model", type=FOLDER, help="Model folder; default BUILD/model/best.")
 @click.option(
-    "--pack", "packs", type=FOLDER, multiple=True, help="A pack; without any, the synthetic ones are made."
+    "--testset",
+    "testsets",
+    type=FOLDER,
+    multiple=True,
+    help="Test-set folder; without any, synthetic ones are made.",
 )
 @click.option(
-    "--items", type=click.IntRange(min=1), default=100, help="Pairs in a synthetic pack.", show_default=True
+    "--items",
+    type=click.IntRange(min=1),
+    default=100,
+    help="Pairs in a synthetic test set.",
+    show_default=True,
 )
 @click.option("--split", type=click.Choice(["dev", "test"]), default="test", show_default=True)
 @click.option(
     "--batch-tokens",
     type=click.IntRange(min=1),
     default=8192,
-    help="Moves speed, nothing else.",
+    help="Tokens of one forward pass. Affects speed only.",
     show_default=True,
 )
 @click.option("--eos", is_flag=True, help="Score the end of the document too.")
 @click.option(
-    "--task", is_flag=True, help="Ask across with [ASR] and [TTS], for a model of strategy concatenated."
+    "--task-markers",
+    is_flag=True,
+    help="Use the [ASR]/[TTS] markers in cross-modal prompts (models trained with `concatenated`).",
 )
 @click.option(
-    "--shots", type=click.IntRange(min=0), help="Solved examples; default as the paper, none for sentiment."
+    "--shots",
+    type=click.IntRange(min=0),
+    help="Solved examples; default as in the paper, none for sentiment.",
 )
 @click.option(
-    "--runs",
+    "--samples-per-prompt",
     type=click.IntRange(min=1),
-    help="Draws of a continuation, averaged; default 3, of the synthetic packs 1.",
+    help="Samples per prompt, averaged (default 3; 1 for synthetic test sets).",
 )
 @click.option(
     "--batch", type=click.IntRange(min=1), default=32, help="Continuations at a time.", show_default=True
 )
+@click.option("--vocoder", help="Command: JSON of speech tokens on stdin, the WAV to write as last argument.")
+@click.option("--recogniser", help="Command that prints the transcript of its last argument, a WAV.")
+@click.option("--stop-recording", type=FILE, help="Recording of the word stop, for few-shot TTS.")
 @click.option(
-    "--vocoder", help="Command that speaks tokens: JSON on stdin, the WAV to write as last argument."
+    "--text-classifier",
+    type=FOLDER,
+    help="Hugging Face sentiment classifier; default: fitted on the test set's train items.",
 )
-@click.option("--recogniser", help="Command that prints what a WAV, its last argument, says.")
-@click.option("--stop", type=FILE, help="Recording of the word stop, for readings by example.")
-@click.option(
-    "--judge-text", type=FOLDER, help="Hugging Face classifier of sentiment; default learned from the pack."
-)
-@click.option("--judge-speech", type=FOLDER, help="The same of recordings; needs --vocoder.")
-@click.option("--compare", is_flag=True, help="Print the paper's numbers beside ours.")
+@click.option("--speech-classifier", type=FOLDER, help="The same for recordings; needs --vocoder.")
+@click.option("--compare", is_flag=True, help="Print the paper's numbers next to ours.")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     help="JSON; default BUILD/evaluation/results.json.",
 )
 def evaluate(
-    build: Path, model: Path | None, packs: tuple[Path, ...], items: int, split: str, batch_tokens: int, eos: bool,
-    task: bool, shots: int | None, runs: int | None, batch: int, vocoder: str | None, recogniser: str | None,
-    stop: Path | None, judge_text: Path | None, judge_speech: Path | None, compare: bool, output: Path | None,
+    build: Path, testsets: tuple[Path, ...], model: Path | None, items: int, stop_recording: Path | None,
+    samples_per_prompt: int | None, compare: bool, output: Path | None, **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Score a model on packs.
+    """Score a model on test sets.
 
-    In text, in speech and across; recordings are encoded as BUILD's speech was. Without --pack the synthetic packs are
-    spoken into BUILD/evaluation.
+    In text, in speech and across; recordings are encoded as BUILD's speech was. Without --testset synthetic ones are
+    made in BUILD/evaluation.
     """
-    from lm.evaluation import results as scoreboard
-    from lm.evaluation.datasets.synthetic import make_packs
-    from lm.evaluation.evaluate import evaluate as run
-    from lm.evaluation.evaluate import write_results
-    from lm.evaluation.tasks import SHORT, Asking, askers
-    from lm.evaluation.tasks.choice import Scoring
-    from lm.evaluation.testset import read_pack
-    from pipelines.tokenize import described, listener
-    from shards.vocabulary import Vocabulary
+    from lm.evaluation.tasks.base import TaskOptions
+    from pipelines.operations.evaluate import evaluate_model
 
-    vocabulary = Vocabulary.load(build / "shards")
-    read = [read_pack(folder) for folder in packs]
-    if not packs:
-        read = list(make_packs(build / "evaluation" / "packs", items=items, say=say).values())
-    listen = listener(build)
-    asking = Asking(
-        shots, runs or (3 if packs else 1), new_tokens=None if packs else SHORT, batch=batch, task=task,
-        stop=listen(stop) if stop else "", vocoder=vocoder, recogniser=recogniser,
-        text_judge=judge_text, speech_judge=judge_speech,
-    )  # fmt: skip
-    results = run(
-        model or build / "model" / "best", read, listen, vocabulary=vocabulary, split=split,
-        scoring=Scoring(batch_tokens, eos, task), facts=described(build), askers=askers(asking), say=click.echo,
+    samples = samples_per_prompt or (3 if testsets else 1)
+    results = evaluate_model(
+        build, testsets, model=model, items=items, options=TaskOptions(samples_per_prompt=samples, **options),
+        stop_recording=stop_recording, output=output, say=click.echo,
     )  # fmt: skip
     if compare:
-        beside = scoreboard.compare(results["rows"])
-        results["beside"] = [line._asdict() for line in beside]
-        for line in (scoreboard.heading(), *(line.said() for line in beside)):
-            click.echo(line)
-    path = output or build / "evaluation" / "results.json"
-    write_results(path, results)
-    return {"results": str(path), "rows": len(results["rows"])}
+        print_comparison(results["comparison"])
+    return {"results": str(results["path"]), "rows": len(results["rows"])}
+
+
+@command(cli)
+@click.argument("build", type=FOLDER)
+@click.option("--testset", type=FOLDER, help="Measure recordings of this test set; default: of BUILD itself.")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=50, help="Utterances of BUILD itself.", show_default=True
+)
+@click.option("--vocoder", help="Command: JSON of speech tokens on stdin, the WAV to write as last argument.")
+@click.option("--recogniser", help="Command that prints the transcript of its last argument, a WAV.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="JSON; default BUILD/evaluation/resynthesis.json.",
+)
+def resynthesis(build: Path, testset: Path | None, **options: Any) -> dict[str, Any]:
+    """Measure what units, pitch and style preserve.
+
+    Bits per second, F0 decoded from pitch tokens, labels predicted from tokens; with a vocoder also its output. The
+    paper's numbers are shown next to ours.
+    """
+    from pipelines.operations.evaluate import measure_tokens
+
+    results = measure_tokens(build, testset, **options)
+    print_comparison(results["comparison"])
+    return {
+        "results": str(results["path"]),
+        "seconds": results["seconds"],
+        "bits_per_second": results["bits"]["nominal"],
+    }
+
+
+def print_comparison(lines: list[dict[str, Any]]) -> None:
+    """The table of our numbers and the paper's."""
+    from lm.evaluation.results import Comparison, heading
+
+    for line in (heading(), *(Comparison(**line).to_text() for line in lines)):
+        click.echo(line)

@@ -1,4 +1,4 @@
-"""Write a trained model as `transformers` and vLLM read it, with a tokenizer that knows the speech tokens."""
+"""Export a trained model for `transformers` and vLLM, with a tokenizer that has the speech tokens."""
 
 import itertools
 import shutil
@@ -15,16 +15,16 @@ def export(source: str | Path, output: str | Path) -> Path:
     """Copy a model directory (a checkpoint, or `best/` of a run) into a Hugging Face directory with tokenizer files.
 
     Its tokenizer reads what `Vocabulary.render` writes, "<s>[Text] the cat[Speech][Hu3][Hu5]": names in brackets are
-    tokens, and text after `[Text]` starts with a space. They are no "special" tokens, so decoding with
+    tokens, and text after `[Text]` starts with a space. They are not "special" tokens, so decoding with
     skip_special_tokens keeps them. `lm.generate.load` opens the directory too.
 
     Raises:
-        ValueError: the source is no model of ours, or its tokenizer cannot hold further tokens at the right ids.
+        ValueError: the source is no model of this project, or its tokenizer cannot hold more tokens at the right ids.
     """
     source, output = Path(source), Path(output)
     if source.resolve() == output.resolve():
-        raise ValueError(f"{output}: is the source itself; write elsewhere")
-    _, vocabulary = load(source)  # refuses what is damaged or does not fit together
+        raise ValueError(f"{output}: is the source itself; name another folder")
+    _, vocabulary = load(source)  # refuses damaged files and ones that do not match
     output.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(vocabulary)
     tokenizer.save_pretrained(output)
@@ -35,7 +35,7 @@ def export(source: str | Path, output: str | Path) -> Path:
 
 
 def make_tokenizer(vocabulary: Vocabulary):  # type: ignore[no-untyped-def]  # a transformers tokenizer
-    """The text tokenizer with all further tokens of the vocabulary, at their ids."""
+    """The text tokenizer with all other tokens of the vocabulary, at their ids."""
     from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -46,10 +46,10 @@ def make_tokenizer(vocabulary: Vocabulary):  # type: ignore[no-untyped-def]  # a
         backend = from_sentencepiece(text)
     new = vocabulary.names[vocabulary.text_size : vocabulary.size]
     backend.add_tokens([AddedToken(name, normalized=False, special=False) for name in new])
-    moved = [name for i, name in enumerate(new, vocabulary.text_size) if backend.token_to_id(name) != i]
-    if moved:
+    misplaced = [name for i, name in enumerate(new, vocabulary.text_size) if backend.token_to_id(name) != i]
+    if misplaced:
         raise ValueError(
-            f"{text.file}: its ids have holes, so {moved[0]} cannot have its id; export is not possible"
+            f"{text.file}: its ids have holes, so {misplaced[0]} cannot have its id; export is not possible"
         )
     special = {
         f"{role}_token": text.pieces[i] for role, i in (("bos", text.bos), ("eos", text.eos)) if i is not None
@@ -61,10 +61,10 @@ def from_sentencepiece(text: Text):  # type: ignore[no-untyped-def]  # a tokeniz
     """A SentencePiece model for `tokenizers`, which gives the same ids to text that starts with a space.
 
     The file's own settings need a protobuf newer than Beam's; so every likely way to read its pieces is tried, and
-    the one that agrees on all pieces and some hard texts is taken.
+    the first one that agrees on all pieces and some difficult texts is used.
 
     Raises:
-        ValueError: none agrees.
+        ValueError: no way agrees.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -72,8 +72,8 @@ def from_sentencepiece(text: Text):  # type: ignore[no-untyped-def]  # a tokeniz
     pieces = [spm.id_to_piece(i) for i in range(text.size)]
     ids = {piece: i for i, piece in enumerate(pieces)}
     plain = [i for i in ids.values() if not (spm.is_control(i) or spm.is_unknown(i) or spm.is_byte(i))]
-    written = "".join(pieces[i] for i in plain).replace("▁", " ")
-    probes = [*_PROBES, *(written[i : i + 1000].strip() for i in range(0, len(written), 1000))]
+    content = "".join(pieces[i] for i in plain).replace("▁", " ")
+    probes = [*_PROBES, *(content[i : i + 1000].strip() for i in range(0, len(content), 1000))]
     has_bytes = any(spm.is_byte(i) for i in ids.values())
 
     def bpe() -> models.Model:
@@ -100,6 +100,6 @@ def from_sentencepiece(text: Text):  # type: ignore[no-untyped-def]  # a tokeniz
             if all(backend.encode(f" {probe}").ids == text.encode(probe) for probe in probes if probe):
                 return backend
     raise ValueError(
-        f"{text.file}: this SentencePiece model splits text in a way that tokenizers does not; "
+        f"{text.file}: this SentencePiece model splits text in a way that `tokenizers` cannot reproduce; "
         f"train with the model's tokenizer.json instead"
     )

@@ -1,4 +1,4 @@
-"""Give a text model rows for speech: its own rows stay as they are, to the bit, and new ones follow them."""
+"""Add speech-token embeddings to a text model: its own rows keep their bits, and new rows follow them."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from shards.vocabulary import Vocabulary
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 
 
-def extend(
+def add_speech_tokens(
     source: str | Path,
     vocabulary: Vocabulary,
     output: str | Path,
@@ -21,17 +21,17 @@ def extend(
     rope_theta: float | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write a copy of a Hugging Face text model that speaks the vocabulary: a start for training.
+    """Write a copy of a Hugging Face text model with rows for the whole vocabulary, to continue training from.
 
     Rows [0, text_size) of the embedding, and of the head where it is not tied, are the source's. Rows up to
-    padded_size are new; what the source had there was its own padding.
+    padded_size are new; in the source they were its own padding.
 
     Args:
         source: directory of a Llama-family model whose tokenizer is the vocabulary's.
-        output: directory to write; the vocabulary, and its hash in config.json, go with it.
+        output: directory to write; the vocabulary, and its hash in config.json, are added.
         initialise: "random" draws new rows from N(0, initializer_range), as Spirit LM did (its scale is not
             published); "covariance" draws them from the normal distribution of the text rows.
-        rope_theta: another base for rotary positions (Spirit LM went from 10,000 to 100,000); None keeps it.
+        rope_theta: base of rotary positions (Spirit LM changed 10,000 to 100,000); None: the source's.
 
     Returns:
         The output directory.
@@ -42,7 +42,7 @@ def extend(
     source, output = Path(source), Path(output)
     settings, stored = read_config(source)
     if initialise not in ("random", "covariance"):
-        raise ValueError(f"initialise: 'random' or 'covariance', got {initialise!r}")
+        raise ValueError(f"initialise: need 'random' or 'covariance', got {initialise!r}")
     if stored is not None:
         raise ValueError(
             f"{source}: has speech rows already, of vocabulary {stored[:12]}; start from a text model"
@@ -53,7 +53,7 @@ def extend(
             f"make the vocabulary with the model's own tokenizer"
         )
     if source.resolve() == output.resolve():
-        raise ValueError(f"{output}: is the source itself; write elsewhere")
+        raise ValueError(f"{output}: is the source itself; name another folder")
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for _, name, tensor in read_weights(source):
@@ -88,7 +88,6 @@ def new_rows(text: Tensor, count: int, scale: float | None, generator: torch.Gen
         return (noise * scale).to(text.dtype)
     rows = text.double()
     mean, covariance = rows.mean(0), torch.cov(rows.T)
-    values, vectors = torch.linalg.eigh(
-        covariance
-    )  # fewer rows than columns: some are 0, which Cholesky refuses
+    # with fewer rows than columns some eigenvalues are 0, which Cholesky refuses
+    values, vectors = torch.linalg.eigh(covariance)
     return (mean + noise @ (vectors * values.clamp(min=0).sqrt()).T).to(text.dtype)

@@ -1,7 +1,7 @@
-"""Continue prompts of text and speech tokens, in the modality asked for.
+"""Continue prompts of text and speech tokens, in a given modality.
 
-A prompt is a list of parts, each ("text", "as it is written") or ("speech", "[Hu3][Hu71]"). What the model may answer
-is a mask over the vocabulary, so a forced modality holds always, for a random model too.
+A prompt is a list of parts, each ("text", "as it is written") or ("speech", "[Hu3][Hu71]"). The allowed tokens are a
+mask over the vocabulary, so the modality of the output is guaranteed, even for an untrained model.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,46 +22,52 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> tuple[
     """A trained model and its vocabulary, from a checkpoint, `best/` of a run, or an export.
 
     Raises:
-        ValueError: either is missing or damaged, or they do not belong together.
+        ValueError: either is missing or damaged, or they do not match.
     """
-    apart = Path(directory) / "vocabulary"  # in an export tokenizer.json is that of transformers
-    vocabulary = Vocabulary.load(apart if apart.is_dir() else directory)
+    folder = Path(directory) / "vocabulary"  # in an export tokenizer.json is that of transformers
+    vocabulary = Vocabulary.load(folder if folder.is_dir() else directory)
     return Model.from_pretrained(directory, vocabulary=vocabulary, device=device).eval(), vocabulary
 
 
 def prompt(
-    parts: Sequence[tuple[str, str]], vocabulary: Vocabulary, output: str | None = None, *, task: bool = False
+    parts: Sequence[tuple[str, str]],
+    vocabulary: Vocabulary,
+    output: str | None = None,
+    *,
+    task_markers: bool = False,
 ) -> list[int]:
     """Ids of a prompt: BOS, a marker before each part whose modality differs from the one before, the parts.
 
     Args:
-        parts: ("text", written words) or ("speech", unit names as one string); none at all is allowed.
+        parts: ("text", words) or ("speech", unit names as one string); none at all is allowed.
         output: "text" or "speech" appends that marker where the last part is of the other modality; None appends none.
-        task: ask for a transcript or a reading, as strategy `concatenated` shows them: where the prompt changes to the
-            modality of the output, the marker is `[ASR]` before text, `[TTS]` before speech. Pairs before the last
-            part are examples.
+        task_markers: prompt for a transcript or a reading as strategy `concatenated` trains them: where the prompt
+            changes to the modality of the output, the marker is `[ASR]` before text, `[TTS]` before speech. Pairs
+            before the last part are examples.
 
     Raises:
-        ValueError: unknown modality, a speech part that is not unit, pitch and style names alone, or a task without
-            output, without a part of the other modality at the end, or without task markers in the vocabulary.
+        ValueError: unknown modality, a speech part that is not unit, pitch and style names alone, or task markers
+            without an output, without a part of the other modality at the end, or without ones in the vocabulary.
 
     Source: the prompt rules of Spirit LM (Nguyen et al. 2024, arXiv:2402.05755), sections 4.1 and appendix B.
     """
     markers = {"text": vocabulary.text_marker, "speech": vocabulary.speech_marker}
     for modality in [modality for modality, _ in parts] + [output] * (output is not None):
         if modality not in markers:
-            raise ValueError(f"modality: 'text' or 'speech', got {modality!r}")
-    if task and not vocabulary.tasks:
-        raise ValueError("task: this vocabulary has no [ASR] and [TTS]; build with strategy concatenated")
-    if task and (output is None or not parts or parts[-1][0] == output):
-        raise ValueError("task: need an output modality, and a last part of the other one")
-    task_markers = {"text": vocabulary.asr_marker, "speech": vocabulary.tts_marker}
+            raise ValueError(f"modality: need 'text' or 'speech', got {modality!r}")
+    if task_markers and not vocabulary.tasks:
+        raise ValueError(
+            "task markers: this vocabulary has no [ASR] and [TTS]; build with strategy concatenated"
+        )
+    if task_markers and (output is None or not parts or parts[-1][0] == output):
+        raise ValueError("task markers: need an output modality, and a last part of the other one")
+    switches = {"text": vocabulary.asr_marker, "speech": vocabulary.tts_marker}
     ids = [] if vocabulary.bos is None else [vocabulary.bos]
     last = None
     for modality, content in [*parts, *([(output, "")] if output is not None else [])]:
         if modality != last:
-            asked = task and last is not None and modality == output
-            ids.append((task_markers if asked else markers)[modality])
+            switch = task_markers and last is not None and modality == output
+            ids.append((switches if switch else markers)[modality])
         if modality == "text":
             ids += vocabulary.tokenizer.encode(content.strip())
         else:
@@ -86,7 +92,7 @@ def kinds(ids: Sequence[int], vocabulary: Vocabulary) -> list[str]:
 
 
 def allowed(vocabulary: Vocabulary, modality: str | None) -> Tensor:
-    """Which ids may be answered.
+    """The ids that may be generated.
 
     Text: text ids and EOS. Speech: units, pitch and style. None: these, and the two markers. Never BOS, task markers,
     holes of the tokenizer or padding.
@@ -94,10 +100,10 @@ def allowed(vocabulary: Vocabulary, modality: str | None) -> Tensor:
     Returns:
         (padded_size,) bool.
     """
-    wanted = {"text": ("text",), "speech": SPOKEN, None: ("text", "marker", *SPOKEN)}
-    if modality not in wanted:
-        raise ValueError(f"modality: 'text', 'speech' or None, got {modality!r}")
-    codes = [KINDS.index(kind) for kind in wanted[modality]]
+    kinds_of = {"text": ("text",), "speech": SPOKEN, None: ("text", "marker", *SPOKEN)}
+    if modality not in kinds_of:
+        raise ValueError(f"modality: need 'text', 'speech' or None, got {modality!r}")
+    codes = [KINDS.index(kind) for kind in kinds_of[modality]]
     mask = np.isin(vocabulary.kind(np.arange(vocabulary.padded_size)), codes)
     mask[[i for i, piece in enumerate(vocabulary.tokenizer.pieces) if piece is None]] = False
     if vocabulary.bos is not None and vocabulary.bos != vocabulary.eos:
@@ -126,24 +132,25 @@ def generate_batch(
     stops: Sequence[int] = (),
     until: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
-    """Continue several prompts at a time.
+    """Continue several prompts at once.
 
     Args:
         prompts: ids of each; their lengths may differ.
-        modality: "text", "speech", or None for what the model likes, markers included.
+        modality: "text", "speech", or None for either, markers included.
         temperature: 0 takes the likeliest token.
-        top_p, top_k: draw from the likeliest tokens that hold this much probability, or from so many; 1.0 and 0: all.
-        repetition_penalty: above 1, tokens of the prompt and the answer become less likely.
-        generator: where randomness comes from, on the model's device; None: torch's own.
-        stops: ids that may be said in any modality and end an answer, such as the marker of the other one.
-        until: given an answer so far, whether it is complete.
+        top_p, top_k: sample from the likeliest tokens that hold this much probability, or from this number of them; 1.0
+            and 0: from all.
+        repetition_penalty: values above 1 make tokens of the prompt and the answer less likely.
+        generator: source of randomness, on the model's device; None: torch's own.
+        stops: ids that are allowed in any modality and end an answer, such as the marker of the other one.
+        until: whether an answer, as far as it is generated, is complete.
 
     Returns:
-        The new ids of each, without the prompt and without EOS or the id that stopped it.
+        The new ids of each, without the prompt and without EOS or the id that ended it.
 
     Raises:
-        ValueError: an empty prompt, an id outside the vocabulary, more positions than the model was made for, or a
-            vocabulary of another size than the model's.
+        ValueError: an empty prompt, an id outside the vocabulary, more positions than the model has, or a vocabulary of
+            another size than the model's.
     """
     rows = [[int(id) for id in row] for row in prompts]
     check(rows, model, vocabulary, temperature, top_p, max_new_tokens)
@@ -189,7 +196,7 @@ def generate_batch(
 def choose(
     logits: Tensor, temperature: float, top_p: float, top_k: int, generator: torch.Generator | None
 ) -> Tensor:
-    """Draw one id from each row of (B, V) logits -> (B,)."""
+    """Sample one id from each row of (B, V) logits -> (B,)."""
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits / temperature
@@ -198,9 +205,10 @@ def choose(
         logits = logits.masked_fill(logits < least, -torch.inf)
     if top_p < 1:
         ordered, order = logits.sort(descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(
-            -1
-        )  # of the likelier ones; the first always stays
+        probabilities = ordered.softmax(-1)
+        before = (
+            probabilities.cumsum(-1) - probabilities
+        )  # of the likelier ones: 0 for the first, which is kept
         drop = (before >= top_p).scatter(-1, order, before >= top_p)
         logits = logits.masked_fill(drop, -torch.inf)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
@@ -209,11 +217,11 @@ def choose(
 def check(
     rows: list[list[int]], model: Model, vocabulary: Vocabulary, temperature: float, top_p: float, new: int
 ) -> None:
-    """Refuse what cannot be generated from."""
+    """Refuse prompts and settings that cannot be used."""
     size, most = vocabulary.padded_size, model.settings.max_position_embeddings
     if model.settings.vocab_size != size:
         raise ValueError(
-            f"model: has {model.settings.vocab_size} rows, the vocabulary {size}; they do not belong together"
+            f"model: has {model.settings.vocab_size} rows, the vocabulary {size}; they do not match"
         )
     for row in rows:
         if not row:
@@ -229,26 +237,26 @@ def check(
 
 
 def parts(ids: Sequence[int], vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Ids as parts, the way back from `prompt`: neighbours of one modality together, markers and BOS left out."""
-    found: list[tuple[str, list[int]]] = []
+    """Ids as parts, the inverse of `prompt`: neighbours of one modality together, without markers and BOS."""
+    runs: list[tuple[str, list[int]]] = []
     for id, kind in zip(ids, kinds(ids, vocabulary), strict=True):
         modality = "text" if kind == "text" else "speech" if kind in SPOKEN else None
         if modality is None or id in (vocabulary.bos, vocabulary.eos):
             continue
-        if not found or found[-1][0] != modality:
-            found.append((modality, []))
-        found[-1][1].append(int(id))
+        if not runs or runs[-1][0] != modality:
+            runs.append((modality, []))
+        runs[-1][1].append(int(id))
     return [
         (
             modality,
             vocabulary.tokenizer.decode(some) if modality == "text" else "".join(vocabulary.decode(some)),
         )
-        for modality, some in found
+        for modality, some in runs
     ]
 
 
-def described(ids: Sequence[int], vocabulary: Vocabulary) -> dict[str, Any]:
-    """An answer in three ways: its text, its token string, and the numbers of its units."""
+def describe(ids: Sequence[int], vocabulary: Vocabulary) -> dict[str, Any]:
+    """An answer in three forms: its text, its token string, and the numbers of its units."""
     units = [id - vocabulary.first_unit for id in ids if kinds([id], vocabulary) == ["unit"]]
     text = " ".join(content for modality, content in parts(ids, vocabulary) if modality == "text")
     return {"text": text, "tokens": vocabulary.render(ids).strip(), "units": units}

@@ -1,7 +1,7 @@
-"""Low-rank adapters: each matrix of the layers stays, and two thin ones beside it learn.
+"""Low-rank adapters (LoRA): each matrix of the layers is frozen, and two thin matrices next to it are trained.
 
-Written here rather than taken from peft, which renames every weight that it adapts: these sixty lines keep Hugging
-Face's names, so that nothing that saves, loads or shards a model has to know of them.
+Written here rather than imported from peft, which renames every weight that it adapts: these sixty lines keep Hugging
+Face's names, so that code that saves, loads or shards a model needs no special case.
 """
 
 import math
@@ -17,7 +17,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 class Adapted(nn.Linear):
-    """A linear map that stays, and a change of low rank that learns: x W' + scale (x down') up'.
+    """A frozen linear map plus a trained change of low rank: x W' + scale (x down') up'.
 
     `down` (rank, inputs) starts random and `up` (outputs, rank) at 0, so that nothing changes before the first step.
 
@@ -39,7 +39,7 @@ class Adapted(nn.Linear):
 
 
 def adapt(layers: nn.Module, *, rank: int, alpha: float, targets: Collection[str] = TARGETS) -> None:
-    """Freeze all that is in `layers` and put adapters beside the matrices named in `targets`, in place."""
+    """Freeze `layers` and add adapters to the matrices named in `targets`, in place."""
     layers.requires_grad_(False)
     for parent in list(layers.modules()):
         for name, child in list(parent.named_children()):

@@ -1,6 +1,6 @@
-"""A model on packs: every task in every direction, and one JSON with all that could move a number.
+"""Evaluate a model on test sets: every task in every direction, and one JSON with everything that decides a number.
 
-Nothing is written until everything was scored: partial results are never seen as if whole.
+Nothing is written before everything is scored: partial results are never taken for complete ones.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import transformers
 
-from lm.evaluation.tasks.base import Asker
-from lm.evaluation.tasks.choice import Scoring, score
-from lm.evaluation.testset import Listen, Pack, hear
+from corpus import files
+from lm.evaluation.tasks import TASKS
+from lm.evaluation.tasks.base import DEFAULTS, TaskOptions
+from lm.evaluation.testset import TestSet, Tokenize, tokenize_recordings
 from lm.generate import load
-from lm.model import replace
 from lm.training.checkpoint import commit
 from shards.vocabulary import Vocabulary
 
@@ -27,28 +27,24 @@ Say = Callable[[str], None]
 
 def evaluate(
     directory: Path,
-    packs: Sequence[Pack],
-    listen: Listen | None,
+    testsets: Sequence[TestSet],
+    tokenize: Tokenize | None,
     *,
     vocabulary: Vocabulary | None = None,
-    scoring: Scoring | None = None,
+    options: TaskOptions = DEFAULTS,
     device: str = "cpu",
-    split: str = "test",
     facts: Mapping[str, Any] | None = None,
-    askers: Mapping[str, Asker] | None = None,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """Score a model on packs, in every direction they have.
+    """Score a model on test sets, in every direction they have.
 
     Args:
-        listen: encodes recordings; None where there are none.
-        vocabulary: that of the build whose tokenizers listen; a model of another one is refused.
-        facts: of the tokenizers that listened, for the result.
-        askers: by task, for packs that are not to choose from; a row without one says that it was not run.
+        tokenize: recording -> unit names; None where the test sets have no recordings.
+        vocabulary: that of the build whose tokenizers encode; a model of another one is refused.
+        facts: identities of the tokenizers, for the result.
 
     Returns:
-        JSON-able: what was asked of what, and a row for every pack and direction as `lm.evaluation.tasks.choice.score`
-        or the asker gives it.
+        JSON-able: model, vocabulary, versions, and a row for every test set and direction, as its task returns it.
     """
     model, own = load(directory, device=device)
     if vocabulary is not None and own.hash != vocabulary.hash:
@@ -57,26 +53,19 @@ def evaluate(
             f"evaluate it with the build it was trained on"
         )
     rows = []
-    for pack in packs:
-        spoken = any("S" in direction for direction in pack.directions)
-        items = pack.of(split) if pack.task == "choose" else pack.items  # examples and judges need the others
-        heard = hear(pack, items, listen) if spoken else {}
-        for direction in pack.directions:
-            if pack.task == "choose":
-                row = score(model, own, pack, direction, heard, scoring or Scoring(), split)
-            elif pack.task in (askers or {}):
-                row = (askers or {})[pack.task](model, own, pack, direction, heard)
-            else:
-                row = {
-                    "not_run": f"nothing was given that asks a model to {pack.task}",
-                    "measure": "accuracy",
-                }
-            rows.append({"pack": pack.name, "task": pack.task, "direction": direction, **row})
-            say(line(rows[-1]))
-    return described(directory, own, device, facts) | {"rows": rows}
+    for testset in testsets:
+        task = TASKS[testset.task]
+        items = testset.items if task.uses_examples else testset.in_split(options.split)
+        spoken = any("S" in direction for direction in testset.directions)
+        speech_tokens = tokenize_recordings(testset, items, tokenize) if spoken else {}
+        for direction in testset.directions:
+            row = task.run(model, own, testset, direction, speech_tokens, options)
+            rows.append({"testset": testset.name, "task": testset.task, "direction": direction, **row})
+            say(summary(rows[-1]))
+    return identities(directory, own, device, facts) | {"rows": rows}
 
 
-def described(
+def identities(
     directory: Path, vocabulary: Vocabulary, device: str, facts: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Which model, vocabulary and versions gave the numbers."""
@@ -107,29 +96,28 @@ def described(
     }
 
 
-def line(row: Mapping[str, Any]) -> str:
-    """A row in words: the ending by sum and by mean, the contrast.
+def summary(row: Mapping[str, Any]) -> str:
+    """A row in words: accuracy of the ending by sum and by mean, of twins, or the task's own measure.
 
     >>> numbers = {"ending.sum.free": [70.0, 60.5, 78.1], "ending.mean.free": [71.0, 61.5, 79.1]}
-    >>> line({"pack": "words", "direction": "S", "items": 100, "accuracy": numbers})
+    >>> summary({"testset": "words", "direction": "S", "items": 100, "accuracy": numbers})
     'words           S       100  sum  70.0 [ 60.5,  78.1]  mean  71.0 [ 61.5,  79.1]'
     """
-    said = f"{row['pack']:<15} {row['direction']:<4} {row.get('items', ''):>6}"
+    text = f"{row['testset']:<15} {row['direction']:<4} {row.get('items', ''):>6}"
     if "not_run" in row:
-        return f"{said}  not run: {row['not_run']}"
+        return f"{text}  not run: {row['not_run']}"
     accuracy = row.get("accuracy", {})
-    shown = {
+    numbers = {
         name: accuracy[f"ending.{name}.free"] for name in ("sum", "mean") if f"ending.{name}.free" in accuracy
     }
-    shown |= {"contrast": row["contrast"]} if "contrast" in row else {}
+    numbers |= {"paired": row["paired_accuracy"]} if "paired_accuracy" in row else {}
     if "value" in row:
-        shown["kept" if row["task"] == "stsp" else row["measure"]] = [row["value"], row["low"], row["high"]]
-    for name, (value, low, high) in shown.items():
-        said += f"  {name} {value:5.1f} [{low:5.1f}, {high:5.1f}]"
-    return said
+        numbers["kept" if row["task"] == "stsp" else row["measure"]] = [row["value"], row["low"], row["high"]]
+    for name, (value, low, high) in numbers.items():
+        text += f"  {name} {value:5.1f} [{low:5.1f}, {high:5.1f}]"
+    return text
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
-    """Write results whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, json.dumps(results, indent=1).encode() + b"\n")
+    """Write results as JSON, completely or not at all."""
+    files.write(path, json.dumps(results, indent=1).encode() + b"\n")

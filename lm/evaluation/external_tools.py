@@ -1,9 +1,9 @@
-"""Programs that a user names: one that speaks speech tokens, one that writes down a recording.
+"""External programs that a user names: a vocoder, and a speech recogniser.
 
 Neither is shipped. A vocoder is a command that is called with the path of the WAV to write and gets JSON on stdin:
-{"tokens": "[Pi1][Hu3]...", "units": [3, ...], "pitch": [1, ...], "style": []}, pitch and style one for every unit where
-there are any; to speak a recording again also "frames", how long each unit was, and "hop", the samples of a frame. A
-recogniser is a command that is called with the path of a WAV and prints its transcript.
+{"tokens": "[Pi1][Hu3]...", "units": [3, ...], "pitch": [1, ...], "style": []}, with one pitch and style value per unit
+where there are any; to resynthesise a recording also "frames", the length of each unit, and "hop", the samples of a
+frame. A recogniser is a command that is called with the path of a WAV and prints its transcript.
 """
 
 import json
@@ -17,53 +17,58 @@ from corpus.records import Reject
 from shards.stream import split
 
 SECONDS = 600.0
-"""A program that takes longer has failed."""
+"""Time limit of one call."""
 
 
-def speak(
+def vocode(
     command: str, tokens: str, path: Path, *, frames: Sequence[int] | None = None, hop: int | None = None
 ) -> Path:
-    """Let a vocoder speak a token string into a WAV at `path`.
+    """Synthesise a token string into a WAV at `path` with a vocoder.
 
     Args:
-        frames, hop: how long each unit is to be, in frames of so many samples at 16 kHz; None: as the vocoder likes.
+        frames, hop: length of each unit, in frames of `hop` samples at 16 kHz; None: as the vocoder chooses.
 
     Raises:
-        ValueError: the program is not there, fails, or leaves no readable recording.
+        ValueError: the program is missing, fails, or writes no readable recording.
     """
     units, pitch, style = split(tokens)
-    said: dict[str, object] = {"tokens": tokens, "units": units, "pitch": pitch or [], "style": style or []}
+    request: dict[str, object] = {
+        "tokens": tokens,
+        "units": units,
+        "pitch": pitch or [],
+        "style": style or [],
+    }
     if frames is not None:
-        said |= {"frames": list(frames), "hop": hop}
+        request |= {"frames": list(frames), "hop": hop}
     path.unlink(missing_ok=True)
-    _run("vocoder", command, path, json.dumps(said))
+    _run("vocoder", command, path, json.dumps(request))
     try:
         probe(path)
     except Reject as reject:
-        raise ValueError(f"vocoder: {command}: left no usable recording ({reject.detail})") from reject
+        raise ValueError(f"vocoder: {command}: wrote no usable recording ({reject.detail})") from reject
     return path
 
 
-def write_down(command: str, path: Path) -> str:
-    """Let a recogniser write down a recording.
+def transcribe(command: str, path: Path) -> str:
+    """A recogniser's transcript of a recording.
 
     Raises:
-        ValueError: the program is not there or fails.
+        ValueError: the program is missing or fails.
     """
     return " ".join(_run("recogniser", command, path, "").split())
 
 
-def _run(what: str, command: str, path: Path, given: str) -> str:
-    words = shlex.split(command)
-    if not words:
-        raise ValueError(f"{what}: need a command, got {command!r}")
+def _run(kind: str, command: str, path: Path, stdin: str) -> str:
+    arguments = shlex.split(command)
+    if not arguments:
+        raise ValueError(f"{kind}: need a command, got {command!r}")
     try:
         done = subprocess.run(
-            [*words, str(path)], input=given, capture_output=True, text=True, check=False, timeout=SECONDS
+            [*arguments, str(path)], input=stdin, capture_output=True, text=True, check=False, timeout=SECONDS
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ValueError(f"{what}: {command}: cannot be run ({error})") from error
+        raise ValueError(f"{kind}: {command}: cannot be run ({error})") from error
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"{what}: {command}: exit code {done.returncode} ({last})")
+        raise ValueError(f"{kind}: {command}: exit code {done.returncode} ({last})")
     return done.stdout

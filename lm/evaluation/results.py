@@ -1,4 +1,4 @@
-"""Our numbers beside the paper's, for the same task; where the data are other data, that is said in every line."""
+"""Our numbers next to the paper's for the same task; every line states where the data differ."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,25 +6,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PAPER = Path(__file__).parents[1] / "data" / "paper.json"
-BESIDE = ("Base", "Expressive")
-"""The paper's models that stand beside ours."""
+PAPER_MODELS = ("Base", "Expressive")
+"""The paper's models that are shown."""
 
 ANALOGUES = {
     "words": "swuggy",
     "sentences": "sblimp",
     "stories": "tstorycloze",
-    "sentiment-said": "stsp",
-    "sentiment-heard": "stsp",
+    "sentiment-text": "stsp",
+    "sentiment-voice": "stsp",
 }
-"""Synthetic pack -> the task it imitates."""
+"""Synthetic test set -> the task it imitates."""
 SETS = {"asr": "librispeech", "tts": "librispeech", "intent": "fluent"}
 SENTIMENT = ("expresso", "emov", "sentiment")
 
 
-class Line(NamedTuple):
-    """One number of ours beside the paper's."""
+class Comparison(NamedTuple):
+    """One number of ours and the paper's."""
 
-    task: str
+    testset: str
     direction: str
     measure: str
     ours: float | None
@@ -33,19 +33,17 @@ class Line(NamedTuple):
     paper: dict[str, float | None]  # by model
     note: str
 
-    def said(self) -> str:
-        """The line as the table prints it."""
+    def to_text(self) -> str:
+        """A line of the table."""
         own = "not run" if self.ours is None else f"{self.ours:6.1f} [{self.low:5.1f}, {self.high:5.1f}]"
-        beside = "  ".join("     –" if value is None else f"{value:6.1f}" for value in self.paper.values())
-        return (
-            f"{self.task:<16} {self.direction:<4} {self.measure:<33} {own:<22} {beside}  {self.note}".rstrip()
-        )
+        paper = "  ".join("     –" if value is None else f"{value:6.1f}" for value in self.paper.values())
+        return f"{self.testset:<16} {self.direction:<4} {self.measure:<33} {own:<22} {paper}  {self.note}".rstrip()
 
 
 def heading() -> str:
-    """What stands over the lines."""
-    beside = "  ".join(f"{name[:6]:>6}" for name in BESIDE)
-    return f"{'pack':<16} {'':<4} {'measure':<33} {'ours [95 %]':<22} {beside}  beside what"
+    """The heading of the table."""
+    paper = "  ".join(f"{name[:6]:>6}" for name in PAPER_MODELS)
+    return f"{'test set':<16} {'':<4} {'measure':<33} {'ours [95 %]':<22} {paper}  data"
 
 
 def read_paper(path: Path = PAPER) -> list[dict[str, Any]]:
@@ -55,62 +53,60 @@ def read_paper(path: Path = PAPER) -> list[dict[str, Any]]:
 
 def compare(
     rows: Iterable[Mapping[str, Any]], paper: Sequence[Mapping[str, Any]] | None = None
-) -> list[Line]:
+) -> list[Comparison]:
     """Lines of a table for the rows of an evaluation, in their order."""
     known = read_paper() if paper is None else paper
-    return [line for row in rows for line in _lines(row, known)]
+    return [line for row in rows for line in _compare_row(row, known)]
 
 
-def _lines(row: Mapping[str, Any], paper: Sequence[Mapping[str, Any]]) -> list[Line]:
-    name, direction = row["pack"], row.get("direction", "")
-    task, setting = _task(row)
+def _compare_row(row: Mapping[str, Any], paper: Sequence[Mapping[str, Any]]) -> list[Comparison]:
+    name, direction = row["testset"], row.get("direction", "")
+    task, setting = _paper_task(row)
     note = _note(row, task)
     if "not_run" in row:
-        return [_line(name, task, direction, row["measure"], setting, None, paper, str(row["not_run"]))]
+        return [_compare(name, task, direction, row["measure"], setting, None, paper, str(row["not_run"]))]
     if "accuracy" not in row:
-        found = [row["value"], row["low"], row["high"]]
-        return [_line(name, task, direction, row["measure"], setting, found, paper, note)]
+        own = [row["value"], row["low"], row["high"]]
+        return [_compare(name, task, direction, row["measure"], setting, own, paper, note)]
     numbers = {kind: row["accuracy"][f"ending.{kind}.free"] for kind in ("sum", "mean")}
     if task == "mmlu":
-        return [_line(name, task, direction, "accuracy", setting, numbers["sum"], paper, note)]
+        return [_compare(name, task, direction, "accuracy", setting, numbers["sum"], paper, note)]
     lines = [
-        _line(name, task, direction, kind, setting, found, paper, note) for kind, found in numbers.items()
+        _compare(name, task, direction, kind, setting, own, paper, note) for kind, own in numbers.items()
     ]
-    if "contrast" in row:
-        lines.append(
-            _line(name, "", direction, "contrast", "", row["contrast"], paper, "no such number there")
-        )
+    if "paired_accuracy" in row:
+        own = row["paired_accuracy"]
+        lines.append(_compare(name, "", direction, "paired accuracy", "", own, paper, "not in the paper"))
     return lines
 
 
-def _line(
+def _compare(
     name: str,
     task: str,
     direction: str,
     measure: str,
     setting: str,
-    found: Sequence[float] | None,
+    own: Sequence[float] | None,
     paper: Sequence[Mapping[str, Any]],
     note: str,
-) -> Line:
-    own = tuple(found) if found is not None else (None, None, None)
-
-    def theirs(model: str) -> float | None:
+) -> Comparison:
+    def number_of(model: str) -> float | None:
         for row in paper:
             same = (row["model"], row["task"], row["direction"], row["measure"])
             if same == (model, task, direction, measure) and row["setting"].startswith(setting):
                 return float(row["value"])
         return None
 
-    beside = {model: theirs(model) for model in BESIDE}
-    if not any(beside.values()) and task and found is not None:
-        note = f"no such number there; {note}"
-    return Line(name, direction, measure, own[0], own[1], own[2], beside, note)
+    numbers = {model: number_of(model) for model in PAPER_MODELS}
+    if not any(numbers.values()) and task and own is not None:
+        note = f"not in the paper; {note}"
+    value, low, high = own if own is not None else (None, None, None)
+    return Comparison(name, direction, measure, value, low, high, numbers, note)
 
 
-def _task(row: Mapping[str, Any]) -> tuple[str, str]:
-    """The paper's task and setting that a row stands beside."""
-    name = row["pack"]
+def _paper_task(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The paper's task and setting that a row is compared with."""
+    name = row["testset"]
     task = row.get("task", "")
     if task == "resynthesis":
         return "resynthesis", "mean over"
@@ -124,22 +120,22 @@ def _task(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _note(row: Mapping[str, Any], task: str) -> str:
-    """What a reader has to know before comparing."""
-    name, version = row["pack"], str(row.get("version", ""))
+    """What limits the comparison."""
+    name, version = row["testset"], str(row.get("version", ""))
     notes = []
     if task == "resynthesis":
         return f"other data: {name}; the paper's went through a vocoder"
     if name in ANALOGUES:
-        notes.append(f"other data: synthetic, beside {task}")
+        notes.append(f"other data: synthetic analogue of {task}")
     elif task == "stsp":
         notes.append("other selection than the paper's" if name in SENTIMENT else f"other data: {name}")
     elif task in SETS:
-        shots = f"{row['settings']['shots']} examples of ours"
+        shots = f"{row['settings']['shots']} examples of our own choice"
         notes.append(f"same set, {shots}" if name == SETS[task] else f"other data: {name}, {shots}")
     elif task == name and task in ("swuggy", "sblimp"):
-        notes.append("same set" if version.split()[-1] == "dev" else f"part {version}")
+        notes.append("same set" if version.split()[-1] == "dev" else f"split {version}")
     elif task == name:
         notes.append("same set")
     if "partial" in version:
-        notes.append("PART OF THE SET")
+        notes.append("INCOMPLETE SET")
     return "; ".join(notes)

@@ -1,12 +1,13 @@
-"""Who says what sentiment text or speech has: a Hugging Face classifier that the user names, or a small learned one.
+"""Sentiment classifiers of text and speech: a Hugging Face model that the user names, or a small linear one.
 
-The learned one reads words, or unit, pitch and style names, alone and in pairs, and is trained on a pack's train items.
-It needs no audio, so it judges speech tokens without a vocoder. How often it is right on the pack's own prompts is
-always reported beside what it says of a model.
+The linear one reads words, or unit, pitch and style names, alone and in pairs, and is trained on a test set's train
+items. It needs no audio, so it classifies speech tokens without a vocoder. Its accuracy on the test set's own prompts
+is always reported next to the score of a model.
 """
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,97 +20,86 @@ import torch
 from corpus.audio import decode, probe
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 from lm.evaluation.datasets.speech import SENTIMENTS
-from lm.evaluation.external_tools import speak
+from lm.evaluation.external_tools import vocode
+from units.logistic import fit_logistic
 
-Judge = Callable[[Sequence[str]], list[str | None]]
-"""Sentiment of each text, or of each token string, one of the labels; None where there is nothing to judge."""
+Classify = Callable[[Sequence[str]], list[str | None]]
+"""Sentiment of each text, or of each token string, one of the labels; None where there is nothing to classify."""
 
-_PIECES = re.compile(r"\[[A-Za-z]+\d+\]|[\w']+")
+_FEATURES = re.compile(r"\[[A-Za-z]+\d+\]|[\w']+")
 
 
-def pieces(text: str) -> list[str]:
-    """What is counted: words or token names, and neighbouring pairs of them.
+def features_of(text: str) -> list[str]:
+    """Words or token names, and neighbouring pairs of them.
 
-    >>> pieces("Oh no")
+    >>> features_of("Oh no")
     ['oh', 'no', 'oh no']
-    >>> pieces("[Hu3][St1]")
+    >>> features_of("[Hu3][St1]")
     ['[Hu3]', '[St1]', '[Hu3] [St1]']
     """
-    alone = [piece if piece.startswith("[") else piece.lower() for piece in _PIECES.findall(text)]
-    return [*alone, *(f"{a} {b}" for a, b in itertools.pairwise(alone))]
+    single = [name if name.startswith("[") else name.lower() for name in _FEATURES.findall(text)]
+    return [*single, *(f"{a} {b}" for a, b in itertools.pairwise(single))]
 
 
 @dataclass(frozen=True)
-class Learned:
-    """Multinomial logistic regression on how often pieces occur, as `learn` fits it."""
+class LinearClassifier:
+    """Multinomial logistic regression on counts of features, as `fit_classifier` fits it."""
 
     labels: tuple[str, ...]
-    index: dict[str, int]  # piece -> row of weights
-    weights: np.ndarray  # (pieces, labels) float64
-    bias: np.ndarray  # (labels,) float64
+    index: dict[str, int]  # feature -> row of slopes
+    slopes: np.ndarray  # (features, labels) float64
+    offsets: np.ndarray  # (labels,) float64
 
     def scores(self, texts: Iterable[str]) -> np.ndarray:
-        """(N, labels) float64; the highest is said."""
-        return np.stack([self.bias + _counts(text, self.index) @ self.weights for text in texts])
+        """(N, labels) float64; the label with the highest score is given."""
+        return np.stack([self.offsets + _counts(text, self.index) @ self.slopes for text in texts])
 
     def __call__(self, texts: Sequence[str]) -> list[str | None]:
-        """Labels; None for a text without a piece."""
+        """Labels; None for a text without a feature."""
         if not texts:
             return []
         best = self.scores(texts).argmax(1)
-        return [self.labels[i] if pieces(text) else None for i, text in zip(best, texts, strict=True)]
+        return [self.labels[i] if features_of(text) else None for i, text in zip(best, texts, strict=True)]
 
 
-def learn(texts: Sequence[str], labels: Sequence[str], *, decay: float = 0.3, least: int = 2) -> Learned:
+def fit_classifier(
+    texts: Sequence[str], labels: Sequence[str], *, decay: float = 0.3, min_items: int = 2
+) -> LinearClassifier:
     """Fit a classifier on labelled texts or token strings.
 
     Args:
-        decay: weight of the squared weights against the mean loss, per item.
-        least: items in which a piece must occur.
+        decay: weight of the squared slopes against the cross-entropy summed over items.
+        min_items: in how many items a feature must occur.
 
     Raises:
-        ValueError: there are no two labels.
+        ValueError: there are fewer than two labels.
     """
     names = tuple(sorted(set(labels)))
     if len(names) < 2:
         raise ValueError(f"classifier: need train items of at least two labels, got {list(names)}")
-    seen: dict[str, int] = {}
-    for text in texts:
-        for piece in set(pieces(text)):
-            seen[piece] = seen.get(piece, 0) + 1
-    index = {piece: i for i, piece in enumerate(sorted(p for p, count in seen.items() if count >= least))}
-    x = torch.from_numpy(np.stack([_counts(text, index) for text in texts]))
-    y = torch.tensor([names.index(label) for label in labels])
-    weights = torch.zeros(len(index), len(names), dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(len(names), dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS([weights, bias], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        solver.zero_grad()
-        value = torch.nn.functional.cross_entropy(x @ weights + bias, y)
-        value = value + decay / len(texts) * (weights**2).sum()
-        value.backward()
-        return value
-
-    solver.step(loss)
-    return Learned(names, index, weights.detach().numpy(), bias.detach().numpy())
+    items = Counter(feature for text in texts for feature in set(features_of(text)))
+    known = sorted(feature for feature, count in items.items() if count >= min_items)
+    index = {feature: row for row, feature in enumerate(known)}
+    x = np.stack([_counts(text, index) for text in texts])
+    y = np.array([names.index(label) for label in labels])
+    return LinearClassifier(names, index, *fit_logistic(x, y, strength=1 / (2 * decay)))
 
 
 def _counts(text: str, index: dict[str, int]) -> np.ndarray:
-    """Square roots of the counts of known pieces, of length 1."""
+    """Square roots of the counts of known features, scaled to length 1."""
     x = np.zeros(len(index))
-    for piece in pieces(text):
-        if piece in index:
-            x[index[piece]] += 1
+    for feature in features_of(text):
+        if feature in index:
+            x[index[feature]] += 1
     x = np.sqrt(x)
     return x / max(float(np.linalg.norm(x)), 1.0)
 
 
 def sentiment(label: str, known: Sequence[str]) -> str:
-    """A classifier's label as one of the pack's.
+    """A classifier's label as one of the test set's.
 
     Raises:
-        ValueError: neither it nor the sentiment it stands for is one of them.
+        ValueError: neither it nor the sentiment it maps to is one of them.
 
     >>> sentiment("Happy", ("negative", "neutral", "positive"))
     'positive'
@@ -118,64 +108,66 @@ def sentiment(label: str, known: Sequence[str]) -> str:
     for name in (plain, SENTIMENTS.get(plain, "")):
         if name in known:
             return name
-    raise ValueError(f"classifier: says {label!r}, which is none of {', '.join(known)} nor stands for one")
+    raise ValueError(
+        f"classifier: label {label!r}: need one of {', '.join(known)} or an emotion that maps to one"
+    )
 
 
-def open_text(folder: str | Path, labels: Sequence[str], *, batch: int = 16) -> Judge:
+def open_text_classifier(folder: str | Path, labels: Sequence[str], *, batch: int = 16) -> Classify:
     """A Hugging Face text classifier from a directory.
 
     Raises:
-        ValueError: it cannot be opened, or has a label that stands for none of `labels`.
+        ValueError: it cannot be opened, or has a label that maps to none of `labels`.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model, tokenizer = _opened(folder, AutoModelForSequenceClassification, AutoTokenizer)
-    said = _label_map(folder, model, labels)
+    model, tokenizer = _open(folder, AutoModelForSequenceClassification, AutoTokenizer)
+    label_of = _label_map(folder, model, labels)
 
-    def judge(texts: Sequence[str]) -> list[str | None]:
-        found: list[str | None] = []
+    def classify(texts: Sequence[str]) -> list[str | None]:
+        results: list[str | None] = []
         for start in range(0, len(texts), batch):
             some = list(texts[start : start + batch])
             inputs = tokenizer(some, padding=True, truncation=True, return_tensors="pt")
             with torch.inference_mode():
                 best = model(**inputs).logits.argmax(-1).tolist()
-            found += [said[i] if text.strip() else None for i, text in zip(best, some, strict=True)]
-        return found
+            results += [label_of[i] if text.strip() else None for i, text in zip(best, some, strict=True)]
+        return results
 
-    return judge
+    return classify
 
 
-def open_speech(
+def open_speech_classifier(
     folder: str | Path, labels: Sequence[str], *, vocoder: str | None
 ) -> Callable[[Sequence[str | Path]], list[str | None]]:
     """A Hugging Face audio classifier from a directory: of recordings, or of token strings through a vocoder.
 
     Raises:
-        ValueError: it cannot be opened, or has a label that stands for none of `labels`.
+        ValueError: it cannot be opened, or has a label that maps to none of `labels`.
     """
     from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-    model, extractor = _opened(folder, AutoModelForAudioClassification, AutoFeatureExtractor)
-    said = _label_map(folder, model, labels)
-    work = TemporaryDirectory()  # gone with the judge
+    model, extractor = _open(folder, AutoModelForAudioClassification, AutoFeatureExtractor)
+    label_of = _label_map(folder, model, labels)
+    work = TemporaryDirectory()  # removed with the classifier
 
-    def judge(saying: str | Path) -> str | None:
-        if isinstance(saying, str):
-            if "[Hu" not in saying:
+    def classify(speech: str | Path) -> str | None:
+        if isinstance(speech, str):
+            if "[Hu" not in speech:
                 return None
             if vocoder is None:
                 raise ValueError(
-                    "classifier: an audio classifier judges speech tokens through a vocoder, none named"
+                    "classifier: a classifier of recordings needs a vocoder for speech tokens, got none"
                 )
-            saying = speak(vocoder, saying, Path(work.name) / "spoken.wav")
-        inputs = extractor(heard(saying), sampling_rate=SAMPLE_RATE, return_tensors="pt")
+            speech = vocode(vocoder, speech, Path(work.name) / "vocoded.wav")
+        inputs = extractor(read_audio(speech), sampling_rate=SAMPLE_RATE, return_tensors="pt")
         with torch.inference_mode():
-            return said[int(model(**inputs).logits.argmax(-1))]
+            return label_of[int(model(**inputs).logits.argmax(-1))]
 
-    return lambda sayings: [judge(saying) for saying in sayings]
+    return lambda several: [classify(speech) for speech in several]
 
 
-def heard(path: Path) -> np.ndarray:
+def read_audio(path: Path) -> np.ndarray:
     """Samples of a recording, (T,) float32 at 16 kHz."""
     try:
         header = probe(path)
@@ -184,9 +176,9 @@ def heard(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: {reject.reason}: {reject.detail}") from reject
 
 
-def _opened(folder: str | Path, kind: Any, reader: Any) -> tuple[Any, Any]:
+def _open(folder: str | Path, kind: Any, reader: Any) -> tuple[Any, Any]:
     if not (Path(folder) / "config.json").is_file():
-        raise ValueError(f"classifier: {folder}: no config.json, so no Hugging Face directory")
+        raise ValueError(f"classifier: {folder}: need a Hugging Face directory, got no config.json")
     try:
         model = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         return model.eval(), reader.from_pretrained(folder, local_files_only=True)

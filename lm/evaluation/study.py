@@ -1,10 +1,10 @@
-"""The paper's claim in miniature: models that see the same tokens in other mixtures, scored on the same packs.
+"""The paper's main claim at small scale: models of several mixtures with equal token budgets, on the same test sets.
 
-`Row` is one mixture, trained once for each of its seeds under one frozen training config; `train_and_score` makes its
-numbers, `tabulate` the table, `draw` the picture. What is trained on and tested is made by the caller.
+`Row` is one mixture, trained once for each of its seeds under one frozen training config; `train_and_score` computes
+its numbers, `tabulate` the table, `plot_study` the plot. The caller makes the training and test data.
 
 Intervals are of two kinds and both are shown: of each run over test items (Wilson), and over the seeds of a row
-(Student's t on their means), which is the one that a claim about the recipe has to rest on.
+(Student's t on their means), which a claim about the recipe has to rest on.
 """
 
 import hashlib
@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from lm.evaluation.evaluate import write_results
-from lm.evaluation.tasks import SHORT, Asking, askers
-from lm.evaluation.tasks.choice import Scoring, score
-from lm.evaluation.testset import Pack
+from lm.evaluation.tasks import TASKS
+from lm.evaluation.tasks.base import TaskOptions
+from lm.evaluation.tasks.sentiment_preservation import SHORT
+from lm.evaluation.testset import TestSet
 from lm.generate import load
 from lm.training.train import TrainSettings, train
 from shards.samples import read_index
@@ -40,14 +41,16 @@ class Row:
     strategy: str | None = None
     seeds: int = 1
     build: str = "topics"  # which corpus
-    packs: tuple[str, ...] = ("stories",)
-    tokens: int | None = None  # another budget than the others'
-    task: bool = False  # ask across with [ASR] and [TTS]: such a model has seen no other switch
+    testsets: tuple[str, ...] = ("stories",)
+    tokens: int | None = None  # a budget of its own
+    task_markers: bool = (
+        False  # cross-modal prompts with [ASR] and [TTS]: such a model has seen no other switch
+    )
 
     def __post_init__(self) -> None:
-        if self.seeds < 1 or not self.packs:
+        if self.seeds < 1 or not self.testsets:
             raise ValueError(
-                f"row {self.name!r}: need seeds >= 1 and some packs, got {self.seeds}, {self.packs}"
+                f"row {self.name!r}: need seeds >= 1 and a test set, got {self.seeds} and {self.testsets}"
             )
 
 
@@ -60,28 +63,28 @@ class Job:
     build: str
     output: str
     train: Mapping[str, Any]
-    packs: tuple[Pack, ...] = field(repr=False)
-    heard: Mapping[str, Mapping[str, str]] = field(repr=False)  # pack -> recording -> unit names
+    testsets: tuple[TestSet, ...] = field(repr=False)
+    speech_tokens: Mapping[str, Mapping[str, str]] = field(repr=False)  # test set -> recording -> unit names
 
     @property
     def key(self) -> str:
-        """What decides the numbers: settings, shards, packs and units heard."""
-        asked = [asdict(self.row), self.seed, dict(self.train), read_index(self.build)["streams"]]
-        asked += [
-            [pack.hash for pack in self.packs],
-            {name: dict(self.heard[name]) for name in sorted(self.heard)},
+        """What decides the numbers: settings, shards, test sets and their units."""
+        settings = [asdict(self.row), self.seed, dict(self.train), read_index(self.build)["streams"]]
+        settings += [
+            [testset.hash for testset in self.testsets],
+            {name: dict(self.speech_tokens[name]) for name in sorted(self.speech_tokens)},
         ]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def train_and_score(job: Job) -> dict[str, Any]:
-    """Train one run and score its last model; a finished one is read back where nothing changed."""
+    """Train one run and score its last model; a finished run is read back if nothing changed."""
     output = Path(job.output)
-    place = output / "scores.json"
-    if place.is_file():
-        held = json.loads(place.read_text())
-        if held.get("key") == job.key:
-            return held
+    path = output / "scores.json"
+    if path.is_file():
+        finished = json.loads(path.read_text())
+        if finished.get("key") == job.key:
+            return finished
     changes = {"tokens": job.row.tokens} if job.row.tokens else {}
     settings = TrainSettings(
         build=job.build, output=job.output, mixture=job.row.mixture, strategy=job.row.strategy, seed=job.seed,
@@ -90,16 +93,14 @@ def train_and_score(job: Job) -> dict[str, Any]:
     summary = train(settings)
     last = max(output.glob("step-[0-9]*"), key=lambda path: int(path.name[5:]))
     model, vocabulary = load(last)
-    ask = askers(Asking(new_tokens=SHORT, task=job.row.task))
+    options = TaskOptions(new_tokens=SHORT, task_markers=job.row.task_markers)
     rows = []
-    for pack in job.packs:
-        for direction in pack.directions:
-            asked = (model, vocabulary, pack, direction, job.heard[pack.name])
-            if pack.task == "choose":
-                rows.append(score(*asked, Scoring(task=job.row.task)))
-            else:
-                rows.append({"pack": pack.name, "direction": direction, **ask[pack.task](*asked)})
-    said = {
+    for testset in job.testsets:
+        for direction in testset.directions:
+            speech_tokens = job.speech_tokens[testset.name]
+            row = TASKS[testset.task].run(model, vocabulary, testset, direction, speech_tokens, options)
+            rows.append({"testset": testset.name, "direction": direction, **row})
+    scores = {
         "key": job.key,
         "row": job.row.name,
         "seed": job.seed,
@@ -109,8 +110,8 @@ def train_and_score(job: Job) -> dict[str, Any]:
         "parameters": summary["parameters"],
         "rows": rows,
     }
-    write_results(place, said)
-    return said
+    write_results(path, scores)
+    return scores
 
 
 def tokens_seen(output: Path) -> dict[str, int]:
@@ -118,16 +119,16 @@ def tokens_seen(output: Path) -> dict[str, int]:
     seen: dict[str, float] = defaultdict(float)
     before = 0
     for text in (output / "log.jsonl").read_text().splitlines():
-        said = json.loads(text)
-        if "mixture" in said:
-            for name, share in said["mixture"].items():
-                seen[name] += share * (said["tokens"] - before)
-            before = said["tokens"]
+        line = json.loads(text)
+        if "mixture" in line:
+            for name, share in line["mixture"].items():
+                seen[name] += share * (line["tokens"] - before)
+            before = line["tokens"]
     return {name: round(count) for name, count in seen.items()}
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and its 95 % interval by Student's t; a single value has none and stands for itself.
+    """Mean and its 95 % interval by Student's t; of a single value the interval is undefined.
 
     >>> [round(number, 1) for number in over_seeds([90.0, 95.0, 100.0])]
     [95.0, 82.6, 100.0]
@@ -139,32 +140,32 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, max(0.0, mean - half), min(100.0, mean + half)
 
 
-MEASURES = ("sum", "mean", "contrast", "kept")
+MEASURES = ("sum", "mean", "paired", "kept")
 
 
-def measured(row: Mapping[str, Any]) -> dict[str, list[float]]:
+def measures_of(row: Mapping[str, Any]) -> dict[str, list[float]]:
     """Each measure that a row of results has, with its interval over items.
 
-    >>> measured({"value": 71.0, "low": 61.5, "high": 79.1})
+    >>> measures_of({"value": 71.0, "low": 61.5, "high": 79.1})
     {'kept': [71.0, 61.5, 79.1]}
     """
     accuracy = row.get("accuracy", {})
-    found = {
+    numbers = {
         "sum": accuracy.get("ending.sum.free"),
         "mean": accuracy.get("ending.mean.free"),
-        "contrast": row.get("contrast"),
+        "paired": row.get("paired_accuracy"),
         "kept": [row["value"], row["low"], row["high"]] if "value" in row else None,
     }
-    return {name: list(value) for name, value in found.items() if value is not None}
+    return {name: list(value) for name, value in numbers.items() if value is not None}
 
 
-def gather(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """Row -> "pack direction" -> measure -> its mean and interval over seeds, and the runs' own with theirs."""
-    found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+def by_row(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """Row -> "test set direction" -> measure -> its mean and interval over seeds, and the runs' own with theirs."""
+    table: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for run in runs:
         for row in run["rows"]:
-            for name, value in measured(row).items():
-                found[run["row"]][f"{row['pack']} {row['direction']}"][name].append(value)
+            for name, value in measures_of(row).items():
+                table[run["row"]][f"{row['testset']} {row['direction']}"][name].append(value)
     return {
         name: {
             cell: {
@@ -180,90 +181,92 @@ def gather(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, d
             }
             for cell, measures in cells.items()
         }
-        for name, cells in found.items()
+        for name, cells in table.items()
     }  # fmt: skip
 
 
 def verdict(table: Mapping[str, Any], *, full: str = "full", without: str = "no interleaving") -> list[str]:
-    """What the study has to show, each line true or false: see `docs/study.md`."""
-    said = []
+    """The goals of the study, each met or missed: see `docs/study.md`."""
+    lines = []
     for direction in ("stories T->S", "stories S->T"):
         if direction in table.get(full, {}):
-            one = table[full][direction]["contrast"]
+            one = table[full][direction]["paired"]
             low = min(
                 bound for bound in (one["over_items"][0], one["over_seeds"][0]) if not math.isnan(bound)
             )
             met = one["mean"] > 80 and low > 60
-            said.append(
-                f"{full}, {direction}: contrast {one['mean']:.1f}, lower bound {low:.1f} "
+            lines.append(
+                f"{full}, {direction}: paired accuracy {one['mean']:.1f}, lower bound {low:.1f} "
                 f"(goal above 80, lower bound above 60): {'met' if met else 'MISSED'}"
             )
         if direction in table.get(without, {}):
-            one = table[without][direction]["contrast"]
+            one = table[without][direction]["paired"]
             bounds = one["over_seeds"] if not math.isnan(one["over_seeds"][0]) else one["over_items"]
             low, high = min(bounds[0], one["over_items"][0]), max(bounds[1], one["over_items"][1])
             met = low <= 50 <= high
-            said.append(
-                f"{without}, {direction}: contrast {one['mean']:.1f} [{low:.1f}, {high:.1f}] (goal contains 50): "
-                f"{'met' if met else 'MISSED'}"
+            lines.append(
+                f"{without}, {direction}: paired accuracy {one['mean']:.1f} [{low:.1f}, {high:.1f}] "
+                f"(goal contains 50): {'met' if met else 'MISSED'}"
             )
-    return said
+    return lines
 
 
 def tabulate(table: Mapping[str, Any]) -> str:
-    """A Markdown table: sum, mean and [contrast] of each row and cell, mean over seeds with the seeds' range."""
+    """A Markdown table: sum, mean and paired accuracy of each row and cell, means over seeds with their range."""
     cells = list(next(iter(table.values())))
     seeds = {
-        name: max(len(measure["runs"]) for cell in found.values() for measure in cell.values())
-        for name, found in table.items()
+        name: max(len(measure["runs"]) for cell in row.values() for measure in cell.values())
+        for name, row in table.items()
     }
     lines = ["| model | seeds | " + " | ".join(cells) + " |", "|---" * (len(cells) + 2) + "|"]
-    for name, found in table.items():
+    for name, row in table.items():
         shown = [
-            " / ".join(_shown(measure, found[cell]) for measure in MEASURES if measure in found[cell])
+            " / ".join(_format(measure, row[cell]) for measure in MEASURES if measure in row[cell])
             for cell in cells
         ]
         lines.append(f"| {name} | {seeds[name]} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
-def _shown(measure: str, one: Mapping[str, Any]) -> str:
-    found = one[measure]
+def _format(measure: str, cell: Mapping[str, Any]) -> str:
+    number = cell[measure]
     if measure in ("sum", "mean"):
-        return f"{found['mean']:.0f}"
-    low, high = found["over_items"]
-    if len(found["runs"]) > 1:
-        values = [run[0] for run in found["runs"]]
-        return f"**{found['mean']:.1f}** [{low:.0f}, {high:.0f}] seeds {min(values):.0f} to {max(values):.0f}"
-    return f"**{found['mean']:.1f}** [{low:.0f}, {high:.0f}]"
+        return f"{number['mean']:.0f}"
+    low, high = number["over_items"]
+    if len(number["runs"]) > 1:
+        values = [run[0] for run in number["runs"]]
+        return (
+            f"**{number['mean']:.1f}** [{low:.0f}, {high:.0f}] seeds {min(values):.0f} to {max(values):.0f}"
+        )
+    return f"**{number['mean']:.1f}** [{low:.0f}, {high:.0f}]"
 
 
 def groups(table: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows apart by what they were asked: each group a table of its own, in order.
+    """The rows grouped by their cells: each group is a table, in order.
 
     >>> [list(group) for group in groups({"full": {"a": 1}, "moods": {"b": 1}, "text": {"a": 2}})]
     [['full', 'text'], ['moods']]
     """
-    asked: dict[tuple[str, ...], dict[str, Any]] = defaultdict(dict)
-    for name, found in table.items():
-        asked[tuple(found)][name] = found
-    return list(asked.values())
+    by_cells: dict[tuple[str, ...], dict[str, Any]] = defaultdict(dict)
+    for name, row in table.items():
+        by_cells[tuple(row)][name] = row
+    return list(by_cells.values())
 
 
-def drawn_cells(group: Mapping[str, Any]) -> list[str]:
-    """The cells of a group that carry the claim: a contrast across modalities, or of what the voice alone tells."""
-    found = next(iter(group.values()))
-    return [cell for cell, one in found.items() if "contrast" in one and ("->" in cell or "-heard" in cell)]
+def plotted_cells(group: Mapping[str, Any]) -> list[str]:
+    """The cells of a group that carry the claim: paired accuracy across modalities, or of moods in the voice."""
+    row = next(iter(group.values()))
+    return [cell for cell, one in row.items() if "paired" in one and ("->" in cell or "-voice" in cell)]
 
 
-def draw(table: Mapping[str, Any], path: Path, title: str) -> None:
-    """Bars of the contrast, a panel for each of `groups`, with mean intervals over items and a dot for every seed."""
+def plot_study(table: Mapping[str, Any], path: Path, title: str) -> None:
+    """Bars of the paired accuracy, a panel per group, with mean intervals over items and a dot for every seed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [(group, cells) for group in groups(table) if (cells := drawn_cells(group))]
+    shown = [(group, cells) for group in groups(table) if (cells := plotted_cells(group))]
     if not shown:
         return
     figure, panels = pyplot.subplots(
@@ -272,20 +275,22 @@ def draw(table: Mapping[str, Any], path: Path, title: str) -> None:
     for axes, (group, cells) in zip(panels[:, 0], shown, strict=True):
         width = 0.8 / len(cells)
         for number, cell in enumerate(cells):
-            for place, found in enumerate(group.values()):
-                one = found[cell]["contrast"]
-                x = place + (number - (len(cells) - 1) / 2) * width
+            for position, row in enumerate(group.values()):
+                one = row[cell]["paired"]
+                x = position + (number - (len(cells) - 1) / 2) * width
                 low, high = one["over_items"]
                 error = [[max(0.0, one["mean"] - low)], [max(0.0, high - one["mean"])]]
                 axes.bar(
                     x, one["mean"], width * 0.9, yerr=error, color=f"C{number}", capsize=3,
-                    label="" if place else cell,
+                    label="" if position else cell,
                 )  # fmt: skip
                 axes.plot(
                     [x] * len(one["runs"]), [run[0] for run in one["runs"]], ".", color="black", markersize=5
                 )
         axes.axhline(50, color="grey", linestyle="--", linewidth=1)
-        axes.set(xticks=range(len(group)), ylim=(0, 122), yticks=range(0, 101, 20), ylabel="contrast, %")
+        axes.set(
+            xticks=range(len(group)), ylim=(0, 122), yticks=range(0, 101, 20), ylabel="paired accuracy, %"
+        )
         axes.set_xlim(-0.6, max(len(group), 2) - 0.4)
         axes.set_xticklabels([textwrap.fill(name, 14) for name in group])
         axes.legend(loc="upper right", ncols=len(cells), fontsize=8)
@@ -296,17 +301,17 @@ def draw(table: Mapping[str, Any], path: Path, title: str) -> None:
     pyplot.close(figure)
 
 
-def page(results: Mapping[str, Any]) -> str:
-    """The study as a Markdown page: a table for each of `groups`, what it has to show, what it was made of."""
+def to_markdown(results: Mapping[str, Any]) -> str:
+    """The study as a Markdown page: a table per group, the goals, and the runs and builds behind them."""
     lines = [
-        "# The claim in miniature",
+        "# The paper's main claim at small scale",
         "",
-        "Made by `make study`; nothing here is typed. Cells: accuracy of the ending by sum / by mean per token / "
-        "**contrast** of twin items, with its 95 % interval over test items and, for several seeds, their range; of "
-        "sentiments: **share of continuations that keep it** (STSP). "
+        "Generated by `make study`. Cells: accuracy of the ending by sum / by mean per token / **paired accuracy** of "
+        "twin items, with its 95 % interval over test items and, for several seeds, their range; of sentiments: "
+        "**share of continuations that keep it** (STSP). "
         "Synthetic stories, speech by espeak-ng: this shows a mechanism, it does not reproduce the paper's numbers.",
         "",
-        "![contrast of twin items, by model](study.png)",
+        "![paired accuracy of twin items, by model](study.png)",
         "",
         "\n\n".join(tabulate(group) for group in groups(results["table"])),
         "",
@@ -322,13 +327,13 @@ def page(results: Mapping[str, Any]) -> str:
     test = results["test"]
     lines += [
         "",
-        f"{test['stories']} test stories, of which {test['of them trained on']} stand in the training data.",
+        f"{test['stories']} test stories, of which {test['of them trained on']} are in the training data.",
     ]
     for name, facts in results["builds"].items():
         numbers = ", ".join(
             f"{key} {value:.3g}" for key, value in facts.items() if isinstance(value, int | float)
         )
         lines.append(f"Build {name}: {numbers}.")
-    took = f"{results['minutes']:.1f} minutes, {results['cpu_minutes']:.1f} CPU minutes"
-    lines.append(f"{took} without those of the pipeline's workers.")
+    duration = f"{results['minutes']:.1f} minutes, {results['cpu_minutes']:.1f} CPU minutes"
+    lines.append(f"{duration}, not counting the pipeline's workers.")
     return "\n".join(lines) + "\n"

@@ -19,10 +19,10 @@ from corpus.synthetic.grammar import TOPICS
 from corpus.synthetic.stories import speak_miniature
 from corpus.toml import fill, one_of, read_toml
 from lm.evaluation import study as studies
-from lm.evaluation.datasets.synthetic import make_packs
+from lm.evaluation.datasets.synthetic import make_testsets
 from lm.evaluation.evaluate import write_results
 from lm.evaluation.study import Job, Row
-from lm.evaluation.testset import Pack, hear
+from lm.evaluation.testset import TestSet, tokenize_recordings
 from lm.training.train import TrainSettings
 from pipelines import build as steps
 from pipelines import settings as toml
@@ -50,7 +50,7 @@ class CorpusSettings:
 
 @dataclass(frozen=True)
 class TestSettings:
-    """[test]: the synthetic test sets, see `lm.evaluation.datasets.synthetic.make_packs`."""
+    """[test]: the synthetic test sets, see `lm.evaluation.datasets.synthetic.make_testsets`."""
 
     items: int = 100
     seed: int = 1
@@ -115,8 +115,8 @@ def run_study(
         for name in dict.fromkeys(study.builds[name]["corpus"] for name in names)
     }
     trained = frozenset().union(*(corpus_texts(manifest) for manifest in manifests.values()))
-    wanted = list(dict.fromkeys(name for row in rows for name in row.packs))
-    packs = make_packs(folder / "packs", names=wanted, avoid=trained, say=say, **asdict(study.test))
+    wanted = list(dict.fromkeys(name for row in rows for name in row.testsets))
+    testsets = make_testsets(folder / "testsets", names=wanted, avoid=trained, say=say, **asdict(study.test))
     facts, jobs = {}, list[Job]()
     for name in names:
         build = folder / "builds" / name
@@ -124,15 +124,15 @@ def run_study(
             build, study.build_settings(name, build, manifests[study.builds[name]["corpus"]]), workers, say
         )
         own = [row for row in rows if row.build == name]
-        used = [packs[one] for one in dict.fromkeys(pack for row in own for pack in row.packs)]
-        units, facts[name] = tokenize_packs(folder, build, used, workers, say)
+        used = [testsets[one] for one in dict.fromkeys(testset for row in own for testset in row.testsets)]
+        units, facts[name] = tokenize_testsets(folder, build, used, workers, say)
         facts[name] |= unit_facts(build)
         for row in own:
             runs_of = folder / "runs"
             jobs += [
                 Job(
                     row, seed, str(build), str(runs_of / f"{row.name.replace(' ', '-')}-{seed}"), study.train,
-                    tuple(packs[one] for one in row.packs), {one: units[one] for one in row.packs},
+                    tuple(testsets[one] for one in row.testsets), {one: units[one] for one in row.testsets},
                 )
                 for seed in range(row.seeds)
             ]  # fmt: skip
@@ -141,7 +141,7 @@ def run_study(
     runs = run_jobs(jobs, workers, say)
     order = {row.name: number for number, row in enumerate(rows)}
     runs.sort(key=lambda run: (order[run["row"]], run["seed"]))
-    table, stories = studies.gather(runs), story_texts(packs.values())
+    table, stories = studies.by_row(runs), story_texts(testsets.values())
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     results = {
         "config": json.loads(json.dumps(asdict(study))),
@@ -154,8 +154,8 @@ def run_study(
         "runs": runs,
     }
     write_results(folder / "study.json", results)
-    studies.draw(table, folder / "study.png", "contrast over twin items")
-    page = studies.page(results)
+    studies.plot_study(table, folder / "study.png", "paired accuracy of twin items")
+    page = studies.to_markdown(results)
     (folder / "study.md").write_text(page, encoding="utf-8")
     return results | {"page": page}
 
@@ -180,12 +180,12 @@ def corpus_texts(manifest: Path) -> frozenset[str]:
     return frozenset([*documents, *(row.get("text") or row["said"] for row in rows)])
 
 
-def story_texts(packs: Iterable[Pack]) -> list[str]:
+def story_texts(testsets: Iterable[TestSet]) -> list[str]:
     """Every right story, context and ending, of the test sets that offer choices."""
     return [
         " ".join(part.text or "" for part in (*item.context, *item.choices[item.right or 0]))
-        for pack in packs
-        for item in pack.items
+        for testset in testsets
+        for item in testset.items
         if item.choices and item.context
     ]
 
@@ -204,17 +204,17 @@ def run_build(build: Path, settings: toml.Settings, workers: int, say: Say) -> N
         report(build)
 
 
-def tokenize_packs(
-    folder: Path, build: Path, packs: Sequence[Pack], workers: int, say: Say
+def tokenize_testsets(
+    folder: Path, build: Path, testsets: Sequence[TestSet], workers: int, say: Say
 ) -> tuple[dict[str, dict[str, str]], dict[str, Any]]:
     """Unit names of the test sets' recordings by a build's tokenizers, cached, and what the tokenizers are."""
     facts = described(build)
-    identity = json.dumps([facts, [pack.hash for pack in packs]], sort_keys=True)
+    identity = json.dumps([facts, [testset.hash for testset in testsets]], sort_keys=True)
     key = hashlib.sha256(identity.encode()).hexdigest()
     path = folder / "tokens" / f"{build.name}.json"
     cached = json.loads(path.read_text()) if path.is_file() else {}
     if cached.get("key") != key:
-        recordings = [pack.folder / name for pack in packs for name in pack.recordings]
+        recordings = [testset.folder / name for testset in testsets for name in testset.recordings]
         say(f"study: tokenizing {len(recordings)} test recordings as {build.name} does")
         tokens = listen_all(build, recordings, workers)
 
@@ -224,7 +224,12 @@ def tokenize_packs(
                 raise result
             return result
 
-        cached = {"key": key, "units": {pack.name: hear(pack, pack.items, tokenize) for pack in packs}}
+        cached = {
+            "key": key,
+            "units": {
+                testset.name: tokenize_recordings(testset, testset.items, tokenize) for testset in testsets
+            },
+        }
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(cached))
     return cached["units"], facts
@@ -255,10 +260,10 @@ def run_jobs(jobs: Sequence[Job], workers: int, say: Say) -> list[dict[str, Any]
             job, run = waiting[done], done.result()
             runs.append(run)
             scores = [
-                f"{row['pack']} {row['direction']} {studies.measured(row)[name][0]:.0f}"
+                f"{row['testset']} {row['direction']} {studies.measures_of(row)[name][0]:.0f}"
                 for row in run["rows"]
-                for name in ("contrast", "kept")
-                if name in studies.measured(row)
+                for name in ("paired", "kept")
+                if name in studies.measures_of(row)
             ]
             say(f"study: {job.row.name}, seed {job.seed}: {run['minutes']:.1f} minutes; {', '.join(scores)}")
     return runs

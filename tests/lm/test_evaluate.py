@@ -1,4 +1,4 @@
-"""Packs of the synthetic language, a model evaluated on them, and the study's table."""
+"""Synthetic test sets, a model evaluated on them, and the study's table."""
 
 import json
 import re
@@ -6,15 +6,15 @@ import re
 import pytest
 import torch
 
+from corpus.keyed import generator
 from corpus.synthetic.grammar import MOODS, TOPICS
 from corpus.synthetic.pairs import sentence_pairs, topical_words, twin_moods, twin_stories, word_pairs
-from corpus.synthetic.speech import keyed_rng
 from corpus.synthetic.stories import speak_miniature, stories, tell
-from lm.evaluation.datasets.synthetic import NAMES, VOICES, dictionary, make_packs
+from lm.evaluation.datasets.synthetic import NAMES, VOICES, dictionary, make_testsets
 from lm.evaluation.evaluate import evaluate, write_results
-from lm.evaluation.study import Row, gather, over_seeds, tabulate, tokens_seen, verdict
-from lm.evaluation.tasks import Asking, askers
-from lm.evaluation.testset import Item, Part, read_pack, write_pack
+from lm.evaluation.study import Row, by_row, over_seeds, tabulate, tokens_seen, verdict
+from lm.evaluation.tasks.base import TaskOptions
+from lm.evaluation.testset import Segment, TestItem, read_testset, write_testset
 from lm.model import Model, preset
 from lm.training.checkpoint import save_model
 from shards.vocabulary import Vocabulary
@@ -22,7 +22,7 @@ from tests.helpers.lm import toy_vocabulary
 
 
 def rng(name):
-    return keyed_rng("test", name)
+    return generator(0, "test", name)
 
 
 def test_no_non_word_is_a_word():
@@ -68,40 +68,54 @@ def test_a_plain_beginning_says_nothing_of_its_mood():
         assert not set(re.findall(r"\w+", first.plain)) & telling
 
 
-def test_training_and_test_stories_are_drawn_apart():
+def test_training_and_test_stories_come_from_different_streams():
     spoken = {tell("topics", 0, "speech", number)[0] for number in range(500)}
     written = {text for text, _ in zip(stories("topics", 0, "text"), range(500))}
     assert len(spoken & written) < 5
 
 
 @pytest.fixture(scope="module")
-def packs(tmp_path_factory):
-    pytest.importorskip("espeakng_loader", reason="the demo extra speaks the packs")
-    folder = tmp_path_factory.mktemp("packs")
-    return folder, make_packs(folder, items=2, seed=3)
+def synthetic(tmp_path_factory):
+    pytest.importorskip("espeakng_loader", reason="the demo extra synthesises the test sets")
+    folder = tmp_path_factory.mktemp("testsets")
+    return folder, make_testsets(folder, items=2, seed=3)
 
 
-def test_every_synthetic_pack_is_whole_and_is_made_once(packs):
-    folder, made = packs
+def test_every_synthetic_test_set_is_complete_and_is_made_once(synthetic):
+    folder, made = synthetic
     assert tuple(made) == NAMES
-    for name, pack in made.items():
-        assert read_pack(folder / name) == pack
-        assert len(pack.recordings) > 0
-    before = (folder / "words" / "pack.json").stat().st_mtime_ns
-    assert make_packs(folder, items=2, seed=3) == made
-    assert (folder / "words" / "pack.json").stat().st_mtime_ns == before
+    for name, testset in made.items():
+        assert read_testset(folder / name) == testset
+        assert len(testset.recordings) > 0
+    before = (folder / "words" / "testset.json").stat().st_mtime_ns
+    assert make_testsets(folder, items=2, seed=3) == made
+    assert (folder / "words" / "testset.json").stat().st_mtime_ns == before
 
 
-def test_twins_share_endings_and_want_different_ones(packs):
-    for name in ("stories", "recall", "moods-said", "moods-heard"):
-        first, second, *_ = packs[1][name].items
+def test_another_avoided_story_makes_the_test_set_anew(tmp_path):
+    pytest.importorskip("espeakng_loader", reason="the demo extra synthesises the test sets")
+
+    def texts(testset):
+        return {" ".join(one.text for one in (*i.context, *i.choices[i.right])) for i in testset.items}
+
+    first = make_testsets(tmp_path, names=["stories"], items=1, seed=3)["stories"]
+    story, other = sorted(texts(first))
+    again = make_testsets(tmp_path, names=["stories"], items=1, seed=3, avoid=frozenset([story]))["stories"]
+    assert story not in texts(again)
+    swapped = make_testsets(tmp_path, names=["stories"], items=1, seed=3, avoid=frozenset(["x"]))["stories"]
+    assert texts(swapped) == {story, other}  # as many stories avoided, but others
+
+
+def test_twins_share_endings_and_differ_in_the_right_one(synthetic):
+    for name in ("stories", "recall", "moods-text", "moods-voice"):
+        first, second, *_ = synthetic[1][name].items
         assert (first.choices, first.family) == (second.choices, second.family)
         assert (first.right, second.right) == (0, 1)
 
 
-def test_the_same_seed_speaks_the_same_bytes_in_voices_of_no_training_corpus(packs, tmp_path):
-    folder, made = packs
-    again = make_packs(tmp_path, names=["words"], items=2, seed=3)["words"]
+def test_the_same_seed_gives_the_same_bytes_in_voices_of_no_training_corpus(synthetic, tmp_path):
+    folder, made = synthetic
+    again = make_testsets(tmp_path, names=["words"], items=2, seed=3)["words"]
     assert again.hash == made["words"].hash
     for name in again.recordings:
         assert (tmp_path / "words" / name).read_bytes() == (folder / "words" / name).read_bytes()
@@ -123,39 +137,45 @@ def saved(tmp_path):
     return tmp_path / "model", vocabulary
 
 
-def toy_pack(folder):
-    choices = ((Part("cat sat", "a.flac"),), (Part("dog ran", "a.flac"),))
+def toy_testset(folder):
+    choices = ((Segment("cat sat", "a.flac"),), (Segment("dog ran", "a.flac"),))
     import numpy as np
     import soundfile
 
     folder.mkdir()
     soundfile.write(folder / "a.flac", np.zeros(1600), 16_000)
-    items = [Item(str(n), (Part("a cat", "a.flac"),), choices, right=n % 2, family="x") for n in range(2)]
+    items = [
+        TestItem(str(n), (Segment("a cat", "a.flac"),), choices, right=n % 2, family="x") for n in range(2)
+    ]
     facts = {"name": "toy", "task": "choose", "version": "1", "licence": "CC0-1.0", "source": "here"}
-    return write_pack(folder, items, directions=["T", "T->S"], **facts)
+    return write_testset(folder, items, directions=["T", "T->S"], **facts)
 
 
-def test_results_hold_every_direction_and_all_that_could_move_them(saved, tmp_path):
+def test_results_hold_every_direction_and_everything_that_decides_them(saved, tmp_path):
     directory, vocabulary = saved
-    pack = toy_pack(tmp_path / "pack")
+    testset = toy_testset(tmp_path / "testset")
     found = evaluate(
-        directory, [pack], lambda path: "[Hu3][Hu4]", vocabulary=vocabulary, facts={"encoder": "toy"}
+        directory, [testset], lambda path: "[Hu3][Hu4]", vocabulary=vocabulary, facts={"encoder": "toy"}
     )
     write_results(tmp_path / "results.json", found)
     again = json.loads((tmp_path / "results.json").read_text())
-    assert [(row["pack"], row["direction"]) for row in again["rows"]] == [("toy", "T"), ("toy", "T->S")]
+    assert [(row["testset"], row["direction"]) for row in again["rows"]] == [("toy", "T"), ("toy", "T->S")]
     assert again["rows"][1]["accuracy"]["ending.sum.free"][0] == 50.0  # both endings sound alike
     assert again["tokenizers"] == {"encoder": "toy"}
     assert again["vocabulary"]["hash"] == vocabulary.hash
     assert len(again["model"]["sha256"]) == 64
 
 
-def test_sentiment_is_judged_by_what_its_train_items_teach(saved, tmp_path):
+def test_sentiment_is_classified_by_a_fit_on_the_train_items(saved, tmp_path):
     directory, _ = saved
     items = [
-        Item(f"t{n}", (Part(word),), label=word, split="train") for n, word in enumerate(["cat", "dog"] * 3)
+        TestItem(f"t{n}", (Segment(word),), label=word, split="train")
+        for n, word in enumerate(["cat", "dog"] * 3)
     ]
-    items += [Item("a", (Part("a cat"),), label="cat"), Item("b", (Part("a dog"),), label="dog")]
+    items += [
+        TestItem("a", (Segment("a cat"),), label="cat"),
+        TestItem("b", (Segment("a dog"),), label="dog"),
+    ]
     facts = {
         "task": "continue",
         "version": "1",
@@ -163,46 +183,48 @@ def test_sentiment_is_judged_by_what_its_train_items_teach(saved, tmp_path):
         "source": "here",
         "labels": ["cat", "dog"],
     }
-    pack = write_pack(tmp_path / "pack", items, name="said", directions=["T"], **facts)
-    asked = askers(Asking(runs=1, new_tokens={"T": 5}))
-    found = evaluate(directory, [pack], None, askers=asked)["rows"][0]
+    testset = write_testset(tmp_path / "testset", items, name="words", directions=["T"], **facts)
+    options = TaskOptions(samples_per_prompt=1, new_tokens={"T": 5})
+    found = evaluate(directory, [testset], None, options=options)["rows"][0]
     assert 0 <= found["low"] <= found["value"] <= found["high"] <= 100
     assert found["prompts"]["value"] == 100.0
-    assert "not_run" in evaluate(directory, [pack], None)["rows"][0]
 
 
 def test_a_model_of_another_vocabulary_is_refused(saved, tmp_path):
     directory, vocabulary = saved
     other = Vocabulary(vocabulary.tokenizer, units=41)
     with pytest.raises(ValueError, match="evaluate it with the build it was trained on"):
-        evaluate(directory, [toy_pack(tmp_path / "pack")], None, vocabulary=other)
+        evaluate(directory, [toy_testset(tmp_path / "testset")], None, vocabulary=other)
 
 
-def run_of(row, seed, contrast):
+def run_of(row, seed, paired):
     accuracy = {"ending.sum.free": [70.0, 60.0, 80.0], "ending.mean.free": [75.0, 65.0, 85.0]}
+    interval = [paired, paired - 5, paired + 3]
     rows = [
-        {"pack": "stories", "direction": name, "accuracy": accuracy, "contrast": [contrast, contrast - 5, contrast + 3]}
+        {"testset": "stories", "direction": name, "accuracy": accuracy, "paired_accuracy": interval}
         for name in ("T->S", "S->T")
-    ]  # fmt: skip
+    ]
     return {"row": row, "seed": seed, "rows": rows}
 
 
 def test_the_verdict_needs_the_lower_bound_over_seeds_too():
-    steady = gather([run_of("full", seed, 95.0 + seed) for seed in range(3)])
+    steady = by_row([run_of("full", seed, 95.0 + seed) for seed in range(3)])
     assert all(line.endswith("met") for line in verdict(steady))
-    shaky = gather([run_of("full", seed, value) for seed, value in enumerate((99.0, 70.0, 95.0))])
+    shaky = by_row([run_of("full", seed, value) for seed, value in enumerate((99.0, 70.0, 95.0))])
     assert all(line.endswith("MISSED") for line in verdict(shaky))
-    apart = gather([run_of("no interleaving", seed, value) for seed, value in enumerate((80.0, 81.0, 80.5))])
+    apart = by_row([run_of("no interleaving", seed, value) for seed, value in enumerate((80.0, 81.0, 80.5))])
     assert all(line.endswith("MISSED") for line in verdict(apart))
     assert "**96.0**" in tabulate(steady)
     assert over_seeds([50.0])[0] == 50.0
 
 
-def test_moods_kept_stand_in_the_table_beside_contrasts():
+def test_kept_moods_are_in_the_table_with_paired_accuracies():
     run = run_of("full", 0, 95.0)
-    run["rows"].append({"pack": "sentiment-said", "direction": "S", "value": 62.0, "low": 52.0, "high": 71.0})
-    run["rows"].append({"pack": "sentiment-said", "direction": "T", "not_run": "no judge"})
-    table = tabulate(gather([run]))
+    run["rows"].append(
+        {"testset": "sentiment-text", "direction": "S", "value": 62.0, "low": 52.0, "high": 71.0}
+    )
+    run["rows"].append({"testset": "sentiment-text", "direction": "T", "not_run": "no judge"})
+    table = tabulate(by_row([run]))
     assert "**62.0** [52, 71]" in table
     assert "**95.0**" in table
 
@@ -214,7 +236,7 @@ def test_tokens_by_stream_add_up_to_the_budget(tmp_path):
     assert tokens_seen(tmp_path) == {"text": 140, "speech": 160}
 
 
-def test_a_row_needs_seeds_and_packs():
+def test_a_row_needs_seeds():
     with pytest.raises(ValueError, match="need seeds >= 1"):
         Row("full", {"text": 1.0}, seeds=0)
 
@@ -255,25 +277,25 @@ tokens = 2048
 evaluate_every = 100
 [[rows]]
 name = "full"
-packs = ["stories", "sentiment-said"]
+testsets = ["stories", "sentiment-text"]
 mixture = { text = 1.0, speech = 1.0, interleaved = 1.0 }
 [[rows]]
 name = "pairs"
 mixture = { text = 1.0, speech = 1.0, interleaved = 1.0 }
 strategy = "concatenated"
-task = true
+task_markers = true
 """
 
 
 @pytest.mark.slow
 def test_a_study_runs_from_its_config_to_its_table(tmp_path):
-    pytest.importorskip("espeakng_loader", reason="the demo extra speaks the study")
+    pytest.importorskip("espeakng_loader", reason="the demo extra synthesises the study")
     from wordweave import cli
 
     config = tmp_path / "tiny.toml"
     config.write_text(TINY)
     words = ["study", str(tmp_path / "study"), "--config", str(config), "--workers", "1"]
-    for _ in range(2):  # the second time everything stands
+    for _ in range(2):  # the second time everything is up to date
         with pytest.raises(SystemExit) as ended:
             cli.main(words)
         assert ended.value.code == 0
@@ -281,9 +303,9 @@ def test_a_study_runs_from_its_config_to_its_table(tmp_path):
     assert set(said["table"]) == {"full", "pairs"}
     directions = ("T", "S", "T->S", "S->T")
     assert set(said["table"]["full"]) == {
-        f"{pack} {way}" for pack in ("stories", "sentiment-said") for way in directions
+        f"{testset} {way}" for testset in ("stories", "sentiment-text") for way in directions
     }
-    assert 0 <= said["table"]["full"]["sentiment-said S"]["kept"]["mean"] <= 100
+    assert 0 <= said["table"]["full"]["sentiment-text S"]["kept"]["mean"] <= 100
     assert said["test"] == {"stories": 6, "of them trained on": 0}
     assert (tmp_path / "study" / "study.png").stat().st_size > 1000
     assert sum(said["runs"][0]["tokens"].values()) == pytest.approx(2048, abs=4)
@@ -299,29 +321,36 @@ def refusal(capsys, *words):
     return ended.value.code, lines[-1]
 
 
-def test_the_command_refuses_a_broken_pack_in_one_line(saved, tmp_path, capsys):
+def test_the_command_refuses_a_broken_test_set_in_one_line(saved, tmp_path, capsys):
     _, vocabulary = saved
     vocabulary.save(tmp_path / "build" / "shards")
-    toy_pack(tmp_path / "pack")
-    (tmp_path / "pack" / "a.flac").unlink()
-    code, line = refusal(capsys, "evaluate", str(tmp_path / "build"), "--pack", str(tmp_path / "pack"))
+    toy_testset(tmp_path / "testset")
+    (tmp_path / "testset" / "a.flac").unlink()
+    code, line = refusal(capsys, "evaluate", str(tmp_path / "build"), "--testset", str(tmp_path / "testset"))
     assert code == 1
     assert "row 1 ('0'): audio.missing" in line
-    code, line = refusal(capsys, "evaluate", str(tmp_path / "build"), "--pack", str(tmp_path))
+    code, line = refusal(capsys, "evaluate", str(tmp_path / "build"), "--testset", str(tmp_path))
     assert code == 1
-    assert "is no pack" in line
+    assert "is no test set" in line
 
 
-def test_the_command_scores_packs_and_writes_the_results(saved, tmp_path, capsys, monkeypatch):
-    import pipelines.tokenize
+def test_the_command_scores_test_sets_and_writes_the_results(saved, tmp_path, capsys, monkeypatch):
+    import pipelines.operations.evaluate
     from wordweave import cli
 
     directory, vocabulary = saved
     vocabulary.save(tmp_path / "build" / "shards")
-    toy_pack(tmp_path / "pack")
-    monkeypatch.setattr(pipelines.tokenize, "listener", lambda build: lambda path: "[Hu3][Hu4]")
-    monkeypatch.setattr(pipelines.tokenize, "described", lambda build: {"encoder": "toy"})
-    words = ["evaluate", str(tmp_path / "build"), "--model", str(directory), "--pack", str(tmp_path / "pack")]
+    toy_testset(tmp_path / "testset")
+    monkeypatch.setattr(pipelines.operations.evaluate, "listener", lambda build: lambda path: "[Hu3][Hu4]")
+    monkeypatch.setattr(pipelines.operations.evaluate, "described", lambda build: {"encoder": "toy"})
+    words = [
+        "evaluate",
+        str(tmp_path / "build"),
+        "--model",
+        str(directory),
+        "--testset",
+        str(tmp_path / "testset"),
+    ]
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, "--compare"])
     assert ended.value.code == 0

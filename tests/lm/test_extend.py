@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 import wordweave
 from lm.export import export, make_tokenizer
-from lm.extend import extend, new_rows
+from lm.extend import add_speech_tokens, new_rows
 from lm.generate import load, prompt
 from lm.model import Model, preset
 from shards.text import load_tokenizer
@@ -35,7 +35,7 @@ def test_text_rows_and_all_other_weights_stay_to_the_bit(initialise, tied, dtype
     source = text_model(tmp_path / "text", vocabulary.text_size + 6, dtype, tie_word_embeddings=tied)
     before = load_file(source / "model.safetensors")
     after = load_file(
-        extend(source, vocabulary, tmp_path / "out", initialise=initialise) / "model.safetensors"
+        add_speech_tokens(source, vocabulary, tmp_path / "out", initialise=initialise) / "model.safetensors"
     )
     assert before.keys() == after.keys()
     for name, tensor in before.items():
@@ -49,7 +49,7 @@ def test_text_rows_and_all_other_weights_stay_to_the_bit(initialise, tied, dtype
 
 def test_text_logits_of_an_extended_model_are_the_old_ones(vocabulary, tmp_path):
     source = text_model(tmp_path / "text", vocabulary.text_size)
-    model, loaded = load(extend(source, vocabulary, tmp_path / "out"))
+    model, loaded = load(add_speech_tokens(source, vocabulary, tmp_path / "out"))
     tokens = torch.arange(20)[None]
     assert loaded.hash == vocabulary.hash
     size = vocabulary.text_size
@@ -62,7 +62,8 @@ def test_one_seed_gives_one_extension_and_another_base_is_written(vocabulary, tm
     source = text_model(tmp_path / "text", vocabulary.text_size)
     files = [
         (
-            extend(source, vocabulary, tmp_path / name, seed=seed, rope_theta=100_000.0) / "model.safetensors"
+            add_speech_tokens(source, vocabulary, tmp_path / name, seed=seed, rope_theta=100_000.0)
+            / "model.safetensors"
         ).read_bytes()
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
@@ -89,7 +90,7 @@ def no_rows(vocabulary, folder):
 
 def speaking(vocabulary, folder):
     source = text_model(folder / "x", vocabulary.text_size)
-    return extend(source, vocabulary, folder / "y")
+    return add_speech_tokens(source, vocabulary, folder / "y")
 
 
 def nothing(vocabulary, folder):
@@ -106,15 +107,15 @@ def nothing(vocabulary, folder):
 )
 def test_a_model_that_cannot_be_extended_is_one_clear_line(make, message, vocabulary, tmp_path):
     with pytest.raises(ValueError, match=message):
-        extend(make(vocabulary, tmp_path), vocabulary, tmp_path / "out")
+        add_speech_tokens(make(vocabulary, tmp_path), vocabulary, tmp_path / "out")
 
 
 def test_a_wrong_rule_and_writing_over_the_source_are_refused(vocabulary, tmp_path):
     source = text_model(tmp_path, vocabulary.text_size)
-    with pytest.raises(ValueError, match="initialise: 'random' or 'covariance', got 'zero'"):
-        extend(source, vocabulary, tmp_path / "out", initialise="zero")
+    with pytest.raises(ValueError, match="initialise: need 'random' or 'covariance', got 'zero'"):
+        add_speech_tokens(source, vocabulary, tmp_path / "out", initialise="zero")
     with pytest.raises(ValueError, match="is the source itself"):
-        extend(source, vocabulary, source)
+        add_speech_tokens(source, vocabulary, source)
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ def test_the_front_door_extends_a_text_model_and_exports_it(vocabulary, tmp_path
     text_model(tmp_path / "text", vocabulary.text_size)
     vocabulary.save(tmp_path / "build" / "shards")
     steps = (
-        ["extend", "text", "build", "speaking", "--rope-theta", "100000"],
+        ["add-speech-tokens", "text", "build", "speaking", "--rope-theta", "100000"],
         ["export-model", "speaking", "exported"],
     )
     for name, *words in steps:

@@ -1,4 +1,4 @@
-"""lm/few_shot.py: what is asked, what counts as an answer, and that a model which knows the answers scores so."""
+"""Few-shot tasks: the prompts, what counts as an answer, and that a model which knows the answers scores fully."""
 
 import json
 import sys
@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from lm.evaluation.intervals import bootstrap
 from lm.evaluation.tasks.few_shot import (
     END,
     START,
     FewShot,
-    ask,
-    drawn,
+    choose_examples,
     error_rate,
-    matches,
+    exact_matches,
     plain,
-    resampled,
+    run_few_shot,
 )
-from lm.evaluation.testset import Item, Pack, Part, write_pack
+from lm.evaluation.testset import Segment, TestItem, TestSet, write_testset
 from lm.model import Model, preset
 from tests.helpers.lm import toy_vocabulary
 
@@ -38,34 +38,34 @@ def vocabulary(tmp_path_factory):
     return toy_vocabulary(tmp_path_factory.mktemp("vocabulary"))
 
 
-def said(number: int, text: str) -> Part:
-    return Part(text, units="".join(f"[Hu{(number * 7 + i) % 40}]" for i in range(6)))
+def utterance(number: int, text: str) -> Segment:
+    return Segment(text, units="".join(f"[Hu{(number * 7 + i) % 40}]" for i in range(6)))
 
 
 @pytest.fixture
-def spoken(tmp_path) -> Pack:
+def spoken(tmp_path) -> TestSet:
     """Six utterances, three of them examples."""
     items = [
-        Item(f"u{i}", (said(i, text),), split="test" if i < 3 else "train")
+        TestItem(f"u{i}", (utterance(i, text),), split="test" if i < 3 else "train")
         for i, text in enumerate(SENTENCES)
     ]
     facts = {"name": "asr", "task": "transcribe", "version": "1", "licence": "CC0", "source": "ours"}
-    return write_pack(tmp_path / "asr", items, directions=("S->T", "T->S"), **facts)
+    return write_testset(tmp_path / "asr", items, directions=("S->T", "T->S"), **facts)
 
 
 @pytest.fixture
-def commands(tmp_path) -> Pack:
+def commands(tmp_path) -> TestSet:
     labels = ("lights on", "music off")
     items = [
-        Item(f"c{i}", (said(i, "x"),), label=labels[i % 2], split="test" if i < 4 else "train")
+        TestItem(f"c{i}", (utterance(i, "x"),), label=labels[i % 2], split="test" if i < 4 else "train")
         for i in range(10)
     ]
     facts = {"name": "intents", "task": "classify", "version": "1", "licence": "CC0", "source": "ours"}
-    return write_pack(tmp_path / "ic", items, directions=("S->T",), labels=labels, **facts)
+    return write_testset(tmp_path / "ic", items, directions=("S->T",), labels=labels, **facts)
 
 
 class Parrot(Model):
-    """A model that answers a question, known by the end of its prompt, with what it was told, then says the stop."""
+    """A model that gives a fixed answer to a question, known by the end of its prompt, and then the stop."""
 
     def __init__(self, vocabulary, answers: dict[tuple[int, ...], list[int]], stop: int):
         super().__init__(preset("pico", vocabulary.padded_size, num_hidden_layers=1))
@@ -84,66 +84,68 @@ class Parrot(Model):
         return logits if last is not None else logits[:, None]
 
 
-def units(vocabulary, part: Part) -> tuple[int, ...]:
+def units(vocabulary, part: Segment) -> tuple[int, ...]:
     return tuple(vocabulary.encode(part.units))
 
 
-def parrot_of(vocabulary, pack, change=lambda text: text):
-    """One that writes down every utterance of a pack, changed."""
+def parrot_of(vocabulary, testset, change=lambda text: text):
+    """One that transcribes every utterance of a test set, with a change."""
     answers = {
         (*units(vocabulary, item.context[0]), vocabulary.text_marker): vocabulary.tokenizer.encode(
             f"{START} {change(item.context[0].text)} {END} and more"
         )
-        for item in pack.items
+        for item in testset.items
     }
     return Parrot(vocabulary, answers, vocabulary.speech_marker)
 
 
-def test_asr_is_asked_as_the_paper_prints_it(vocabulary, spoken):
+def test_asr_prompts_are_those_printed_in_the_paper(vocabulary, spoken):
     model = parrot_of(vocabulary, spoken)
-    found = ask(model, vocabulary, spoken, "asr", {}, FewShot(shots=2))
+    result = run_few_shot(model, vocabulary, spoken, "asr", {}, FewShot(shots=2))
     chosen = {item.id: item.context[0] for item in spoken.items}
-    first, second = (chosen[id] for id in found["examples"])
+    first, second = (chosen[id] for id in result["examples"])
     expected = "".join(f"[Speech]{p.units}[Text] {START} {p.text} {END}" for p in (first, second))
     asked = vocabulary.render(model.asked[0])
     test = next(p for p in chosen.values() if p.units in asked.rpartition("[Speech]")[2])
     assert asked == f"<s>{expected}[Speech]{test.units}[Text]"
-    assert found["examples_used"] == {"fewest": 2, "mean": 2.0}
+    assert result["examples_used"] == {"min": 2, "mean": 2.0}
 
 
 def test_a_model_that_knows_the_transcripts_has_no_errors(vocabulary, spoken):
-    found = ask(parrot_of(vocabulary, spoken), vocabulary, spoken, "asr", {}, FewShot(shots=2))
-    assert (found["measure"], found["value"], found["low"], found["high"]) == ("WER", 0.0, 0.0, 0.0)
-    assert (found["unstopped"], found["words"]) == (0, 10)
-    assert [one["said"] for one in found["answers"]] == SENTENCES[:3]
+    result = run_few_shot(parrot_of(vocabulary, spoken), vocabulary, spoken, "asr", {}, FewShot(shots=2))
+    assert (result["measure"], result["value"], result["low"], result["high"]) == ("WER", 0.0, 0.0, 0.0)
+    assert (result["unstopped"], result["words"]) == (0, 10)
+    assert [one["output"] for one in result["answers"]] == SENTENCES[:3]
 
 
 def test_planted_errors_are_counted(vocabulary, spoken):
     model = parrot_of(vocabulary, spoken, lambda text: text.replace("dog", "cat dog").replace("out", "home"))
-    found = ask(model, vocabulary, spoken, "asr", {}, FewShot(shots=1))
-    assert (found["insertions"], found["substitutions"], found["deletions"]) == (1, 1, 0)
-    assert found["value"] == pytest.approx(100 * 2 / 10)
-    assert found["low"] <= found["value"] <= found["high"]
+    result = run_few_shot(model, vocabulary, spoken, "asr", {}, FewShot(shots=1))
+    assert (result["insertions"], result["substitutions"], result["deletions"]) == (1, 1, 0)
+    assert result["value"] == pytest.approx(100 * 2 / 10)
+    assert result["low"] <= result["value"] <= result["high"]
 
 
 def test_batches_and_their_order_change_no_answer(vocabulary, spoken):
     torch.manual_seed(0)
     model = Model(preset("pico", vocabulary.padded_size)).eval()
-    runs = [
-        ask(model, vocabulary, spoken, "asr", {}, FewShot(shots=2, batch=b, new_tokens=12))["answers"]
+    samples_per_prompt = [
+        run_few_shot(model, vocabulary, spoken, "asr", {}, FewShot(shots=2, batch=b, new_tokens=12))[
+            "answers"
+        ]
         for b in (1, 3)
     ]
-    assert runs[0] == runs[1]
+    assert samples_per_prompt[0] == samples_per_prompt[1]
 
 
-def test_an_answer_without_a_stop_is_taken_whole_and_counted(vocabulary, spoken):
+def test_an_answer_without_a_stop_is_used_whole_and_counted(vocabulary, spoken):
     answers = {
         (*units(vocabulary, i.context[0]), vocabulary.text_marker): vocabulary.tokenizer.encode(
             "the cat " * 40
         )
         for i in spoken.items
     }
-    found = ask(
+    result = run_few_shot(
         Parrot(vocabulary, answers, vocabulary.speech_marker),
         vocabulary,
         spoken,
@@ -151,63 +153,67 @@ def test_an_answer_without_a_stop_is_taken_whole_and_counted(vocabulary, spoken)
         {},
         FewShot(shots=1, new_tokens=20),
     )
-    assert found["unstopped"] == 3
-    assert found["value"] > 100
+    assert result["unstopped"] == 3
+    assert result["value"] > 100
 
 
-def test_examples_that_do_not_fit_are_left_out_and_that_is_said(vocabulary, spoken):
+def test_examples_that_do_not_fit_are_left_out_and_counted(vocabulary, spoken):
     model = parrot_of(vocabulary, spoken)
-    found = ask(model, vocabulary, spoken, "asr", {}, FewShot(shots=3, most_tokens=140, new_tokens=60))
-    assert 0 < found["examples_used"]["mean"] < 3
+    result = run_few_shot(
+        model, vocabulary, spoken, "asr", {}, FewShot(shots=3, max_tokens=140, new_tokens=60)
+    )
+    assert 0 < result["examples_used"]["mean"] < 3
     with pytest.raises(
         ValueError, match=r"asr: row 1 \('u0'\): the question is \d+ tokens, with 60 new ones"
     ):
-        ask(model, vocabulary, spoken, "asr", {}, FewShot(shots=3, most_tokens=64, new_tokens=60))
+        run_few_shot(model, vocabulary, spoken, "asr", {}, FewShot(shots=3, max_tokens=64, new_tokens=60))
 
 
-def test_too_few_examples_and_packs_of_another_task_are_refused(vocabulary, spoken, commands):
+def test_too_few_examples_and_test_sets_of_another_task_are_refused(vocabulary, spoken, commands):
     model = parrot_of(vocabulary, spoken)
     with pytest.raises(ValueError, match="asr: need 4 examples in split train or dev, got 3"):
-        ask(model, vocabulary, spoken, "asr", {}, FewShot(shots=4))
-    with pytest.raises(ValueError, match="intents: is a pack to classify, asr needs one to transcribe"):
-        ask(model, vocabulary, commands, "asr", {}, FewShot(shots=1))
+        run_few_shot(model, vocabulary, spoken, "asr", {}, FewShot(shots=4))
+    with pytest.raises(
+        ValueError, match="intents: asr needs a test set of task 'transcribe', got 'classify'"
+    ):
+        run_few_shot(model, vocabulary, commands, "asr", {}, FewShot(shots=1))
 
 
 def test_intents_are_matched_exactly(vocabulary, commands):
-    told = {"c0": "lights on", "c1": "Music off ", "c2": "lights", "c3": "music off please"}
+    spoken_words = {"c0": "lights on", "c1": "Music off ", "c2": "lights", "c3": "music off please"}
     answers = {
         (*units(vocabulary, item.context[0]), vocabulary.text_marker, *vocabulary.tokenizer.encode("A:")): (
-            vocabulary.tokenizer.encode(told[item.id])
+            vocabulary.tokenizer.encode(spoken_words[item.id])
         )
-        for item in commands.of("test")
+        for item in commands.in_split("test")
     }
     model = Parrot(vocabulary, answers, vocabulary.speech_marker)
-    found = ask(model, vocabulary, commands, "intent", {}, FewShot(shots=4))
-    assert (found["value"], found["items"], found["labels"]) == (50.0, 4, 2)
+    result = run_few_shot(model, vocabulary, commands, "intent", {}, FewShot(shots=4))
+    assert (result["value"], result["items"], result["labels"]) == (50.0, 4, 2)
     asked = vocabulary.render(model.asked[0])
     assert asked.count("[Text] A:lights on") == asked.count("[Text] A:music off") == 2
     assert asked.endswith("[Text] A:")
 
 
 def test_examples_are_balanced_and_the_same_for_one_seed(commands):
-    found = drawn(commands, FewShot(shots=4, seed=3))
-    assert sorted(item.label for item in found) == ["lights on", "lights on", "music off", "music off"]
-    assert found == drawn(commands, FewShot(shots=4, seed=3))
-    assert found != drawn(commands, FewShot(shots=4, seed=4))
-    assert {item.split for item in found} == {"train"}
+    result = choose_examples(commands, FewShot(shots=4, seed=3))
+    assert sorted(item.label for item in result) == ["lights on", "lights on", "music off", "music off"]
+    assert result == choose_examples(commands, FewShot(shots=4, seed=3))
+    assert result != choose_examples(commands, FewShot(shots=4, seed=4))
+    assert {item.split for item in result} == {"train"}
 
 
 def test_tts_is_not_run_without_a_vocoder_and_a_recogniser_and_gives_no_number(vocabulary, spoken):
-    found = ask(parrot_of(vocabulary, spoken), vocabulary, spoken, "tts", {})
-    assert found["not_run"] == (
+    result = run_few_shot(parrot_of(vocabulary, spoken), vocabulary, spoken, "tts", {})
+    assert result["not_run"] == (
         "needs a vocoder and a recogniser and a recording of the word stop; none is shipped"
     )
-    assert "value" not in found
+    assert "value" not in result
 
 
 @pytest.fixture
 def programs(tmp_path):
-    """A vocoder that writes the units into the length of a recording, and a recogniser that reads them off it."""
+    """A vocoder that writes the units into the length of a recording, and a recogniser that reads them back."""
     speaker, writer = tmp_path / "speaker.py", tmp_path / "writer.py"
     speaker.write_text(
         "import json, sys, numpy, soundfile\nunits = json.load(sys.stdin)['units']\n"
@@ -221,14 +227,14 @@ def programs(tmp_path):
     return f"{sys.executable} {speaker}", f"{sys.executable} {writer}"
 
 
-def test_tts_is_heard_again_through_the_programs_named(vocabulary, spoken, programs):
+def test_tts_is_scored_by_a_recogniser_of_the_vocoders_output(vocabulary, spoken, programs):
     stop = "[Hu39][Hu38]"
     answers = {}
     for item in spoken.items:
         end = vocabulary.tokenizer.encode(f"{item.context[0].text} 'stop'")
         answers[*end, vocabulary.speech_marker] = vocabulary.encode(item.context[0].units + stop + "[Hu1]")
     model = Parrot(vocabulary, answers, vocabulary.text_marker)
-    found = ask(
+    result = run_few_shot(
         model,
         vocabulary,
         spoken,
@@ -239,10 +245,10 @@ def test_tts_is_heard_again_through_the_programs_named(vocabulary, spoken, progr
         vocoder=programs[0],
         recogniser=programs[1],
     )
-    assert (found["measure"], found["value"], found["unstopped"]) == ("CER", 0.0, 0)
+    assert (result["measure"], result["value"], result["unstopped"]) == ("CER", 0.0, 0)
     assert f"{stop}[Text]" in vocabulary.render(model.asked[0])
     with pytest.raises(ValueError, match="vocoder: false: exit code 1") as caught:
-        ask(
+        run_few_shot(
             model, vocabulary, spoken, "tts", {}, FewShot(shots=2), stop=stop, vocoder="false", recogniser="x"
         )
     assert "\n" not in str(caught.value)
@@ -263,35 +269,35 @@ def test_error_rates_are_those_of_a_slow_count():
     rng = np.random.default_rng(0)
     words = [" ".join(rng.choice(list("abcd"), rng.integers(1, 9))) for _ in range(40)]
     other = [" ".join(rng.choice(list("abcd"), rng.integers(0, 9))) for _ in range(40)]
-    items = [Item(str(i)) for i in range(40)]
-    found = error_rate(items, words, other, by="words")
+    items = [TestItem(str(i)) for i in range(40)]
+    result = error_rate(items, words, other, by="words")
     errors = sum(distance(a.split(), b.split()) for a, b in zip(words, other))
-    assert found["value"] == pytest.approx(100 * errors / sum(len(a.split()) for a in words))
-    found = error_rate(items, words, other, by="characters")
-    assert found["value"] == pytest.approx(100 * sum(map(distance, words, other)) / sum(map(len, words)))
+    assert result["value"] == pytest.approx(100 * errors / sum(len(a.split()) for a in words))
+    result = error_rate(items, words, other, by="characters")
+    assert result["value"] == pytest.approx(100 * sum(map(distance, words, other)) / sum(map(len, words)))
 
 
-def test_the_interval_of_an_error_rate_holds_the_truth_about_95_times_of_100():
+def test_the_interval_of_an_error_rate_contains_the_truth_about_95_times_of_100():
     rng, held = np.random.default_rng(1), 0
     for trial in range(200):
         lengths = rng.integers(5, 30, 60)
-        low, high = resampled(rng.binomial(lengths, 0.2), lengths, draws=400, seed=trial)
+        low, high = bootstrap(rng.binomial(lengths, 0.2), lengths, repeats=400, seed=trial)
         held += low <= 20 <= high
     assert 180 <= held <= 199
 
 
 def test_nothing_to_compare_with_is_refused_by_id():
-    with pytest.raises(ValueError, match="item 'a': has no words to compare with"):
-        error_rate([Item("a")], [""], ["x"], by="words")
+    with pytest.raises(ValueError, match="item 'a': need words to compare with, got none"):
+        error_rate([TestItem("a")], [""], ["x"], by="words")
 
 
 def test_plain_words_have_no_case_and_no_punctuation():
     assert plain("“Well,” she said — it's 3 o'clock!") == "well she said it's 3 o'clock"
-    assert matches([Item("a", label="Go")], [" go"])["value"] == 100.0
+    assert exact_matches([TestItem("a", label="Go")], [" go"])["value"] == 100.0
 
 
-def test_the_programs_of_a_pack_path_with_spaces_are_called_with_one_path(tmp_path, vocabulary):
-    from lm.evaluation.external_tools import speak, write_down
+def test_a_path_with_spaces_is_one_argument_of_a_program(tmp_path, vocabulary):
+    from lm.evaluation.external_tools import transcribe, vocode
 
     folder = tmp_path / "a b"
     folder.mkdir()
@@ -299,6 +305,6 @@ def test_the_programs_of_a_pack_path_with_spaces_are_called_with_one_path(tmp_pa
     script.write_text(
         "import sys, numpy, soundfile; soundfile.write(sys.argv[1], numpy.zeros(99), 16000); print(len(sys.argv))"
     )
-    path = speak(f"{sys.executable} {script}", "[Hu1]", folder / "x.wav")
+    path = vocode(f"{sys.executable} {script}", "[Hu1]", folder / "x.wav")
     assert isinstance(path, Path)
-    assert write_down(f"{sys.executable} {script}", path) == "2"
+    assert transcribe(f"{sys.executable} {script}", path) == "2"

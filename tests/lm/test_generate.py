@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 import wordweave
-from lm.generate import allowed, described, generate, generate_batch, kinds, load, parts, prompt
+from lm.generate import allowed, describe, generate, generate_batch, kinds, load, parts, prompt
 from lm.model import Model, preset
 from shards.interleave import interleave
 from shards.sequence import make_document
@@ -103,7 +103,7 @@ def test_an_empty_prompt_is_bos_and_the_marker(vocabulary):
 def test_a_task_is_asked_with_its_marker_where_the_prompt_turns_to_the_answer(
     some, output, written, vocabulary
 ):
-    assert vocabulary.render(prompt(some, vocabulary, output, task=True)) == written
+    assert vocabulary.render(prompt(some, vocabulary, output, task_markers=True)) == written
 
 
 def test_a_task_prompt_begins_as_its_training_sequences_do(vocabulary):
@@ -119,22 +119,22 @@ def test_a_task_prompt_begins_as_its_training_sequences_do(vocabulary):
         ).tolist()
         given = ("speech", "[Hu3][Hu5][Hu7]"), ("text", "the cat sat")
         first, output = given if "[ASR]" in vocabulary.decode(drawn) else given[::-1]
-        asked = prompt([first], vocabulary, output[0], task=True)
+        asked = prompt([first], vocabulary, output[0], task_markers=True)
         assert drawn[: len(asked)] == asked
 
 
 def test_a_task_that_cannot_be_asked_is_one_clear_line(vocabulary):
     for some, output in (([], "text"), ([("text", "a")], "text"), ([("text", "a")], None)):
-        with pytest.raises(ValueError, match="task: need an output modality, and a last part of the other"):
-            prompt(some, vocabulary, output, task=True)
+        with pytest.raises(ValueError, match="task markers: need an output modality, and a last part of the other"):
+            prompt(some, vocabulary, output, task_markers=True)
     plain = Vocabulary(vocabulary.tokenizer, units=60)
     with pytest.raises(ValueError, match=r"task: this vocabulary has no \[ASR\] and \[TTS\]"):
-        prompt([("text", "a")], plain, "speech", task=True)
+        prompt([("text", "a")], plain, "speech", task_markers=True)
 
 
 def test_an_answer_is_told_as_text_token_string_and_units(vocabulary):
     ids = prompt([("text", "the cat"), ("speech", "[St1][Pi2][Hu3][Hu5]"), ("text", "sat")], vocabulary)
-    assert described(ids, vocabulary) == {
+    assert describe(ids, vocabulary) == {
         "text": "the cat sat",
         "tokens": "<s>[Text] the cat[Speech][St1][Pi2][Hu3][Hu5][Text] sat",
         "units": [3, 5],
@@ -147,7 +147,7 @@ def front_door(model, vocabulary, tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "model" / "best", vocabulary_hash=vocabulary.hash)
     vocabulary.save(tmp_path / "model" / "best")
     (tmp_path / "a.wav").write_bytes(b"")
-    monkeypatch.setattr("pipelines.tokenize.listen", lambda build, path: "[Hu9]")
+    monkeypatch.setattr("pipelines.operations.generate.listen", lambda build, path: "[Hu9]")
 
     def run(*words):
         words = [str(tmp_path / "a.wav") if word == "a.wav" else word for word in words]
@@ -188,7 +188,7 @@ def test_the_command_forces_a_modality_or_leaves_it_free(to, front_door, vocabul
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
-        (["--text", "a", "--task"], 2, "--task: needs --to text or --to speech"),
+        (["--text", "a", "--task-markers"], 2, "--task-markers: needs --to text or --to speech"),
         (["--text", "a", "--all-directions"], 2, "--all-directions: takes its prompts from BUILD"),
         (["--units", "[Hu3]x"], 1, "speech prompt: need unit, pitch and style names"),
         (["--units", "[Hu77]"], 1, "token '[Hu77]': not in this vocabulary"),
@@ -206,8 +206,8 @@ def test_a_wrong_question_is_one_clear_line(words, code, line, front_door):
 @pytest.mark.parametrize(
     ("some", "output", "message"),
     [
-        ([("song", "la")], None, "modality: 'text' or 'speech', got 'song'"),
-        ([("text", "a")], "song", "modality: 'text' or 'speech', got 'song'"),
+        ([("song", "la")], None, "modality: need 'text' or 'speech', got 'song'"),
+        ([("text", "a")], "song", "modality: need 'text' or 'speech', got 'song'"),
         ([("speech", "[Hu3]hello")], None, "speech prompt: need unit, pitch and style names"),
         ([("speech", "[Hu3][Text]")], None, r"speech prompt: .* got '\[Text\]'"),
         ([("speech", "[Hu60]")], None, "not in this vocabulary"),
@@ -338,7 +338,7 @@ def test_one_seed_gives_one_answer(model, vocabulary):
         ([0], {"max_new_tokens": 5000}, "more than the model's 4096"),
         ([0], {"temperature": -1}, "sampling: need temperature >= 0"),
         ([0], {"top_p": 0}, "0 < top_p <= 1"),
-        ([0], {"modality": "song"}, "modality: 'text', 'speech' or None, got 'song'"),
+        ([0], {"modality": "song"}, "modality: need 'text', 'speech' or None, got 'song'"),
     ],
 )
 def test_impossible_requests_are_one_clear_line(ids, choices, message, model, vocabulary):

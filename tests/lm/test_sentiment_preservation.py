@@ -1,4 +1,4 @@
-"""lm/stsp.py, lm/sentiment.py: the item is always asked, nothing leaves the denominator, judges say what they are."""
+"""Sentiment preservation: the item is always in the prompt, nothing leaves the denominator, classifiers are checked."""
 
 import sys
 
@@ -7,9 +7,21 @@ import pytest
 import soundfile
 import torch
 
-from lm.evaluation.sentiment import learn, open_speech, open_text, pieces, sentiment
-from lm.evaluation.tasks.sentiment_preservation import Stsp, asked_of, examples, on_prompts, preserve
-from lm.evaluation.testset import Item, Part, write_pack
+from lm.evaluation.sentiment import (
+    features_of,
+    fit_classifier,
+    open_speech_classifier,
+    open_text_classifier,
+    sentiment,
+)
+from lm.evaluation.tasks.sentiment_preservation import (
+    Stsp,
+    accuracy_on_prompts,
+    example_pairs,
+    preserve_sentiment,
+    prompt_parts,
+)
+from lm.evaluation.testset import Segment, TestItem, write_testset
 from lm.model import Model, preset
 from tests.helpers.lm import toy_vocabulary
 
@@ -32,25 +44,25 @@ def moods(tmp_path):
     items = []
     for number in range(30):
         label, split = LABELS[number % 3], ("train", "train", "dev", "test", "test")[number % 5]
-        part = Part(f"the {WORDS[label]} {number % 4}", units=units(label, number))
-        items.append(Item(f"m{number:02d}", (part,), label=label, split=split))
+        part = Segment(f"the {WORDS[label]} {number % 4}", units=units(label, number))
+        items.append(TestItem(f"m{number:02d}", (part,), label=label, split=split))
     facts = {"name": "moods", "task": "continue", "version": "1", "licence": "CC0", "source": "ours"}
-    return write_pack(
+    return write_testset(
         tmp_path / "moods", items, directions=("T", "S", "T->S", "S->T"), labels=LABELS, **facts
     )
 
 
 @pytest.fixture
-def judges(moods):
-    train = moods.of("train")
+def classifiers(moods):
+    train = moods.in_split("train")
     return {
-        "text": learn([item.context[0].text for item in train], [item.label for item in train]),
-        "speech": learn([item.context[0].units for item in train], [item.label for item in train]),
+        "text": fit_classifier([item.context[0].text for item in train], [item.label for item in train]),
+        "speech": fit_classifier([item.context[0].units for item in train], [item.label for item in train]),
     }
 
 
 class Empath(Model):
-    """A model that continues every prompt as the last label in its prompt wants, but is silent for one of them."""
+    """A model that continues every prompt with words of the last label in it, and gives none for one label."""
 
     def __init__(self, vocabulary, modality, silent=None):
         super().__init__(preset("pico", vocabulary.padded_size, num_hidden_layers=1))
@@ -86,85 +98,89 @@ class Empath(Model):
 
 @pytest.mark.parametrize("direction", ["T", "S", "T->S", "S->T"])
 @pytest.mark.parametrize("shots", [0, 3])
-def test_a_model_that_keeps_every_sentiment_scores_100(direction, shots, vocabulary, moods, judges):
+def test_a_model_that_keeps_every_sentiment_scores_100(direction, shots, vocabulary, moods, classifiers):
     modality = "text" if direction in ("T", "S->T") else "speech"
     model = Empath(vocabulary, modality)
-    found = preserve(model, vocabulary, moods, direction, {}, judges, Stsp(shots=shots, runs=2))
-    assert (found["value"], found["items"], found["unjudged"]) == (100.0, 12, 0)
-    assert found["by_label"] == dict.fromkeys(LABELS, 100.0)
-    assert (found["prompts"]["value"], found["chance"]) == (100.0, pytest.approx(100 / 3))
-    assert len(found["examples"]) == shots
+    result = preserve_sentiment(
+        model, vocabulary, moods, direction, {}, classifiers, Stsp(shots=shots, samples_per_prompt=2)
+    )
+    assert (result["value"], result["items"], result["unclassified"]) == (100.0, 12, 0)
+    assert result["by_label"] == dict.fromkeys(LABELS, 100.0)
+    assert (result["prompts"]["value"], result["chance"]) == (100.0, pytest.approx(100 / 3))
+    assert len(result["examples"]) == shots
 
 
-def test_what_cannot_be_judged_is_wrong_and_stays_in_the_denominator(vocabulary, moods, judges):
+def test_what_cannot_be_classified_is_wrong_and_stays_in_the_denominator(vocabulary, moods, classifiers):
     model = Empath(vocabulary, "text", silent="neutral")
-    found = preserve(model, vocabulary, moods, "T", {}, judges, Stsp(runs=2))
-    assert (found["items"], found["unjudged"]) == (12, 8)
-    assert found["value"] == pytest.approx(100 * 8 / 12)
-    assert found["by_label"]["neutral"] == 0.0
+    result = preserve_sentiment(model, vocabulary, moods, "T", {}, classifiers, Stsp(samples_per_prompt=2))
+    assert (result["items"], result["unclassified"]) == (12, 8)
+    assert result["value"] == pytest.approx(100 * 8 / 12)
+    assert result["by_label"]["neutral"] == 0.0
 
 
-def test_the_item_is_the_last_thing_every_prompt_says(vocabulary, moods, judges):
+def test_the_item_is_the_last_part_of_every_prompt(vocabulary, moods, classifiers):
     model = Empath(vocabulary, "text")
-    preserve(model, vocabulary, moods, "S->T", {}, judges, Stsp(shots=3, runs=1))
-    ends = {f"[Speech]{item.context[0].units}[Text]" for item in moods.of("test")}
+    preserve_sentiment(model, vocabulary, moods, "S->T", {}, classifiers, Stsp(shots=3, samples_per_prompt=1))
+    ends = {f"[Speech]{item.context[0].units}[Text]" for item in moods.in_split("test")}
     asked = [vocabulary.render(row) for row in model.asked]
     assert {text[text.rindex("[Speech]") :] for text in asked} == ends
     assert all(text.count("[Speech]") == 4 for text in asked)
 
 
-def test_examples_take_the_labels_in_turn_and_come_from_train_alone(moods, judges):
-    shown = examples(moods, "S->T", {}, judges, Stsp(shots=6))
+def test_examples_take_the_labels_in_turn_and_come_from_train_alone(moods, classifiers):
+    pairs = example_pairs(moods, "S->T", {}, classifiers, Stsp(shots=6))
     label = {item.id: (item.label, item.split) for item in moods.items}
-    assert [label[one.ids[0]][0] for one in shown] == [*LABELS, *LABELS]
-    assert all(label[a][0] == label[b][0] and a != b for a, b in (one.ids for one in shown))
-    assert {label[id][1] for one in shown for id in one.ids} == {"train"}
-    assert len({id for one in shown for id in one.ids}) == 12
+    assert [label[one.ids[0]][0] for one in pairs] == [*LABELS, *LABELS]
+    assert all(label[a][0] == label[b][0] and a != b for a, b in (one.ids for one in pairs))
+    assert {label[id][1] for one in pairs for id in one.ids} == {"train"}
+    assert len({id for one in pairs for id in one.ids}) == 12
 
 
-def test_texts_one_after_the_other_are_parted_by_line_breaks(moods, judges):
-    item = moods.of("test")[0]
-    shown = examples(moods, "T", {}, judges, Stsp(shots=3))
-    ((modality, text),) = asked_of(item, "T", {}, shown)
+def test_consecutive_texts_are_separated_by_line_breaks(moods, classifiers):
+    item = moods.in_split("test")[0]
+    pairs = example_pairs(moods, "T", {}, classifiers, Stsp(shots=3))
+    ((modality, text),) = prompt_parts(item, "T", {}, pairs)
     assert modality == "text"
     lines = text.split("\n")
     assert (len(lines), lines[-1]) == (7, item.context[0].text)
 
 
-def test_shots_that_cannot_be_had_are_refused(moods, judges, vocabulary):
+def test_more_shots_than_there_are_pairs_are_refused(moods, classifiers, vocabulary):
     with pytest.raises(ValueError, match="shots: need a multiple of the 3 labels, got 4"):
-        examples(moods, "T", {}, judges, Stsp(shots=4))
+        example_pairs(moods, "T", {}, classifiers, Stsp(shots=4))
     with pytest.raises(
-        ValueError, match="moods: need 9 pairs of train items heard as 'negative' in T, got 2"
+        ValueError, match="moods: need 9 pairs of train items classified as 'negative' in T, got 2"
     ):
-        examples(moods, "T", {}, judges, Stsp(shots=27))
-    deaf = dict(judges, text=lambda texts: [None for _ in texts])
-    with pytest.raises(ValueError, match="heard as 'negative' in T, got 0"):
-        examples(moods, "T", {}, deaf, Stsp(shots=3))
+        example_pairs(moods, "T", {}, classifiers, Stsp(shots=27))
+    deaf = dict(classifiers, text=lambda texts: [None for _ in texts])
+    with pytest.raises(ValueError, match="classified as 'negative' in T, got 0"):
+        example_pairs(moods, "T", {}, deaf, Stsp(shots=3))
 
 
-def test_a_judge_of_recordings_hears_the_prompts_themselves(moods):
+def test_a_classifier_of_recordings_is_checked_on_the_recorded_prompts(moods):
     items = [
-        Item("a", (Part("x", "audio/a.wav"),), label="positive"),
-        Item("b", (Part("y", "b.wav"),), label="neutral"),
+        TestItem("a", (Segment("x", "audio/a.wav"),), label="positive"),
+        TestItem("b", (Segment("y", "b.wav"),), label="neutral"),
     ]
-    judges = {"recordings": lambda paths: ["positive" if "audio" in str(path) else None for path in paths]}
-    found = on_prompts(moods, items, "speech", {}, judges)
-    assert (found["judged"], found["value"]) == ("recordings", 50.0)
+    classifiers = {
+        "recordings": lambda paths: ["positive" if "audio" in str(path) else None for path in paths]
+    }
+    result = accuracy_on_prompts(moods, items, "speech", {}, classifiers)
+    assert (result["input"], result["value"]) == ("recordings", 50.0)
 
 
-def test_a_random_model_is_judged_in_every_direction(vocabulary, moods, judges):
+def test_a_random_model_is_scored_in_every_direction(vocabulary, moods, classifiers):
     torch.manual_seed(0)
     model = Model(preset("pico", vocabulary.padded_size)).eval()
-    small = Stsp(runs=1, new_tokens={"T": 5, "S->T": 5, "T->S": 5, "S": 5})
+    small = Stsp(samples_per_prompt=1, new_tokens={"T": 5, "S->T": 5, "T->S": 5, "S": 5})
     for direction in moods.directions:
-        found = preserve(model, vocabulary, moods, direction, {}, judges, small)
-        assert 0 <= found["low"] <= found["value"] <= found["high"] <= 100
-        assert len(found["continuations"][0]) == found["items"] == 12
-        assert found == preserve(model, vocabulary, moods, direction, {}, judges, small)
+        result = preserve_sentiment(model, vocabulary, moods, direction, {}, classifiers, small)
+        assert 0 <= result["low"] <= result["value"] <= result["high"] <= 100
+        assert len(result["continuations"][0]) == result["items"] == 12
+        assert result == preserve_sentiment(model, vocabulary, moods, direction, {}, classifiers, small)
 
 
-def test_a_learned_judge_finds_what_labels_differ_in_and_not_what_they_share():
+def test_a_fitted_classifier_uses_what_labels_differ_in_and_not_what_they_share():
     rng = np.random.default_rng(0)
     texts, labels = [], []
     for i in range(120):
@@ -172,28 +188,28 @@ def test_a_learned_judge_finds_what_labels_differ_in_and_not_what_they_share():
         own = f"[St{LABELS.index(label)}]" if rng.random() < 0.9 else f"[St{rng.integers(3)}]"
         texts.append(own + "".join(f"[Hu{u}]" for u in rng.integers(0, 30, 12)))
         labels.append(label)
-    judge = learn(texts[:60], labels[:60])
-    assert np.mean([a == b for a, b in zip(judge(texts[60:]), labels[60:])]) > 0.8
-    assert judge(["", "   "]) == [None, None]
-    assert judge(texts) == learn(texts[:60], labels[:60])(texts)
-    shuffled = learn(texts[:60], list(rng.permutation(labels[:60])))
+    classify = fit_classifier(texts[:60], labels[:60])
+    assert np.mean([a == b for a, b in zip(classify(texts[60:]), labels[60:])]) > 0.8
+    assert classify(["", "   "]) == [None, None]
+    assert classify(texts) == fit_classifier(texts[:60], labels[:60])(texts)
+    shuffled = fit_classifier(texts[:60], list(rng.permutation(labels[:60])))
     assert np.mean([a == b for a, b in zip(shuffled(texts[60:]), labels[60:])]) < 0.6
     with pytest.raises(ValueError, match="at least two labels"):
-        learn(["a"], ["x"])
+        fit_classifier(["a"], ["x"])
 
 
-def test_pieces_are_words_or_tokens_and_neighbours():
-    assert pieces("It's FINE, no?") == ["it's", "fine", "no", "it's fine", "fine no"]
-    assert pieces("") == []
+def test_features_are_words_or_tokens_and_neighbours():
+    assert features_of("It's FINE, no?") == ["it's", "fine", "no", "it's fine", "fine no"]
+    assert features_of("") == []
 
 
-def test_labels_of_classifiers_stand_for_sentiments():
+def test_labels_of_classifiers_map_to_sentiments():
     assert [sentiment(name, LABELS) for name in ("Amused", "LABEL_negative", "default")] == [
         "positive",
         "negative",
         "neutral",
     ]
-    with pytest.raises(ValueError, match="says 'LABEL_0', which is none of negative"):
+    with pytest.raises(ValueError, match="label 'LABEL_0': need one of negative"):
         sentiment("LABEL_0", LABELS)
 
 
@@ -204,7 +220,7 @@ def named(config):
     return config
 
 
-def test_a_hugging_face_text_classifier_judges_as_it_does_alone(tmp_path):
+def test_a_hugging_face_text_classifier_gives_the_labels_it_gives_one_by_one(tmp_path):
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS["positive"].split(), "dog", "ran"]
@@ -217,19 +233,19 @@ def test_a_hugging_face_text_classifier_judges_as_it_does_alone(tmp_path):
     model.save_pretrained(tmp_path / "judge")
     tokenizer.save_pretrained(tmp_path / "judge")
     texts = ["eat fish", "dog", "ran ran eat", "fish dog fish", "  "]
-    judge = open_text(tmp_path / "judge", LABELS, batch=2)
-    alone = []
+    classify = open_text_classifier(tmp_path / "judge", LABELS, batch=2)
+    single = []
     for text in texts[:-1]:
         best = int(model(**tokenizer(text, return_tensors="pt")).logits.argmax())
-        alone.append(("negative", "neutral", "positive")[best])
-    assert judge(texts) == [*alone, None]
-    with pytest.raises(ValueError, match=r"classifier: .*gone: no config.json"):
-        open_text(tmp_path / "gone", LABELS)
-    with pytest.raises(ValueError, match="says 'angry', which is none of x, y"):
-        open_text(tmp_path / "judge", ("x", "y"))
+        single.append(("negative", "neutral", "positive")[best])
+    assert classify(texts) == [*single, None]
+    with pytest.raises(ValueError, match=r"classifier: .*gone: need a Hugging Face directory"):
+        open_text_classifier(tmp_path / "gone", LABELS)
+    with pytest.raises(ValueError, match="label 'angry': need one of x, y"):
+        open_text_classifier(tmp_path / "judge", ("x", "y"))
 
 
-def test_a_hugging_face_audio_classifier_judges_recordings_and_tokens_through_a_vocoder(tmp_path):
+def test_a_hugging_face_audio_classifier_labels_recordings_and_vocoded_tokens(tmp_path):
     from transformers import (
         Wav2Vec2Config,
         Wav2Vec2FeatureExtractor,
@@ -261,11 +277,11 @@ def test_a_hugging_face_audio_classifier_judges_recordings_and_tokens_through_a_
     soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
     vocoder = tmp_path / "vocoder.py"
     vocoder.write_text(f"import shutil, sys; shutil.copyfile({str(tmp_path / 'a.wav')!r}, sys.argv[1])")
-    judge = open_speech(tmp_path / "judge", LABELS, vocoder=f"{sys.executable} {vocoder}")
+    classify = open_speech_classifier(tmp_path / "judge", LABELS, vocoder=f"{sys.executable} {vocoder}")
     with torch.inference_mode():
         best = int(model(**extractor(wave, sampling_rate=16_000, return_tensors="pt")).logits.argmax())
     own = ("negative", "neutral", "positive")[best]
-    assert judge([tmp_path / "a.wav", "[Hu1][Hu2]", ""]) == [own, own, None]
-    mute = open_speech(tmp_path / "judge", LABELS, vocoder=None)
-    with pytest.raises(ValueError, match="judges speech tokens through a vocoder, none named"):
+    assert classify([tmp_path / "a.wav", "[Hu1][Hu2]", ""]) == [own, own, None]
+    mute = open_speech_classifier(tmp_path / "judge", LABELS, vocoder=None)
+    with pytest.raises(ValueError, match="needs a vocoder for speech tokens, got none"):
         mute(["[Hu1]"])

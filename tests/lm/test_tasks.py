@@ -1,12 +1,15 @@
-"""lm/askers.py: every task of a pack has somebody who asks it, and what cannot be asked is said."""
+"""The registry of tasks: every task of a test set is run, and what cannot be run has a reason."""
 
 import pytest
 import torch
 
-from lm.evaluation.evaluate import evaluate, line
+from lm.evaluation.evaluate import evaluate, summary
 from lm.evaluation.results import compare
-from lm.evaluation.tasks import Asking, askers, judges_of
-from lm.evaluation.testset import Item, Part, write_pack
+from lm.evaluation.tasks import TASKS
+from lm.evaluation.tasks.base import TaskOptions
+from lm.evaluation.tasks.sentiment_preservation import classifiers_for
+from lm.evaluation.testset import TASKS as TESTSET_TASKS
+from lm.evaluation.testset import Segment, TestItem, write_testset
 from lm.model import Model, preset
 from tests.helpers.lm import toy_vocabulary
 
@@ -25,28 +28,33 @@ def saved(tmp_path_factory):
     return folder, vocabulary
 
 
-def pack(folder, task, directions, splits="test train train", **more):
+def make_testset(folder, task, directions, splits="test train train", **more):
     words = [("the cat sat", "[Hu1][Hu2]"), ("one dog ran", "[Hu3][Hu4]"), ("they went home", "[Hu5][Hu6]")]
     items = [
-        Item(f"i{n}", (Part(text, units=units),), label=more.get("labels", [None] * 9)[n % 2], split=split)
+        TestItem(
+            f"i{n}", (Segment(text, units=units),), label=more.get("labels", [None] * 9)[n % 2], split=split
+        )
         for n, ((text, units), split) in enumerate(zip(words * 2, splits.split()))
     ]
     facts = {"name": task, "task": task, "version": "1", "licence": "CC0", "source": "ours"}
-    return write_pack(folder / task, items, directions=directions, **facts, **more)
+    return write_testset(folder / task, items, directions=directions, **facts, **more)
 
 
-def test_every_task_gives_a_score_or_says_why_not(saved, tmp_path):
+def test_the_registry_has_every_task_that_a_test_set_may_name():
+    assert tuple(TASKS) == TESTSET_TASKS
+
+
+def test_every_task_gives_a_score_or_the_reason_why_not(saved, tmp_path):
     folder, vocabulary = saved
-    packs = [
-        pack(tmp_path, "transcribe", ("S->T", "T->S")),
-        pack(tmp_path, "classify", ("S->T", "T"), labels=LABELS),
-        pack(tmp_path, "continue", ("T", "S->T"), "test test train train train train", labels=LABELS),
+    testsets = [
+        make_testset(tmp_path, "transcribe", ("S->T", "T->S")),
+        make_testset(tmp_path, "classify", ("S->T", "T"), labels=LABELS),
+        make_testset(tmp_path, "continue", ("T", "S->T"), "test test train train train train", labels=LABELS),
     ]
-    said = []
-    found = evaluate(
-        folder, packs, None, vocabulary=vocabulary, askers=askers(Asking(shots=0, runs=1)), say=said.append
-    )
-    rows = {(row["pack"], row["direction"]): row for row in found["rows"]}
+    lines = []
+    options = TaskOptions(shots=0, samples_per_prompt=1)
+    results = evaluate(folder, testsets, None, vocabulary=vocabulary, options=options, say=lines.append)
+    rows = {(row["testset"], row["direction"]): row for row in results["rows"]}
     assert {key for key, row in rows.items() if "value" in row} == {
         ("transcribe", "S->T"),
         ("classify", "S->T"),
@@ -56,13 +64,13 @@ def test_every_task_gives_a_score_or_says_why_not(saved, tmp_path):
     for key in (("transcribe", "T->S"), ("classify", "T")):
         assert rows[key]["not_run"]
         assert "value" not in rows[key]
-    assert said == [line(row) for row in found["rows"]]
-    assert len(compare(found["rows"])) == len(rows)
+    assert lines == [summary(row) for row in results["rows"]]
+    assert len(compare(results["rows"])) == len(rows)
 
 
-def test_a_pack_without_train_items_has_no_learned_judge(tmp_path):
-    some = pack(tmp_path, "continue", ("T", "S"), "test test test", labels=LABELS)
-    why = judges_of(some, "T", {}, Asking())
-    assert why == "no classifier of text was named, and the pack has no train items to learn one from"
-    named = judges_of(some, "S", {}, Asking(speech_judge=tmp_path))
-    assert named == "a classifier of recordings judges a model's speech through a vocoder, none was named"
+def test_without_train_items_there_is_no_fitted_classifier(tmp_path):
+    some = make_testset(tmp_path, "continue", ("T", "S"), "test test test", labels=LABELS)
+    reason = classifiers_for(some, "T", {}, TaskOptions())
+    assert reason == "need a classifier of text, or train items in the test set to fit one; got neither"
+    reason = classifiers_for(some, "S", {}, TaskOptions(speech_classifier=tmp_path))
+    assert reason == "a classifier of recordings needs a vocoder for speech tokens, got none"

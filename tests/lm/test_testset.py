@@ -1,4 +1,4 @@
-"""Packs: written and read back the same, and refused with their row when anything is missing."""
+"""Test sets: written and read back the same, and refused with their row when anything is missing."""
 
 import json
 
@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 import soundfile
 
-from lm.evaluation.testset import Item, Part, as_prompt, hear, read_pack, write_pack
+from lm.evaluation.testset import (
+    Segment,
+    TestItem,
+    as_prompt,
+    read_testset,
+    tokenize_recordings,
+    write_testset,
+)
 
-PAIR = (Part("he served the soup", "audio/a.wav"),), (Part("he fed the horse", "audio/b.wav"),)
-ITEM = Item("s-1", (Part("the cook was here", "audio/c.wav"),), PAIR, right=0, family="s", group="food")
+PAIR = (Segment("he served the soup", "audio/a.wav"),), (Segment("he fed the horse", "audio/b.wav"),)
+ITEM = TestItem(
+    "s-1", (Segment("the cook was here", "audio/c.wav"),), PAIR, right=0, family="s", group="food"
+)
 
 
 @pytest.fixture
@@ -22,12 +31,12 @@ def folder(tmp_path):
 
 def write(folder, items, **changes):
     facts = {"name": "stories", "task": "choose", "version": "1", "licence": "CC0-1.0", "source": "here"}
-    return write_pack(folder, items, **{**facts, "directions": ["T", "S", "T->S", "S->T"], **changes})
+    return write_testset(folder, items, **{**facts, "directions": ["T", "S", "T->S", "S->T"], **changes})
 
 
 def test_a_pack_is_read_as_it_was_written(folder):
     written = write(folder, [ITEM], note="small")
-    assert read_pack(folder) == written
+    assert read_testset(folder) == written
     assert (written.items, written.facts["note"]) == ((ITEM,), "small")
     assert written.recordings == ["audio/c.wav", "audio/a.wav", "audio/b.wav"]
 
@@ -37,15 +46,21 @@ def test_a_pack_is_read_as_it_was_written(folder):
     [
         ({"choices": PAIR[:1]}, "needs at least 2 choices, got 1"),
         ({"choices": (PAIR[0], ())}, "a choice is empty"),
-        ({"choices": (PAIR[0], (Part("he fed the horse"),))}, "needs speech in choice 1"),
-        ({"context": (Part(None, "audio/c.wav"),)}, "needs text in context"),
+        ({"choices": (PAIR[0], (Segment("he fed the horse"),))}, "needs speech in choice 1"),
+        ({"context": (Segment(None, "audio/c.wav"),)}, "needs text in context"),
         ({"right": 2}, "right: need a number below 2, got 2"),
-        ({"split": "valid"}, "split: one of"),
-        ({"choices": (PAIR[0], (Part("he fed", "audio/gone.wav"),))}, "audio.missing"),
+        ({"split": "valid"}, "split: need one of"),
+        ({"choices": (PAIR[0], (Segment("he fed", "audio/gone.wav"),))}, "audio.missing"),
     ],
 )
 def test_a_row_that_breaks_a_rule_is_refused_by_its_number(folder, change, said):
-    bad = Item(**{**{name: getattr(ITEM, name) for name in ITEM.__slots__}, "id": "s-2", **change})
+    bad = TestItem(
+        **{
+            **{name: getattr(ITEM, name) for name in ("context", "choices", "right", "family", "group")},
+            "id": "s-2",
+            **change,
+        }
+    )
     with pytest.raises(ValueError, match=r"row 2 \('s-2'\)") as caught:
         write(folder, [ITEM, bad])
     assert said in str(caught.value)
@@ -55,49 +70,51 @@ def test_an_unreadable_recording_is_refused_with_its_row(folder):
     write(folder, [ITEM])
     (folder / "audio" / "b.wav").write_bytes(b"RIFF no wave")
     with pytest.raises(ValueError, match=r"row 1 \('s-1'\): audio\.unreadable"):
-        read_pack(folder)
+        read_testset(folder)
 
 
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda text: text.splitlines(keepends=True)[0], "has items 1, pack.json says 2"),
+        (lambda text: text.splitlines(keepends=True)[0], "has items 1, testset.json says 2"),
         (lambda text: text.replace("soup", "stew"), "the file was changed"),
         (lambda text: text.replace('"s-2"', '"s-1"'), "row 2 ('s-1'): an earlier row has this id"),
         (lambda text: text[:-20] + "\n", "row 2"),
-        (lambda text: text.replace('"right"', '"correct"'), "row 1 ('s-1'): has no ['correct']"),
+        (lambda text: text.replace('"right"', '"correct"'), "row 1 ('s-1'): unknown keys ['correct']"),
     ],
 )
 def test_a_file_that_was_damaged_is_refused(folder, damage, said):
-    write(folder, [ITEM, Item("s-2", ITEM.context, PAIR, right=1)])
+    write(folder, [ITEM, TestItem("s-2", ITEM.context, PAIR, right=1)])
     path = folder / "items.jsonl"
     path.write_text(damage(path.read_text()))
     with pytest.raises(ValueError) as caught:
-        read_pack(folder)
+        read_testset(folder)
     assert said in str(caught.value)
 
 
 def test_a_manifest_of_another_task_or_none_is_refused(folder):
-    with pytest.raises(ValueError, match="is no pack"):
-        read_pack(folder)
+    with pytest.raises(ValueError, match="is no test set"):
+        read_testset(folder)
     write(folder, [ITEM])
-    said = json.loads((folder / "pack.json").read_text())
-    (folder / "pack.json").write_text(json.dumps(said | {"task": "guess"}))
-    with pytest.raises(ValueError, match="task: one of choose"):
-        read_pack(folder)
-    with pytest.raises(ValueError, match="label: one of happy, got 'sad'"):
-        write(folder, [Item("a", ITEM.context, label="sad")], task="continue", labels=["happy"])
+    said = json.loads((folder / "testset.json").read_text())
+    (folder / "testset.json").write_text(json.dumps(said | {"task": "guess"}))
+    with pytest.raises(ValueError, match="task: need one of choose"):
+        read_testset(folder)
+    with pytest.raises(ValueError, match="label: need one of happy, got 'sad'"):
+        write(folder, [TestItem("a", ITEM.context, label="sad")], task="continue", labels=["happy"])
 
 
 def test_recordings_are_encoded_once_and_a_failure_names_its_row(folder):
-    pack = write(folder, [ITEM])
+    testset = write(folder, [ITEM])
     calls = []
-    heard = hear(pack, pack.items, lambda path: calls.append(path.name) or f"[Hu{len(calls)}]")
-    assert heard == {"audio/c.wav": "[Hu1]", "audio/a.wav": "[Hu2]", "audio/b.wav": "[Hu3]"}
-    assert as_prompt(ITEM.choices[1], "speech", heard) == [("speech", "[Hu3]")]
+    speech_tokens = tokenize_recordings(
+        testset, testset.items, lambda path: calls.append(path.name) or f"[Hu{len(calls)}]"
+    )
+    assert speech_tokens == {"audio/c.wav": "[Hu1]", "audio/a.wav": "[Hu2]", "audio/b.wav": "[Hu3]"}
+    assert as_prompt(ITEM.choices[1], "speech", speech_tokens) == [("speech", "[Hu3]")]
 
     def deaf(path):
         raise ValueError("no frames")
 
     with pytest.raises(ValueError, match=r"row 1 \('s-1'\): no frames"):
-        hear(pack, pack.items, deaf)
+        tokenize_recordings(testset, testset.items, deaf)

@@ -1,4 +1,4 @@
-"""The copy of a test set that a user has: a folder or a zip, read by paths."""
+"""A user's copy of a published test set: a folder or a zip, read by paths."""
 
 import csv
 import io
@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 
 
 @dataclass(frozen=True)
-class Tree:
+class Archive:
     """The files of a folder or a zip, by their paths below it, "a/b.wav"."""
 
     path: Path
-    advice: str = ""  # for messages about a file that is not there
+    advice: str = ""  # how to get the set, for messages about a missing file
 
     @cached_property
     def _zip(self) -> zipfile.ZipFile | None:
@@ -32,8 +32,8 @@ class Tree:
         """All files, sorted."""
         if self._zip is not None:
             return sorted(name for name in self._zip.namelist() if not name.endswith("/"))
-        found = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
-        return sorted(str(PurePosixPath(path)) for path in found)
+        paths = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
+        return sorted(str(PurePosixPath(path)) for path in paths)
 
     @cached_property
     def _known(self) -> frozenset[str]:
@@ -43,54 +43,52 @@ class Tree:
         return name in self._known
 
     def find(self, *patterns: str) -> list[str]:
-        """Files whose path, or its end from some folder on, fits a pattern: archives wrap their content in folders."""
+        """Files whose path, or its end from some folder on, matches: archives wrap their content in folders."""
         for pattern in patterns:
-            found = [name for name in self.names if fnmatch(name, pattern) or fnmatch(name, f"*/{pattern}")]
-            if found:
-                return found
+            names = [name for name in self.names if fnmatch(name, pattern) or fnmatch(name, f"*/{pattern}")]
+            if names:
+                return names
         return []
 
-    def one(self, *patterns: str) -> str:
-        """The file that fits.
+    def find_one(self, *patterns: str) -> str:
+        """The only file that matches.
 
         Raises:
-            ValueError: none does, or several.
+            ValueError: none matches, or several do.
         """
-        found = self.find(*patterns)
-        if len(found) != 1:
+        names = self.find(*patterns)
+        if len(names) != 1:
             raise ValueError(
-                f"{self.path}: need one {' or '.join(patterns)}, got {found[:3] or 'none'}; {self.advice}"
+                f"{self.path}: need one {' or '.join(patterns)}, got {names[:3] or 'none'}; {self.advice}"
             )
-        return found[0]
+        return names[0]
 
-    def open(self, name: str) -> bytes:
+    def read_bytes(self, name: str) -> bytes:
         """The bytes of a file."""
         return self._zip.read(name) if self._zip is not None else (self.path / name).read_bytes()
 
-    def text(self, name: str) -> str:
+    def read_text(self, name: str) -> str:
         """A text file in UTF-8, with or without a byte-order mark."""
         try:
-            return self.open(name).decode("utf-8-sig")
+            return self.read_bytes(name).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.path}/{name}: not UTF-8 ({error})") from error
 
-    def table(self, name: str, *columns: str) -> list[dict[str, str]]:
+    def read_csv(self, name: str, *columns: str) -> list[dict[str, str]]:
         """Rows of a csv with a header line that has the columns."""
-        reader = csv.DictReader(io.StringIO(self.text(name)))
+        reader = csv.DictReader(io.StringIO(self.read_text(name)))
         missing = sorted(set(columns) - set(reader.fieldnames or ()))
         if missing:
-            raise ValueError(f"{self.path}/{name}: lacks columns {missing}, it has {reader.fieldnames}")
+            raise ValueError(f"{self.path}/{name}: need columns {missing}, got {reader.fieldnames}")
         rows = []
         for number, row in enumerate(reader, start=2):
             if None in row or any(row[column] is None for column in columns):
-                raise ValueError(
-                    f"{self.path}/{name}: line {number}: has another number of cells than the header"
-                )
+                raise ValueError(f"{self.path}/{name}: line {number}: need as many cells as the header")
             rows.append(row)
         return rows
 
-    def put(self, name: str, target: Path) -> None:
-        """Place a file elsewhere: a link to the same bytes where the file system can, else a copy."""
+    def extract(self, name: str, target: Path) -> None:
+        """Write a file elsewhere: a hard link where the file system supports it, else a copy."""
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         if self._zip is not None:
@@ -105,7 +103,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose of a test set."""
+    """What a user can select from a test set."""
 
-    split: str = "test"  # or a subset's own name
+    split: str = "test"  # or the name of a subset
     shots: int = 5  # examples before a question of mmlu

@@ -1,39 +1,19 @@
-"""Published test sets into packs.
+"""Convert published test sets to wordweave's format.
 
-`convert` reads a copy that the user has, as a folder or a zip, and writes a pack. A copy that is not whole, by the
-counts its authors published (`lm.evaluation.datasets.published`), is refused, or with `partial` marked in the pack's
-version.
+`convert` reads the user's own copy, a folder or a zip. A copy that is incomplete by the counts its authors published
+(`lm.evaluation.datasets.published`) is refused, or with `partial` marked in the version.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from lm.evaluation.datasets import choice, speech
-from lm.evaluation.datasets.archive import Options, Tree
-from lm.evaluation.datasets.choice import Reader
+from lm.evaluation.datasets.archive import Archive, Options
 from lm.evaluation.datasets.published import PUBLISHED, Published
-from lm.evaluation.testset import DIRECTIONS, MANIFEST, Item, Pack, Part, write_pack
+from lm.evaluation.testset import DIRECTIONS, MANIFEST, Segment, TestItem, TestSet, write_testset
 
-VERSION = "1"
-"""Of these converters: another number where the same copy would give another pack."""
-
-READERS: dict[str, Reader] = {
-    "swuggy": choice.paired_gold("lexical", "word"),
-    "sblimp": choice.paired_gold("syntactic", "transcription"),
-    "tstorycloze": choice.read_storycloze,
-    "sstorycloze": choice.read_storycloze,
-    "blimp": choice.read_blimp,
-    "mmlu": choice.read_mmlu,
-    "librispeech": speech.read_librispeech,
-    "fluent": speech.read_fluent,
-    "slurp": speech.read_slurp,
-    "speech-commands": speech.read_speech_commands,
-    "intents": speech.read_intents,
-    "expresso": speech.read_expresso,
-    "emov": speech.read_emov,
-    "sentiment": speech.read_sentiment,
-}
+VERSION = "2"
+"""Raised when the same copy gives other items."""
 
 
 def convert(
@@ -44,95 +24,91 @@ def convert(
     split: str | None = None,
     shots: int = 5,
     partial: bool = False,
-) -> Pack:
-    """Write a pack from a copy of a published test set.
+) -> TestSet:
+    """Write a test set from a copy of a published one.
 
     Args:
         kind: a name in `lm.evaluation.datasets.published.PUBLISHED`.
         source: folder or zip.
-        folder: the pack; must be new, empty, or a pack to write anew.
-        split: which part of the set to test on; None: the one that results are published for.
-        partial: take a copy that is not whole, and say so in the pack's version.
+        folder: must be new, empty, or a test set to overwrite.
+        split: the part to test on; None: the one that results are published for.
+        partial: accept an incomplete copy, and mark it in the version.
 
     Raises:
-        ValueError: the copy lacks a file, half of a pair, or items; or a recording cannot be read.
+        ValueError: a file, half of a pair or items are missing, or a recording cannot be read.
     """
     published = PUBLISHED[kind]
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
-        raise ValueError(f"{folder}: is neither empty nor a pack; name another folder")
-    options = Options(split or _usual_split(kind), shots)
-    tree = Tree(source, published.advice())
+        raise ValueError(f"{folder}: need an empty folder or a test set to overwrite")
+    options = Options(split or published.usual_split, shots)
+    archive = Archive(source, published.advice())
     if not source.exists():
         raise ValueError(f"{source}: no such folder or zip; {published.advice()}")
-    task, items = READERS[kind](tree, options)
+    task, items = published.read(archive, options)
     if not items:
-        raise ValueError(f"{source}: holds no item of {kind}: needs {published.reads}; {published.advice()}")
-    whole, note = counted(published, items, options.split)
-    if not whole and not partial:
-        raise ValueError(f"{source}: {note}; complete it ({published.where}), or ask for a partial pack")
+        raise ValueError(f"{source}: no item of {kind}: need {published.layout}; {published.advice()}")
+    complete, note = check_counts(published, items, options.split)
+    if not complete and not partial:
+        raise ValueError(f"{source}: {note}; complete it ({published.url}), or accept it with --partial")
     names = list(dict.fromkeys(name for item in items for name in item.recordings()))
-    missing = next((name for name in names if name not in tree), None)
+    missing = next((name for name in names if name not in archive), None)
     if missing:
         raise ValueError(f"{source}: recording {missing} is missing; {published.advice()}")
-    places = {name: str(PurePosixPath("audio") / _plain_path(name)) for name in names}
-    if len(set(places.values())) != len(places):
+    paths = {name: str(PurePosixPath("audio") / _path_below(name)) for name in names}
+    if len(set(paths.values())) != len(paths):
         raise ValueError(f"{source}: two recordings would be stored under one name; unpack it first")
     (folder / MANIFEST).unlink(missing_ok=True)
-    for name, place in places.items():
-        tree.put(name, folder / place)
-    items = [moved(item, places) for item in items]
+    for name, path in paths.items():
+        archive.extract(name, folder / path)
+    items = [with_paths(item, paths) for item in items]
     version = f"{VERSION} {options.split}"
-    if task == "choose" and kind == "mmlu":
+    if published.shots:
         version += f" {shots}-shot"
     labels = sorted({item.label for item in items if item.label})
-    return write_pack(
-        folder, items, name=kind, task=task, version=version if whole else f"{version} partial", labels=labels,
-        licence=published.licence, source=f"{published.source}; {published.where}", directions=directions(items, task),
-        published=dict(published.counts), counted=note, partial=not whole,
+    return write_testset(
+        folder, items, name=kind, task=task, version=version if complete else f"{version} partial", labels=labels,
+        licence=published.licence, source=f"{published.paper}; {published.url}", directions=directions(items, task),
+        published=dict(published.counts), counted=note, partial=not complete,
     )  # fmt: skip
 
 
-def counted(published: Published, items: Sequence[Item], split: str) -> tuple[bool, str]:
-    """Whether all that was published of a split is here, and the counts in words."""
-    found = len({item.family or item.id for item in items if item.split == "test"})
+def check_counts(published: Published, items: Sequence[TestItem], split: str) -> tuple[bool, str]:
+    """Whether a split has its published number of items, and the counts in words."""
+    count = len({item.family or item.id for item in items if item.split == "test"})
     expected = published.counts.get(split)
     if expected is None:
-        return True, f"{found} {published.counted} of {split}; no count was published for them"
-    note = f"{found} of the published {expected} {published.counted} of {split}"
-    return found == expected, note
+        return True, f"{count} {published.counted} of {split}; no count was published for them"
+    note = f"{count} of the published {expected} {published.counted} of {split}"
+    return count == expected, note
 
 
-def directions(items: Sequence[Item], task: str) -> list[str]:
-    """The directions for which every item has all it needs; what is written of a label is text."""
+def directions(items: Sequence[TestItem], task: str) -> list[str]:
+    """The directions for which every item has the forms it needs; a label is text."""
     crossing = all(item.context for item in items)
-    found = []
+    possible = []
     for name, (first, second) in DIRECTIONS.items():
-        contexts = all(part.has(first) for item in items for part in item.context)
-        answers = all(part.has(second) for item in items for choice in item.choices for part in choice)
+        contexts = all(segment.has(first) for item in items for segment in item.context)
+        answers = all(segment.has(second) for item in items for choice in item.choices for segment in choice)
         if contexts and answers and (crossing or first == second):
-            found.append(name)
+            possible.append(name)
     if task == "transcribe":
-        found = [name for name in found if name in ("T->S", "S->T")]
+        possible = [name for name in possible if name in ("T->S", "S->T")]
     if task == "classify":
-        found = [name for name in found if DIRECTIONS[name][1] == "text"]
-    if not found:
-        raise ValueError(f"item {items[0].id!r}: has neither text nor speech for all its parts")
-    return found
+        possible = [name for name in possible if DIRECTIONS[name][1] == "text"]
+    if not possible:
+        raise ValueError(f"item {items[0].id!r}: need text or speech of all its segments")
+    return possible
 
 
-def moved(item: Item, places: dict[str, str]) -> Item:
-    """The item, its recordings named as in the pack."""
+def with_paths(item: TestItem, paths: dict[str, str]) -> TestItem:
+    """The item with its recordings' paths in the test set."""
 
-    def new(parts: Iterable[Part]) -> tuple[Part, ...]:
-        return tuple(part._replace(audio=places[part.audio]) if part.audio else part for part in parts)
+    def new(segments: Iterable[Segment]) -> tuple[Segment, ...]:
+        return tuple(one._replace(audio=paths[one.audio]) if one.audio else one for one in segments)
 
     return replace(item, context=new(item.context), choices=tuple(new(choice) for choice in item.choices))
 
 
-def _plain_path(name: str) -> str:
-    """A path of an archive as one that stays below a folder."""
+def _path_below(name: str) -> str:
+    """A path in an archive as one that cannot leave its folder."""
     return "/".join(part for part in PurePosixPath(name).parts if part not in ("..", "/", "."))
-
-
-def _usual_split(kind: str) -> str:
-    return {"swuggy": "dev", "sblimp": "dev", "librispeech": "test-clean"}.get(kind, "test")

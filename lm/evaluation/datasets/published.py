@@ -1,11 +1,14 @@
-"""The test sets that others published: how they lie on disk, how many items they have, where a user gets them.
+"""The registry of published test sets: layout on disk, number of items, reader, and where a user gets them.
 
-Nothing is fetched from here. `lm.evaluation.datasets.convert` reads a copy that the user has, and compares its counts
-with these.
+Nothing is downloaded. `lm.evaluation.datasets.convert` reads the user's own copy and compares its counts with these.
+A new set is one entry here and a reader.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from lm.evaluation.datasets import choice, speech
+from lm.evaluation.datasets.choice import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,45 +16,56 @@ class Published:
     """One test set as its authors released it.
 
     Attributes:
-        reads: what a copy must hold, relative to the folder or zip that is named.
-        counts: split or subset -> number of items (`counted` says of what); empty where none was published.
-        where: where its authors give it away.
+        layout: the files of a copy, relative to the folder or zip.
+        counts: split or subset -> number of items (`counted` names what is counted); empty where none was published.
+        url: where its authors distribute it.
+        paper: where it is described.
+        usual_split: the split that results are published for.
+        shots: whether a context holds solved examples, so that their number is part of the version.
     """
 
     name: str
-    reads: str
+    read: Reader
+    layout: str
     counts: Mapping[str, int] = field(default_factory=dict)
     counted: str = "items"
     licence: str = ""
-    where: str = ""
-    source: str = ""
+    url: str = ""
+    paper: str = ""
+    usual_split: str = "test"
+    shots: bool = False
 
     def advice(self) -> str:
-        """What a user without it has to do, for the end of a message."""
-        return f"{self.name} is not downloaded for you: get it from {self.where} and name the folder or zip"
+        """How to get it, for the end of a message."""
+        return f"{self.name} is not downloaded for you: get it from {self.url} and name the folder or zip"
 
 
 _ALL = (
     Published(
         "swuggy",
+        choice.paired_gold("lexical", "word"),
         "lexical/{dev,test}/gold.csv (id, filename, voice, frequency, word, phones, length, correct) and *.wav",
         {"dev": 5_000, "test": 20_000},
         "pairs of a word and a non-word, each in several voices",
         "CC BY-NC-ND 4.0",
         "https://download.zerospeech.com (sLM21 dataset); gold.csv of test is held back by its authors",
         "Nguyen et al. 2020, arXiv:2011.11588",
+        usual_split="dev",
     ),
     Published(
         "sblimp",
+        choice.paired_gold("syntactic", "transcription"),
         "syntactic/{dev,test}/gold.csv (id, filename, voice, type, subtype, transcription, correct) and *.wav",
         {"dev": 6_300, "test": 63_000},
         "pairs of sentences, each in several voices",
         "CC BY-NC-ND 4.0",
         "https://download.zerospeech.com (sLM21 dataset); gold.csv of test is held back by its authors",
         "Nguyen et al. 2020, arXiv:2011.11588",
+        usual_split="dev",
     ),
     Published(
         "tstorycloze",
+        choice.read_storycloze,
         "N_correct.wav and N_incorrect.wav of whole stories; or N_mutual, N_correct and N_incorrect, each .wav, .txt "
         "or both; or a table (pair_id, type, correctness, text[, path]) as csv",
         {"test": 1_871},
@@ -62,6 +76,7 @@ _ALL = (
     ),
     Published(
         "sstorycloze",
+        choice.read_storycloze,
         "as tstorycloze; or the written test: a csv with InputStoryid, InputSentence1..4, "
         "RandomFifthSentenceQuiz1..2, AnswerRightEnding",
         {"test": 1_871},
@@ -72,6 +87,7 @@ _ALL = (
     ),
     Published(
         "blimp",
+        choice.read_blimp,
         "data/*.jsonl (sentence_good, sentence_bad, UID, pairID), or */*.parquet of the same columns",
         {"test": 67_000},
         "pairs of sentences, 1000 in each of 67 paradigms",
@@ -81,6 +97,7 @@ _ALL = (
     ),
     Published(
         "mmlu",
+        choice.read_mmlu,
         "{dev,test}/SUBJECT_{dev,test}.csv without header (question, A, B, C, D, answer), or "
         "[SUBJECT|all]/{dev,test}-*.parquet (question, subject, choices, answer)",
         {"test": 14_042},
@@ -88,18 +105,22 @@ _ALL = (
         "MIT",
         "https://github.com/hendrycks/test",
         "Hendrycks et al. 2020, arXiv:2009.03300",
+        shots=True,
     ),
     Published(
         "librispeech",
+        speech.read_librispeech,
         "{test-clean,test-other,dev-clean,...}/SPEAKER/CHAPTER/*.trans.txt and *.flac",
         {"dev-clean": 2_703, "dev-other": 2_864, "test-clean": 2_620, "test-other": 2_939},
         "utterances",
         "CC BY 4.0",
         "https://www.openslr.org/12",
         "Panayotov et al. 2015",
+        usual_split="test-clean",
     ),
     Published(
         "fluent",
+        speech.read_fluent,
         "data/{train,valid,test}_data.csv (path, speakerId, transcription, action, object, location) and "
         "wavs/speakers/*/*.wav",
         {"train": 23_132, "dev": 3_118, "test": 3_793},
@@ -110,6 +131,7 @@ _ALL = (
     ),
     Published(
         "slurp",
+        speech.read_slurp,
         "[dataset/slurp/]{train,devel,test}.jsonl (sentence, intent, recordings) and [audio/]slurp_real/*.flac",
         {"dev": 8_690, "test": 13_078},
         "recordings",
@@ -119,6 +141,7 @@ _ALL = (
     ),
     Published(
         "speech-commands",
+        speech.read_speech_commands,
         "WORD/*.wav, validation_list.txt, testing_list.txt (version 0.02)",
         {"dev": 9_981, "test": 11_005},
         "one-word recordings",
@@ -128,6 +151,7 @@ _ALL = (
     ),
     Published(
         "expresso",
+        speech.read_expresso,
         "audio_48khz/read/SPEAKER/STYLE/base/*.wav, read_transcriptions.txt, splits/{train,dev,test}.txt",
         {},
         "read utterances in the styles happy, sad and default",
@@ -137,6 +161,7 @@ _ALL = (
     ),
     Published(
         "emov",
+        speech.read_emov,
         "SPEAKER/EMOTION/*.wav or SPEAKER_EMOTION/*.wav of bea, jenie and sam; cmuarctic.data for the sentences",
         {},
         "utterances, amused, angry and neutral",
@@ -146,18 +171,20 @@ _ALL = (
     ),
     Published(
         "sentiment",
+        speech.read_sentiment,
         "a csv with columns label and text, audio or both, and optionally id and split (as for EXPRESSO-ASR, whose "
-        "transcripts nobody published)",
+        "transcripts are not published)",
         licence="as the recordings",
-        where="your own transcripts",
+        url="your own transcripts",
     ),
     Published(
         "intents",
+        speech.read_intents,
         "a csv with columns path and label, and optionally text, id and split",
         licence="as the recordings",
-        where="your own recordings",
+        url="your own recordings",
     ),
 )
 
 PUBLISHED: dict[str, Published] = {one.name: one for one in _ALL}
-"""Test sets by the name that `wordweave pack` takes."""
+"""By the name that `wordweave testset` uses."""

@@ -1,6 +1,6 @@
-"""Tasks asked by example: write down speech, read out text, name the intent of a command.
+"""Few-shot tasks: transcribe speech, read text aloud, name the intent of a command.
 
-Every question is some solved examples and one unsolved. The examples come from a pack's train and dev items, are the
+A prompt is some solved examples and one open question. The examples come from a test set's train and dev items, are the
 same for all questions of a run, and are listed in the result, because the paper's were not published.
 
 | task | an example | the question |
@@ -9,7 +9,8 @@ same for all questions of a run, and are listed in the result, because the paper
 | tts | `[Text]`text 'stop'`[Speech]`units, units of a spoken "stop" | `[Text]`text 'stop'`[Speech]` |
 | intent | `[Speech]`units`[Text]`A:label | `[Speech]`units`[Text]`A: |
 
-A model of strategy concatenated (`task`) is asked with `[ASR]` and `[TTS]` and needs no stop: its documents end there.
+A model of strategy concatenated (`task_markers`) is prompted with `[ASR]` and `[TTS]` and needs no stop: its documents
+end there.
 
 Source: Spirit LM (Nguyen et al. 2024, arXiv:2402.05755), section 4.2 and appendix B.
 """
@@ -17,254 +18,300 @@ Source: Spirit LM (Nguyen et al. 2024, arXiv:2402.05755), section 4.2 and append
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lm.evaluation.external_tools import speak, write_down
-from lm.evaluation.testset import Item, Pack, as_prompt
+from corpus.keyed import generator
+from lm.evaluation.external_tools import transcribe as run_recogniser
+from lm.evaluation.external_tools import vocode
+from lm.evaluation.intervals import bootstrap, share
+from lm.evaluation.tasks.base import DEFAULTS, TaskOptions
+from lm.evaluation.testset import TestItem, TestSet, as_prompt
 from lm.generate import generate_batch, kinds, parts, prompt
 from lm.model import Model
 from shards.vocabulary import Vocabulary
 
 START, END = "<START Transcript>", "<END>"
 STOP_WORD = "'stop'"
-ASKED = "A:"
-TASKS = {"asr": "transcribe", "tts": "transcribe", "intent": "classify"}
-"""Few-shot task -> task of the pack."""
+ANSWER = "A:"
+TESTSET_TASKS = {"asr": "transcribe", "tts": "transcribe", "intent": "classify"}
+"""Few-shot task -> task of the test set."""
 MEASURES = {"asr": "WER", "tts": "CER", "intent": "accuracy"}
 
 
 @dataclass(frozen=True)
 class FewShot:
-    """How a task is asked. The defaults are the paper's where it has any."""
+    """How a task is prompted. The defaults are the paper's where it has any."""
 
     shots: int = 10
-    most_tokens: int = 1024  # prompt and answer; examples are left out, the last first, until both fit
+    max_tokens: int = 1024  # prompt and answer; examples are left out, the last first, until both fit
     new_tokens: int = 128  # of an answer, at most
-    temperature: float = 0.0  # the likeliest token always
+    temperature: float = 0.0  # always the likeliest token
     top_p: float = 1.0
     batch: int = 8
-    seed: int = 0  # which examples, and what is drawn
-    task: bool = False  # ask with [ASR] and [TTS]
+    seed: int = 0  # of the choice of examples, and of sampling
+    task_markers: bool = False  # prompt with [ASR] and [TTS]
 
     def __post_init__(self) -> None:
-        for name, least in (("shots", 0), ("most_tokens", 1), ("new_tokens", 1), ("batch", 1)):
+        for name, least in (("shots", 0), ("max_tokens", 1), ("new_tokens", 1), ("batch", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"few-shot {name}: need at least {least}, got {getattr(self, name)}")
 
 
 PAPER = {
-    "asr": FewShot(shots=10, most_tokens=1024),
-    "tts": FewShot(shots=10, most_tokens=2048, new_tokens=300),
-    "intent": FewShot(shots=30, most_tokens=2048, new_tokens=24),
+    "asr": FewShot(shots=10, max_tokens=1024),
+    "tts": FewShot(shots=10, max_tokens=2048, new_tokens=300),
+    "intent": FewShot(shots=30, max_tokens=2048, new_tokens=24),
 }
-"""As the paper asks them; new_tokens is ours."""
+"""The paper's settings; new_tokens is our own."""
 
 
-def ask(
+def transcribe(
     model: Model,
     vocabulary: Vocabulary,
-    pack: Pack,
+    testset: TestSet,
+    direction: str,
+    speech_tokens: Mapping[str, str],
+    options: TaskOptions = DEFAULTS,
+) -> dict[str, Any]:
+    """ASR from speech to text, TTS from text to speech."""
+    task = "asr" if direction == "S->T" else "tts"
+    return _with_options(model, vocabulary, testset, task, speech_tokens, options)
+
+
+def classify(
+    model: Model,
+    vocabulary: Vocabulary,
+    testset: TestSet,
+    direction: str,
+    speech_tokens: Mapping[str, str],
+    options: TaskOptions = DEFAULTS,
+) -> dict[str, Any]:
+    """Intents of spoken commands."""
+    if direction != "S->T":
+        return {"not_run": "intents are classified from speech only", "measure": "accuracy"}
+    return _with_options(model, vocabulary, testset, "intent", speech_tokens, options)
+
+
+def _with_options(
+    model: Model,
+    vocabulary: Vocabulary,
+    testset: TestSet,
     task: str,
-    heard: Mapping[str, str],
+    speech_tokens: Mapping[str, str],
+    options: TaskOptions,
+) -> dict[str, Any]:
+    """The paper's settings, changed by what the user set."""
+    settings = replace(PAPER[task], batch=options.batch, seed=options.seed, task_markers=options.task_markers)
+    if options.shots is not None:
+        settings = replace(settings, shots=options.shots)
+    return run_few_shot(
+        model, vocabulary, testset, task, speech_tokens, settings,
+        stop=options.stop_tokens, vocoder=options.vocoder, recogniser=options.recogniser,
+    )  # fmt: skip
+
+
+def run_few_shot(
+    model: Model,
+    vocabulary: Vocabulary,
+    testset: TestSet,
+    task: str,
+    speech_tokens: Mapping[str, str],
     settings: FewShot | None = None,
     *,
     stop: str = "",
     vocoder: str | None = None,
     recogniser: str | None = None,
-    items: Sequence[Item] | None = None,
+    items: Sequence[TestItem] | None = None,
 ) -> dict[str, Any]:
-    """Ask every test item of a pack and score the answers.
+    """Prompt a model with every test item and score the answers.
 
     Args:
         task: "asr", "tts" or "intent".
-        heard: unit names of the pack's recordings (`lm.evaluation.testset.hear`).
+        speech_tokens: unit names of the test set's recordings (`lm.evaluation.testset.tokenize_recordings`).
         stop: tts: unit names of the spoken word "stop".
-        vocoder, recogniser: tts: commands (`lm.evaluation.external_tools`). Without all three of these it is not run.
-        items: which to ask; None: all test items.
+        vocoder, recogniser: tts: commands (`lm.evaluation.external_tools`). It is not run without all three of these.
+        items: the questions; None: all test items.
 
     Returns:
         JSON-able: `value` (asr: word error rate, tts: character error rate, intent: exact matches, all in per cent)
-        with its 95 % interval, counts, the ids of the examples and the answers; or {"not_run": why}.
+        with its 95 % interval, counts, the ids of the examples and the answers; or {"not_run": reason}.
 
     Raises:
-        ValueError: the pack is of another task, has too few examples, or a question is longer than the model reads.
+        ValueError: the test set has another task or too few examples, or a question does not fit the model.
     """
     settings = settings or PAPER[task]
-    if pack.task != TASKS[task]:
-        raise ValueError(f"{pack.name}: is a pack to {pack.task}, {task} needs one to {TASKS[task]}")
+    if testset.task != TESTSET_TASKS[task]:
+        raise ValueError(
+            f"{testset.name}: {task} needs a test set of task {TESTSET_TASKS[task]!r}, got {testset.task!r}"
+        )
     facts: dict[str, Any] = {
         "task": task,
-        "pack": pack.name,
-        "version": pack.version,
-        "pack_sha256": pack.hash,
+        "testset": testset.name,
+        "version": testset.version,
+        "testset_sha256": testset.hash,
         "direction": "T->S" if task == "tts" else "S->T",
         "measure": MEASURES[task],
         "settings": asdict(settings),
     }
-    if task == "tts":
-        lacking = [
-            name
-            for name, given in (
-                ("a vocoder", vocoder),
-                ("a recogniser", recogniser),
-                ("a recording of the word stop", stop or settings.task),
-            )
-            if not given
-        ]
-        if lacking:
-            return facts | {"not_run": f"needs {' and '.join(lacking)}; none is shipped"}
-    tests = list(pack.of("test") if items is None else items)
-    if not tests:
-        raise ValueError(f"{pack.name}: has no test item")
-    examples = drawn(pack, settings)
-    solved = [example(item, task, heard, stop, settings.task) for item in examples]
-    asked, used = [], []
-    for item in tests:
+    needs = {
+        "a vocoder": vocoder,
+        "a recogniser": recogniser,
+        "a recording of the word stop": stop or settings.task_markers,
+    }
+    missing = [name for name, value in needs.items() if task == "tts" and not value]
+    if missing:
+        return facts | {"not_run": f"needs {' and '.join(missing)}; none is shipped"}
+    questions = list(testset.in_split("test") if items is None else items)
+    if not questions:
+        raise ValueError(f"{testset.name}: need at least one test item, got none")
+    examples = choose_examples(testset, settings)
+    solved = [example(item, task, speech_tokens, stop, settings.task_markers) for item in examples]
+    prompts, used = [], []
+    for item in questions:
         try:
-            ids, count = fitted(item, task, solved, heard, vocabulary, model, settings)
+            ids, count = fit_prompt(item, task, solved, speech_tokens, vocabulary, model, settings)
         except ValueError as error:
-            raise ValueError(
-                f"{pack.name}: row {pack.items.index(item) + 1} ({item.id!r}): {error}"
-            ) from error
-        asked.append(ids)
+            row = testset.items.index(item) + 1
+            raise ValueError(f"{testset.name}: row {row} ({item.id!r}): {error}") from error
+        prompts.append(ids)
         used.append(count)
-    answers = answered(model, vocabulary, asked, task, settings, stop)
+    answers = generate_answers(model, vocabulary, prompts, task, settings, stop)
     facts |= {
-        "items": len(tests),
+        "items": len(questions),
         "examples": [item.id for item in examples],
-        "examples_used": {"fewest": min(used), "mean": float(np.mean(used))},
+        "examples_used": {"min": min(used), "mean": float(np.mean(used))},
         "unstopped": sum(not stopped for _, stopped in answers),
     }
-    said = [text for text, _ in answers]
+    outputs = [text for text, _ in answers]
     if task == "intent":
-        return facts | matches(tests, said)
-    written = [plain(item.context[0].text or "") for item in tests]
+        return facts | exact_matches(questions, outputs)
+    references = [plain(item.context[0].text or "") for item in questions]
     if task == "tts":
-        said = [heard_again(tokens, vocoder or "", recogniser or "") for tokens in said]
-    return facts | error_rate(
-        tests, written, [plain(text) for text in said], by="characters" if task == "tts" else "words"
-    )
+        outputs = [asr_of_vocoded(tokens, vocoder or "", recogniser or "") for tokens in outputs]
+    unit = "characters" if task == "tts" else "words"
+    return facts | error_rate(questions, references, [plain(text) for text in outputs], by=unit)
 
 
-def drawn(pack: Pack, settings: FewShot) -> list[Item]:
-    """The examples of a run: so many items of train, then dev, every label in turn where there are labels.
+def choose_examples(testset: TestSet, settings: FewShot) -> list[TestItem]:
+    """The examples of a run, from train, else dev; where items have labels, the labels in turn.
 
     Raises:
-        ValueError: there are fewer.
+        ValueError: there are too few.
     """
-    pool = pack.of("train") or pack.of("dev")
+    pool = testset.in_split("train") or testset.in_split("dev")
     if len(pool) < settings.shots:
         raise ValueError(
-            f"{pack.name}: need {settings.shots} examples in split train or dev, got {len(pool)}; ask with fewer shots"
+            f"{testset.name}: need {settings.shots} examples in split train or dev, got {len(pool)}; set fewer shots"
         )
-    order = np.random.default_rng(settings.seed).permutation(len(pool))
-    mixed = [pool[i] for i in order]
-    turns: dict[str | None, int] = {}
+    order = generator(settings.seed, "few-shot examples").permutation(len(pool))
+    counts: dict[str | None, int] = {}
     ranked = []
-    for place, item in enumerate(mixed):
-        turns[item.label] = turns.get(item.label, -1) + 1
-        ranked.append((turns[item.label], place, item))
+    for rank, item in enumerate(pool[i] for i in order):
+        counts[item.label] = counts.get(item.label, -1) + 1
+        ranked.append((counts[item.label], rank, item))
     return [item for _, _, item in sorted(ranked, key=lambda one: one[:2])[: settings.shots]]
 
 
 def example(
-    item: Item, task: str, heard: Mapping[str, str], stop: str = "", markers: bool = False
+    item: TestItem, task: str, speech_tokens: Mapping[str, str], stop: str = "", task_markers: bool = False
 ) -> list[tuple[str, str]]:
     """A solved item as parts of a prompt."""
-    speech = as_prompt(item.context, "speech", heard)
-    text = " ".join(content for _, content in as_prompt(item.context, "text", heard))
+    speech = as_prompt(item.context, "speech", speech_tokens)
+    text = " ".join(content for _, content in as_prompt(item.context, "text", speech_tokens))
     if task == "asr":
-        return [*speech, ("text", text if markers else f"{START} {text} {END}")]
+        return [*speech, ("text", text if task_markers else f"{START} {text} {END}")]
     if task == "tts":
-        question = ("text", text if markers else f"{text} {STOP_WORD}")
-        return [question, *speech, *([] if markers or not stop else [("speech", stop)])]
-    return [*speech, ("text", f"{ASKED}{item.label}")]
+        opening = ("text", text if task_markers else f"{text} {STOP_WORD}")
+        return [opening, *speech, *([] if task_markers or not stop else [("speech", stop)])]
+    return [*speech, ("text", f"{ANSWER}{item.label}")]
 
 
-def question(item: Item, task: str, heard: Mapping[str, str], markers: bool = False) -> list[tuple[str, str]]:
+def question(
+    item: TestItem, task: str, speech_tokens: Mapping[str, str], task_markers: bool = False
+) -> list[tuple[str, str]]:
     """An item as parts of a prompt, up to where the answer begins."""
     if task == "tts":
-        text = " ".join(content for _, content in as_prompt(item.context, "text", heard))
-        return [("text", text if markers else f"{text} {STOP_WORD}")]
-    speech = as_prompt(item.context, "speech", heard)
-    return [*speech, ("text", ASKED)] if task == "intent" else speech
+        text = " ".join(content for _, content in as_prompt(item.context, "text", speech_tokens))
+        return [("text", text if task_markers else f"{text} {STOP_WORD}")]
+    speech = as_prompt(item.context, "speech", speech_tokens)
+    return [*speech, ("text", ANSWER)] if task == "intent" else speech
 
 
-def fitted(
-    item: Item,
+def fit_prompt(
+    item: TestItem,
     task: str,
     solved: Sequence[list[tuple[str, str]]],
-    heard: Mapping[str, str],
+    speech_tokens: Mapping[str, str],
     vocabulary: Vocabulary,
     model: Model,
     settings: FewShot,
 ) -> tuple[list[int], int]:
-    """Ids of the question with as many examples as fit, and how many these are.
+    """Ids of the question after as many examples as fit, and their number.
 
     Raises:
         ValueError: the question alone does not fit.
     """
-    room = min(settings.most_tokens, model.settings.max_position_embeddings) - settings.new_tokens
+    room = min(settings.max_tokens, model.settings.max_position_embeddings) - settings.new_tokens
     output = "speech" if task == "tts" else "text"
-    own = question(item, task, heard, settings.task)
+    own = question(item, task, speech_tokens, settings.task_markers)
     for count in range(len(solved), -1, -1):
-        said = [part for one in solved[:count] for part in one] + own
-        ids = prompt(said, vocabulary, output, task=settings.task and task != "intent")
+        content = [part for one in solved[:count] for part in one] + own
+        ids = prompt(content, vocabulary, output, task_markers=settings.task_markers and task != "intent")
         if len(ids) <= room:
             return ids, count
     raise ValueError(f"the question is {len(ids)} tokens, with {settings.new_tokens} new ones more than fit")
 
 
-def answered(
+def generate_answers(
     model: Model,
     vocabulary: Vocabulary,
-    asked: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
     task: str,
     settings: FewShot,
     stop: str = "",
 ) -> list[tuple[str, bool]]:
-    """Answers, cut at their stop, and whether they had one; text, or for tts unit names."""
+    """Answers (text, or for tts unit names) up to their stop, and whether they had one."""
     modality = "speech" if task == "tts" else "text"
     other = vocabulary.text_marker if task == "tts" else vocabulary.speech_marker
-    finished = stopper(task, vocabulary, stop)
-    generator = torch.Generator(model.device).manual_seed(settings.seed)
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))  # like lengths together: less padding
-    found: dict[int, tuple[str, bool]] = {}
+    cut = answer_cutter(task, vocabulary, stop)
+    random = torch.Generator(model.device).manual_seed(settings.seed)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # similar lengths need less padding
+    answers: dict[int, tuple[str, bool]] = {}
     for start in range(0, len(order), settings.batch):
         batch = order[start : start + settings.batch]
-        made = generate_batch(
-            model, vocabulary, [asked[i] for i in batch], modality=modality, max_new_tokens=settings.new_tokens,
-            temperature=settings.temperature, top_p=settings.top_p, generator=generator, stops=(other,),
-            until=lambda ids: finished(ids)[1],
+        outputs = generate_batch(
+            model, vocabulary, [prompts[i] for i in batch], modality=modality, max_new_tokens=settings.new_tokens,
+            temperature=settings.temperature, top_p=settings.top_p, generator=random, stops=(other,),
+            until=lambda ids: cut(ids)[1],
         )  # fmt: skip
-        for i, ids in zip(batch, made, strict=True):
-            text, stopped = finished(ids)
-            found[i] = text, stopped or len(ids) < settings.new_tokens
-    return [found[i] for i in range(len(asked))]
+        for i, ids in zip(batch, outputs, strict=True):
+            text, stopped = cut(ids)
+            answers[i] = text, stopped or len(ids) < settings.new_tokens
+    return [answers[i] for i in range(len(prompts))]
 
 
-def stopper(task: str, vocabulary: Vocabulary, stop: str) -> Callable[[list[int]], tuple[str, bool]]:
-    """Gives an answer without its stop and what follows it, and whether there was one."""
+def answer_cutter(task: str, vocabulary: Vocabulary, stop: str) -> Callable[[list[int]], tuple[str, bool]]:
+    """A function that cuts an answer at its stop and returns whether there was one."""
 
-    def written(ids: list[int]) -> tuple[str, bool]:
+    def cut_text(ids: list[int]) -> tuple[str, bool]:
         text = "".join(content for _, content in parts(ids, vocabulary))
-        text, found, _ = text.partition(END if task == "asr" else "\n")
-        return text.replace(START, " ").strip(), bool(found)
+        text, mark, _ = text.partition(END if task == "asr" else "\n")
+        return text.replace(START, " ").strip(), bool(mark)
 
-    def spoken(ids: list[int]) -> tuple[str, bool]:
+    def cut_speech(ids: list[int]) -> tuple[str, bool]:
         text = "".join(vocabulary.decode([i for i in ids if kinds([i], vocabulary) != ["text"]]))
-        text, found, _ = text.partition(stop) if stop else (text, "", "")
-        return text, bool(found)
+        text, mark, _ = text.partition(stop) if stop else (text, "", "")
+        return text, bool(mark)
 
-    return spoken if task == "tts" else written
+    return cut_speech if task == "tts" else cut_text
 
 
-_APART = re.compile(r"[^\w']+")
+_SEPARATORS = re.compile(r"[^\w']+")
 
 
 def plain(text: str) -> str:
@@ -273,76 +320,65 @@ def plain(text: str) -> str:
     >>> plain(" It's a DOG, he said. ")
     "it's a dog he said"
     """
-    return " ".join(word for word in (w.strip("'_") for w in _APART.split(text.lower())) if word)
+    return " ".join(word for word in (w.strip("'_") for w in _SEPARATORS.split(text.lower())) if word)
 
 
-def heard_again(tokens: str, vocoder: str, recogniser: str) -> str:
-    """What a recogniser writes down when a vocoder speaks tokens; nothing for none."""
+def asr_of_vocoded(tokens: str, vocoder: str, recogniser: str) -> str:
+    """A recogniser's transcript of what a vocoder makes of tokens; empty for no units."""
     if "[Hu" not in tokens:
         return ""
     with tempfile.TemporaryDirectory() as folder:
-        return write_down(recogniser, speak(vocoder, tokens, Path(folder) / "answer.wav"))
+        return run_recogniser(recogniser, vocode(vocoder, tokens, Path(folder) / "answer.wav"))
 
 
 def error_rate(
-    items: Sequence[Item], written: Sequence[str], said: Sequence[str], *, by: str
+    items: Sequence[TestItem], references: Sequence[str], outputs: Sequence[str], *, by: str
 ) -> dict[str, Any]:
-    """Errors per word or character of all items together, in per cent, with a 95 % interval over items.
+    """Errors per word or character over all items, in per cent, with a 95 % interval over items.
 
     Raises:
-        ValueError: an item has nothing written.
+        ValueError: an item has an empty reference.
     """
     import jiwer
 
     measure = jiwer.process_words if by == "words" else jiwer.process_characters
-    errors, lengths, kinds_of_error = [], [], {"substitutions": 0, "deletions": 0, "insertions": 0}
-    for item, reference, hypothesis in zip(items, written, said, strict=True):
+    errors, lengths, counts = [], [], {"substitutions": 0, "deletions": 0, "insertions": 0}
+    for item, reference, output in zip(items, references, outputs, strict=True):
         if not reference:
-            raise ValueError(f"item {item.id!r}: has no words to compare with")
-        found = measure(reference, hypothesis)
-        for name in kinds_of_error:
-            kinds_of_error[name] += getattr(found, name)
-        errors.append(found.substitutions + found.deletions + found.insertions)
-        lengths.append(found.hits + found.substitutions + found.deletions)
-    low, high = resampled(np.array(errors), np.array(lengths))
+            raise ValueError(f"item {item.id!r}: need words to compare with, got none")
+        result = measure(reference, output)
+        for name in counts:
+            counts[name] += getattr(result, name)
+        errors.append(result.substitutions + result.deletions + result.insertions)
+        lengths.append(result.hits + result.substitutions + result.deletions)
+    low, high = bootstrap(np.array(errors), np.array(lengths))
     return {
         "value": 100 * sum(errors) / sum(lengths),
         "low": low,
         "high": high,
         by: sum(lengths),
-        **kinds_of_error,
+        **counts,
         "answers": [
-            {"id": item.id, "written": a, "said": b} for item, a, b in zip(items, written, said, strict=True)
+            {"id": item.id, "reference": reference, "output": output}
+            for item, reference, output in zip(items, references, outputs, strict=True)
         ],
     }
 
 
-def resampled(
-    errors: np.ndarray, lengths: np.ndarray, *, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of sum(errors) / sum(lengths) in per cent, by drawing items anew."""
-    chosen = np.random.default_rng(seed).integers(len(errors), size=(draws, len(errors)))
-    rates = 100 * errors[chosen].sum(1) / lengths[chosen].sum(1)
-    low, high = np.percentile(rates, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def matches(items: Sequence[Item], said: Sequence[str]) -> dict[str, Any]:
-    """Answers that are the label exactly (case and spaces around aside), in per cent, with a 95 % interval."""
-    from lm.evaluation.tasks.choice import interval
-
+def exact_matches(items: Sequence[TestItem], outputs: Sequence[str]) -> dict[str, Any]:
+    """Answers that equal the label (up to case and surrounding spaces), in per cent, with a 95 % interval."""
     right = [
         float(text.strip().lower() == (item.label or "").lower())
-        for item, text in zip(items, said, strict=True)
+        for item, text in zip(items, outputs, strict=True)
     ]
-    value, low, high = interval(right, len(right))
-    labels = sorted({item.label or "" for item in items})
+    value, low, high = share(right, len(right))
     return {
         "value": value,
         "low": low,
         "high": high,
-        "labels": len(labels),
+        "labels": len({item.label or "" for item in items}),
         "answers": [
-            {"id": item.id, "label": item.label, "said": text} for item, text in zip(items, said, strict=True)
+            {"id": item.id, "label": item.label, "output": text}
+            for item, text in zip(items, outputs, strict=True)
         ],
     }

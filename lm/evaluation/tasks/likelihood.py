@@ -1,9 +1,8 @@
-"""How likely a model finds sequences: one pass over packed documents, whatever their lengths.
+"""Likelihoods of sequences under a model: one pass over packed documents of any lengths.
 
-A sequence is a prompt and an ending. Of every token but the first the log-probability is summed, over the whole
-sequence and over the ending alone, under all of the vocabulary (as the paper does) and, beside it, with the other
-modality's logits left out: of a text token over text ids, of a unit, pitch or style token over those, of a marker over
-everything.
+A sequence is a prompt and an ending. The log-probabilities of all tokens but the first are summed, over the whole
+sequence and over the ending alone, both over the whole vocabulary (as the paper does) and with the other modality's
+logits left out: a text token over text ids, a unit, pitch or style token over those, a marker over everything.
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,26 +47,26 @@ def likelihoods(
             was made for; the message says which sequence.
     """
     check(model, vocabulary, sequences)
-    asked = [(tuple(prompt), tuple(ending)) for prompt, ending in sequences]
-    distinct = sorted(set(asked), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
-    found: dict[tuple, Likelihood] = {}
+    pairs = [(tuple(prompt), tuple(ending)) for prompt, ending in sequences]
+    distinct = sorted(set(pairs), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
+    scores: dict[tuple, Likelihood] = {}
     was_training = model.training
     model.eval()
     with torch.inference_mode():
         for batch in batches(distinct, batch_tokens):
-            found |= zip(batch, _score(model, vocabulary, batch, batch_tokens), strict=True)
+            scores |= zip(batch, _score(model, vocabulary, batch, batch_tokens), strict=True)
     model.train(was_training)
-    return [found[pair] for pair in asked]
+    return [scores[pair] for pair in pairs]
 
 
 def check(
     model: Model, vocabulary: Vocabulary, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> None:
-    """Refuse what cannot be scored."""
+    """Refuse sequences that cannot be scored."""
     rows, most = model.settings.vocab_size, model.settings.max_position_embeddings
     if rows != vocabulary.padded_size:
         raise ValueError(
-            f"model: has {rows} rows, the vocabulary {vocabulary.padded_size}; they do not belong together"
+            f"model: has {rows} rows, the vocabulary {vocabulary.padded_size}; they do not match"
         )
     for number, (prompt, ending) in enumerate(sequences):
         if not len(prompt) or not len(ending):
@@ -84,7 +83,7 @@ def check(
 
 
 def batches(pairs: Iterable[tuple[tuple, tuple]], tokens: int) -> Iterable[list[tuple[tuple, tuple]]]:
-    """Neighbours together, as many as `tokens` allows."""
+    """Consecutive pairs, as many per batch as `tokens` allows."""
     batch: list[tuple[tuple, tuple]] = []
     room = tokens
     for pair in pairs:
@@ -101,7 +100,7 @@ def batches(pairs: Iterable[tuple[tuple, tuple]], tokens: int) -> Iterable[list[
 def _score(
     model: Model, vocabulary: Vocabulary, batch: Sequence[tuple[tuple, tuple]], batch_tokens: int
 ) -> list[Likelihood]:
-    """Likelihoods of sequences that are read together, laid one after the other in one row."""
+    """Likelihoods of the sequences of one batch, packed one after the other in one row."""
     row, targets, lengths = packed(batch, model.device, batch_tokens)
     logits = model(*row)[0, : len(targets)]
     free, masked = log_probabilities(logits, torch.from_numpy(targets).to(model.device), vocabulary)
@@ -121,7 +120,7 @@ def _score(
 def packed(
     batch: Sequence[tuple[tuple, tuple]], device: torch.device, batch_tokens: int
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Sequences laid one after the other in one row.
+    """Sequences packed one after the other in one row.
 
     Returns:
         tokens, positions and documents, (3, 1, L) int64, as the model takes them; targets (N,) int64, N <= L; and the

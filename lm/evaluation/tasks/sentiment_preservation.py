@@ -1,11 +1,11 @@
-"""Speech-text sentiment preservation: does a continuation keep the sentiment of its prompt?
+"""Speech-text sentiment preservation (STSP): does a continuation keep the sentiment of its prompt?
 
-Every test item of a `continue` pack is continued in every direction the pack has; a classifier judges the continuation;
-the score is the share that has the item's label. What cannot be judged counts as wrong and stays in the denominator.
+Every test item of a test set of task `continue` is continued in every direction of the test set; a classifier labels
+the continuation; the score is the share with the item's label. What cannot be classified counts as wrong.
 
-By example (`shots`), solved pairs stand before the item, and the item itself is always the last thing read. An example
-is two train items of one label, the second in place of the continuation, kept when the classifiers hear that label in
-both; the labels take turns. (Spirit LM cut long recordings in two instead; its clips are not published.)
+With `shots`, solved pairs precede the item, which is always the last part of the prompt. A pair is two train items of
+one label, the second in place of the continuation, accepted if the classifiers give both that label; the labels take
+turns. (Spirit LM cut long recordings in two instead; its clips are not published.)
 
 Source: Spirit LM (Nguyen et al. 2024, arXiv:2402.05755), section 5, appendix D for the settings of generation.
 """
@@ -17,15 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from lm.evaluation.sentiment import Judge
-from lm.evaluation.tasks.choice import interval
-from lm.evaluation.testset import DIRECTIONS, Item, Pack, as_prompt
+from corpus.keyed import generator
+from lm.evaluation.intervals import share
+from lm.evaluation.sentiment import Classify, fit_classifier, open_speech_classifier, open_text_classifier
+from lm.evaluation.tasks.base import DEFAULTS, TaskOptions
+from lm.evaluation.testset import DIRECTIONS, TestItem, TestSet, as_prompt, check_testset
 from lm.generate import generate_batch, parts, prompt
 from lm.model import Model
 from shards.vocabulary import Vocabulary
 
 NEW_TOKENS = {"T": 50, "S->T": 50, "T->S": 200, "S": 300}
-"""Of a continuation, at most, as in appendix D."""
+"""Tokens of a continuation, at most, as in appendix D."""
+SHORT = {"T": 16, "S->T": 16, "T->S": 60, "S": 60}
+"""The same for the synthetic test sets, whose endings have six words."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Stsp:
     """How prompts are continued."""
 
     shots: int = 0  # 3, 6 and 9 in the paper: a multiple of the labels
-    runs: int = 3  # with other draws; scores are averaged
+    samples_per_prompt: int = 3  # scores are averaged over them
     temperature: float = 0.8
     top_p: float = 0.95
     new_tokens: Mapping[str, int] = field(default_factory=lambda: dict(NEW_TOKENS))
@@ -41,77 +45,119 @@ class Stsp:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("shots", 0), ("runs", 1), ("batch", 1)):
+        for name, least in (("shots", 0), ("samples_per_prompt", 1), ("batch", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"stsp {name}: need at least {least}, got {getattr(self, name)}")
 
 
-def preserve(
+DEFAULT = Stsp()
+
+
+def run(
     model: Model,
     vocabulary: Vocabulary,
-    pack: Pack,
+    testset: TestSet,
     direction: str,
-    heard: Mapping[str, str],
-    judges: Mapping[str, Judge],
-    settings: Stsp = Stsp(),
+    speech_tokens: Mapping[str, str],
+    options: TaskOptions = DEFAULTS,
+) -> dict[str, Any]:
+    """The task with the classifiers that the options name, or with ones fitted on the test set's train items."""
+    classifiers = classifiers_for(testset, direction, speech_tokens, options)
+    if isinstance(classifiers, str):
+        return {"not_run": classifiers, "measure": "accuracy"}
+    settings = Stsp(
+        shots=options.shots or 0, samples_per_prompt=options.samples_per_prompt,
+        new_tokens=options.new_tokens or dict(NEW_TOKENS), batch=options.batch, seed=options.seed,
+    )  # fmt: skip
+    return preserve_sentiment(model, vocabulary, testset, direction, speech_tokens, classifiers, settings)
+
+
+def classifiers_for(
+    testset: TestSet, direction: str, speech_tokens: Mapping[str, str], options: TaskOptions
+) -> dict[str, Any] | str:
+    """The classifiers of a direction's two modalities, or the reason why there is none."""
+    classifiers: dict[str, Any] = {}
+    for modality in sorted(set(DIRECTIONS[direction])):
+        folder = options.text_classifier if modality == "text" else options.speech_classifier
+        if folder is not None and modality == "text":
+            classifiers["text"] = open_text_classifier(folder, testset.labels)
+        elif folder is not None and options.vocoder is None:
+            return "a classifier of recordings needs a vocoder for speech tokens, got none"
+        elif folder is not None:
+            classify = open_speech_classifier(folder, testset.labels, vocoder=options.vocoder)
+            classifiers |= {"speech": classify, "recordings": classify}
+        else:
+            train = [
+                item for item in testset.in_split("train")
+                if all(segment.has(modality) for segment in item.context)
+            ]  # fmt: skip
+            if not train:
+                return (
+                    f"need a classifier of {modality}, or train items in the test set to fit one; got neither"
+                )
+            texts = [join(as_prompt(item.context, modality, speech_tokens)) for item in train]
+            classifiers[modality] = fit_classifier(texts, [item.label or "" for item in train])
+    return classifiers
+
+
+def preserve_sentiment(
+    model: Model,
+    vocabulary: Vocabulary,
+    testset: TestSet,
+    direction: str,
+    speech_tokens: Mapping[str, str],
+    classifiers: Mapping[str, Classify],
+    settings: Stsp = DEFAULT,
 ) -> dict[str, Any]:
     """Share of continuations that keep the sentiment, in one direction.
 
     Args:
-        heard: unit names of the pack's recordings.
-        judges: "text" and "speech" -> who judges a text or a token string; and, of prompts, "recordings" -> who judges
-            a path, where there is one.
+        speech_tokens: unit names of the test set's recordings.
+        classifiers: "text" and "speech" -> classifier of texts or token strings; optionally "recordings" -> classifier
+            of paths, for the prompts.
 
     Returns:
-        JSON-able: `value` in per cent with its 95 % interval over items, by label, how often the judges are right on
-        the prompts and on real continuations' modality, and every continuation with what was heard in it.
+        JSON-able: `value` in per cent with its 95 % interval over items, by label, the accuracy of the classifiers on
+        the prompts, and every continuation with its label.
 
     Raises:
-        ValueError: the pack is of another task or lacks the direction, or a prompt does not fit the model.
+        ValueError: the test set has another task or no such direction, or a prompt does not fit the model.
     """
-    if pack.task != "continue":
-        raise ValueError(f"{pack.name}: is a pack to {pack.task}, not to continue")
-    if direction not in pack.directions:
-        raise ValueError(f"{pack.name}: has directions {', '.join(pack.directions)}, not {direction}")
-    items = pack.of("test")
+    check_testset(testset, "continue", direction)
+    items = testset.in_split("test")
     if not items:
-        raise ValueError(f"{pack.name}: has no test item")
+        raise ValueError(f"{testset.name}: need at least one test item, got none")
     first, second = DIRECTIONS[direction]
-    labels = pack.labels or tuple(sorted({item.label or "" for item in pack.items}))
-    shown = examples(pack, direction, heard, judges, settings)
-    asked = []
+    labels = testset.labels or tuple(sorted({item.label or "" for item in testset.items}))
+    pairs = example_pairs(testset, direction, speech_tokens, classifiers, settings)
+    prompts = []
     new = settings.new_tokens[direction]
     for item in items:
-        ids = prompt(asked_of(item, direction, heard, shown), vocabulary, second)
+        ids = prompt(prompt_parts(item, direction, speech_tokens, pairs), vocabulary, second)
         if len(ids) + new > model.settings.max_position_embeddings:
-            row = pack.items.index(item) + 1
+            row = testset.items.index(item) + 1
             raise ValueError(
-                f"{pack.name}: row {row} ({item.id!r}): prompt of {len(ids)} tokens and {new} new ones are more than "
-                f"the model's {model.settings.max_position_embeddings}"
+                f"{testset.name}: row {row} ({item.id!r}): need at most the model's "
+                f"{model.settings.max_position_embeddings} positions, got {len(ids)} of the prompt and {new} new ones"
             )
-        asked.append(ids)
-    kept = np.zeros((settings.runs, len(items)))
-    unjudged, told = 0, []
-    for run in range(settings.runs):
-        made = continued(model, vocabulary, asked, second, new, settings, settings.seed + run)
-        said = judges[second](made)
-        unjudged += sum(one is None for one in said)
-        kept[run] = [one == item.label for one, item in zip(said, items, strict=True)]
-        told.append(
-            [
-                {"id": item.id, "said": text, "heard": one}
-                for item, text, one in zip(items, made, said, strict=True)
-            ]
-        )
-    value, low, high = interval([float(one) for one in kept.mean(0)], kept.size)
-    facts = asdict(settings) | {"new_tokens": new}
+        prompts.append(ids)
+    kept = np.zeros((settings.samples_per_prompt, len(items)))
+    unclassified, continuations = 0, []
+    for sample in range(settings.samples_per_prompt):
+        texts = continue_prompts(model, vocabulary, prompts, second, new, settings, settings.seed + sample)
+        results = classifiers[second](texts)
+        unclassified += sum(label is None for label in results)
+        kept[sample] = [label == item.label for label, item in zip(results, items, strict=True)]
+        rows = zip(items, texts, results, strict=True)
+        continuations.append([{"id": item.id, "text": text, "label": label} for item, text, label in rows])
+    value, low, high = share([float(one) for one in kept.mean(0)], kept.size)
     return {
         "task": "stsp",
-        "pack": pack.name,
-        "version": pack.version,
-        "pack_sha256": pack.hash,
+        "testset": testset.name,
+        "version": testset.version,
+        "testset_sha256": testset.hash,
         "direction": direction,
-        "settings": facts,
+        "settings": asdict(settings) | {"new_tokens": new},
         "items": len(items),
         "measure": "accuracy",
         "value": value,
@@ -123,113 +169,123 @@ def preserve(
             for label in labels
             if any(item.label == label for item in items)
         },
-        "unjudged": unjudged,
-        "prompts": on_prompts(pack, items, first, heard, judges),
-        "examples": [one.ids for one in shown],
-        "continuations": told,
+        "unclassified": unclassified,
+        "prompts": accuracy_on_prompts(testset, items, first, speech_tokens, classifiers),
+        "examples": [pair.ids for pair in pairs],
+        "continuations": continuations,
     }
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A solved pair: what was said, and what followed it."""
+class ExamplePair:
+    """A solved example: a prompt and its continuation, as parts."""
 
     ids: tuple[str, str]
-    said: list[tuple[str, str]]
-    followed: list[tuple[str, str]]
+    prompt: list[tuple[str, str]]
+    continuation: list[tuple[str, str]]
 
 
-def examples(
-    pack: Pack, direction: str, heard: Mapping[str, str], judges: Mapping[str, Judge], settings: Stsp
-) -> list[Shown]:
-    """The solved pairs of a run, the labels in turn, in an order that the seed decides.
+def example_pairs(
+    testset: TestSet,
+    direction: str,
+    speech_tokens: Mapping[str, str],
+    classifiers: Mapping[str, Classify],
+    settings: Stsp,
+) -> list[ExamplePair]:
+    """The solved pairs of a run, the labels in turn, in an order that depends on the seed.
 
     Raises:
-        ValueError: shots is no multiple of the labels, or too few pairs are heard as their label.
+        ValueError: shots is no multiple of the labels, or too few pairs get their label from the classifiers.
     """
     if not settings.shots:
         return []
-    labels = sorted({item.label or "" for item in pack.of("train")})
+    labels = sorted({item.label or "" for item in testset.in_split("train")})
     if not labels or settings.shots % len(labels):
         raise ValueError(f"stsp shots: need a multiple of the {len(labels)} labels, got {settings.shots}")
     first, second = DIRECTIONS[direction]
     each = settings.shots // len(labels)
-    rng = np.random.default_rng(settings.seed)
-    by_label: list[list[Shown]] = []
+    by_label: list[list[ExamplePair]] = []
     for label in labels:
-        own = [item for item in pack.of("train") if item.label == label]
-        own = [own[i] for i in rng.permutation(len(own))]
-        found = []
+        own = [item for item in testset.in_split("train") if item.label == label]
+        own = [own[i] for i in generator(settings.seed, "stsp examples", label).permutation(len(own))]
+        pairs: list[ExamplePair] = []
         for a, b in zip(own[::2], own[1::2], strict=False):
-            said, followed = as_prompt(a.context, first, heard), as_prompt(b.context, second, heard)
-            if judges[first]([joined(said)]) == judges[second]([joined(followed)]) == [label]:
-                found.append(Shown((a.id, b.id), said, followed))
-            if len(found) == each:
+            opening = as_prompt(a.context, first, speech_tokens)
+            continuation = as_prompt(b.context, second, speech_tokens)
+            results = classifiers[first]([join(opening)]), classifiers[second]([join(continuation)])
+            if results == ([label], [label]):
+                pairs.append(ExamplePair((a.id, b.id), opening, continuation))
+            if len(pairs) == each:
                 break
-        if len(found) < each:
+        if len(pairs) < each:
             raise ValueError(
-                f"{pack.name}: need {each} pairs of train items heard as {label!r} in {direction}, got {len(found)}; "
-                f"ask with fewer shots"
+                f"{testset.name}: need {each} pairs of train items classified as {label!r} in {direction}, "
+                f"got {len(pairs)}; set fewer shots"
             )
-        by_label.append(found)
-    return [some[turn] for turn in range(each) for some in by_label]
+        by_label.append(pairs)
+    return [pairs[turn] for turn in range(each) for pairs in by_label]
 
 
-def asked_of(
-    item: Item, direction: str, heard: Mapping[str, str], shown: Sequence[Shown]
+def prompt_parts(
+    item: TestItem, direction: str, speech_tokens: Mapping[str, str], pairs: Sequence[ExamplePair]
 ) -> list[tuple[str, str]]:
-    """The parts of a prompt: solved pairs, then the item. Neighbouring texts are parted by a line break."""
+    """The parts of a prompt: solved pairs, then the item. Consecutive texts are separated by a line break."""
     first, _ = DIRECTIONS[direction]
-    own = as_prompt(item.context, first, heard)
-    found: list[tuple[str, str]] = []
-    for modality, content in [*(part for one in shown for part in (*one.said, *one.followed)), *own]:
-        if found and found[-1][0] == modality:
-            content = found.pop()[1] + ("\n" if modality == "text" else "") + content
-        found.append((modality, content))
-    return found
+    own = as_prompt(item.context, first, speech_tokens)
+    merged: list[tuple[str, str]] = []
+    for modality, content in [*(part for pair in pairs for part in (*pair.prompt, *pair.continuation)), *own]:
+        if merged and merged[-1][0] == modality:
+            content = merged.pop()[1] + ("\n" if modality == "text" else "") + content
+        merged.append((modality, content))
+    return merged
 
 
-def continued(
+def continue_prompts(
     model: Model,
     vocabulary: Vocabulary,
-    asked: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
     modality: str,
     new_tokens: int,
     settings: Stsp,
     seed: int,
 ) -> list[str]:
     """Continuations, as text or as token strings."""
-    generator = torch.Generator(model.device).manual_seed(seed)
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
-    found: dict[int, str] = {}
+    random = torch.Generator(model.device).manual_seed(seed)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    texts: dict[int, str] = {}
     for start in range(0, len(order), settings.batch):
         batch = order[start : start + settings.batch]
-        made = generate_batch(
-            model, vocabulary, [asked[i] for i in batch], modality=modality, max_new_tokens=new_tokens,
-            temperature=settings.temperature, top_p=settings.top_p, generator=generator,
+        outputs = generate_batch(
+            model, vocabulary, [prompts[i] for i in batch], modality=modality, max_new_tokens=new_tokens,
+            temperature=settings.temperature, top_p=settings.top_p, generator=random,
         )  # fmt: skip
-        for i, ids in zip(batch, made, strict=True):
+        for i, ids in zip(batch, outputs, strict=True):
             text = "".join(content for _, content in parts(ids, vocabulary))
-            found[i] = text.partition("\n")[0] if modality == "text" and settings.shots else text
-    return [found[i] for i in range(len(asked))]
+            texts[i] = text.partition("\n")[0] if modality == "text" and settings.shots else text
+    return [texts[i] for i in range(len(prompts))]
 
 
-def joined(said: Sequence[tuple[str, str]]) -> str:
+def join(content: Sequence[tuple[str, str]]) -> str:
     """Parts of one modality as one text or token string."""
-    return ("" if said and said[0][0] == "speech" else " ").join(content for _, content in said)
+    return ("" if content and content[0][0] == "speech" else " ").join(text for _, text in content)
 
 
-def on_prompts(
-    pack: Pack, items: Sequence[Item], modality: str, heard: Mapping[str, str], judges: Mapping[str, Any]
+def accuracy_on_prompts(
+    testset: TestSet,
+    items: Sequence[TestItem],
+    modality: str,
+    speech_tokens: Mapping[str, str],
+    classifiers: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """How often the judge of a modality hears the label in the prompts themselves, in per cent."""
+    """How often the classifier of a modality gives the prompts themselves their label, in per cent."""
     recorded = all(item.context[0].audio for item in items)
-    what = "recordings" if modality == "speech" and "recordings" in judges and recorded else modality
-    if what == "recordings":
-        said = judges[what]([pack.folder / (item.context[0].audio or "") for item in items])
+    kind = "recordings" if modality == "speech" and "recordings" in classifiers and recorded else modality
+    if kind == "recordings":
+        results = classifiers[kind]([testset.folder / (item.context[0].audio or "") for item in items])
     else:
-        said = judges[what]([joined(as_prompt(item.context, modality, heard)) for item in items])
-    value, low, high = interval(
-        [float(a == item.label) for a, item in zip(said, items, strict=True)], len(items)
-    )
-    return {"judged": what, "value": value, "low": low, "high": high}
+        results = classifiers[kind](
+            [join(as_prompt(item.context, modality, speech_tokens)) for item in items]
+        )
+    right = [float(label == item.label) for label, item in zip(results, items, strict=True)]
+    value, low, high = share(right, len(items))
+    return {"input": kind, "value": value, "low": low, "high": high}

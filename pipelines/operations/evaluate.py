@@ -1,0 +1,109 @@
+"""Evaluate with a build's tokenizers: a model on test sets, and the tokens themselves on recordings."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lm.evaluation.datasets.synthetic import make_testsets
+from lm.evaluation.evaluate import evaluate, write_results
+from lm.evaluation.results import compare
+from lm.evaluation.resynthesis import Recording, Tokenizers, measure
+from lm.evaluation.tasks.base import DEFAULTS, TaskOptions
+from lm.evaluation.tasks.sentiment_preservation import SHORT
+from lm.evaluation.testset import read_testset
+from pipelines.build import drawn_speech, recall
+from pipelines.steps.prosody import model_path
+from pipelines.tokenize import described, listener, models
+from shards.vocabulary import Vocabulary
+from units.prosody import pitch, style
+
+
+def evaluate_model(
+    build: Path,
+    testsets: Sequence[Path] = (),
+    *,
+    model: Path | None = None,
+    items: int = 100,
+    options: TaskOptions = DEFAULTS,
+    stop_recording: Path | None = None,
+    output: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Score a model in text, in speech and across, and write the results.
+
+    Args:
+        build: whose tokenizers encode the recordings.
+        testsets: their folders; without any, synthetic ones are made in BUILD/evaluation.
+        model: default BUILD/model/best.
+        items: pairs in a synthetic test set.
+        stop_recording: of the word "stop", for readings by example.
+        output: default BUILD/evaluation/results.json.
+
+    Returns:
+        As `lm.evaluation.evaluate.evaluate`, with `comparison` with the paper's numbers and the `path` of the JSON.
+    """
+    vocabulary = Vocabulary.load(build / "shards")
+    read = [read_testset(folder) for folder in testsets]
+    if not testsets:
+        read = list(make_testsets(build / "evaluation" / "testsets", items=items, say=say).values())
+        options = replace(options, new_tokens=options.new_tokens or SHORT)
+    tokenize = listener(build)
+    if stop_recording:
+        options = replace(options, stop_tokens=tokenize(stop_recording))
+    results = evaluate(
+        model or build / "model" / "best", read, tokenize, vocabulary=vocabulary, options=options,
+        facts=described(build), say=say,
+    )  # fmt: skip
+    return _write(results, output or build / "evaluation" / "results.json")
+
+
+def measure_tokens(
+    build: Path,
+    testset: Path | None = None,
+    *,
+    count: int = 50,
+    vocoder: str | None = None,
+    recogniser: str | None = None,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Measure how much of recordings a build's tokens preserve (`lm.evaluation.resynthesis`), and write the results.
+
+    Args:
+        testset: its recordings; None: `count` utterances of the build.
+        output: default BUILD/evaluation/resynthesis.json.
+    """
+    if testset is None:
+        name, version = build.name, "own recordings"
+        recordings = [
+            Recording(one.id, text=one.text, wave=wave) for one, wave in drawn_speech(build, count, "units")
+        ]
+    else:
+        read = read_testset(testset)
+        name, version = read.name, read.version
+        recordings = [
+            Recording(item.id, read.folder / segment.audio, segment.text, item.label, item.split)
+            for item in read.items
+            for segment in item.context
+            if segment.audio is not None
+        ]
+    settings = recall(build)
+    encoder, codebook = models(build)
+    tokenizers = Tokenizers(
+        lambda wave: codebook.assign(encoder.encode([wave])[0]),
+        encoder.hop,
+        Vocabulary.load(build / "shards").units,
+        pitch.load(model_path(build, settings.pitch.model, "pitch")) if settings.pitch.use else None,
+        style.load(model_path(build, settings.style.codebook, "style")) if settings.style.use else None,
+    )
+    results = measure(
+        recordings, tokenizers, name=name, version=version, vocoder=vocoder, recogniser=recogniser
+    )
+    return _write(results, output or build / "evaluation" / "resynthesis.json")
+
+
+def _write(results: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Write results with the paper's numbers."""
+    results["comparison"] = [line._asdict() for line in compare(results["rows"])]
+    write_results(path, results)
+    return results | {"path": path}
