@@ -125,10 +125,12 @@ def test_a_task_prompt_begins_as_its_training_sequences_do(vocabulary):
 
 def test_a_task_that_cannot_be_asked_is_one_clear_line(vocabulary):
     for some, output in (([], "text"), ([("text", "a")], "text"), ([("text", "a")], None)):
-        with pytest.raises(ValueError, match="task markers: need an output modality, and a last part of the other"):
+        with pytest.raises(
+            ValueError, match="task markers: need an output modality, and a last part of the other"
+        ):
             prompt(some, vocabulary, output, task_markers=True)
     plain = Vocabulary(vocabulary.tokenizer, units=60)
-    with pytest.raises(ValueError, match=r"task: this vocabulary has no \[ASR\] and \[TTS\]"):
+    with pytest.raises(ValueError, match=r"task markers: this vocabulary has no \[ASR\] and \[TTS\]"):
         prompt([("text", "a")], plain, "speech", task_markers=True)
 
 
