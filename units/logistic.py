@@ -5,7 +5,7 @@ import torch
 
 
 def fit_logistic(
-    x: np.ndarray, labels: np.ndarray, *, strength: float, balanced: bool = False
+    x: np.ndarray, labels: np.ndarray, *, strength: float, balanced: bool = False, iterations: int = 300
 ) -> tuple[np.ndarray, np.ndarray]:
     """Slopes and offsets that minimise `strength` times the summed cross-entropy plus half the squared slopes.
 
@@ -14,6 +14,7 @@ def fit_logistic(
         labels: (N,) int, every one of 0 .. C - 1 at least once.
         strength: of the data against the penalty: C of scikit-learn.
         balanced: whether each class counts the same, whatever its number of rows.
+        iterations: of L-BFGS, at most.
 
     Returns:
         slopes (D, C) and offsets (C,), float64; the class with the highest `x @ slopes + offsets` is the likeliest.
@@ -25,7 +26,7 @@ def fit_logistic(
     offsets = torch.zeros(len(counts), dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS(
         [slopes, offsets],
-        max_iter=300,
+        max_iter=iterations,
         tolerance_grad=1e-9,
         tolerance_change=1e-12,
         line_search_fn="strong_wolfe",

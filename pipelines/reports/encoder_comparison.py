@@ -11,13 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from corpus.keyed import generator
+from corpus.records import SAMPLE_RATE
 from units import kmeans
 from units.encoders import Encoder, bundled_codebook, load_encoder
+from units.logistic import fit_logistic
 from units.pretraining.augment import with_noise
 from units.pretraining.targets import half_whitening, logmel_features
 from units.quality import describe, phone_quality, phones_at_frames
 
 GAIN = 6.0  # dB, up and down
+SHIFTS = (10, 20)  # milliseconds
+PROBE_FRAMES = 10_000  # that the phone probe is fitted on, at most
+PROBE_ITERATIONS = 100
+PROBE_STRENGTH = 1.0  # of the data against the penalty
 LOGMEL = "logmel"  # the baseline of HuBERT papers' kind: log-mel with context, half-whitened; no encoder of a build
 MOST_FRAMES = 200_000
 
@@ -75,8 +82,11 @@ def compare(
 
     Returns:
         One JSON-able row per encoder: `encoder`, `codebook`, `frame_rate`, `pnmi`, `pnmi_shuffled`, `xpnmi`,
-        `phone_purity`, `cluster_purity`, `same_at_20_db` ..., `same_at_gain` (the worse of +6 and -6 dB), `entropy`
-        (bits), `used`, `times_real_time` (features, of processor time on one thread), `spread`.
+        `phone_purity`, `cluster_purity`, `phone_probe` (share of the phones that a linear classifier of the features
+        gets right for speakers it was not fitted on; silence between phones does not count), `same_at_20_db` ...,
+        `same_at_gain` (the worse of +6 and -6 dB), `same_at_10_ms`, `same_at_20_ms` (units kept when the recording
+        begins so much later), `entropy` (bits), `used`, `times_real_time` (features, of processor time on one thread),
+        `spread`.
     """
     rows = []
     for spec in encoders:
@@ -91,14 +101,14 @@ def compare(
             mean, matrix = half_whitening(drawn, 40)
             change = lambda frames, mean=mean, matrix=matrix: (frames - mean) @ matrix  # type: ignore[misc]  # noqa: E731
         books = [kmeans.fit(change(drawn), clusters=clusters, seed=seed, device="cpu") for seed in seeds]
+        common: dict[str, Any] = {"encoder": spec, "times_real_time": speed}
+        common |= phone_probe(encoder, [change(frames) for frames in shown["clean"]], score_on)
         scored = [score(encoder, book, shown, score_on, change) for book in books]
-        rows.append(
-            {"encoder": spec, "codebook": f"fitted, {clusters}", "times_real_time": speed} | mean_of(scored)
-        )
+        rows.append(common | {"codebook": f"fitted, {clusters}"} | mean_of(scored))
         report(rows[-1])
         if bundled := codebook_of(spec):
             book = kmeans.load(bundled)
-            row = {"encoder": spec, "codebook": f"bundled, {book.clusters}", "times_real_time": speed}
+            row = common | {"codebook": f"bundled, {book.clusters}"}
             rows.append(row | mean_of([score(encoder, book, shown, score_on, change)]))
             report(rows[-1])
     return rows
@@ -131,14 +141,14 @@ def draw(features: np.ndarray) -> np.ndarray:
     """At most `MOST_FRAMES` of the frames, always the same."""
     if len(features) <= MOST_FRAMES:
         return features
-    kept = np.random.default_rng(0).choice(len(features), MOST_FRAMES, replace=False)
+    kept = generator(0, "codebook frames").choice(len(features), MOST_FRAMES, replace=False)
     return features[np.sort(kept)]
 
 
 def views(
     encoder: Any, waveforms: Sequence[np.ndarray], noise: Sequence[float]
 ) -> dict[str, list[np.ndarray]]:
-    """Features of the waveforms as they are, in noise and at other gains."""
+    """Features of the waveforms as they are, in noise, at other gains, and without their first milliseconds."""
     shown = {"clean": encoder.encode(waveforms)}
     for snr in noise:
         shown[f"same_at_{snr:g}_db"] = encoder.encode(
@@ -147,6 +157,10 @@ def views(
     for sign in (1, -1):
         gain = np.float32(10 ** (sign * GAIN / 20))
         shown[f"gain{sign}"] = encoder.encode([wave * gain for wave in waveforms])
+    for shift in SHIFTS:
+        shown[f"same_at_{shift}_ms"] = encoder.encode(
+            [wave[shift * SAMPLE_RATE // 1000 :] for wave in waveforms]
+        )
     return shown
 
 
@@ -167,12 +181,60 @@ def score(
     quality = phone_quality(clean, phones, speakers=[item.speaker for item in items])
     names = ("pnmi", "pnmi_shuffled", "xpnmi", "phone_purity", "cluster_purity")
     result = {name: quality[name] for name in names if name in quality}
-    flat = np.concatenate(clean)
-    same = {n: float(np.mean(np.concatenate(found) == flat)) for n, found in units.items() if n != "clean"}
+    same = {name: share_kept(clean, found) for name, found in units.items() if name != "clean"}
     result |= {name: value for name, value in same.items() if not name.startswith("gain")}
     result["same_at_gain"] = min(value for name, value in same.items() if name.startswith("gain"))
     use = describe(clean, clusters=book.clusters, frame_rate=encoder.frame_rate)
     return result | {"entropy": use["entropy"], "used": use["used"], "frame_rate": encoder.frame_rate}
+
+
+def share_kept(clean: Sequence[np.ndarray], changed: Sequence[np.ndarray]) -> float:
+    """Share of frames with the same unit, over the frames that both have.
+
+    >>> share_kept([np.array([1, 2, 3])], [np.array([1, 5])])
+    0.5
+    """
+    same = [one[: len(other)] == other[: len(one)] for one, other in zip(clean, changed, strict=True)]
+    return float(np.mean(np.concatenate(same)))
+
+
+def phone_probe(encoder: Any, features: Sequence[np.ndarray], items: Sequence[Heard]) -> dict[str, float]:
+    """Accuracy of a logistic regression from features to phones, fitted on every other speaker and scored on the rest.
+
+    Returns:
+        {"phone_probe": share of frames}, both ways round; {} where there are fewer than two speakers.
+    """
+    speakers = sorted({item.speaker for item in items})
+    if len(speakers) < 2:
+        return {}
+    labels = np.concatenate(
+        [
+            phones_at_frames(item.phones, frames=len(frames), centre=encoder.centre, hop=encoder.hop)
+            for item, frames in zip(items, features, strict=True)
+        ]
+    )
+    fold = np.repeat(
+        [speakers.index(item.speaker) % 2 for item in items], [len(frames) for frames in features]
+    )
+    inputs = np.concatenate(features).astype(np.float64)
+    right = total = 0
+    for held_out in (0, 1):
+        known = np.flatnonzero((fold != held_out) & (labels != ""))
+        if len(known) > PROBE_FRAMES:
+            known = np.sort(generator(0, "phone probe").choice(known, PROBE_FRAMES, replace=False))
+        names, classes = np.unique(labels[known], return_inverse=True)
+        scored = (fold == held_out) & (labels != "")
+        total += int(scored.sum())
+        if len(names) < 2:
+            continue
+        mean, deviation = inputs[known].mean(axis=0), np.maximum(inputs[known].std(axis=0), 1e-6)
+        scale = deviation * np.sqrt(inputs.shape[1])  # so that one strength fits every number of dimensions
+        slopes, offsets = fit_logistic(
+            (inputs[known] - mean) / scale, classes, strength=PROBE_STRENGTH, iterations=PROBE_ITERATIONS
+        )
+        guesses = ((inputs[scored] - mean) / scale @ slopes + offsets).argmax(axis=1)
+        right += int((names[guesses] == labels[scored]).sum())
+    return {"phone_probe": right / max(total, 1)}
 
 
 def mean_of(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
@@ -188,8 +250,8 @@ def mean_of(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 COLUMNS = {
     "encoder": "encoder", "codebook": "codebook", "xpnmi": "xPNMI", "pnmi": "PNMI", "pnmi_shuffled": "shuffled",
-    "phone_purity": "phone purity", "cluster_purity": "cluster purity", "same_at_20_db": "same, 20 dB",
-    "same_at_10_db": "same, 10 dB", "same_at_gain": "same, +-6 dB", "entropy": "entropy", "used": "used",
+    "phone_purity": "phone purity", "cluster_purity": "cluster purity", "phone_probe": "phone probe", "same_at_20_db": "same, 20 dB",
+    "same_at_10_db": "same, 10 dB", "same_at_gain": "same, +-6 dB", "same_at_10_ms": "same, 10 ms", "same_at_20_ms": "same, 20 ms", "entropy": "entropy", "used": "used",
     "times_real_time": "x real time",
 }  # fmt: skip
 
