@@ -9,6 +9,7 @@ import numpy as np
 from units.encoders import Encoder
 from units.hubert.encoder import HubertEncoder
 from units.kmeans import Codebook
+from units.whisper import WhisperEncoder
 
 MOVED = 1e-5
 """More than batches move a feature in single precision on any device, as a share of its length."""
@@ -41,7 +42,7 @@ def encode_units(encoder: Encoder, codebook: Quantizer, waveforms: Sequence[np.n
     >>> encode_units(load_encoder("mfcc"), Codebook(np.eye(39)), [np.zeros(2000, np.float32)])
     [array([0, 0, 0], dtype=int32)]
     """
-    if not isinstance(encoder, HubertEncoder) or not isinstance(codebook, Codebook):
+    if not isinstance(encoder, HubertEncoder | WhisperEncoder) or not isinstance(codebook, Codebook):
         return [codebook.assign(features) for features in encoder.encode(waveforms)]
     if encoder.exact or encoder.dtype != "float32" or len(waveforms) < 2:
         return encoder.map(waveforms, codebook.assign_on_device)

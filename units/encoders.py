@@ -53,9 +53,9 @@ def load_encoder(
 
     Args:
         name_or_path: "compact" (25 Hz), the HuBERT inside this package, or "mfcc" (25 Hz), "mfcc-50hz" or "mfcc-100hz",
-            which need no download; or another HuBERT: a directory in Hugging Face format or a name on the hub, a
-            fairseq checkpoint `*.pt`, or "torchaudio:HUBERT_BASE".
-        layer: of a HuBERT, take `hidden_states[layer]` of transformers (0: before the first block; default: the last).
+            which need no download; or another HuBERT, wav2vec2 or Whisper: a directory in Hugging Face format or a
+            name on the hub; a HuBERT as a fairseq checkpoint `*.pt`, or "torchaudio:HUBERT_BASE".
+        layer: take `hidden_states[layer]` of transformers (0: before the first block; default: the last).
             Blocks above it are neither loaded nor computed.
         device: "cpu", "cuda", "cuda:1", ...
         dtype: "float32", or "bfloat16" or "float16" for the large matrix products; features are float32 always.
@@ -66,6 +66,7 @@ def load_encoder(
             "reference" (Spirit LM's tokenizer: chunks of 1,600,000 samples on their own, a last one under 1280 samples
             dropped, so that frames fall behind by part of a hop per chunk) or "none" (as long as memory lasts).
             `batch_seconds`: audio that goes through the network at once.
+            Of a Whisper: `window_seconds` (30 at most) and `context_seconds`.
 
     Raises:
         ValueError: no such encoder, a checkpoint that is broken or not a HuBERT, no such layer.
@@ -83,11 +84,21 @@ def load_encoder(
         from units.mfcc import MfccEncoder
 
         return MfccEncoder(MFCC_RATES[name])
-    from units.hubert.checkpoints import NORMALIZE_EPSILON, read_hubert
+    from units.hubert.checkpoints import NORMALIZE_EPSILON, find_folder, read_hubert
     from units.hubert.encoder import HubertEncoder
+    from units.whisper import WHISPER_OPTIONS, WhisperEncoder, is_whisper, read_whisper
 
     layer = None if layer is None else int(layer)
-    checkpoint, weights = read_hubert(BUNDLED.get(name, name_or_path), layer)
+    source = BUNDLED.get(name, name_or_path)
+    if not name.startswith("torchaudio:") and Path(source).suffix != ".pt":
+        source = find_folder(str(source))
+        if is_whisper(source):
+            if normalize is not None or settings.keys() - WHISPER_OPTIONS:
+                raise ValueError(f"encoder {name}: a Whisper has no normalize or chunking; leave them out")
+            return WhisperEncoder(
+                *read_whisper(source, layer), layer=layer, device=device, dtype=dtype, **settings
+            )
+    checkpoint, weights = read_hubert(source, layer)
     if normalize is not None:
         checkpoint = replace(
             checkpoint, normalize=(checkpoint.normalize or NORMALIZE_EPSILON) if normalize else None

@@ -250,8 +250,9 @@ def mean_of(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 COLUMNS = {
     "encoder": "encoder", "codebook": "codebook", "xpnmi": "xPNMI", "pnmi": "PNMI", "pnmi_shuffled": "shuffled",
-    "phone_purity": "phone purity", "cluster_purity": "cluster purity", "phone_probe": "phone probe", "same_at_20_db": "same, 20 dB",
-    "same_at_10_db": "same, 10 dB", "same_at_gain": "same, +-6 dB", "same_at_10_ms": "same, 10 ms", "same_at_20_ms": "same, 20 ms", "entropy": "entropy", "used": "used",
+    "phone_purity": "phone purity", "cluster_purity": "cluster purity", "phone_probe": "phone probe",
+    "same_at_20_db": "same, 20 dB", "same_at_10_db": "same, 10 dB", "same_at_gain": "same, +-6 dB",
+    "same_at_10_ms": "same, 10 ms", "same_at_20_ms": "same, 20 ms", "entropy": "entropy", "used": "used",
     "times_real_time": "x real time",
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Reading HuBERT checkpoints of others, without running any code that might be stored in them."""
+"""Reading third-party HuBERT and wav2vec2 checkpoints, without running any code that might be stored in them."""
 
 import json
 import re
@@ -24,6 +24,7 @@ NUMBERS = {  # of a configuration: least and most
     "num_conv_pos_embeddings": (1, 65_536),
     "num_conv_pos_embedding_groups": (1, 65_536),
 }
+MODEL_TYPES = ("hubert", "wav2vec2")  # the same network, trained in two ways
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -59,9 +60,10 @@ def read_hubert(
         return checked(name, config, normalize, layer, lambda _: found)
     folder = find_folder(name)
     config = read_json(folder / "config.json")
-    if config.get("model_type") != "hubert":
+    if config.get("model_type") not in MODEL_TYPES:
         raise ValueError(
-            f"{folder / 'config.json'}: need model_type 'hubert', got {config.get('model_type')!r}"
+            f"{folder / 'config.json'}: need model_type {' or '.join(map(repr, MODEL_TYPES))}, "
+            f"got {config.get('model_type')!r}"
         )
     preprocessor = folder / "preprocessor_config.json"
     said = read_json(preprocessor) if preprocessor.exists() else {"do_normalize": False}
@@ -87,6 +89,20 @@ def checked(
         raise ValueError(f"{source}: {error}") from error
     needed = weight_names(config, settings.layers if layer is None else min(layer, settings.layers))
     found = read(needed)
+    check_weights(source, found, needed)
+    weights = {name: found[name].float() for name in needed}
+    shapes = expected_shapes(config)
+    for name, tensor in weights.items():
+        shape = shapes.get(re.sub(r"(encoder\.layers)\.\d+\.", r"\1.*.", name))
+        if shape is not None and tuple(tensor.shape) != shape:
+            raise ValueError(
+                f"{source}: weight {name}: need shape {shape} by its settings, got {tuple(tensor.shape)}"
+            )
+    return settings, without_weight_norm(weights)
+
+
+def check_weights(source: str, found: dict[str, torch.Tensor], needed: list[str]) -> None:
+    """Refuse weights that are not all there, or not finite numbers."""
     missing = [name for name in needed if name not in found]
     if missing:
         raise ValueError(
@@ -98,15 +114,6 @@ def checked(
                 f"{source}: weight {name}: need finite floating point numbers, "
                 f"got {found[name].dtype} with NaN, infinity or whole numbers"
             )
-    weights = {name: found[name].float() for name in needed}
-    shapes = expected_shapes(config)
-    for name, tensor in weights.items():
-        shape = shapes.get(re.sub(r"(encoder\.layers)\.\d+\.", r"\1.*.", name))
-        if shape is not None and tuple(tensor.shape) != shape:
-            raise ValueError(
-                f"{source}: weight {name}: need shape {shape} by its settings, got {tuple(tensor.shape)}"
-            )
-    return settings, without_weight_norm(weights)
 
 
 def find_folder(name_or_path: str) -> Path:
@@ -216,13 +223,15 @@ def weight_names(config: dict[str, Any], blocks: int) -> list[str]:
 
 def canonical_name(name: str) -> str:
     """A weight's name without the prefix of task models and with the one spelling of weight norm that we use."""
-    name = name.removeprefix("hubert.")
+    name = name.removeprefix("hubert.").removeprefix("wav2vec2.")
     name = name.replace("conv.parametrizations.weight.original0", "conv.weight_g")
     return name.replace("conv.parametrizations.weight.original1", "conv.weight_v")
 
 
-def read_weights(folder: Path, needed: list[str]) -> dict[str, torch.Tensor]:
-    """What a Hugging Face directory has of the needed weights."""
+def read_weights(
+    folder: Path, needed: list[str], canonical: Callable[[str], str] = canonical_name
+) -> dict[str, torch.Tensor]:
+    """What a Hugging Face directory has of the needed weights; `canonical` gives the name of a stored one."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists():
         files = [folder / "model.safetensors"]
@@ -235,24 +244,14 @@ def read_weights(folder: Path, needed: list[str]) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for file in files:
         if file.suffix == ".safetensors":
-            tensors, _ = read_safetensors(file, lambda name: canonical_name(name) in needed)
-            found |= {canonical_name(name): tensor for name, tensor in tensors.items()}
+            tensors, _ = read_safetensors(file, lambda name: canonical(name) in needed)
         else:
-            found |= read_pickled(file, needed)
+            tensors = load_weights_only(file)
+            if not isinstance(tensors, dict):
+                raise ValueError(f"{file}: need a dict of tensors, got {type(tensors).__name__}")
+        named = {canonical(name): tensor for name, tensor in tensors.items()}
+        found |= {name: named[name] for name in needed if isinstance(named.get(name), torch.Tensor)}
     return found
-
-
-def read_pickled(file: Path, needed: list[str]) -> dict[str, torch.Tensor]:
-    """The needed tensors of a `pytorch_model.bin`; whatever is not plain tensors is refused, not run."""
-    content = load_weights_only(file)
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: need a dict of tensors, got {type(content).__name__}")
-    names = {canonical_name(name): name for name in content}
-    return {
-        name: content[names[name]]
-        for name in needed
-        if isinstance(content.get(names.get(name)), torch.Tensor)
-    }
 
 
 def without_weight_norm(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
