@@ -23,7 +23,7 @@ from shards.vocabulary import Vocabulary
 
 CHECKPOINTS = "step-[0-9]*"
 MUST_AGREE = (
-    "preset", "shape", "mixture", "strategy", "sequence_length", "batch_tokens", "optimiser", "seed",
+    "preset", "shape", "mixture", "strategy", "lanes", "sequence_length", "batch_tokens", "optimiser", "seed",
     "lora_rank", "lora_alpha", "lora_targets",
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from corpus.prefetch import prefetch
 from lm.lora import TARGETS, adapt
 from lm.model import IGNORE, Model, flops_per_token, preset, replace
 from lm.training.checkpoint import (
@@ -68,6 +70,7 @@ class TrainSettings:
     start_from: str | None = None  # a model directory to continue from, instead of a preset
     mixture: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STREAMS, 1 / 3))
     strategy: str | None = None  # how to draw interleavings; None: as the build was made
+    lanes: int = 64  # parts of the data order; the number of processes must divide it
     sequence_length: int = 512
     batch_tokens: int = 4096  # per step, over all processes
     micro_batch: int = 8  # sequences at a time on one device
@@ -105,7 +108,7 @@ class TrainSettings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        counts = "sequence_length micro_batch tokens log_every evaluate_every evaluate_tokens save_every keep"
+        counts = "lanes sequence_length micro_batch tokens log_every evaluate_every evaluate_tokens save_every keep"
         for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}: need at least 1, got {getattr(self, name)}")
@@ -177,6 +180,7 @@ def train(
         rank=rank,
         world_size=world,
         strategy=settings.strategy,
+        lanes=settings.lanes,
         state=state["loader"] if state else None,
     )
     streams = {name: read_documents(settings.build, name, "train") for name in mixture}
@@ -255,12 +259,15 @@ def train(
     window, window_tokens, window_start = Tally(tuple(mixture), device), 0, time.monotonic()
     stopped = "tokens"
     scores: dict[str, Any] = {}
+    # The state of the stream comes with each batch: the thread that reads is ahead of the training.
+    reading = ((read_batch(stream, sequences // world, device), stream.state()) for _ in count())
+    batches = prefetch(reading, depth=2)
     while tokens < settings.tokens:
         rate = learning_rate(tokens / settings.tokens, settings)
         for optimiser, full in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate * full
-        batch = read_batch(stream, sequences // world, device)
+        batch, stream_state = next(batches)
         late = settings.minutes is not None and time.monotonic() - started > settings.minutes * 60
         predicted, late_somewhere = together(
             torch.tensor([(batch.targets != IGNORE).sum(), late], device=device)
@@ -309,13 +316,15 @@ def train(
             log(line | speed(window_tokens / max(seconds, 1e-9), model, device, world))
             window, window_tokens, window_start = Tally(tuple(mixture), device), 0, time.monotonic()
         if due:
-            loader, generators = everyone(stream.state()), everyone(generator_states())
+            loader, generators = everyone(stream_state), everyone(generator_states())
             facts = {"step": step, "tokens": tokens, "best": best, "waited": waited, "loader": loader}
             save_checkpoint(output, model, vocabulary, optimisers, asdict(settings), facts, generators, rank)
         if over:
             if tokens < settings.tokens:
                 stopped = "minutes" if late_somewhere else "patience"
             break
+
+    batches.close()
 
     # What is written.
     scores = scores or score()  # a finished run, resumed
@@ -369,7 +378,15 @@ def read_batch(stream: Iterator[Any], sequences: int, device: torch.device) -> B
     inside = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
     targets[:, :-1][inside] = tokens[:, 1:][inside]
     arrays = (tokens, positions, documents, streams, targets)
-    return Batch(*(torch.from_numpy(array).to(device) for array in arrays), keys=keys)
+    return Batch(*(to_device(torch.from_numpy(array), device) for array in arrays), keys=keys)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device; to a GPU through pinned memory, so that the copy runs beside the computation."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    with torch.cuda.device(device):  # a new thread starts at the first GPU
+        return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Tally:

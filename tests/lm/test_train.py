@@ -267,7 +267,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     tokens = np.load(f"{settings.output}/alarm-000009-0.npy", allow_pickle=False)
     assert tokens.shape == (4, 64)
     rows = json.loads(Path(f"{settings.output}/alarm-000009-0.json").read_text())["sequences"]
-    documents = [1 + np.count_nonzero(np.diff(row)) for row in seen[-1].documents.numpy()]
+    bad = seen[1]  # of the second step; those after it were prefetched
+    assert np.array_equal(bad.tokens, tokens)
+    documents = [1 + np.count_nonzero(np.diff(row)) for row in bad.documents.numpy()]
     assert [len(row) for row in rows] == documents
     assert {one["stream"] for row in rows for one in row} <= set(STREAMS)
     assert all(re.fullmatch(r"u\d{4}", one["id"]) for row in rows for one in row)
@@ -406,6 +408,7 @@ def test_a_truncated_checkpoint_is_one_clear_line(name, toy):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"lanes": 32}, "train.lanes: .* was trained with 64, got 32"),
         ({"sequence_length": 128}, "train.sequence_length: .* was trained with 64, got 128"),
         ({"seed": 1}, "train.seed: .* was trained with 0, got 1"),
         ({"shape": {}}, "train.shape: .* was trained with"),
