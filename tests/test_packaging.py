@@ -84,7 +84,9 @@ def test_every_requirement_is_imported_by_the_packages():
         for module, _ in imports(path)
         for owner in distributions(module)
     }
-    assert names(required()) - found == set()
+    assert names(required()) - found == {
+        "torchfcpe"
+    }  # its wheel holds the weights of F0, which are read as a file
 
 
 @pytest.mark.parametrize("python", PYTHONS)

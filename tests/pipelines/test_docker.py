@@ -25,15 +25,18 @@ def default_of(name: str) -> str:
     return found
 
 
-def test_the_image_has_a_supported_python_and_the_pinned_beam():
+def test_the_images_have_a_supported_python_and_the_pinned_beam_and_spark():
     assert default_of("PYTHON_VERSION") == PYTHONS[-1]
-    beam = {pins(python)["apache-beam"] for python in PYTHONS}
-    assert beam == {default_of("BEAM_VERSION")} == {importlib.metadata.version("apache-beam")}
+    for argument, package in (("BEAM_VERSION", "apache-beam"), ("SPARK_VERSION", "pyspark")):
+        pinned = {pins(python)[package] for python in PYTHONS}
+        assert pinned == {default_of(argument)} == {importlib.metadata.version(package)}
 
 
-def test_the_image_ends_in_beams_boot_program():
+def test_the_default_image_runs_beams_boot_program_and_the_other_what_kubernetes_starts():
     assert instructions()[-1] == ("ENTRYPOINT", '["/opt/apache/beam/boot"]')
-    assert ("COPY", "--from=beam /opt/apache/beam /opt/apache/beam") in instructions()
+    assert ("COPY", "--from=beam-sdk /opt/apache/beam /opt/apache/beam") in instructions()
+    assert ("ENTRYPOINT", '["/opt/entrypoint.sh"]') in instructions()
+    assert ("COPY", "--from=spark-distribution /opt/entrypoint.sh /opt/entrypoint.sh") in instructions()
 
 
 def test_every_stage_and_argument_that_is_named_was_declared_before():
@@ -42,12 +45,13 @@ def test_every_stage_and_argument_that_is_named_was_declared_before():
         used = set(re.findall(r"\$\{(\w+)\}", rest)) - {"PATH"}
         if word == "FROM":
             assert used <= arguments
+            assert ":" in rest or rest.split(" AS ")[0] in stages
             stages |= {rest.split(" AS ")[1]} if " AS " in rest else set()
         elif word == "ARG":
             arguments.add(rest.partition("=")[0])
         else:
             assert used <= arguments, rest
-        assert set(re.findall(r"--from=(\w+)", rest)) <= stages
+        assert set(re.findall(r"--from=([\w-]+)", rest)) <= stages
 
 
 def test_everything_that_the_image_installs_has_a_pin():
