@@ -46,10 +46,9 @@ def export_parquet(build: Path | str, folder: Path | str) -> dict[str, int]:
     Returns:
         "stream/split" -> rows.
     """
-    folder = Path(folder)
+    folder = files.to_path(folder)
     rows: dict[str, int] = {}
     for stream, split, entries in _splits(build):
-        (folder / stream).mkdir(parents=True, exist_ok=True)
         for number, entry in enumerate(entries):
             path = folder / stream / f"{split}-{number:05d}-of-{len(entries):05d}.parquet"
             samples = read_samples(files.join_path(build, f"shards/{entry['file']}"))
@@ -74,7 +73,7 @@ def export_tokens(build: Path | str, folder: Path | str) -> dict[str, int]:
     Returns:
         "stream/split" -> tokens.
     """
-    folder = Path(folder)
+    folder = files.to_path(folder)
     vocabulary = Vocabulary.load(files.join_path(build, "shards"))
     dtype = np.dtype("<u2" if vocabulary.padded_size <= 1 << 16 else "<i4")
     counts: dict[str, int] = {}

@@ -6,8 +6,10 @@ epoch and names, so a cursor in the stream is four integers and no lane depends 
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +22,9 @@ BLOCK = np.dtype(
     [("file", np.int32), ("start", np.int64), ("stop", np.int64), ("samples", np.int32), ("crc32", np.uint32)]
 )
 """A block: number of its shard, its bytes [start, stop), how many samples they hold, their checksum."""
+
+AT_ONCE = 16
+"""Blocks that are requested from an object store at the same time."""
 
 Cursor = Sequence[int]
 """Epoch, number of the buffer in the epoch, document in the buffer, tokens of that document already read."""
@@ -68,11 +73,11 @@ class Source:
         rng = keyed.generator(self.seed, f"sample order of epoch {epoch}", f"{self.name}/{lane}/{buffer}")
         return rng.permutation(samples)
 
-    def read(self, number: int) -> list[Sample]:
-        """The samples of a block with the members that are kept; the block's checksum is verified."""
-        content, path = read_block(self.paths, self.blocks[number])
+    def read(self, numbers: np.ndarray) -> list[Sample]:
+        """The samples of some blocks with the members that are kept; the checksums of the blocks are verified."""
         return [
             (path, key, {name: content[a:b] for name, (a, b) in members.items() if name in self.members})
+            for content, path in read_contents(self.paths, self.blocks[numbers])
             for key, members in scan(content, 0, len(content), path)
         ]
 
@@ -129,10 +134,25 @@ class Reader:
         if self.buffer > buffers[-1]:
             self.epoch, self.buffer = self.epoch + 1, 0
             return self._fill()
-        samples = [sample for number in share[buffers == self.buffer] for sample in source.read(int(number))]
+        samples = source.read(share[buffers == self.buffer])
         shuffled = [samples[i] for i in source.shuffle(self.lane, self.epoch, self.buffer, len(samples))]
         self._keys = [key for _, key, _ in shuffled]
         return source.documents(shuffled, self.epoch)
+
+
+def read_contents(paths: Sequence[str], blocks: np.ndarray) -> Iterator[tuple[bytes, str]]:
+    """Bytes of each block, checksum verified, and the path of its shard; from an object store several at a time.
+
+    Raises:
+        ValueError: as `read_block`.
+    """
+    read = partial(read_block, paths)
+    if len(blocks) < 2 or not files.is_url(paths[0]):
+        yield from map(read, blocks)
+        return
+    with ThreadPoolExecutor(min(len(blocks), AT_ONCE), thread_name_prefix="blocks") as threads:
+        for start in range(0, len(blocks), AT_ONCE):  # memory holds no more than these
+            yield from threads.map(read, blocks[start : start + AT_ONCE])
 
 
 def read_block(paths: Sequence[str], block: np.void) -> tuple[bytes, str]:
@@ -161,7 +181,7 @@ def read_blocks(paths: Sequence[str], entries: Sequence[Mapping[str, Any]], want
     Raises:
         ValueError: a shard is missing or has another size than in the index, or there are no samples.
     """
-    found = []
+    blocks = []
     for number, (path, entry) in enumerate(zip(paths, entries, strict=True)):
         known = entry["blocks"]
         # of an object store only blocks are requested, not the size of every shard before the first token
@@ -172,24 +192,26 @@ def read_blocks(paths: Sequence[str], entries: Sequence[Mapping[str, Any]], want
             )
         for i, (start, stop) in enumerate(pairwise(known["offsets"])):
             samples = min(known["samples"], entry["samples"] - i * known["samples"])
-            found.append((number, start, stop, samples, known["crc32"][i]))
-    if not found:
+            blocks.append((number, start, stop, samples, known["crc32"][i]))
+    if not blocks:
         raise ValueError(f"{', '.join(paths)}: need at least one sample, got none")
-    blocks = np.array(found, dtype=BLOCK)
-    if len(blocks) >= wanted:
-        return blocks
-    size = max(1, int(blocks["samples"].sum()) // wanted)
-    return np.concatenate([_split_block(paths, block, size) for block in blocks])
+    whole = np.array(blocks, dtype=BLOCK)
+    if len(whole) >= wanted:
+        return whole
+    size = max(1, int(whole["samples"].sum()) // wanted)
+    contents = read_contents(paths, whole)
+    return np.concatenate(
+        [_split_block(block, *content, size) for block, content in zip(whole, contents, strict=True)]
+    )
 
 
-def _split_block(paths: Sequence[str], block: np.void, size: int) -> np.ndarray:
+def _split_block(block: np.void, content: bytes, path: str, size: int) -> np.ndarray:
     """A block as several of `size` samples."""
-    content, path = read_block(paths, block)
     starts = [min(begin for begin, _ in m.values()) - 512 for _, m in scan(content, 0, len(content), path)]
     cuts = [*starts[::size], len(content)]
     first = int(block["start"])
-    found = [
+    blocks = [
         (block["file"], first + a, first + b, min(size, len(starts) - i * size), zlib.crc32(content[a:b]))
         for i, (a, b) in enumerate(pairwise(cuts))
     ]
-    return np.array(found, dtype=BLOCK)
+    return np.array(blocks, dtype=BLOCK)

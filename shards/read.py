@@ -189,7 +189,7 @@ def open_stream(
         rank, world_size: which sequences to yield; the world size must divide `lanes`.
         state: `Stream.state()` of an earlier run with the same settings, or the list of the states of all its ranks.
         split: "train" or "valid".
-        redraw: draw the spans anew in each epoch; False reads the materialised sequences.
+        redraw: draw new spans in each epoch; False reads the materialised sequences.
         strategy: how to draw; None: as in the build's own samples.
         lanes: number of independent lanes. It is part of the order: another number is another stream.
         buffer: samples in the shuffle buffer of a lane, per stream. lanes / world_size * buffer samples are in memory
@@ -279,9 +279,9 @@ def _shared(paths: Sequence[str], entries: Sequence[Mapping[str, Any]], vocabula
             raise ValueError(
                 f"{path}: its entry in the index lacks what its samples share; write the shards again"
             )
-        found = entry["shared"].get("vocabulary")
-        if found != vocabulary.hash:
-            raise ValueError(f"{path}: made with vocabulary {found}, this one is {vocabulary.hash}")
+        hash = entry["shared"].get("vocabulary")
+        if hash != vocabulary.hash:
+            raise ValueError(f"{path}: made with vocabulary {hash}, this one is {vocabulary.hash}")
         if entry["samples"] and entry["shared"] != entries[0]["shared"]:
             raise ValueError(
                 f"{path}: need the same {', '.join(SHARED)} as {paths[0]}; write the shards again"

@@ -1,4 +1,4 @@
-"""Documents of a buffer of samples: as the shard holds them, or with their spans drawn anew in every epoch."""
+"""Documents of a buffer of samples: as the shard holds them, or with new spans in every epoch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -36,7 +36,7 @@ def redrawn_documents(
     samples: list[Sample],
     epoch: int,
 ) -> list[np.ndarray]:
-    """The utterances with their spans drawn anew for this epoch: in one pass if possible, else one by one.
+    """The utterances with new spans for this epoch: in one pass if possible, else one by one.
 
     Args:
         strategy: how to draw; None for that of the samples.
@@ -57,7 +57,7 @@ def redraw_sample(
     key: str,
     members: Mapping[str, bytes],
 ) -> np.ndarray:
-    """The document of one utterance with its spans drawn anew for this epoch."""
+    """The document of one utterance with new spans for this epoch."""
     sample = {name: decode(name, content, key) for name, content in members.items()}
     utterance = read_utterance({"__key__": key, **sample}, vocabulary)
     record = sample["json"]

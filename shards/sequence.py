@@ -1,4 +1,4 @@
-"""Sequences and training documents: markers, BOS and EOS, and a sequence taken apart into its spans."""
+"""Sequences and training documents: markers, BOS and EOS, and the spans of a sequence."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

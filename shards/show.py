@@ -58,7 +58,7 @@ def spans_of(sample: dict[str, Any], vocabulary: Vocabulary) -> list[ShownSpan]:
         )
     words = [word[0] for word in record["words"]]
     rng = span_generator(record["seed"], 0, record["id"])
-    drawn = draw_spans(len(words), strategy_of(record["strategy"]), rng)
+    spans = draw_spans(len(words), strategy_of(record["strategy"]), rng)
     return [
         ShownSpan(
             parsed.marker,
@@ -66,5 +66,5 @@ def spans_of(sample: dict[str, Any], vocabulary: Vocabulary) -> list[ShownSpan]:
             " ".join(words[span.first : span.last]),
             "".join(vocabulary.decode(parsed.ids)),
         )
-        for span, parsed in zip(drawn, parse_spans(sample["tokens.npy"], vocabulary), strict=True)
+        for span, parsed in zip(spans, parse_spans(sample["tokens.npy"], vocabulary), strict=True)
     ]

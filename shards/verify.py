@@ -24,7 +24,7 @@ _LIMIT = 5
 
 
 def verify(build: Path | str) -> list[str]:
-    """Everything that is wrong with the shards of a build, one line each, each naming its file; empty if nothing is.
+    """All faults of the shards of a build, one line each, each with its file; empty if there are none.
 
     Compared are: the vocabulary's hash with its file, the index and every sample; size, sha256 and block checksums of
     each shard; its counts of samples, tokens and seconds; its members; the raw streams with the vocabulary and with
@@ -37,11 +37,11 @@ def verify(build: Path | str) -> list[str]:
         vocabulary = Vocabulary.load(folder)
     except ValueError as error:
         return [str(error)]
-    found = []
+    findings = []
     if index["vocabulary"] != vocabulary.hash:
-        found.append(f"{folder}/index.json: vocabulary must be that of vocabulary.json, {vocabulary.hash}")
+        findings.append(f"{folder}/index.json: vocabulary must be that of vocabulary.json, {vocabulary.hash}")
     if index["schema"] != SCHEMA:
-        found.append(
+        findings.append(
             f"{folder}/index.json: schema: need {SCHEMA} to compare sequences with their strategy, got "
             f"{index['schema']}; run `wordweave interleave` again"
         )
@@ -55,13 +55,13 @@ def verify(build: Path | str) -> list[str]:
         ]
         for path, entry in paths:
             known.add(path)
-            found += _shard(path, entry, stream, index["schema"], vocabulary, keys)
-        found += _repeated_keys([path for path, _ in paths], keys)
+            findings += _shard(path, entry, stream, index["schema"], vocabulary, keys)
+        findings += _repeated_keys([path for path, _ in paths], keys)
     here = {str(path) for path in files.to_path(folder).glob("*/*.tar")}
-    found += [
+    findings += [
         f"{path}: not in index.json" for path in sorted(here - {str(files.to_path(path)) for path in known})
     ]
-    return found
+    return findings
 
 
 def _shard(
@@ -74,13 +74,13 @@ def _shard(
 ) -> list[str]:
     """Findings in one shard; its keys, hashed, are added to `keys`."""
     digests: list[int] = []
-    found: list[str] = []
+    findings: list[str] = []
     totals: Counter[str] = Counter()
     shared: list[dict[str, Any]] = []
     members: set[str] = set()
     first = last = None
     try:
-        found += [f"{path}: {rule}" for rule in _content(path, entry)]
+        findings += [f"{path}: {rule}" for rule in _content(path, entry)]
         for sample in read_samples(path):
             last = sample["__key__"]
             first = first or last
@@ -91,33 +91,33 @@ def _shard(
             shared = shared if fields in shared else [*shared, fields]
             try:
                 rules = _sample(sample, stream, schema, vocabulary, totals)
-                found += [f"{path}: {last}: {rule}" for rule in rules]
+                findings += [f"{path}: {last}: {rule}" for rule in rules]
             except (ValueError, KeyError, TypeError) as error:
-                found.append(f"{path}: {last}: {error}")
-            if len(found) >= _LIMIT:
-                found = [*found[:_LIMIT], f"{path}: more findings, left out"]
+                findings.append(f"{path}: {last}: {error}")
+            if len(findings) >= _LIMIT:
+                findings = [*findings[:_LIMIT], f"{path}: more findings, left out"]
                 break
         else:
             words = {f"{name} words": count for name, count in entry["words"].items()}
             expected = {name: entry[name] for name in ("samples", "audio_samples")} | entry["tokens"]
             expected |= words if schema == SCHEMA else {}
             if _positive(expected) != _positive(totals):
-                found.append(f"{path}: counts in the index must be {dict(totals)}, got {expected}")
+                findings.append(f"{path}: counts in the index must be {dict(totals)}, got {expected}")
             if any(value != entry["shared"] for value in shared):
-                found.append(
+                findings.append(
                     f"{path}: shared in the index must be what all samples share, got {entry['shared']}"
                 )
             listed = entry.get("members", sorted(members & MEMBERS))  # absent in schema 1
             if sorted(members) != listed:
-                found.append(f"{path}: members in the index must be {sorted(members)}, got {listed}")
+                findings.append(f"{path}: members in the index must be {sorted(members)}, got {listed}")
             if (first, last) != (entry["first"], entry["last"]):
-                found.append(f"{path}: first and last in the index must be {first} and {last}")
+                findings.append(f"{path}: first and last in the index must be {first} and {last}")
             if entry["seconds"] != entry["audio_samples"] / SAMPLE_RATE:
-                found.append(f"{path}: seconds in the index must be audio_samples / {SAMPLE_RATE}")
+                findings.append(f"{path}: seconds in the index must be audio_samples / {SAMPLE_RATE}")
     except (ValueError, KeyError, TypeError) as error:
-        found.append(str(error) if str(error).startswith(path) else f"{path}: {error!r}")
+        findings.append(str(error) if str(error).startswith(path) else f"{path}: {error!r}")
     keys.append(np.array(digests, dtype=np.uint64))
-    return found
+    return findings
 
 
 def _positive(counts: Mapping[str, int]) -> dict[str, int]:

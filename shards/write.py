@@ -122,26 +122,26 @@ def sample(
         raise ValueError(f"id {key!r}: need 1 to 80 of the characters A-Z a-z 0-9 _ = - to be a shard key")
     if stream not in STREAMS:
         raise ValueError(f"sample {key}: stream must be one of {', '.join(STREAMS)}, got {stream!r}")
-    found: dict[str, Any] = {
+    example: dict[str, Any] = {
         "__key__": key,
         "json": dict(record),
         "tokens.npy": np.asarray(tokens, dtype=np.int32),
     }
-    if not len(found["tokens.npy"]):
+    if not len(example["tokens.npy"]):
         raise ValueError(f"sample {key}: need at least one token")
     if stream != "text":
         if tokenized is None:
             raise ValueError(f"sample {key}: a {stream} sample needs the tokenized utterance")
-        found["units.npy"] = tokenized.units
+        example["units.npy"] = tokenized.units
         optional = {"pitch.npy": tokenized.pitch, "style.npy": tokenized.style}
-        found |= {name: values for name, values in optional.items() if values is not None}
+        example |= {name: values for name, values in optional.items() if values is not None}
     if stream == "interleaved" and tokenized is not None:
         if len(record["words"]) != tokenized.words:
             raise ValueError(
                 f"sample {key}: need {tokenized.words} words in its record, got {len(record['words'])}"
             )
         times = np.stack((tokenized.starts, tokenized.ends))
-        found |= {"text.npy": tokenized.text, "ends.npy": tokenized.text_ends, "times.npy": times}
+        example |= {"text.npy": tokenized.text, "ends.npy": tokenized.text_ends, "times.npy": times}
     for name, values in (members or {}).items():
         array = np.asarray(values)
         if not ARRAY.fullmatch(name) or name in MEMBERS:
@@ -151,8 +151,8 @@ def sample(
             )
         if array.dtype.kind not in "biuf":
             raise ValueError(f"sample {key}: {name}: need an array of numbers, got {array.dtype}")
-        found[name] = array
-    return found
+        example[name] = array
+    return example
 
 
 def write_shard(

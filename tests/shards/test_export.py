@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 import wordweave
+from corpus import files
 from shards.export import _megatron_index, export_parquet, export_tokens
 from shards.samples import read_documents, read_samples
 from shards.vocabulary import Vocabulary
@@ -47,6 +48,15 @@ def test_the_card_names_each_stream_and_split(build, tmp_path):
         expected += [f'    path: "{stream}/train-*.parquet"']
     assert (tmp_path / "README.md").read_text().splitlines()[: len(expected) + 1] == [*expected, "---"]
     assert Vocabulary.load(tmp_path).hash == toy_vocabulary().hash
+
+
+@pytest.mark.parametrize("export", [export_parquet, export_tokens])
+def test_an_export_to_a_url_has_the_files_of_one_to_a_folder(build, tmp_path, export):
+    url = files.to_path(f"memory://exports/{export.__name__}")
+    assert export(build, str(url)) == export(build, tmp_path)
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files.names_in(url) == names
+    assert all(files.read(url / name) == (tmp_path / name).read_bytes() for name in names)
 
 
 def megatron_documents(path):

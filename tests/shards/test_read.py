@@ -4,17 +4,20 @@ import itertools
 import json
 import shutil
 import tarfile
+import threading
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corpus import files
 from shards.interleave import interleave_spans
+from shards.lanes import read_blocks, read_contents
 from shards.mixture import DeficitRoundRobin
 from shards.read import open_stream
 from shards.redraw import redraw_batch, redraw_sample
-from shards.samples import read_documents, read_samples, read_utterance
+from shards.samples import read_documents, read_index, read_samples, read_utterance
 from shards.sequence import make_document, parse_spans
 from shards.strategies import STRATEGIES, draw_spans, make_strategy, span_generator
 from shards.tar import encode
@@ -264,6 +267,27 @@ def test_a_build_behind_a_url_gives_the_same_stream(build):
     )
     with pytest.raises(ValueError, match="memory://bucket/nothing"):
         take("memory://bucket/nothing", 1)
+
+
+def test_blocks_of_an_object_store_are_requested_at_the_same_time(tmp_path, monkeypatch):
+    import fsspec
+
+    local = toy_build(tmp_path, utterances=200, per_shard=200)
+    fsspec.filesystem("memory").put(str(local), "/bucket/many", recursive=True)
+    (entry,) = read_index(local)["streams"]["text"]["train"]
+    paths = ["memory://bucket/many/shards/text/train-000000.tar"]
+    blocks = read_blocks(paths, [entry], 1)
+    assert len(blocks) == 4
+    together, read = threading.Barrier(4), files.read
+
+    def wait_for_others(*arguments):
+        together.wait(10)  # raises unless all four are requested
+        return read(*arguments)
+
+    monkeypatch.setattr(files, "read", wait_for_others)
+    contents = list(read_contents(paths, blocks))
+    monkeypatch.undo()
+    assert b"".join(content for content, _ in contents) == files.read(paths[0])[: blocks["stop"][-1]]
 
 
 # The mixture -------------------------------------------------------------------------------------------------------
