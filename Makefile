@@ -61,10 +61,10 @@ report: $(READY) ## where the hours of BUILD went
 	$(BIN)/wordweave report $(BUILD)
 
 test: $(READY) ## fast tests (at most 5 minutes on two idle cores)
-	$(BIN)/python -m pytest -q -n 2 --durations=10 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m "not slow"
 
 test-slow: $(READY) ## the slow tests: whole builds, crashes, memory (at most 15 minutes)
-	$(BIN)/python -m pytest -q -n 2 --durations=10 -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 -m slow
 
 golden: $(READY) ## remake the hashes under tests/data after a version was raised on purpose
 	$(BIN)/python -m tests.golden
@@ -79,11 +79,8 @@ check: lint test test-slow ## all that CI runs
 bench: $(READY) ## every benchmark, tables on stdout
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-lock: ## write constraints.txt anew from the versions the index gives today
-	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet --editable ".[demo,dev,dataflow]"
-	.venv-lock/bin/python -m pip freeze --exclude-editable > constraints.txt
-	rm -rf .venv-lock
+lock: ## write constraints.txt anew from the versions the index gives today; needs all three Pythons
+	python3 .ci/lock.py python3.11 python3.12 python3.13
 
 clean: ## remove builds and caches (not .venv)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
