@@ -26,10 +26,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 
-from units.prosody import pitch  # noqa: E402
+from units.prosody import pitch, pitch_training  # noqa: E402
 from units.prosody.f0 import F0, extract  # noqa: E402
 from units.prosody.f0 import identity as f0_identity  # noqa: E402
 
+PER_TOKEN = pitch.PitchSettings().per_token  # F0 frames
 SPEECH = Path(os.environ.get("WORDWEAVE_SPEECH", ROOT.parent / "shared" / "speech"))
 ATTRIBUTION = [
     "LibriSpeech ASR corpus, V. Panayotov, G. Chen, D. Povey, S. Khudanpur, ICASSP 2015, CC BY 4.0",
@@ -79,13 +80,13 @@ def speaker_means(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
 def token_means(row: dict[str, Any]) -> np.ndarray:
     """(P,) mean of F0 - speaker's mean over the voiced frames of each token, NaN where most are unvoiced."""
-    f0, tokens = row["f0"], len(row["f0"]) // pitch.PER_TOKEN
-    shape = tokens, pitch.PER_TOKEN
-    voiced = f0.voiced[: tokens * pitch.PER_TOKEN].reshape(shape)
-    level = (f0.hertz[: tokens * pitch.PER_TOKEN] - (row["mean"] or f0.mean or 0)).reshape(shape)
+    f0, tokens = row["f0"], len(row["f0"]) // PER_TOKEN
+    shape = tokens, PER_TOKEN
+    voiced = f0.voiced[: tokens * PER_TOKEN].reshape(shape)
+    level = (f0.hertz[: tokens * PER_TOKEN] - (row["mean"] or f0.mean or 0)).reshape(shape)
     count = voiced.sum(axis=1)
     means = (level * voiced).sum(axis=1) / np.maximum(count, 1)
-    return np.where(count * 2 >= pitch.PER_TOKEN, means, np.nan)
+    return np.where(count * 2 >= PER_TOKEN, means, np.nan)
 
 
 def quantiles(rows: list[dict[str, Any]], codes: int) -> np.ndarray:
@@ -99,19 +100,19 @@ def quantized(row: dict[str, Any], levels: np.ndarray, *, lines: bool) -> F0:
     """What the other quantizer gives back."""
     means = token_means(row)
     spoken = np.isfinite(means)
-    voiced = np.repeat(spoken, pitch.PER_TOKEN)
+    voiced = np.repeat(spoken, PER_TOKEN)
     base = row["mean"] or row["f0"].mean or 0
     if not spoken.any():
         return F0(np.full(len(voiced), max(base, 1.0), np.float32), voiced)
     codes = np.abs(means[spoken][:, None] - levels).argmin(axis=1)
     tokens = np.flatnonzero(spoken)
     if lines:
-        middles = tokens * pitch.PER_TOKEN + (pitch.PER_TOKEN - 1) / 2
+        middles = tokens * PER_TOKEN + (PER_TOKEN - 1) / 2
         hertz = np.interp(np.arange(len(voiced)), middles, levels[codes])
     else:
         held = np.zeros(len(means))
         held[tokens] = levels[codes]
-        hertz = np.repeat(held, pitch.PER_TOKEN)
+        hertz = np.repeat(held, PER_TOKEN)
     return F0((hertz + base).astype(np.float32), voiced)
 
 
@@ -186,7 +187,7 @@ def train(rows: list[dict[str, Any]], folder: Path, **recipe: Any) -> pitch.Pitc
         "attribution": ATTRIBUTION,
     }
     start = time.process_time()
-    tokenizer = pitch.fit([(row["f0"], row["mean"]) for row in kept], provenance=said, **recipe)
+    tokenizer = pitch_training.fit([(row["f0"], row["mean"]) for row in kept], provenance=said, **recipe)
     print(f"trained in {time.process_time() - start:.0f} s of CPU time", file=sys.stderr)
     tokenizer.save(folder / "pitch.safetensors")
     (folder / "pitch.json").write_text(json.dumps(tokenizer.provenance, indent=1) + "\n")

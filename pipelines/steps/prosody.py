@@ -25,6 +25,7 @@ from pipelines.settings import Settings
 from pipelines.steps.fused import run_together
 from pipelines.steps.units import ListeningStage, Row, decoded, reasons
 from units.prosody import pitch as pitches
+from units.prosody import pitch_training
 from units.prosody import style as styles
 from units.prosody.f0 import F0, extract, identity
 from units.prosody.style import ENOUGH, FEATURES
@@ -348,7 +349,7 @@ def fit_pitch(build: Path, settings: Settings, engine: Engine, *, say: Say = lam
             taken.append((f0, speakers.get(row["speaker"], {}).get("pitch_mean")))
             filled += len(f0)
     say(f"fit pitch: {settings.pitch.steps} steps on {filled / 200 / 3600:.2f} h of F0")
-    made = pitches.fit(taken, steps=settings.pitch.steps, seed=settings.pitch.seed)
+    made = pitch_training.fit(taken, steps=settings.pitch.steps, seed=settings.pitch.seed)
     return keep(made, path, wanted)
 
 

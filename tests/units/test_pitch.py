@@ -1,4 +1,4 @@
-"""Pitch tokens: the released format, defined for whatever comes in, the same in pieces, and better than quantiles."""
+"""Pitch tokens: the released format at any rate, defined for any waveform, without seams, better than quantiles."""
 
 import json
 
@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.units.test_f0 import mixed, odd, voice
-from units.prosody import f0, pitch
+from units.prosody import f0, pitch, plot
 from units.prosody.f0 import F0
-from units.prosody.pitch import PitchNetwork, PitchSettings, PitchTokenizer, fit, load
+from units.prosody.pitch import PitchNetwork, PitchSettings, PitchTokenizer, load
+from units.prosody.pitch_training import CodebookAverages, fit, random_network
 
 
 def contour(seconds: float, seed: int, mean: float = 150.0) -> F0:
@@ -21,11 +22,20 @@ def contour(seconds: float, seed: int, mean: float = 150.0) -> F0:
     return F0(hertz.astype(np.float32), np.sin(time * rng.uniform(8, 14)) > -0.4)
 
 
+def tokenizer_of(settings: PitchSettings) -> PitchTokenizer:
+    network = random_network(settings, 0)
+    codes = torch.randn(settings.codes, settings.embedding, generator=torch.Generator().manual_seed(0))
+    network.codebook.copy_(codes * 0.2)
+    return PitchTokenizer(network.requires_grad_(False).eval(), {"weights": "random"})
+
+
 @pytest.fixture(scope="module")
 def random_tokenizer() -> PitchTokenizer:
-    network = pitch.seeded(PitchSettings(), 0)
-    network.codebook.copy_(torch.randn(64, 128, generator=torch.Generator().manual_seed(0)) * 0.2)
-    return PitchTokenizer(network.requires_grad_(False).eval(), {"made": "at random"})
+    return tokenizer_of(PitchSettings())
+
+
+RATES = {1: 100.0, 2: 50.0, 3: 25.0, 4: 12.5, 5: 6.25, 7: 1.5625}
+"""Halvings of the F0 rate, 200 Hz, and the rate of the tokens."""
 
 
 def test_sizes_are_those_of_the_release():
@@ -43,38 +53,42 @@ def test_sizes_are_those_of_the_release():
     assert shapes["vq.level_blocks.0.k"] == (64, 128)
 
 
-@pytest.mark.parametrize("samples", [0, 1, 1199, 1200, 1264, 146_160, 1_600_000])
-def test_there_is_one_token_per_80_ms(samples, random_tokenizer):
+@pytest.mark.parametrize("halvings", RATES)
+@pytest.mark.parametrize("samples", [0, 1, 1199, 1200, 1264, 146_160, 640_000])
+def test_there_is_one_token_for_each_period_of_the_rate(samples, halvings):
+    tokenizer = tokenizer_of(PitchSettings(halvings=halvings))
+    assert tokenizer.rate == RATES[halvings]
     frames = samples // 80 + 1
-    tokens = random_tokenizer.encode(F0(np.full(frames, 120, np.float32), np.ones(frames, bool)))
-    expected = frames
-    for _ in range(4):
-        expected //= 2
-    assert (len(tokens), tokens.dtype) == (expected, np.int16)
-    assert len(random_tokenizer.decode(tokens)) == 16 * expected
+    tokens = tokenizer.encode(F0(np.full(frames, 120, np.float32), np.ones(frames, bool)))
+    assert (len(tokens), tokens.dtype) == (frames * tokenizer.rate // 200, np.int16)
+    assert len(tokenizer.decode(tokens)) == 200 / tokenizer.rate * len(tokens)
 
 
-def test_a_long_recording_has_no_seams(random_tokenizer, monkeypatch):
-    long = contour(60, 3)
-    whole = random_tokenizer.encode(long)
-    back = random_tokenizer.decode(whole, 150)
+@pytest.mark.parametrize("settings", [{}, {"halvings": 2}, {"halvings": 5}, {"depth": 5}], ids=str)
+def test_a_long_recording_has_no_seams(settings, monkeypatch):
+    tokenizer = tokenizer_of(PitchSettings(**settings))
+    long = contour(60 if tokenizer.rate > 10 else 120, 3)
+    whole = tokenizer.encode(long)
+    decoded = tokenizer.decode(whole, 150)
     for chunk in (100, 333):
         monkeypatch.setattr(pitch, "CHUNK", chunk)
-        assert (random_tokenizer.encode(long) != whole).mean() < 0.003  # a tie in the last bit
-        assert np.abs(random_tokenizer.decode(whole, 150).hertz - back.hertz).max() < 0.01
+        assert (tokenizer.encode(long) != whole).mean() < 0.003  # a tie in the last bit
+        assert np.abs(tokenizer.decode(whole, 150).hertz - decoded.hertz).max() < 0.01
 
 
-def test_the_context_of_a_chunk_is_as_long_as_the_network_reaches(random_tokenizer):
-    one = contour(60, 3)
+@pytest.mark.parametrize("settings", [{}, {"halvings": 2}, {"halvings": 6}, {"depth": 5}], ids=str)
+def test_the_context_of_a_chunk_is_as_long_as_the_network_reaches(settings):
+    tokenizer = tokenizer_of(PitchSettings(**settings))
+    per_token, context = tokenizer.network.settings.per_token, tokenizer.network.settings.context
+    one = contour((context + 100) / tokenizer.rate, 3)
     other = F0(one.hertz.copy(), one.voiced.copy())
-    place = pitch.CONTEXT * 16 + 4
-    other.hertz[:4] += 50
-    a, b = (
-        random_tokenizer.network.encoder(torch.from_numpy(pitch.features(x, 150.0))[None])
-        for x in (one, other)
-    )
-    assert torch.equal(a[..., place // 16 :], b[..., place // 16 :])
+    other.hertz[:per_token] += 50
+    a, b = (tokenizer.network.encoder(torch.from_numpy(pitch.features(x, 150.0))[None]) for x in (one, other))
+    assert torch.equal(a[..., 1 + context :], b[..., 1 + context :])
     assert not torch.equal(a[..., 10], b[..., 10])
+    codes = torch.zeros(context + 100, dtype=torch.int64)
+    a, b = (tokenizer.network.decode(x[None]) for x in (codes, codes.scatter(0, torch.tensor([0]), 5)))
+    assert torch.equal(a[..., (1 + context) * per_token :], b[..., (1 + context) * per_token :])
 
 
 def test_a_known_speaker_is_measured_from_his_mean_and_an_unknown_one_from_the_recordings():
@@ -145,6 +159,24 @@ def test_the_format_of_the_release_is_read(random_tokenizer, tmp_path):
     torch.save({"model": weights, "steps": 1}, tmp_path / "model.pt")
     found = load(tmp_path)
     assert np.array_equal(found.encode(contour(5, 1)), random_tokenizer.encode(contour(5, 1)))
+    assert found.rate == 12.5
+
+
+@pytest.mark.parametrize("halvings", [3, 5])
+def test_a_released_model_of_another_rate_states_its_own(halvings, tmp_path):
+    tokenizer = tokenizer_of(PitchSettings(halvings=halvings))
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("downs_t: [4]", f"downs_t: [{halvings}]"))
+    torch.save({"model": tokenizer.network.state_dict()}, tmp_path / "model.pt")
+    found = load(tmp_path)
+    assert found.rate == RATES[halvings]
+    assert np.array_equal(found.encode(contour(9, 1)), tokenizer.encode(contour(9, 1)))
+
+
+@pytest.mark.parametrize("downs", ["[0]", "[9]", "[true]", "[4, 4]", "[2.0]"])
+def test_a_released_model_of_an_impossible_rate_is_refused(downs, tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("downs_t: [4]", f"downs_t: {downs}"))
+    with pytest.raises(ValueError, match=r"config\.yaml: (encoder_params.downs_t: )?need"):
+        load(tmp_path)
 
 
 class Trap:
@@ -202,8 +234,8 @@ def test_training_repeats_and_beats_random_weights():
 
 
 def test_dead_codes_are_seeded_again():
-    network = pitch.seeded(PitchSettings(), 0).requires_grad_(False)
-    book = pitch.Averages(network, 0.5, torch.Generator().manual_seed(0))
+    network = random_network(PitchSettings(), 0).requires_grad_(False)
+    book = CodebookAverages(network, 0.5, torch.Generator().manual_seed(0))
     latents = torch.randn(500, 128, generator=torch.Generator().manual_seed(1))
     book.update(latents, first=True)
     network.codebook[10:] = 1e3  # nothing is near
@@ -232,7 +264,15 @@ def test_wrong_use_is_said(call, message):
 def test_a_picture_can_be_made_of_anything(name, tmp_path):
     wave = odd()[name]
     true, tokens = f0.extract(wave), load().encode(wave)
-    pitch.plot(wave, true, load().decode(tokens, true.mean), tokens, tmp_path / "a.png", style=np.array([3]))
+    plot.plot_prosody(
+        wave,
+        true,
+        load().decode(tokens, true.mean),
+        tokens,
+        tmp_path / "a.png",
+        rate=12.5,
+        style=np.array([3]),
+    )
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
