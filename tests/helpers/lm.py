@@ -1,4 +1,4 @@
-"""A small build in a toy language, for the tests of lm: twenty words, each said in its own way."""
+"""A small build in a toy language, for the tests of lm: twenty words, each spoken in its own way."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def toy_vocabulary(folder: Path, units: int = 40) -> Vocabulary:
 def toy_build(folder: Path, vocabulary: Vocabulary, *, utterances: int = 80, seed: int = 0) -> Path:
     """Write `folder/shards` with three streams, a tenth of each held out. Word i + 1 mod 20 mostly follows word i."""
     rng = np.random.default_rng(seed)
-    made: dict = {name: {"train": [], "valid": []} for name in ("speech", "text", "interleaved")}
+    samples_of: dict = {name: {"train": [], "valid": []} for name in ("speech", "text", "interleaved")}
     for number in range(utterances):
         key, split = f"u{number:04d}", "valid" if number % 10 == 0 else "train"
         chosen = [int(rng.integers(len(WORDS)))]
@@ -42,7 +42,7 @@ def toy_build(folder: Path, vocabulary: Vocabulary, *, utterances: int = 80, see
         record = Utterance(key, f"{key}.wav", int(times[-1] * 16_000), text=" ".join(words))
         common = {"tokenized": spoken, "unit_hop": 640}
         timed = [Word(word, times[i], times[i + 1], word) for i, word in enumerate(words)]
-        drawn = interleave_spans(spoken, draw_spans(len(words), STRATEGY, span_generator(seed, 0, key)))
+        sequence = interleave_spans(spoken, draw_spans(len(words), STRATEGY, span_generator(seed, 0, key)))
         examples = {
             "speech": (metadata(record, vocabulary, stream="speech", **common), speech_tokens(spoken)),
             "text": (text_metadata(key, vocabulary), [vocabulary.text_marker, *ids]),
@@ -56,13 +56,13 @@ def toy_build(folder: Path, vocabulary: Vocabulary, *, utterances: int = 80, see
                     seed=seed,
                     **common,
                 ),
-                drawn,
+                sequence,
             ),
         }
         for stream, (facts, tokens) in examples.items():
-            made[stream][split].append(sample(facts, make_document(tokens, vocabulary), spoken))
+            samples_of[stream][split].append(sample(facts, make_document(tokens, vocabulary), spoken))
     entries: dict = {}
-    for stream, splits in made.items():
+    for stream, splits in samples_of.items():
         (folder / "shards" / stream).mkdir(parents=True, exist_ok=True)
         for split, samples in splits.items():
             path = folder / "shards" / stream / f"{split}-000000.tar"

@@ -38,16 +38,16 @@ def stacked(stream, count):
 @pytest.mark.parametrize(("workers", "batch_size"), [(0, 4), (1, 4), (2, 4), (3, 4), (3, 5)])
 def test_any_number_of_workers_gives_the_same_batches(build, workers, batch_size):
     dataset = StreamDataset(build, THIRDS, batch_size=batch_size, **STREAM)
-    found = list(itertools.islice(batches(dataset, batch_size, workers), 12))
+    result = list(itertools.islice(batches(dataset, batch_size, workers), 12))
     stream = open_stream(build, THIRDS, **STREAM)
-    for batch in found:
+    for batch in result:
         for name, expected in zip(FIELDS, stacked(stream, batch_size)):
             assert np.array_equal(batch[name].numpy(), expected)
-    assert np.concatenate([batch["sequence"] for batch in found]).tolist() == list(range(12 * batch_size))
+    assert np.concatenate([batch["sequence"] for batch in result]).tolist() == list(range(12 * batch_size))
 
 
 @pytest.mark.parametrize("workers", [0, 2, 3])
-def test_what_was_seen_is_where_a_run_goes_on(build, workers):
+def test_a_run_continues_after_the_last_recorded_batch(build, workers):
     dataset = StreamDataset(build, THIRDS, batch_size=4, rank=1, world_size=2, **STREAM)
     for batch in itertools.islice(batches(dataset, 4, workers), 7):
         dataset.record(batch)
@@ -60,7 +60,7 @@ def test_what_was_seen_is_where_a_run_goes_on(build, workers):
     assert np.array_equal(batch["tokens"].numpy(), stacked(plain, 4)[0])
 
 
-def test_a_batch_out_of_turn_is_refused(build):
+def test_a_batch_out_of_order_is_refused(build):
     dataset = StreamDataset(build, THIRDS, **STREAM)
     first, second = itertools.islice(iter(dataset), 2)
     with pytest.raises(ValueError, match="need sequence 0 next, got 1"):

@@ -75,12 +75,12 @@ def megatron_documents(path):
     return [np.frombuffer(tokens, dtype, length, offset) for length, offset in zip(lengths, offsets)]
 
 
-def test_flat_files_hold_every_document_at_its_place(build, tmp_path):
+def test_flat_files_hold_every_document_at_its_offset(build, tmp_path):
     counts = export_tokens(build, tmp_path)
     for stream in STREAMS:
         expected = list(read_documents(build, stream))
-        found = megatron_documents(tmp_path / f"{stream}_train.bin")
-        assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+        result = megatron_documents(tmp_path / f"{stream}_train.bin")
+        assert all(np.array_equal(one, other) for one, other in zip(result, expected, strict=True))
         flat = np.memmap(tmp_path / f"{stream}_train.bin", dtype=np.uint16, mode="r")
         assert np.array_equal(flat, np.concatenate(expected))
         assert counts[f"{stream}/train"] == len(flat)
@@ -101,12 +101,12 @@ def test_a_vocabulary_beyond_sixteen_bits_takes_four_bytes():
 
 @pytest.mark.parametrize(("form", "what"), [("parquet", "documents"), ("tokens", "tokens")])
 def test_the_command_writes_what_the_functions_write(build, tmp_path, form, what):
-    said = CliRunner().invoke(
+    result = CliRunner().invoke(
         wordweave.cli, ["export", str(build), str(tmp_path / "a"), "--format", form, "--json"]
     )
-    assert said.exit_code == 0, said.output
+    assert result.exit_code == 0, result.output
     counts = {"parquet": export_parquet, "tokens": export_tokens}[form](build, tmp_path / "b")
-    line = json.loads(said.stdout.splitlines()[-1])
+    line = json.loads(result.stdout.splitlines()[-1])
     assert line == {"folder": str(tmp_path / "a"), what: sum(counts.values())}
     files = {path.relative_to(tmp_path / "b"): path.read_bytes() for path in tmp_path.glob("b/**/*.*")}
     assert {
@@ -115,10 +115,10 @@ def test_the_command_writes_what_the_functions_write(build, tmp_path, form, what
     assert len(files) > 5
 
 
-def test_the_command_says_what_is_missing(tmp_path):
-    said = CliRunner().invoke(
+def test_the_command_names_what_is_missing(tmp_path):
+    result = CliRunner().invoke(
         wordweave.cli, ["export", str(tmp_path), str(tmp_path / "a"), "--format", "tokens"]
     )
-    assert said.exit_code == 1
-    assert "no finished shards here; run `wordweave interleave` first" in said.output
+    assert result.exit_code == 1
+    assert "no finished shards here; run `wordweave interleave` first" in result.output
     assert CliRunner().invoke(wordweave.cli, ["export", str(tmp_path), str(tmp_path)]).exit_code == 2

@@ -18,13 +18,13 @@ NAMES = st.sampled_from(sorted(STRATEGIES))
 ONCE = sorted(STRATEGIES.keys() - {"word", "concatenated"})
 
 
-def drawn(utterance, name, seed):
+def spans_of(utterance, name, seed):
     return draw_spans(utterance.words, name, span_generator(seed, 0, utterance.id))
 
 
 def frames_of_words(utterance):
     """The slow, obvious rule: a frame goes to the word whose stretch, to the middles of the gaps, holds its centre."""
-    found = [[] for _ in range(utterance.words)]
+    result = [[] for _ in range(utterance.words)]
     for frame in range(len(utterance.units)):
         centre = utterance.unit_centre + frame / utterance.unit_rate
         word = 0
@@ -32,8 +32,8 @@ def frames_of_words(utterance):
             word + 1 < utterance.words and centre >= (utterance.ends[word] + utterance.starts[word + 1]) / 2
         ):
             word += 1
-        found[word].append(frame)
-    return found
+        result[word].append(frame)
+    return result
 
 
 def deduplicated(values):
@@ -43,54 +43,54 @@ def deduplicated(values):
 @given(NAMES, st.integers(1, 80), st.integers(0, 2**32))
 @settings(deadline=None, max_examples=100)
 def test_every_word_comes_in_order_exactly_once_per_promise(name, words, seed):
-    plan = draw_spans(words, name, span_generator(seed, 0, "x"))
-    said = [word for span in plan for word in range(span.first, span.last)]
+    spans = draw_spans(words, name, span_generator(seed, 0, "x"))
+    words_of_spans = [word for span in spans for word in range(span.first, span.last)]
     if name == "word":
-        assert said == [word for word in range(words) for _ in (0, 1)]
+        assert words_of_spans == [word for word in range(words) for _ in (0, 1)]
     elif name == "concatenated":
-        assert said == [*range(words), *range(words)]
+        assert words_of_spans == [*range(words), *range(words)]
     else:
-        assert said == list(range(words))
-    assert all(one.speech != other.speech for one, other in itertools.pairwise(plan))
-    assert all(span.first < span.last for span in plan)
+        assert words_of_spans == list(range(words))
+    assert all(one.speech != other.speech for one, other in itertools.pairwise(spans))
+    assert all(span.first < span.last for span in spans)
 
 
 @given(NAMES, st.integers(1, 60), st.integers(0, 10**6))
 @settings(deadline=None, max_examples=100)
-def test_parse_gives_back_spans_words_and_the_utterance_s_own_units(name, words, seed):
+def test_parsed_spans_hold_the_words_and_units_of_the_utterance(name, words, seed):
     utterance = toy_utterance(words, seed)
     vocabulary = utterance.vocabulary
-    plan = drawn(utterance, name, seed)
+    spans = spans_of(utterance, name, seed)
     tokens = interleave(utterance, name, span_generator(seed, 0, utterance.id))
     parsed = parse_spans(make_document(tokens, vocabulary), vocabulary)
-    assert [span.speech for span in parsed] == [span.speech for span in plan]
+    assert [span.speech for span in parsed] == [span.speech for span in spans]
     frames = frames_of_words(utterance)
-    for span, found in zip(plan, parsed):
+    for span, result in zip(spans, parsed):
         if span.speech:
             own = [int(utterance.units[k]) for word in frames[span.first : span.last] for k in word]
-            assert [int(id) - vocabulary.first_unit for id in found.ids] == deduplicated(own)
+            assert [int(id) - vocabulary.first_unit for id in result.ids] == deduplicated(own)
         else:
             cuts = utterance.text_cuts
-            assert found.ids.tolist() == utterance.text[cuts[span.first] : cuts[span.last]].tolist()
+            assert result.ids.tolist() == utterance.text[cuts[span.first] : cuts[span.last]].tolist()
     marker = {
         (False, False): "[Text]",
         (True, False): "[Speech]",
         (False, True): "[ASR]",
         (True, True): "[TTS]",
     }
-    assert [found.marker for found in parsed] == [marker[span.speech, span.task] for span in plan]
-    assert sum(vocabulary.kind(tokens) == 1) + sum(vocabulary.kind(tokens) == 5) == len(plan)
+    assert [result.marker for result in parsed] == [marker[span.speech, span.task] for span in spans]
+    assert sum(vocabulary.kind(tokens) == 1) + sum(vocabulary.kind(tokens) == 5) == len(spans)
 
 
 @given(st.sampled_from(ONCE), st.integers(1, 60), st.integers(0, 10**6))
 @settings(deadline=None, max_examples=50)
-def test_speech_spans_of_an_expressive_utterance_stand_alone(name, words, seed):
+def test_a_speech_span_with_prosody_begins_with_style_and_pitch(name, words, seed):
     utterance = toy_utterance(words, seed, expressive=True)
-    plan = drawn(utterance, name, seed)
-    parsed = parse_spans(interleave_spans(utterance, plan), utterance.vocabulary)
-    for span, found in zip(plan, parsed):
+    spans = spans_of(utterance, name, seed)
+    parsed = parse_spans(interleave_spans(utterance, spans), utterance.vocabulary)
+    for span, result in zip(spans, parsed):
         first, last = (int(utterance.unit_cuts[i]) for i in (span.first, span.last))
-        names = utterance.vocabulary.decode(found.ids)
+        names = utterance.vocabulary.decode(result.ids)
         if span.speech and first < last:
             assert [name[:3] for name in names[:3]] == ["[St", "[Pi", "[Hu"]
             own = utterance.units[first:last].tolist()
@@ -106,14 +106,14 @@ def test_speech_spans_of_an_expressive_utterance_stand_alone(name, words, seed):
 @settings(deadline=None, max_examples=100)
 def test_every_unit_has_the_pitch_and_style_of_its_own_time_at_any_rates(name, words, seed, rates):
     utterance = toy_utterance(words, seed, expressive=True, pitch_rate=rates[0], style_rate=rates[1])
-    plan = drawn(utterance, name, seed)
-    parsed = parse_spans(interleave_spans(utterance, plan), utterance.vocabulary)
-    for span, found in zip(plan, parsed):
+    spans = spans_of(utterance, name, seed)
+    parsed = parse_spans(interleave_spans(utterance, spans), utterance.vocabulary)
+    for span, result in zip(spans, parsed):
         frames = range(*(int(utterance.unit_cuts[i]) for i in (span.first, span.last)))
         if not span.speech or not frames:
             continue
         runs = [k for k in frames if k == frames[0] or utterance.units[k] != utterance.units[k - 1]]
-        units, pitch, style = split(utterance.vocabulary.decode(found.ids))
+        units, pitch, style = split(utterance.vocabulary.decode(result.ids))
         assert units == utterance.units[runs].tolist()
         for values, own, rate in ((pitch, utterance.pitch, rates[0]), (style, utterance.style, rates[1])):
             times = np.arange(len(own)) / rate
@@ -150,9 +150,9 @@ def test_spirit_draws_spans_within_its_bounds_and_all_of_them():
     seen = {False: set(), True: set()}
     firsts = 0
     for seed in range(400):
-        plan = draw_spans(200, "spirit", span_generator(seed, 0, "x"))
-        firsts += plan[0].speech
-        for span in plan[:-1]:
+        spans = draw_spans(200, "spirit", span_generator(seed, 0, "x"))
+        firsts += spans[0].speech
+        for span in spans[:-1]:
             seen[span.speech].add(span.last - span.first)
     assert seen == {False: set(range(10, 31)), True: set(range(5, 16))}
     assert 150 < firsts < 250
@@ -185,11 +185,11 @@ def test_a_short_utterance_is_one_truncated_span():
     ],
 )
 @pytest.mark.parametrize("words", [30, 31])
-def test_a_promised_share_of_spoken_words_is_met_within_a_point(strategy, share, words):
+def test_the_share_of_spoken_words_is_met_within_one_per_cent(strategy, share, words):
     spoken = 0
     for seed in range(4000):
-        plan = draw_spans(words, strategy, span_generator(seed, 0, "x"))
-        spoken += sum(span.last - span.first for span in plan if span.speech)
+        spans = draw_spans(words, strategy, span_generator(seed, 0, "x"))
+        spoken += sum(span.last - span.first for span in spans if span.speech)
     assert abs(spoken / (4000 * words) - share) < 0.01
 
 

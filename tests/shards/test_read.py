@@ -49,8 +49,8 @@ def take(build, count, world_size=1, states=None, first=0, **settings):
         open_stream(build, THIRDS, rank=rank, world_size=world_size, state=states, **settings)
         for rank in range(world_size)
     ]
-    found = [next(ranks[number % world_size]) for number in range(first, first + count)]
-    return found, json.loads(json.dumps([rank.state() for rank in ranks]))
+    result = [next(ranks[number % world_size]) for number in range(first, first + count)]
+    return result, json.loads(json.dumps([rank.state() for rank in ranks]))
 
 
 @pytest.mark.parametrize("world_size", [2, 4, 8, 16])
@@ -65,26 +65,26 @@ def test_every_world_size_sees_the_same_sequences(build, world_size):
     st.booleans(),
 )
 @settings(deadline=None, max_examples=15)
-def test_a_stream_stopped_anywhere_goes_on_at_the_exact_token_at_any_world_size(build, stages, redraw):
+def test_a_stream_stopped_anywhere_resumes_at_the_exact_token_at_any_world_size(build, stages, redraw):
     whole, _ = take(build, 168, redraw=redraw, sequence_length=100)
-    found, states = [], None
+    result, states = [], None
     for steps, world_size in stages:
         # ranks stop at a common step: after a whole number of sequences each
-        count = -(-(len(found) + steps) // 8) * 8 - len(found)
+        count = -(-(len(result) + steps) // 8) * 8 - len(result)
         part, states = take(
-            build, count, world_size, states, first=len(found), redraw=redraw, sequence_length=100
+            build, count, world_size, states, first=len(result), redraw=redraw, sequence_length=100
         )
-        found += part
-    assert stream_hash(found) == stream_hash(whole[: len(found)])
+        result += part
+    assert stream_hash(result) == stream_hash(whole[: len(result)])
 
 
 def test_twenty_random_stops_change_nothing(build):
     whole, _ = take(build, 200)
-    found, state = [], None
+    result, state = [], None
     for stop in sorted(np.random.default_rng(0).choice(np.arange(1, 200), 20, replace=False).tolist()):
-        part, state = take(build, stop - len(found), states=state, first=len(found))
-        found += part
-    assert stream_hash(found) == stream_hash(whole[: len(found)])
+        part, state = take(build, stop - len(result), states=state, first=len(result))
+        result += part
+    assert stream_hash(result) == stream_hash(whole[: len(result)])
     assert len(json.dumps(state)) < 4000
 
 
@@ -93,8 +93,8 @@ def test_another_seed_is_another_stream(build):
 
 
 def documents_of(sequences, lanes):
-    """Put the documents together again: lane by lane and stream by stream, as the pieces follow each other."""
-    found = {}
+    """Join the pieces of the documents, lane by lane and stream by stream."""
+    result = {}
     open_ends = {}
     for number, packed in enumerate(sequences):
         for index in range(packed.documents[-1] + 1):
@@ -106,30 +106,30 @@ def documents_of(sequences, lanes):
             )
             key = number % lanes, stream
             if positions[0] == 0:
-                found.setdefault(stream, []).append(open_ends.setdefault(key, []))
+                result.setdefault(stream, []).append(open_ends.setdefault(key, []))
                 open_ends[key] = []
-                found[stream][-1] = open_ends[key]
+                result[stream][-1] = open_ends[key]
             assert positions.tolist() == list(range(len(open_ends[key]), len(open_ends[key]) + len(tokens)))
             open_ends[key] += tokens.tolist()
-    return found
+    return result
 
 
 @pytest.mark.parametrize("sequence_length", [97, 300, 1500])
-def test_packed_pieces_put_together_are_the_documents(build, sequence_length):
+def test_the_joined_pieces_of_packed_sequences_are_the_documents(build, sequence_length):
     sequences, _ = take(
         build, 300 * 97 // sequence_length + 32, sequence_length=sequence_length, redraw=False
     )
     assert {packed.tokens.shape for packed in sequences} == {(sequence_length,)}
     for stream, name in enumerate(THIRDS):
         materialised = {tuple(tokens.tolist()) for tokens in read_documents(build, name)}
-        found = [tuple(tokens) for tokens in documents_of(sequences, STREAM["lanes"])[stream]]
-        whole = [tokens for tokens in found if tokens in materialised]
-        assert len(whole) > 0.5 * len(found)
-        for tokens in set(found) - materialised:  # those still open at the end
+        result = [tuple(tokens) for tokens in documents_of(sequences, STREAM["lanes"])[stream]]
+        whole = [tokens for tokens in result if tokens in materialised]
+        assert len(whole) > 0.5 * len(result)
+        for tokens in set(result) - materialised:  # those still open at the end
             assert any(tokens == one[: len(tokens)] for one in materialised)
 
 
-def test_a_sequence_says_whose_documents_it_holds(build):
+def test_a_sequence_has_the_keys_of_its_documents(build):
     held = {
         (name, sample["__key__"]): sample["tokens.npy"].tolist()
         for name in THIRDS
@@ -174,14 +174,14 @@ def test_lanes_share_an_epoch_without_overlap(build):
     assert sum(map(len, shares)) == len(set.union(*shares)) == len(seen[0].source.blocks) == 100
 
 
-def test_interleavings_are_drawn_anew_each_epoch_and_say_the_same_words(build):
+def test_each_epoch_draws_other_spans_of_the_same_samples(build):
     stream = open_stream(build, {"interleaved": 1}, **(STREAM | {"lanes": 1, "buffer": 100}))
     vocabulary = Vocabulary.load(build / "shards")
     sequences = [next(stream) for _ in range(400)]
-    found = documents_of(sequences, 1)[0][:-1]
-    first, second = found[:100], found[100:200]
+    result = documents_of(sequences, 1)[0][:-1]
+    first, second = result[:100], result[100:200]
     assert {tuple(tokens) for tokens in first} != {tuple(tokens) for tokens in second}
-    for tokens in found[:200]:
+    for tokens in result[:200]:
         parse_spans(tokens, vocabulary)
     units = [
         read_utterance(s, vocabulary).units
@@ -193,17 +193,17 @@ def test_interleavings_are_drawn_anew_each_epoch_and_say_the_same_words(build):
 
 @pytest.mark.parametrize("expressive", [False, True])
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
-def test_a_window_drawn_together_is_what_its_samples_give_one_by_one(name, expressive):
+def test_a_batch_of_samples_is_redrawn_as_one_by_one(name, expressive):
     rates = {"pitch_rate": 20.0, "style_rate": 0.5}
     rows = [
         toy_utterance(1 + 3 * i % 50, seed=i, id=f"u{i}", expressive=expressive, **rates) for i in range(60)
     ]
     vocabulary = rows[0].vocabulary
-    made = [toy_sample(row, "interleaved") for row in rows]
-    shared = {name: made[0]["json"][name] for name in SHARED}
+    written = [toy_sample(row, "interleaved") for row in rows]
+    shared = {name: written[0]["json"][name] for name in SHARED}
     samples = [
         ("x.tar", one["__key__"], {name: encode(name, one[name]) for name in one if name != "__key__"})
-        for one in made
+        for one in written
     ]
     expected = [
         make_document(
@@ -211,13 +211,13 @@ def test_a_window_drawn_together_is_what_its_samples_give_one_by_one(name, expre
         )
         for row in rows
     ]
-    found = redraw_batch(samples, 7, vocabulary, 3, make_strategy(name), shared)
+    result = redraw_batch(samples, 7, vocabulary, 3, make_strategy(name), shared)
     alone = [
         redraw_sample(vocabulary, 3, make_strategy(name), 7, key, members) for _, key, members in samples
     ]
     assert [one.tolist() for one in alone] == [one.tolist() for one in expected]
-    assert [one.tolist() for one in found] == [one.tolist() for one in expected]
-    assert {one.dtype for one in found} == {np.dtype(np.int32)}
+    assert [one.tolist() for one in result] == [one.tolist() for one in expected]
+    assert {one.dtype for one in result} == {np.dtype(np.int32)}
 
 
 def test_shards_that_do_not_share_what_they_must_are_named(copy):
@@ -261,9 +261,9 @@ def test_a_build_behind_a_url_gives_the_same_stream(build):
     remote.put(str(build), "/bucket/build", recursive=True)
     url = "memory://bucket/build"
     assert stream_hash(take(url, 40)[0]) == stream_hash(take(build, 40)[0])
-    found = list(read_documents(url, "text"))
+    result = list(read_documents(url, "text"))
     assert all(
-        np.array_equal(one, other) for one, other in zip(found, read_documents(build, "text"), strict=True)
+        np.array_equal(one, other) for one, other in zip(result, read_documents(build, "text"), strict=True)
     )
     with pytest.raises(ValueError, match="memory://bucket/nothing"):
         take("memory://bucket/nothing", 1)
@@ -278,10 +278,10 @@ def test_blocks_of_an_object_store_are_requested_at_the_same_time(tmp_path, monk
     paths = ["memory://bucket/many/shards/text/train-000000.tar"]
     blocks = read_blocks(paths, [entry], 1)
     assert len(blocks) == 4
-    together, read = threading.Barrier(4), files.read
+    barrier, read = threading.Barrier(4), files.read
 
     def wait_for_others(*arguments):
-        together.wait(10)  # raises unless all four are requested
+        barrier.wait(10)  # raises unless all four are requested
         return read(*arguments)
 
     monkeypatch.setattr(files, "read", wait_for_others)
@@ -365,9 +365,9 @@ def remove(path):
     path.unlink()
 
 
-@pytest.mark.parametrize("harm", [truncate, flip, remove])
-def test_a_harmed_shard_is_named_by_the_loader(copy, harm):
-    harm(copy / SHARD)
+@pytest.mark.parametrize("damage", [truncate, flip, remove])
+def test_a_damaged_shard_is_named_by_the_loader(copy, damage):
+    damage(copy / SHARD)
     with pytest.raises(ValueError, match=r"interleaved/train-000001\.tar"):
         open_stream(copy, THIRDS, **STREAM)
 
@@ -379,9 +379,9 @@ def test_a_shard_that_lost_only_its_closing_zeros_is_named(copy):
         open_stream(copy, THIRDS, **STREAM)
 
 
-@pytest.mark.parametrize("harm", [truncate, remove])
-def test_a_harmed_shard_is_named_when_read_alone(copy, harm):
-    harm(copy / SHARD)
+@pytest.mark.parametrize("damage", [truncate, remove])
+def test_a_damaged_shard_is_named_when_it_is_read_alone(copy, damage):
+    damage(copy / SHARD)
     with pytest.raises(ValueError, match=r"interleaved/train-000001\.tar"):
         list(read_samples(copy / SHARD))
 
@@ -404,7 +404,7 @@ def test_a_tar_cut_anywhere_is_truncated(build, tmp_path, cut):
 
 
 @pytest.mark.parametrize("name", ["u0.pyd", "u0.pickle", "u0.tokens.pyd", "u0.pth", "u0", "u0.tokens.npy"])
-def test_a_member_that_could_carry_code_is_refused_unread(tmp_path, name):
+def test_a_member_that_could_hold_code_is_refused_unread(tmp_path, name):
     import pickle
 
     with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -459,7 +459,7 @@ def test_a_header_with_an_impossible_size_is_refused(build, tmp_path, size):
         list(read_samples(tmp_path / "x.tar"))
 
 
-def test_what_is_no_tar_is_named(tmp_path):
+def test_a_file_that_is_no_tar_is_named(tmp_path):
     for content in (b"", b"x" * 2000, b"\0" * 100):
         (tmp_path / "x.tar").write_bytes(content)
         with pytest.raises(ValueError, match=r"x\.tar"):
@@ -505,7 +505,7 @@ def test_a_sample_of_another_vocabulary_is_refused(build):
         ({"sequence_length": 0}, "sequence_length"),
     ],
 )
-def test_wrong_use_of_the_loader_is_said_in_one_line(build, change, rule):
+def test_wrong_use_of_the_loader_is_an_error_of_one_line(build, change, rule):
     settings = STREAM | {"mixture": THIRDS} | change
     with pytest.raises(ValueError, match=rule):
         open_stream(build, **settings)

@@ -25,8 +25,8 @@ def slow_merge(units, pitch, style, unit_rate, pitch_rate=12.5, style_rate=1.0):
 @settings(deadline=None, max_examples=100)
 def test_merge_is_the_stable_sort_of_the_specification_at_any_rates(units, pitch, style, rates):
     unit_rate, pitch_rate, style_rate = rates
-    found = merge(units, pitch, style, unit_rate=unit_rate, pitch_rate=pitch_rate, style_rate=style_rate)
-    assert found == slow_merge(units, pitch, style, *rates)
+    result = merge(units, pitch, style, unit_rate=unit_rate, pitch_rate=pitch_rate, style_rate=style_rate)
+    assert result == slow_merge(units, pitch, style, *rates)
 
 
 def test_the_paper_s_example_comes_out_of_merge():
@@ -38,7 +38,7 @@ def test_the_paper_s_example_comes_out_of_merge():
     assert "".join(merge(units, pitch, [10], unit_rate=25.0)) == expected
 
 
-def test_the_inverse_gives_the_documented_vector():
+def test_split_gives_the_documented_vector():
     units, pitch, style = split("[St81][Hu78][Pi13][Hu42][Hu81][Hu159][Hu316][Pi3][Hu259]")
     assert units == [78, 42, 81, 159, 316, 259]
     assert pitch == [13, 13, 13, 13, 13, 3]
@@ -56,8 +56,8 @@ def test_units_alone_are_their_runs_and_have_no_pitch():
 @settings(deadline=None, max_examples=100)
 def test_split_gives_back_the_runs_and_the_pitch_in_force(units, pitch):
     kept = [i for i in range(len(units)) if i == 0 or units[i] != units[i - 1]]
-    found, pitches, style = split(merge(units, pitch, unit_rate=24.99))
-    assert found == [units[i] for i in kept]
+    result, pitches, style = split(merge(units, pitch, unit_rate=24.99))
+    assert result == [units[i] for i in kept]
     assert style is None
     # at equal rates in step, pitch p is in force from frame 2p on
     assert pitches == [pitch[min(i // 2, len(pitch) - 1)] for i in kept]
@@ -79,13 +79,13 @@ def test_split_gives_back_the_runs_and_the_pitch_in_force(units, pitch):
         ["[Text]"],
     ],
 )
-def test_split_refuses_what_is_no_speech_token(bad):
+def test_split_refuses_other_than_speech_tokens(bad):
     with pytest.raises(ValueError, match="stream: need"):
         split(bad)
 
 
 @pytest.mark.parametrize("bad", [[-1], [1.5], [[1], [2]], [True]])
-def test_merge_refuses_what_is_no_token_value(bad):
+def test_merge_refuses_other_than_token_values(bad):
     with pytest.raises(ValueError, match="stream: need integers >= 0"):
         merge([1, 2], bad, unit_rate=25.0)
 
@@ -98,7 +98,7 @@ def test_merge_refuses_a_rate_that_gives_no_times(rate):
 
 @given(VALUES, VALUES, st.lists(st.integers(0, 99), max_size=6), RATES)
 @settings(deadline=None, max_examples=50)
-def test_nothing_is_lost_and_time_never_runs_back(units, pitch, style, rate):
+def test_merge_keeps_all_runs_in_the_order_of_time(units, pitch, style, rate):
     runs = lambda values: sum(i == 0 or value != values[i - 1] for i, value in enumerate(values))  # noqa: E731
     tokens = merge(units, pitch, style, unit_rate=rate)
     counts = [sum(token.startswith(f"[{kind}") for token in tokens) for kind in ("Hu", "Pi", "St")]
@@ -181,7 +181,7 @@ def test_ids_of_pitch_and_style_need_their_rates():
     st.sampled_from([(12.5, 1.0), (12.5, 3.0), (25.0, 0.5), (7.0, 1.3)]),
 )
 @settings(deadline=None, max_examples=100)
-def test_many_spans_merged_together_are_those_merged_one_by_one(seed, utterances, rates):
+def test_merge_spans_gives_what_merge_ids_gives_for_each_span(seed, utterances, rates):
     rng = np.random.default_rng(seed)
     vocabulary = toy_vocabulary(64, 100)
     units = [rng.integers(0, 3, int(rng.integers(1, 60))) for _ in range(utterances)]
@@ -193,7 +193,7 @@ def test_many_spans_merged_together_are_those_merged_one_by_one(seed, utterances
     fixed = {"vocabulary": vocabulary, "unit_rate": 25.0, "pitch_rate": rates[0], "style_rate": rates[1]}
     for streams in ((pitch, style), (pitch, None), (None, style)):
         ids, counts = merge_spans(units, *streams, owners, cuts[:, 0], cuts[:, 1], **fixed)
-        found = np.split(ids, np.cumsum(counts)[:-1])
-        for owner, (first, last), one in zip(owners, cuts, found):
+        result = np.split(ids, np.cumsum(counts)[:-1])
+        for owner, (first, last), one in zip(owners, cuts, result):
             own = [None if stream is None else stream[owner] for stream in streams]
             assert one.tolist() == merge_ids(units[owner], *own, first=first, last=last, **fixed).tolist()

@@ -37,20 +37,20 @@ def test_a_fresh_build_has_no_findings(build):
 
 
 def changed(content):
-    harmed = bytearray(content)
-    harmed[len(content) // 2] ^= 1
-    return bytes(harmed)
+    damaged = bytearray(content)
+    damaged[len(content) // 2] ^= 1
+    return bytes(damaged)
 
 
 @pytest.mark.parametrize(
-    "harm", [changed, lambda c: c[:-20_000], lambda c: c[: len(c) // 2], lambda c: b"", lambda c: c + b"x"]
+    "damage", [changed, lambda c: c[:-20_000], lambda c: c[: len(c) // 2], lambda c: b"", lambda c: c + b"x"]
 )
-def test_a_changed_shard_is_named(copy, harm):
+def test_a_changed_shard_is_named(copy, damage):
     path = copy / SHARD
-    path.write_bytes(harm(path.read_bytes()))
-    found = verify(copy)
-    assert found
-    assert all(line.startswith(str(path)) for line in found)
+    path.write_bytes(damage(path.read_bytes()))
+    result = verify(copy)
+    assert result
+    assert all(line.startswith(str(path)) for line in result)
 
 
 @pytest.mark.parametrize("offset", range(0, 512 * 12, 97))
@@ -90,7 +90,7 @@ def test_a_pickle_in_a_tar_is_refused_by_verify_and_loader_with_the_shard_s_name
     index = json.loads((copy / "shards/index.json").read_text())
     entry = index["streams"]["interleaved"]["train"][
         1
-    ]  # made to agree with the tar: the member itself must be found
+    ]  # made to agree with the tar: the member itself must be result
     entry |= {"bytes": len(written), "sha256": hashlib.sha256(written).hexdigest(), "samples": 1}
     entry["blocks"] = {"samples": 64, "offsets": [0, 1024], "crc32": [zlib.crc32(written[:1024])]}
     (copy / "shards/index.json").write_text(json.dumps(index))
@@ -108,11 +108,11 @@ def test_a_member_that_the_index_does_not_list_is_found(copy):
         if listed is None:
             del entry["members"]  # as in schema 1
         (copy / "shards/index.json").write_text(json.dumps(index))
-        found = verify(copy)
+        result = verify(copy)
         if rule is None:
-            assert found == []
+            assert result == []
         else:
-            (line,) = found
+            (line,) = result
             assert re.search(rf"train-000001\.tar: members in the index must be \['ends.npy', .*{rule}", line)
 
 
@@ -172,12 +172,12 @@ def test_pitch_and_style_at_any_rates_agree_with_their_sequences(tmp_path):
 
 def test_another_vocabulary_is_found(copy):
     toy_vocabulary(64, 100).save(copy / "shards")
-    found = verify(copy)
-    assert "index.json: vocabulary must be" in found[0]
-    assert "made with vocabulary" in found[1]
+    result = verify(copy)
+    assert "index.json: vocabulary must be" in result[0]
+    assert "made with vocabulary" in result[1]
 
 
-def test_a_sequence_that_is_not_the_drawn_one_is_found(copy):
+def test_a_sequence_other_than_the_drawn_one_is_a_finding(copy):
     row = toy_utterance(40)
     good = toy_sample(row, "interleaved")
     assert rewritten(copy, [good]) == []
@@ -204,13 +204,13 @@ def test_arrays_that_contradict_each_other_are_found(copy, change, rule):
 @pytest.mark.parametrize(
     ("name", "value"), [("id", "u2"), ("stream", "speech"), ("schema", 1), ("seconds", 1.0)]
 )
-def test_a_record_that_says_what_is_not_so_is_found(copy, name, value):
+def test_a_wrong_field_of_a_record_is_a_finding(copy, name, value):
     good = toy_sample(toy_utterance(40), "interleaved")
     (line,) = rewritten(copy, [good | {"json": good["json"] | {name: value}}])
     assert "u1: " in line
 
 
-def test_word_times_that_are_not_those_of_the_words_are_found(copy):
+def test_word_times_that_differ_from_the_words_are_a_finding(copy):
     good = toy_sample(toy_utterance(40), "interleaved")
     times = good["times.npy"].copy()
     times[0, 0] += 1e-9
@@ -219,7 +219,7 @@ def test_word_times_that_are_not_those_of_the_words_are_found(copy):
 
 
 @pytest.mark.parametrize("name", ["samples", "audio_samples", "first", "tokens", "sha256", "words", "shared"])
-def test_an_index_that_says_what_is_not_so_is_found(copy, name):
+def test_a_wrong_field_of_the_index_is_a_finding(copy, name):
     index = json.loads((copy / "shards/index.json").read_text())
     other = {
         "tokens": {"unit": 1},
@@ -230,9 +230,9 @@ def test_an_index_that_says_what_is_not_so_is_found(copy, name):
     }.get(name, 12345)
     index["streams"]["interleaved"]["train"][1][name] = other
     (copy / "shards/index.json").write_text(json.dumps(index))
-    found = verify(copy)
-    assert found
-    assert all(line.startswith(str(copy / SHARD)) for line in found)
+    result = verify(copy)
+    assert result
+    assert all(line.startswith(str(copy / SHARD)) for line in result)
 
 
 def test_an_example_in_train_and_in_valid_is_found(copy):
@@ -246,8 +246,8 @@ def test_an_example_in_train_and_in_valid_is_found(copy):
     ]
 
 
-def test_one_bad_setting_does_not_drown_the_rest(copy):
+def test_findings_per_shard_are_limited(copy):
     good = [toy_sample(toy_utterance(9, seed=i, id=f"u{i}"), "interleaved") for i in range(20)]
-    found = rewritten(copy, [one | {"json": one["json"] | {"seconds": 0.5}} for one in good])
-    assert len(found) == 6
-    assert found[-1].endswith("more findings, left out")
+    result = rewritten(copy, [one | {"json": one["json"] | {"seconds": 0.5}} for one in good])
+    assert len(result) == 6
+    assert result[-1].endswith("more findings, left out")

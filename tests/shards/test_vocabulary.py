@@ -30,7 +30,7 @@ def test_ids_follow_the_layout_of_spirit_lm(tmp_path):
     )
 
 
-def test_kinds_stand_in_the_order_of_the_ids():
+def test_kinds_have_the_order_of_the_ids():
     vocabulary = toy_vocabulary(64, 100)
     kinds = vocabulary.kind(np.arange(vocabulary.padded_size))
     padding = vocabulary.padded_size - vocabulary.size
@@ -39,7 +39,7 @@ def test_kinds_stand_in_the_order_of_the_ids():
     assert vocabulary.counts(np.array([0, vocabulary.first_unit])) == {"text": 1, "unit": 1}
 
 
-def test_a_kind_that_is_absent_takes_no_ids():
+def test_a_kind_without_tokens_has_no_ids():
     vocabulary = toy_vocabulary(tasks=False)
     kinds = vocabulary.kind(np.arange(vocabulary.padded_size))
     assert set(kinds) == {KINDS.index(kind) for kind in ("text", "marker", "unit", "padding")}
@@ -59,7 +59,7 @@ def test_encode_undoes_decode(data):
     assert vocabulary.encode(vocabulary.decode(ids)) == ids
 
 
-def test_a_readable_string_makes_the_round_trip():
+def test_a_rendered_string_encodes_to_the_same_ids():
     vocabulary = toy_vocabulary(64, 100)
     text = "<s>[Text] and they[Speech][St7][Pi3][Hu3][Hu500][Text] went, [laughs][TTS][Hu1]</s>"
     ids = vocabulary.encode(text)
@@ -69,7 +69,7 @@ def test_a_readable_string_makes_the_round_trip():
 
 
 @pytest.mark.parametrize("bad", ["[Hu501]", "[Hu3x", "[Hu03]", "[Pi3]", "[St7]", "[Hu3", "x [Hu4 y"])
-def test_a_token_that_is_none_is_an_error_and_never_text(bad):
+def test_a_malformed_token_is_an_error_and_never_text(bad):
     with pytest.raises(ValueError, match=r"(Hu|Pi|St)\d"):
         toy_vocabulary().encode(bad)
 
@@ -184,13 +184,13 @@ def test_words_tokenised_alone_are_slices_of_the_sentence(tokenizer):
     assert tokenizer.decode(ids[cuts[3] : cuts[7]]) == " ".join(WORDS[3:7])
 
 
-def test_special_tokens_are_never_read_out_of_text(tokenizer):
+def test_special_tokens_are_never_read_from_text(tokenizer):
     forbidden = {tokenizer.bos, tokenizer.eos}
     assert forbidden - {None}
     assert not forbidden & set(tokenizer.encode("a <s> </s> <|end|> <|begin|> b"))
 
 
-def test_a_tokenizer_survives_a_trip_to_another_process(tokenizer):
+def test_a_tokenizer_can_be_pickled_to_another_process(tokenizer):
     import pickle
 
     again = pickle.loads(pickle.dumps(tokenizer))
@@ -202,7 +202,7 @@ def test_a_tokenizer_survives_a_trip_to_another_process(tokenizer):
     )
 
 
-def test_a_tokenizer_folder_with_a_hole_in_its_ids_keeps_them(tmp_path):
+def test_a_gap_in_the_ids_of_a_tokenizer_folder_is_kept(tmp_path):
     tokenizer = load_tokenizer(metaspace_folder(tmp_path))
     holes = [i for i, piece in enumerate(tokenizer.pieces) if piece is None]
     assert len(holes) == 5

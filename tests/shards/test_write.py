@@ -63,14 +63,19 @@ def test_the_bytes_are_those_of_webdataset_s_own_writer(tmp_path):
     samples = [toy_sample(row, "interleaved") for row in rows()]
     write_shard(tmp_path / "ours.tar", samples, toy_vocabulary())
     writer = webdataset.TarWriter(
-        str(tmp_path / "theirs.tar"), encoder=False, mtime=0, user="wordweave", group="wordweave", mode=0o444
+        str(tmp_path / "webdataset.tar"),
+        encoder=False,
+        mtime=0,
+        user="wordweave",
+        group="wordweave",
+        mode=0o444,
     )
     for one in samples:
         writer.write(
             {name: value if name == "__key__" else encode(name, value) for name, value in one.items()}
         )
     writer.close()
-    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "webdataset.tar").read_bytes()
 
 
 @given(st.from_regex(r"[A-Za-z0-9_=-]{1,80}\.[a-z.]{1,19}", fullmatch=True), st.binary(max_size=1500))
@@ -95,9 +100,9 @@ def test_a_member_is_what_tarfile_writes(name, content):
 def test_a_sample_comes_back_as_it_was_written(tmp_path, stream, members):
     written = [toy_sample(row, stream) for row in rows()]
     write_shard(tmp_path / "a.tar", written, toy_vocabulary())
-    found = list(read_samples(tmp_path / "a.tar"))
-    assert [set(one) for one in found] == [members | {"__key__"}] * 3
-    for one, other in zip(found, written):
+    result = list(read_samples(tmp_path / "a.tar"))
+    assert [set(one) for one in result] == [members | {"__key__"}] * 3
+    for one, other in zip(result, written):
         assert (one["__key__"], one["json"]) == (other["__key__"], json.loads(json.dumps(other["json"])))
         for name in members - {"json"}:
             assert np.array_equal(one[name], other[name])
@@ -109,9 +114,9 @@ def test_a_sample_comes_back_as_it_was_written(tmp_path, stream, members):
 def test_pitch_and_style_are_stored_with_their_rates(tmp_path, rates):
     row = toy_utterance(20, expressive=True, pitch_rate=rates[0], style_rate=rates[1])
     write_shard(tmp_path / "a.tar", [toy_sample(row, "interleaved")], row.vocabulary)
-    (found,) = read_samples(tmp_path / "a.tar")
-    again = read_utterance(found, row.vocabulary)
-    assert (found["json"]["pitch_rate"], found["json"]["style_rate"]) == rates
+    (result,) = read_samples(tmp_path / "a.tar")
+    again = read_utterance(result, row.vocabulary)
+    assert (result["json"]["pitch_rate"], result["json"]["style_rate"]) == rates
     assert np.array_equal(again.pitch, row.pitch)
     assert np.array_equal(again.style, row.style)
     for strategy in ("word", "spirit"):
@@ -119,7 +124,7 @@ def test_pitch_and_style_are_stored_with_their_rates(tmp_path, rates):
         assert one == other
 
 
-def test_further_members_come_back_and_are_listed_in_the_index(tmp_path):
+def test_further_members_are_read_back_and_listed_in_the_index(tmp_path):
     energy = np.linspace(0, 1, 7, dtype=np.float32)
     row, vocabulary = toy_utterance(20), toy_vocabulary()
     plain = toy_sample(row, "speech")
@@ -127,9 +132,9 @@ def test_further_members_come_back_and_are_listed_in_the_index(tmp_path):
     (tmp_path / "shards/speech").mkdir(parents=True)
     entry = write_shard(tmp_path / "shards/speech/train-000000.tar", [added], vocabulary)
     write_index(tmp_path / "shards", {"speech": {"train": [entry]}}, vocabulary)
-    (found,) = read_samples(tmp_path / "shards/speech/train-000000.tar")
-    assert found["energy.npy"].tolist() == energy.tolist()
-    assert found["energy.npy"].dtype == np.float32
+    (result,) = read_samples(tmp_path / "shards/speech/train-000000.tar")
+    assert result["energy.npy"].tolist() == energy.tolist()
+    assert result["energy.npy"].dtype == np.float32
     (listed,) = read_index(tmp_path)["streams"]["speech"]["train"]
     assert listed["members"] == ["energy.npy", "json", "tokens.npy", "units.npy"]
     assert verify(tmp_path) == []
@@ -155,25 +160,25 @@ def test_a_further_member_that_readers_would_refuse_is_not_written(name, values,
         sample(plain["json"], [1], row, members={name: values})
 
 
-def test_an_utterance_read_back_gives_any_interleaving(tmp_path):
+def test_any_interleaving_can_be_drawn_from_a_stored_utterance(tmp_path):
     row = toy_utterance(40)
     write_shard(tmp_path / "a.tar", [toy_sample(row, "interleaved")], toy_vocabulary())
-    (found,) = read_samples(tmp_path / "a.tar")
-    again = read_utterance(found, toy_vocabulary())
+    (result,) = read_samples(tmp_path / "a.tar")
+    again = read_utterance(result, toy_vocabulary())
     for name in ("spirit", "poisson", "word", "concatenated"):
         assert interleave(again, name, span_generator(1, 2, "x")) == interleave(
             row, name, span_generator(1, 2, "x")
         )
     materialised = make_document(interleave(again, "spirit", span_generator(0, 0, row.id)), toy_vocabulary())
-    assert np.array_equal(found["tokens.npy"], materialised)
+    assert np.array_equal(result["tokens.npy"], materialised)
 
 
 def test_the_entry_counts_what_the_shard_holds(tmp_path):
     entry = write_shard(
         tmp_path / "a.tar", [toy_sample(row, "interleaved") for row in rows()], toy_vocabulary()
     )
-    found = list(read_samples(tmp_path / "a.tar"))
-    tokens = np.concatenate([one["tokens.npy"] for one in found])
+    result = list(read_samples(tmp_path / "a.tar"))
+    tokens = np.concatenate([one["tokens.npy"] for one in result])
     assert entry["tokens"] == toy_vocabulary().counts(tokens)
     assert sum(entry["tokens"].values()) == len(tokens)
     assert (entry["file"], entry["samples"], entry["first"], entry["last"]) == ("a.tar", 3, "u0", "u2")
@@ -184,7 +189,7 @@ def test_the_entry_counts_what_the_shard_holds(tmp_path):
 
 
 @pytest.mark.parametrize(("strategy", "share"), [("poisson", 0.3), ("continuation", 0.5), ("word", 0.5)])
-def test_the_entry_says_what_a_ratio_came_to(tmp_path, strategy, share):
+def test_the_entry_counts_spoken_and_written_words(tmp_path, strategy, share):
     samples = []
     for i in range(300):
         one = toy_sample(toy_utterance(30, seed=i % 5, id=f"u{i}"), "interleaved")
@@ -271,10 +276,10 @@ def test_documents_come_in_the_order_of_the_shards(build):
         ],
     }
     for stream in STREAMS:
-        found = list(read_documents(build, stream))
-        assert len(found) == 100
-        assert all(np.array_equal(one, other) for one, other in zip(found, expected[stream]))
-        assert all(parse_spans(one, vocabulary) for one in found)
+        result = list(read_documents(build, stream))
+        assert len(result) == 100
+        assert all(np.array_equal(one, other) for one, other in zip(result, expected[stream]))
+        assert all(parse_spans(one, vocabulary) for one in result)
 
 
 @given(
