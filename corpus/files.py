@@ -119,12 +119,18 @@ def read(path: Path | str, start: int = 0, stop: int | None = None) -> bytes:
     try:
         if is_url(path):
             url: Any = to_path(path)
-            return url.fs.cat_file(url.path, start=start or None, end=stop)  # no range: the file may be empty
+            # no range for a whole file, which may be empty
+            return url.fs.cat_file(url.path, start=start or None, end=stop, **_one_request(path))
         with open(path, "rb", buffering=0) as file:
             file.seek(start)
             return file.read() if stop is None else file.read(stop - start)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
+
+
+def _one_request(path: Path | str) -> dict[str, int]:
+    """Options with which a file is read in one request: s3fs would ask for its size first, to read parts at once."""
+    return {"max_concurrency": 1} if str(path).startswith(("s3://", "s3a://")) else {}
 
 
 def read_record(path: Path | str, *required: str, format: str | None = None, **marks: Any) -> dict[str, Any]:
@@ -180,7 +186,7 @@ def read_each(folder: Path, names: Iterable[str], at_once: int = 1000) -> Iterat
     root: Any = folder
     rest = iter(names)
     while batch := [f"{root.path}/{name}" for name in islice(rest, at_once)]:
-        contents = root.fs.cat(batch, on_error="return")
+        contents = root.fs.cat(batch, on_error="return", **_one_request(folder))
         yield from (content if isinstance(content, bytes) else None for content in map(contents.get, batch))
 
 

@@ -135,6 +135,25 @@ def test_what_a_store_holds_is_planned_as_on_the_disk(tmp_path):
     assert [files.read(build / "out" / str(n)) for n in range(5)] == [str(n).encode() * 2 for n in range(5)]
 
 
+def test_a_small_file_on_s3_is_read_in_one_request(bucket, monkeypatch):
+    import s3fs
+
+    folder = files.to_path(f"{bucket}/requests")
+    for name in "ab":
+        files.write(folder / name, name.encode())
+    files.write(folder / "empty", b"")
+    requests, call = [], s3fs.S3FileSystem._call_s3
+
+    async def counted(self, method, *arguments, **settings):
+        requests.append(method)
+        return await call(self, method, *arguments, **settings)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    assert (files.read(folder / "a"), files.read(folder / "empty")) == (b"a", b"")
+    assert list(files.read_each(folder, ["b", "none"])) == [b"b", None]
+    assert requests == ["get_object"] * 4
+
+
 @pytest.mark.slow
 def test_a_build_on_s3_has_the_bytes_of_one_on_the_disk_and_trains(bucket, spoken_corpus, tmp_path):
     from shards.read import open_stream
