@@ -28,6 +28,12 @@ SOURCE = click.Path(exists=True, path_type=Path)
 @click.option("--seed", type=int, help="In place of the file's.")
 @click.option("--phones", type=FILE, help="Learn phones too: a file of `wordweave phones`.")
 @click.option(
+    "--teacher",
+    "teacher_path",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Distil this encoder: a directory in Hugging Face format (HuBERT, wav2vec2 or Whisper).",
+)
+@click.option(
     "--start", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Go on from this encoder."
 )
 @click.option(
@@ -111,10 +117,12 @@ def read_recipe(config: Path | None, options: dict[str, Any], output: Path) -> "
     if "stages" not in table:
         return None
     stages = table.pop("stages")
-    own: dict[str, Any] = {name: table.pop(name) for name in ("clusters", "lower") if name in table}
+    own: dict[str, Any] = {
+        name: table.pop(name) for name in ("clusters", "lower", "codebook_leave_out") if name in table
+    }
     if isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages):
         stages = [
-            with_phones(
+            with_targets(
                 {**table, **stage, **options, **({"start": str(stage_folder(output, n))} if n else {})}
             )
             for n, stage in enumerate(stages)
@@ -132,7 +140,7 @@ def read_pretraining(config: Path | None, options: dict[str, Any]) -> "PretrainS
 
     table = read_table(config)
     try:
-        return fill(PretrainSettings, with_phones(table | options))
+        return fill(PretrainSettings, with_targets(table | options))
     except ValueError as error:
         raise click.UsageError(f"{config.name}: {error}" if config else str(error)) from error
 
@@ -147,8 +155,13 @@ def read_table(config: Path | None) -> dict[str, Any]:
         raise click.UsageError(str(error)) from error
 
 
-def with_phones(table: dict[str, Any]) -> dict[str, Any]:
-    """The target `phones` added where a file of phones is named and no target of that name."""
+def with_targets(table: dict[str, Any]) -> dict[str, Any]:
+    """The directory of --teacher in its table; the target `phones` where a file of phones is named without one."""
+    if isinstance(table.get("teacher"), str):
+        raise click.UsageError(f"need a table [teacher] with the key path, got {table['teacher']!r}")
+    if directory := table.get("teacher_path"):
+        table = {name: value for name, value in table.items() if name != "teacher_path"}
+        table["teacher"] = {**table.get("teacher", {}), "path": directory}
     from units.pretraining.targets import count_phones
     from units.pretraining.train import PretrainSettings
 

@@ -16,15 +16,12 @@ from safetensors import SafetensorError
 from units.encoders import load_encoder
 from units.pretraining import checkpoint as pretrained
 from units.pretraining.augment import AugmentSettings, at_speed, disturbed, make_noises
+from units.pretraining.networks import CosineHead, Grid, NetworkSettings, frame_grid, mel_kernels
 from units.pretraining.targets import UNKNOWN, Labels, averaged, logmel_features, mfcc_features, phone_labels
 from units.pretraining.train import (
-    CosineHead,
-    NetworkSettings,
     PretrainSettings,
     Recording,
     draw_mask,
-    frame_geometry,
-    mel_kernels,
     pretrain,
     rate_at,
 )
@@ -290,8 +287,8 @@ def test_noise_lies_as_far_below_speech_as_drawn():
 
 
 def test_frames_follow_from_kernels_and_strides():
-    assert frame_geometry(NetworkSettings()).hop == 640
-    assert frame_geometry(NetworkSettings()).minimum == 1680
+    assert frame_grid(NetworkSettings()) == Grid(640, 1680, 840)
+    assert frame_grid(NetworkSettings(kind="whisper")) == Grid(640, 640, 320)
 
 
 def test_the_pure_recipe_in_config_says_the_defaults():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torchaudio
 
+from corpus.keyed import generator
 from corpus.records import SAMPLE_RATE
 
 SPEEDS = (21, 22, 23, 24, 25, 26, 27, 28, 29)  # 25ths of the recorded speed; pitch and formants move along
@@ -25,7 +26,8 @@ class AugmentSettings:
     babble: float = 0.25  # of the noises, share that is other speech
     room: float = 0.2  # probability of reverberation
     filter: float = 0.5  # probability of a spectral tilt, as another microphone has
-    gain: float = 8.0  # dB, up and down
+    gain: float = 8.0  # dB, up and down, after the waveform was normalised
+    shift: float = 0.0  # milliseconds that the waveform moves at most, while its targets stay
 
     def __post_init__(self) -> None:
         if not self.speeds or not all(15 <= speed <= 35 for speed in self.speeds):
@@ -35,6 +37,8 @@ class AugmentSettings:
                 raise ValueError(f"augment.{name}: need a probability, got {getattr(self, name)}")
         if self.snr[0] > self.snr[1] or self.gain < 0:
             raise ValueError(f"augment: need snr low to high and gain >= 0, got {self.snr}, {self.gain}")
+        if not 0 <= self.shift <= 20:
+            raise ValueError(f"augment.shift: need 0 to 20 ms, got {self.shift}")
 
 
 def at_speed(waveform: np.ndarray, speed: int) -> np.ndarray:
@@ -47,7 +51,7 @@ def at_speed(waveform: np.ndarray, speed: int) -> np.ndarray:
 
 def make_noises(seed: int) -> list[np.ndarray]:
     """Half a minute each of noise whose power falls by 0, 3 and 6 dB an octave, and of a hum; (T,) float32, power 1."""
-    rng = np.random.default_rng([seed, 77])
+    rng = generator(seed, "noises")
     count = NOISE_SECONDS * SAMPLE_RATE
     spectrum = np.fft.rfft(rng.standard_normal(count))
     frequency = np.maximum(np.fft.rfftfreq(count, 1 / SAMPLE_RATE), 20.0)
@@ -95,12 +99,12 @@ def disturbed(
             hiss = np.take(bank, np.arange(start, start + len(crop)), mode="wrap")
         level = 10 ** (-rng.uniform(*settings.snr) / 20)
         crop = crop + hiss * np.float32(level * np.sqrt(power / (np.mean(hiss**2) + 1e-12)))
-    return crop * np.float32(10 ** (rng.uniform(-settings.gain, settings.gain) / 20))
+    return crop
 
 
 def with_noise(waveform: np.ndarray, snr: float, seed: int) -> np.ndarray:
     """The waveform in white noise, so many dB below its own power."""
-    noise = np.random.default_rng([seed, 5]).standard_normal(len(waveform))
+    noise = generator(seed, "white noise").standard_normal(len(waveform))
     scale = np.sqrt(np.mean(waveform.astype(np.float64) ** 2) / max(float(np.mean(noise**2)), 1e-12))
     return (waveform + noise * scale * 10 ** (-snr / 20)).astype(np.float32)
 

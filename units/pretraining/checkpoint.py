@@ -9,8 +9,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from corpus.records import SAMPLE_RATE
-
 WEIGHTS = "model.safetensors"
 
 
@@ -25,34 +23,27 @@ def open_log(path: Path, step: int) -> Any:
 
 
 def save_encoder(model: Any, folder: Path) -> None:
-    """Weights in half precision, and their settings, as transformers and `load_encoder` read them."""
+    """Weights in half precision, and their settings, as `load_encoder` reads them (and transformers a HuBERT)."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().cpu().half().contiguous() for name, t in model.hubert.state_dict().items()}
-    config = json.loads(model.hubert.config.to_json_string(use_diff=False))
-    config |= {"architectures": ["HubertModel"], "dtype": "float16"}
-    config.pop("transformers_version", None)
-    preprocessor = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": True, "feature_size": 1,
-        "padding_side": "right", "padding_value": 0.0, "return_attention_mask": True, "sampling_rate": SAMPLE_RATE,
-    }  # fmt: skip
-    for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
-        text = json.dumps(content, indent=1, sort_keys=True) + "\n"
-        (folder / name).write_text(text, encoding="utf-8")
+    weights = model.student.save(folder)
+    tensors = {name: t.detach().cpu().half().contiguous() for name, t in weights.items()}
     replace_file(folder / WEIGHTS, tensors, {"format": "pt"})
-    replace_file(folder / "heads.safetensors", dict(model.heads.state_dict()), {"format": "pt"})
+    heads = dict(model.heads.state_dict())
+    if heads:
+        replace_file(folder / "heads.safetensors", heads, {"format": "pt"})
 
 
 def take_weights(model: Any, folder: Path) -> None:
     """Begin with the weights of an encoder that was trained before."""
-    found = load_file(folder / WEIGHTS)
-    own = model.hubert.state_dict()
+    found, own = load_file(folder / WEIGHTS), model.student.weights()
     if {n: t.shape for n, t in found.items()} != {n: t.shape for n, t in own.items()}:
         raise ValueError(f"{folder}: need an encoder of the same network settings to start from")
-    model.hubert.load_state_dict({name: tensor.float() for name, tensor in found.items()})
+    with torch.no_grad():
+        for name, tensor in found.items():
+            own[name].copy_(tensor)
     heads = folder / "heads.safetensors"
-    if (
-        heads.exists()
-    ):  # a head of the same name and size says what it learnt before, if the clusters are the same
+    if heads.exists():
+        # a head of the same name and size keeps what it learnt before, if the clusters are the same
         own = model.heads.state_dict()
         kept = {name: t for name, t in load_file(heads).items() if name in own and own[name].shape == t.shape}
         model.heads.load_state_dict(own | kept)

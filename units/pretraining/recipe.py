@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from corpus.keyed import generator
 from units import kmeans
 from units.encoders import Encoder, codebook_name, load_encoder
 from units.pretraining.augment import with_noise
-from units.pretraining.train import PretrainSettings, Progress, Recording, frame_geometry, is_used, pretrain
+from units.pretraining.networks import frame_grid
+from units.pretraining.train import PretrainSettings, Progress, Recording, is_used, pretrain
 
 NOISY = 3
 """Every so many recordings the codebook hears one of them once more, in noise."""
@@ -35,6 +37,9 @@ class Recipe:
     stages: tuple[PretrainSettings, ...]
     clusters: int = 501
     lower: tuple[int, ...] = ()  # layers under the last one that get a codebook too: less exact, faster
+    codebook_leave_out: tuple[
+        str, ...
+    ] = ()  # speakers that the codebook is not fitted on, by how names begin
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -73,14 +78,20 @@ def follow(
         ValueError: as `pretrain`, or fewer frames than clusters.
     """
     output = Path(output)
-    geometry = frame_geometry(recipe.stages[-1].network)
-    used = [r.waveform for r in recordings if is_used(r, recipe.stages[-1])]
-    frames = sum(max(0, (len(wave) - geometry.minimum) // geometry.hop + 1) for wave in used)
+    grid = frame_grid(recipe.stages[-1].network)
+    left_out = recipe.codebook_leave_out
+    used = [
+        r.waveform
+        for r in recordings
+        if is_used(r, recipe.stages[-1]) and not (left_out and r.speaker.startswith(left_out))
+    ]
+    frames = sum(grid.frames(len(wave)) for wave in used)
     if frames < recipe.clusters:  # said now, not after hours of training
         raise ValueError(
             f"recipe.clusters: need at most the number of frames, {frames}, got {recipe.clusters}"
         )
     summaries = []
+    output.mkdir(parents=True, exist_ok=True)
     for number, settings in enumerate(recipe.stages, start=1):
         folder = stage_folder(output, number)
         summaries.append(
@@ -89,10 +100,12 @@ def follow(
                 settings,
                 folder,
                 resume=resume and (folder / "checkpoint.safetensors").exists(),
+                cache=output,
                 progress=lambda line, number=number: progress({"stage": number} | line),  # type: ignore[misc]
             )
         )
-    for name in ENCODER_FILES:
+    encoder_files = [name for name in ENCODER_FILES if (folder / name).exists()]
+    for name in encoder_files:
         shutil.copyfile(folder / name, output / name)
     seed, books = settings.seed, {}
     for layer in (None, *recipe.lower):
@@ -106,7 +119,7 @@ def follow(
         for number, summary in enumerate(summaries, start=1)
     ]
     files = {
-        name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in (*ENCODER_FILES, *books)
+        name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in (*encoder_files, *books)
     }
     written = {"seed": seed, "files": files, "stages": stages, "codebook": book.provenance}
     (output / "pretraining.json").write_text(
@@ -124,7 +137,7 @@ def fit_codebook(
     encoder: Encoder, waveforms: Sequence[np.ndarray], clusters: int, seed: int
 ) -> kmeans.Codebook:
     """k-means++ on features of the waveforms, every third of them once more in white noise."""
-    rng = np.random.default_rng([seed, 11])
+    rng = generator(seed, "codebook noise")
     noisy = [with_noise(wave, rng.uniform(*SNR), 1_000_003 + i) for i, wave in enumerate(waveforms[::NOISY])]
     heard = [*waveforms, *noisy]
     features = np.concatenate(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torchaudio
 
+from corpus.keyed import generator
 from corpus.records import SAMPLE_RATE
 from units import kmeans
 from units.encoders import Encoder
@@ -25,7 +26,7 @@ AVERAGED = 5  # 10 ms frames averaged for one label, as units/mfcc.py does at 25
 LEAST = FRAME + 8 * SHIFT  # samples of the shortest recording that has every kind of feature
 MELS = 40
 CONTEXT = 4  # 10 ms frames from the middle to the neighbours that log-mel features are stacked with
-KINDS = ("mfcc", "logmel", "own", "phones")
+KINDS = ("mfcc", "logmel", "own", "phones", "teacher")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Labels:
         known = (place >= -1) & (place <= len(labels))  # half a window beyond either end is still sound
         found = labels[np.clip(place, 0, len(labels) - 1)] if len(labels) else np.zeros(len(place))
         return np.where(known & (len(labels) > 0), found, UNKNOWN).astype(np.int64)
+
+
+def grid_centres(samples: int) -> np.ndarray:
+    """Samples in the middle of the 10 ms frames of a recording."""
+    return FRAME // 2 + SHIFT * np.arange(max(0, (samples - FRAME) // SHIFT + 1))
 
 
 def mfcc_features(waveform: np.ndarray) -> np.ndarray:
@@ -82,8 +88,7 @@ def own_features(encoder: Encoder, waveform: np.ndarray) -> np.ndarray:
     if not len(features):
         return np.zeros((0, encoder.dimension), np.float32)
     features = features - features.mean(axis=0)
-    centres = FRAME // 2 + SHIFT * np.arange((len(waveform) - FRAME) // SHIFT + 1)
-    frames = np.round((centres - encoder.centre) / encoder.hop).astype(np.int64)
+    frames = np.round((grid_centres(len(waveform)) - encoder.centre) / encoder.hop).astype(np.int64)
     return features[np.clip(frames, 0, len(features) - 1)]
 
 
@@ -111,7 +116,9 @@ def cluster(
     """k-means labels of every frame; centroids learnt from some recordings only, on one frame in four (25 Hz)."""
     drawn = np.concatenate([features[i][2::4] for i in learn_from])
     if len(drawn) > limit:
-        drawn = drawn[np.sort(np.random.default_rng(seed).choice(len(drawn), limit, replace=False))]
+        drawn = drawn[
+            np.sort(generator(seed, "target frames", name).choice(len(drawn), limit, replace=False))
+        ]
     if name == "logmel":
         mean, matrix = half_whitening(drawn, 40)
         drawn = (drawn - mean) @ matrix

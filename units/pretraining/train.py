@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from corpus.keyed import generator
 from corpus.records import SAMPLE_RATE
 from units.pretraining.augment import AugmentSettings, at_speed, disturbed, make_noises
 from units.pretraining.checkpoint import (
@@ -33,6 +34,14 @@ from units.pretraining.checkpoint import (
     save_encoder,
     take_weights,
     write_checkpoint,
+)
+from units.pretraining.networks import (
+    NORMALIZE_EPSILON,
+    CosineHead,
+    NetworkSettings,
+    frame_grid,
+    make_student,
+    start_from_whisper,
 )
 from units.pretraining.targets import (
     KINDS,
@@ -46,23 +55,15 @@ from units.pretraining.targets import (
     phone_labels,
     read_phones,
 )
+from units.pretraining.teacher import (
+    TeacherFeatures,
+    TeacherSettings,
+    load_teacher,
+    teach,
+    teacher_clusters,
+)
 
 Progress = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class NetworkSettings:
-    """Size of the network. 25 Hz: the strides multiply to 640 samples."""
-
-    channels: tuple[int, ...] = (256, 128, 256)
-    kernels: tuple[int, ...] = (400, 3, 4)
-    strides: tuple[int, ...] = (160, 2, 2)
-    width: int = 256
-    layers: int = 5
-    heads: int = 4
-    wide: int = 1024
-    position_kernel: int = 32
-    dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,12 @@ class PretrainSettings:
     consistency: float = 0.0  # above 0: two views of each crop, pulled together with this weight
     validation: tuple[str, ...] = ()  # speakers
     leave_out: tuple[str, ...] = ()  # speakers that are not even read
+    shares: dict[str, float] = field(
+        default_factory=dict
+    )  # how speakers' names begin -> their share of the crops; others share what is left
+    random_position: float = (
+        0.0  # of a Whisper: probability that a batch is at another place of the positions
+    )
     fit_frames: int = 200_000
     seed: int = 0
     device: str = "cpu"
@@ -100,13 +107,22 @@ class PretrainSettings:
     keep_every: int = 0  # steps between encoders kept in OUTPUT/kept; 0: none
     network: NetworkSettings = field(default_factory=NetworkSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
 
     def __post_init__(self) -> None:
         unknown = sorted(self.targets.keys() - set(KINDS))
-        if unknown or not self.targets:
+        if unknown or not (self.targets or self.distils):
             raise ValueError(f"pretrain.targets: need some of {list(KINDS)}, got {sorted(self.targets)}")
         if "phones" in self.targets and not self.phones:
             raise ValueError("pretrain.phones: need the file that the target 'phones' is read from")
+        if "teacher" in self.targets and not self.teacher.path:
+            raise ValueError(
+                "pretrain.teacher.path: need the directory of the encoder that the target clusters"
+            )
+        if self.teacher.initialise and (self.start or not self.teacher.path):
+            raise ValueError("pretrain.teacher.initialise: need a teacher and no other encoder to start from")
+        if sum(self.shares.values()) > 1 or min(self.shares.values(), default=0) < 0:
+            raise ValueError(f"pretrain.shares: need shares from 0 that sum to at most 1, got {self.shares}")
         if "own" in self.targets and not self.start:
             raise ValueError("pretrain.start: need the encoder whose features the target 'own' clusters")
         for name in ("steps", "span", "report_every", "checkpoint_every"):
@@ -131,6 +147,11 @@ class PretrainSettings:
         """Where it ends."""
         return self.end or self.steps
 
+    @property
+    def distils(self) -> bool:
+        """Whether features of a teacher are learnt."""
+        return bool(self.teacher.path) and self.teacher.weight > 0
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -142,22 +163,23 @@ class Recording:
 
 
 class Speech:
-    """Recordings at several speeds, and where the batch of a step is cut from."""
+    """Recordings, and where the batch of a step is cut from."""
 
     def __init__(self, recordings: Sequence[Recording], settings: PretrainSettings, speeds: Sequence[int]):
-        self.recordings, self.settings = list(recordings), settings
-        self.speeds = list(speeds)
-        self.at = [
-            [to_int16(at_speed(recording.waveform, speed)) for speed in speeds]
-            for recording in self.recordings
-        ]
-        seconds = np.array([len(recording.waveform) / SAMPLE_RATE for recording in self.recordings])
+        self.settings, self.speeds = settings, list(speeds)
+        self.recordings = list(recordings)
+        self.samples = [to_int16(recording.waveform) for recording in self.recordings]
+        seconds = np.array([len(samples) / SAMPLE_RATE for samples in self.samples])
+        weights = seconds * crop_weights(
+            seconds, [recording.speaker for recording in self.recordings], settings.shares
+        )
         self.order = np.argsort(seconds, kind="stable")  # by length: a batch is cut from neighbours
-        self.ends = np.cumsum(seconds[self.order])
+        self.ends = np.cumsum(weights[self.order])
         self.noises = make_noises(settings.seed)
+        self.grid = frame_grid(settings.network)
 
     def crops(self, rng: np.random.Generator) -> tuple[list[tuple[int, int, int]], int]:
-        """((recording, speed, first sample) of each, samples of all): of neighbours in length, drawn by their length.
+        """((recording, speed, first sample at that speed) of each, samples of all): of neighbours in length.
 
         One recording is drawn by its share of the speech, then the others near it, so that in a batch no crop has to
         be cut to the length of a much shorter one.
@@ -169,78 +191,100 @@ class Speech:
         places = np.clip(middle + rng.uniform(-reach, reach, rows), 0, self.ends[-1] - 1e-6)
         chosen = self.order[np.searchsorted(self.ends, places, side="right")]
         speeds = rng.integers(len(self.speeds), size=rows)
-        lengths = [len(self.at[i][s]) for i, s in zip(chosen, speeds, strict=True)]
-        samples = (
-            min(int(wanted * SAMPLE_RATE), *lengths)
-            if rows > 1
-            else min(int(wanted * SAMPLE_RATE), lengths[0])
-        )
+        lengths = [len(self.samples[i]) * 25 // self.speeds[s] for i, s in zip(chosen, speeds, strict=True)]
+        samples = min(int(wanted * SAMPLE_RATE), *lengths)
         starts = [int(rng.integers(length - samples + 1)) for length in lengths]
         return [(int(i), int(s), start) for i, s, start in zip(chosen, speeds, starts, strict=True)], samples
 
     def cut(self, recording: int, speed: int, start: int, samples: int) -> np.ndarray:
-        """(samples,) float32 of a recording at a speed."""
-        return self.at[recording][speed][start : start + samples].astype(np.float32) / 32767
+        """(samples,) float32 of a recording at a speed; zeros beyond its ends."""
+        ratio = self.speeds[speed] / 25
+        first, last = round(start * ratio), round(start * ratio) + int(np.ceil(samples * ratio)) + 1
+        whole = self.samples[recording]
+        part = np.pad(
+            whole[max(0, first) : max(0, last)], (max(0, -first), max(0, last - max(len(whole), first)))
+        )
+        played = at_speed(part.astype(np.float32) / 32767, self.speeds[speed])[:samples]
+        return np.pad(played, (0, samples - len(played)))
 
-    def batch(self, step: int, targets: Sequence[Labels], *, disturb: bool = True) -> "Batch":
+    def batch(
+        self, step: int, targets: Sequence[Labels], teacher: TeacherFeatures | None, *, disturb: bool = True
+    ) -> "Batch":
         """The batch of a step: the first half of the rows are first views, the second half second views of the same."""
         settings = self.settings
-        rng = np.random.default_rng([settings.seed, step])
+        rng = generator(settings.seed, "step", str(step))
         crops, samples = self.crops(rng)
-        geometry = frame_geometry(settings.network)
-        frames = (samples - geometry.minimum) // geometry.hop + 1
-        centres = geometry.minimum // 2 + geometry.hop * np.arange(frames)
-        first: list[np.ndarray] = []
-        second: list[np.ndarray] = []
+        frames = self.grid.frames(samples)
+        centres = self.grid.centre + self.grid.hop * np.arange(frames)
+        views: list[list[np.ndarray]] = [[], []]
         labels: dict[str, list[np.ndarray]] = {target.name: [] for target in targets}
+        taught: list[np.ndarray] = []
         for i, s, start in crops:
-            crop = self.cut(i, s, start, samples)
+            positions = (start + centres) * (self.speeds[s] / 25)
             for target in targets:
-                positions = (start + centres) * (self.speeds[s] / 25)
                 labels[target.name].append(target.at(i, positions))
+            if teacher:
+                taught.append(teacher.at(i, positions))
             if not disturb:
-                first.append(crop)
+                views[0].append(self.cut(i, s, start, samples))
                 continue
             j, t, begin = crops[int(rng.integers(len(crops)))]
             other = self.cut(j, t, begin, samples) if j != i else np.zeros(samples, np.float32)
-            noise = settings.augment.noise
-            if settings.consistency:
-                first.append(disturbed(crop, settings.augment, self.noises, other, rng, noise=noise / 3))
-                second.append(disturbed(crop, settings.augment, self.noises, other, rng, noise=noise))
-            else:
-                first.append(disturbed(crop, settings.augment, self.noises, other, rng, noise=noise / 2))
-        views = 2 if second else 1
+            # the first of two views is the quieter one
+            noises = (1 / 3, 1.0) if settings.consistency else (0.5,)
+            for view, noise in zip(views, noises, strict=False):
+                moved = round(
+                    rng.uniform(-settings.augment.shift, settings.augment.shift) * SAMPLE_RATE / 1000
+                )
+                crop = self.cut(i, s, start + moved, samples)
+                noise *= settings.augment.noise
+                view.append(disturbed(crop, settings.augment, self.noises, other, rng, noise=noise))
+        waveforms = normalized(np.stack(views[0] + views[1]))
+        if disturb:
+            gains = rng.uniform(-settings.augment.gain, settings.augment.gain, (len(waveforms), 1))
+            waveforms *= (10 ** (gains / 20)).astype(np.float32)
+        moved_on = rng.random() < settings.random_position
+        place = float(rng.random()) if disturb and moved_on else 0.0
+        several = 2 if views[1] else 1
         mask = np.stack([draw_mask(frames, rng, settings) for _ in crops])
         return Batch(
-            torch.from_numpy(normalized(np.stack(first + second))),
-            torch.from_numpy(np.concatenate([mask] * views)),
-            {name: torch.from_numpy(np.stack(rows * views)) for name, rows in labels.items()},
+            torch.from_numpy(waveforms),
+            torch.from_numpy(np.concatenate([mask] * several)),
+            {name: torch.from_numpy(np.stack(rows * several)) for name, rows in labels.items()},
+            torch.from_numpy(np.stack(taught * several)) if teacher else None,
+            place,
         )
+
+
+def crop_weights(seconds: np.ndarray, speakers: Sequence[str], shares: dict[str, float]) -> np.ndarray:
+    """(R,) by how much more often than its length a recording is cropped, so that groups of speakers get their shares.
+
+    >>> crop_weights(np.array([1.0, 3.0]), ["a1", "b1"], {"b": 0.5}).round(2).tolist()
+    [2.0, 0.67]
+    """
+    group = np.array(
+        [next((name for name in shares if speaker.startswith(name)), "") for speaker in speakers]
+    )
+    weights = np.ones(len(seconds))
+    wanted = shares | {"": 1 - sum(shares.values())}
+    for name in sorted(set(group)):
+        own = group == name
+        weights[own] = wanted[name] / (seconds[own].sum() / seconds.sum())
+    return weights
 
 
 @dataclass(frozen=True)
 class Batch:
-    """(B, T) float32 waveforms, (B, F) bool mask, and (B, F) int64 labels of each target."""
+    """(B, T) float32 waveforms, (B, F) bool mask, (B, F) int64 labels of each target, (B, F, D) of the teacher.
+
+    `place`: where among the positions of the network the frames are, from 0 to 1.
+    """
 
     waveforms: torch.Tensor
     mask: torch.Tensor
     labels: dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Samples from frame to frame, and the fewest that give one."""
-
-    hop: int
-    minimum: int
-
-
-def frame_geometry(network: NetworkSettings) -> Geometry:
-    """Hop and receptive field of the convolutions."""
-    reach, hop = 1, 1
-    for kernel, stride in zip(network.kernels, network.strides, strict=True):
-        reach, hop = reach + (kernel - 1) * hop, hop * stride
-    return Geometry(hop, reach)
+    taught: torch.Tensor | None = None
+    place: float = 0.0
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
@@ -251,7 +295,7 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
 def normalized(waveforms: np.ndarray) -> np.ndarray:
     """(B, T) -> (B, T) float32, each row of mean 0 and variance 1, as the encoder does it before anything else."""
     centred = waveforms - waveforms.mean(axis=1, keepdims=True)
-    return (centred / np.sqrt(centred.var(axis=1, keepdims=True) + 1e-7)).astype(np.float32)
+    return (centred / np.sqrt(centred.var(axis=1, keepdims=True) + NORMALIZE_EPSILON)).astype(np.float32)
 
 
 def draw_mask(frames: int, rng: np.random.Generator, settings: PretrainSettings) -> np.ndarray:
@@ -264,82 +308,32 @@ def draw_mask(frames: int, rng: np.random.Generator, settings: PretrainSettings)
     return mask
 
 
-class CosineHead(torch.nn.Module):
-    """Scores by the cosine to one direction per class, over a temperature of 0.1, as in HuBERT, but without projection.
-
-    A linear head finds a class in directions of little variance, which k-means does not see. Here what tells no class
-    apart makes every cosine smaller: features turn towards their classes.
-    """
-
-    def __init__(self, width: int, classes: int):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(classes, width) / math.sqrt(width))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(..., D) -> (..., K)."""
-        return F.linear(F.normalize(features.float(), dim=-1), F.normalize(self.weight, dim=-1)) / 0.1
-
-
 class Pretrainer(torch.nn.Module):
-    """A transformers `HubertModel` with one linear head for each target."""
+    """A student with a head for each target, and one onto the teacher's features where their widths differ."""
 
-    def __init__(self, settings: PretrainSettings, targets: Sequence[tuple[str, int]]):
+    def __init__(self, settings: PretrainSettings, targets: Sequence[tuple[str, int]], taught: int = 0):
         super().__init__()
-        from transformers import HubertModel
-
-        self.hubert = HubertModel(hubert_config(settings.network))
+        width = settings.network.width
+        self.student = make_student(settings.network)
         self.heads = torch.nn.ModuleDict(
             {
-                name: (CosineHead if name in settings.cosine else torch.nn.Linear)(
-                    settings.network.width, classes
-                )
+                name: (CosineHead if name in settings.cosine else torch.nn.Linear)(width, classes)
                 for name, classes in targets
             }
         )
-        with torch.no_grad():
-            layers: Any = self.hubert.feature_extractor.conv_layers
-            first = layers[0].conv.weight
-            first.copy_(mel_kernels(*first.shape[::2]).unsqueeze(1))
+        self.regression = torch.nn.Linear(width, taught) if taught not in (0, width) else torch.nn.Identity()
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """(B, F, D) features and (B, F, K) scores for each target."""
-        features = self.hubert(batch.waveforms, mask_time_indices=batch.mask).last_hidden_state
+        features = self.student.features(batch.waveforms, batch.mask, batch.place)
         return features, {name: head(features) for name, head in self.heads.items()}
 
 
-def hubert_config(network: NetworkSettings) -> Any:
-    """The `HubertConfig` of a network."""
-    from transformers import HubertConfig
-
-    return HubertConfig(
-        hidden_size=network.width, num_hidden_layers=network.layers, num_attention_heads=network.heads,
-        intermediate_size=network.wide, conv_dim=network.channels, conv_kernel=network.kernels,
-        conv_stride=network.strides, conv_bias=False, feat_extract_norm="group", do_stable_layer_norm=False,
-        num_conv_pos_embeddings=network.position_kernel,
-        num_conv_pos_embedding_groups=16, hidden_dropout=network.dropout, attention_dropout=0.0,
-        activation_dropout=0.0, feat_proj_dropout=network.dropout, layerdrop=0.0, mask_time_prob=0.5,
-        mask_time_length=5, final_dropout=0.0,
-    )  # fmt: skip
-
-
-def mel_kernels(channels: int, size: int) -> torch.Tensor:
-    """(channels, size): windowed cosines at mel-spaced frequencies, each in four phases a quarter apart.
-
-    Behind a GELU, four phases give about the amplitude of the band, whatever the phase of the sound: the network begins
-    with a filter bank instead of noise, and changes it as it likes. (Masked accuracy after 200 steps .079, from random
-    kernels .051.)
-    """
-    bands = -(-channels // 4)
-    mel = torch.linspace(1127 * math.log(1 + 60 / 700), 1127 * math.log(1 + 7600 / 700), bands)
-    frequency = 700 * (torch.exp(mel / 1127) - 1)
-    angle = 2 * math.pi * frequency[:, None] * (torch.arange(size) - size / 2) / SAMPLE_RATE
-    phases = torch.stack([torch.cos(angle + quarter * math.pi / 2) for quarter in range(4)], dim=1)
-    kernels = (phases * torch.hann_window(size)).flatten(0, 1)[:channels]
-    return kernels / kernels.norm(dim=1, keepdim=True)
-
-
 def make_targets(
-    recordings: Sequence[Recording], settings: PretrainSettings, training: Sequence[int]
+    recordings: Sequence[Recording],
+    settings: PretrainSettings,
+    training: Sequence[int],
+    teacher: TeacherFeatures | None,
 ) -> list[Labels]:
     """Labels of all recordings for each target; clusters learnt from the training speakers' alone."""
     made = []
@@ -352,6 +346,20 @@ def make_targets(
                     f"{settings.phones}: has {labels.classes} phones with silence, targets.phones says {classes}"
                 )
             made.append(labels)
+            continue
+        if name == "teacher":
+            assert teacher
+            lengths = [len(recording.waveform) for recording in recordings]
+            made.append(
+                teacher_clusters(
+                    teacher,
+                    lengths,
+                    clusters=classes,
+                    seed=settings.seed,
+                    learn_from=training,
+                    limit=settings.fit_frames,
+                )
+            )
             continue
         if name == "own":
             from units.encoders import load_encoder
@@ -386,11 +394,28 @@ def rate_at(step: int, settings: PretrainSettings) -> float:
 
 
 def loss_of(
-    features: torch.Tensor, scores: dict[str, torch.Tensor], batch: Batch, settings: PretrainSettings
+    features: torch.Tensor,
+    scores: dict[str, torch.Tensor],
+    predicted: torch.Tensor,
+    batch: Batch,
+    settings: PretrainSettings,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss of a batch, and its parts: `masked` and `unmasked` accuracy of each target, `consistency`."""
+    """The loss of a batch, and its parts: `masked` and `unmasked` accuracy of each target, cosine, `consistency`.
+
+    Args:
+        predicted: (B, F, D) the student's guess of the teacher's features.
+    """
     total = features.new_zeros(())
     parts: dict[str, float] = {}
+    weights = (("masked", batch.mask, 1.0), ("unmasked", ~batch.mask, settings.unmasked_weight))
+    if batch.taught is not None:
+        predicted = predicted.float()
+        cosine = F.cosine_similarity(predicted, batch.taught, dim=-1)
+        losses = F.smooth_l1_loss(predicted, batch.taught, reduction="none").mean(dim=-1) + 1 - cosine
+        for which, part, weight in weights:
+            count = part.sum().clamp(min=1)
+            total = total + settings.teacher.weight * weight * (losses * part).sum() / count
+            parts[f"{which}_cosine"] = float((cosine.detach() * part).sum() / count)
     for name, logits in scores.items():
         labels = batch.labels[name]
         losses = F.cross_entropy(
@@ -398,10 +423,7 @@ def loss_of(
         )
         right = (logits.detach().argmax(dim=-1) == labels).flatten()
         known = (labels != UNKNOWN).flatten()
-        for which, part, weight in (
-            ("masked", batch.mask, 1.0),
-            ("unmasked", ~batch.mask, settings.unmasked_weight),
-        ):
+        for which, part, weight in weights:
             chosen = known & part.flatten()
             count = chosen.sum().clamp(min=1)
             total = total + settings.weights.get(name, 1.0) * weight * (losses * chosen).sum() / count
@@ -430,6 +452,7 @@ def pretrain(
     *,
     resume: bool = False,
     stop_after: int | None = None,
+    cache: str | Path | None = None,
     progress: Progress = lambda line: None,
 ) -> dict[str, Any]:
     """Train an encoder and save it in Hugging Face format in `output`; with checkpoints beside it while it runs.
@@ -439,6 +462,7 @@ def pretrain(
         resume: go on from the checkpoint in `output`; the settings and data must be those it was made with. What is
             finished is not done again.
         stop_after: end at this step as if interrupted, with a checkpoint.
+        cache: folder of the teacher's features; default: `output`.
         progress: is called with each line that `output`/log.jsonl gets.
 
     Returns:
@@ -477,21 +501,35 @@ def pretrain(
         }
     if settings.start:
         data["start"] = hashlib.sha256((Path(settings.start) / WEIGHTS).read_bytes()).hexdigest()
+    if settings.teacher.path:
+        data["teacher"] = load_teacher(settings.teacher).identity
     asked = json.loads(json.dumps({"settings": asdict(settings), "data": data}))
     if resume and (finished := read_finished(output, asked, settings.last_step)):
         return finished
-    targets = make_targets(usable, settings, training)
+    teacher = None
+    if settings.teacher.path:
+        waveforms = [recording.waveform for recording in usable]
+        teacher = teach(
+            waveforms, settings.teacher, Path(cache or output), data=data_hash(usable), learn_from=training
+        )
+    targets = make_targets(usable, settings, training, teacher)
     speech = Speech([usable[i] for i in training], settings, settings.augment.speeds)
     learnt = [Labels(t.name, t.classes, [t.of[i] for i in training]) for t in targets]
+    taught = teacher if settings.distils else None
     checks: list[Batch] = []
     if held:
         quiet = Speech([usable[i] for i in held], settings, (25,))
         answers = [Labels(t.name, t.classes, [t.of[i] for i in held]) for t in targets]
-        checks = [quiet.batch(2**40 + i, answers, disturb=False) for i in range(4)]
+        checked = taught.subset(held) if taught else None
+        checks = [quiet.batch(2**40 + i, answers, checked, disturb=False) for i in range(4)]
     torch.manual_seed(settings.seed)
-    model = Pretrainer(settings, [(target.name, target.classes) for target in targets])
+    width = taught.dimension if taught else 0
+    model = Pretrainer(settings, [(target.name, target.classes) for target in targets], width)
     if settings.start:
         take_weights(model, Path(settings.start))
+    if settings.teacher.initialise:
+        start_from_whisper(model.student, Path(settings.teacher.path))
+    taught = taught.subset(training) if taught else None
     model.to(settings.device)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, settings), lr=settings.rate, betas=(0.9, 0.98), eps=1e-6
@@ -507,14 +545,15 @@ def pretrain(
     with log:
         while step < end:
             model.train()
-            batch = on_device(speech.batch(step, learnt), settings.device)
+            batch = on_device(speech.batch(step, learnt, taught), settings.device)
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(step, settings)
             torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout
             kind = torch.device(settings.device).type
             with torch.autocast(kind, torch.bfloat16, enabled=settings.autocast):
                 features, scores = model(batch)
-            loss, parts = loss_of(features, scores, batch, settings)
+                predicted = model.regression(features)
+            loss, parts = loss_of(features, scores, predicted, batch, settings)
             if not math.isfinite(parts["loss"]):
                 raise ValueError(f"pretrain: the loss is {parts['loss']} at step {step}; lower `rate`")
             optimizer.zero_grad(set_to_none=True)
@@ -570,8 +609,9 @@ def data_hash(recordings: Sequence[Recording]) -> str:
 
 def parameter_groups(model: torch.nn.Module, settings: PretrainSettings) -> list[dict[str, Any]]:
     """Matrices decay, biases and norms do not."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
     return [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": 0.0},
@@ -581,21 +621,21 @@ def parameter_groups(model: torch.nn.Module, settings: PretrainSettings) -> list
 def on_device(batch: Batch, device: str) -> Batch:
     """The batch on a device."""
     labels = {name: labels.to(device) for name, labels in batch.labels.items()}
-    return Batch(batch.waveforms.to(device), batch.mask.to(device), labels)
+    taught = None if batch.taught is None else batch.taught.to(device)
+    return Batch(batch.waveforms.to(device), batch.mask.to(device), labels, taught, batch.place)
 
 
 @torch.no_grad()
 def check(model: Pretrainer, batches: Sequence[Batch], settings: PretrainSettings) -> dict[str, float]:
     """Accuracies and loss on batches of validation speakers, undisturbed, without dropout."""
     model.eval()
-    # transformers masks only while it trains; masking here is part of the question
-    model.hubert.training = True
     lines = []
     for batch in batches:
         batch = on_device(batch, settings.device)
         kind = torch.device(settings.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=settings.autocast):
             features, scores = model(batch)
-        lines.append(loss_of(features, scores, batch, settings)[1])
+            predicted = model.regression(features)
+        lines.append(loss_of(features, scores, predicted, batch, settings)[1])
     model.train()
     return {name: sum(line[name] for line in lines) / len(lines) for name in (lines[0] if lines else {})}
