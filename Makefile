@@ -27,7 +27,7 @@ setup: $(READY) ## make .venv from the pinned versions with the newest Python fo
 	done; echo "wordweave: Python: need 3.11, 3.12 or 3.13 with its venv module, got none by the names $(PYTHON); set PYTHON=/path/to/python" >&2; exit 2
 
 $(READY): .venv/pyvenv.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev,docs]"
 	touch $@
 
 demo: $(READY) ## the whole path on speech made on the spot: synth, build, train, generate
@@ -74,6 +74,9 @@ lint: $(READY) ## format, style, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(READY) ## the documentation site, build/docs/index.html; a link to nowhere is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+
 check: lint test test-slow ## all that CI runs
 
 bench: $(READY) ## every benchmark, tables on stdout
@@ -83,6 +86,6 @@ lock: ## write constraints.txt anew from the versions the index gives today; nee
 	python3 .ci/lock.py python3.11 python3.12 python3.13
 
 clean: ## remove builds and caches (not .venv)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/reference *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo corpus train evaluate study encoder report test test-slow golden lint check bench lock clean
+.PHONY: help setup demo corpus train evaluate study encoder report test test-slow golden lint docs check bench lock clean

@@ -17,7 +17,7 @@ from tests.helpers.requirements import PROJECT, PYPROJECT, PYTHONS, ROOT, names,
 
 PACKAGES = PYPROJECT["tool"]["setuptools"]["packages"]
 FOLDERS = sorted({name.split(".")[0] for name in PACKAGES})
-FIRST_PARTY = {*FOLDERS, "wordweave", "tests", "benchmarks"}
+FIRST_PARTY = {*FOLDERS, "wordweave", "tests", "benchmarks", "docs"}
 
 
 @functools.cache
@@ -71,9 +71,9 @@ def test_every_import_of_the_packages_is_declared():
     assert undeclared(FOLDERS, names(required()), names(required(*extras))) == []
 
 
-def test_every_import_of_tests_and_benchmarks_is_declared():
-    declared = names(required("demo", "dev"))
-    assert undeclared(["tests", "benchmarks"], declared, set()) == []
+def test_every_import_of_tests_benchmarks_and_docs_is_declared():
+    declared = names(required("demo", "dev", "docs"))
+    assert undeclared(["tests", "benchmarks", "docs"], declared, set()) == []
 
 
 def test_every_requirement_is_imported_by_the_packages():
@@ -105,7 +105,7 @@ def test_pythons_outside_the_range_are_refused():
 
 def test_what_is_installed_here_is_what_is_pinned():
     pinned = pins(f"{sys.version_info.major}.{sys.version_info.minor}")
-    for name in names(required("demo", "dev")):
+    for name in names(required("demo", "dev", "docs")):
         assert importlib.metadata.version(name).partition("+")[0] == pinned[name]
 
 
