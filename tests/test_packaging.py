@@ -49,9 +49,9 @@ OF_GOOGLE = {
 
 
 def distributions(module: str) -> set[str]:
-    """The distributions that bring a module; `google` is shared by many."""
-    of_google = OF_GOOGLE.get(".".join(module.split(".")[:2]))
-    owners = [of_google] if of_google else INSTALLED.get(module.split(".")[0], [module])
+    """The distributions that bring a module."""
+    known = BROUGHT_BY.get(".".join(module.split(".")[:2]))
+    owners = [known] if known else INSTALLED.get(module.split(".")[0], [module])
     return {canonicalize_name(name) for name in owners}
 
 
