@@ -41,10 +41,12 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 
 
 INSTALLED = importlib.metadata.packages_distributions()
-OF_GOOGLE = {
-    "google.protobuf": "protobuf",
+BROUGHT_BY = {
+    "google.protobuf": "protobuf",  # google is shared by many
     "google.auth": "google-auth",
     "google.api_core": "google-api-core",
+    "hibari": "hibari-tts",  # an extra that is not installed for development
+    "pyworld": "pyworld-prebuilt",
 }
 
 
