@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus import files
-from shards.interleave import interleave_spans
+from shards.interleave import interleave, interleave_spans
 from shards.lanes import read_blocks, read_contents
 from shards.mixture import DeficitRoundRobin
 from shards.read import open_stream
 from shards.redraw import redraw_batch, redraw_sample
 from shards.samples import read_documents, read_index, read_samples, read_utterance
-from shards.sequence import make_document, parse_spans
+from shards.sequence import make_document
 from shards.strategies import STRATEGIES, draw_spans, make_strategy, span_generator
 from shards.tar import encode
 from shards.vocabulary import Vocabulary
@@ -174,21 +174,18 @@ def test_lanes_share_an_epoch_without_overlap(build):
     assert sum(map(len, shares)) == len(set.union(*shares)) == len(seen[0].source.blocks) == 100
 
 
-def test_each_epoch_draws_other_spans_of_the_same_samples(build):
+def test_each_epoch_draws_the_spans_of_every_sample_by_seed_epoch_and_key(build):
     stream = open_stream(build, {"interleaved": 1}, **(STREAM | {"lanes": 1, "buffer": 100}))
     vocabulary = Vocabulary.load(build / "shards")
-    sequences = [next(stream) for _ in range(400)]
-    result = documents_of(sequences, 1)[0][:-1]
-    first, second = result[:100], result[100:200]
-    assert {tuple(tokens) for tokens in first} != {tuple(tokens) for tokens in second}
-    for tokens in result[:200]:
-        parse_spans(tokens, vocabulary)
-    units = [
-        read_utterance(s, vocabulary).units
-        for k in range(3)
-        for s in read_samples(build / f"shards/interleaved/train-00000{k}.tar")
-    ]
-    assert len(units) == 100
+    documents = documents_of([next(stream) for _ in range(400)], 1)[0]
+    shards = sorted((build / "shards/interleaved").glob("*.tar"))
+    samples = [read_utterance(sample, vocabulary) for path in shards for sample in read_samples(path)]
+    for epoch in (0, 1):
+        expected = [
+            make_document(interleave(one, "spirit", span_generator(5, epoch, one.id)), vocabulary).tolist()
+            for one in samples
+        ]
+        assert sorted(documents[100 * epoch : 100 * (epoch + 1)]) == sorted(expected)
 
 
 @pytest.mark.parametrize("expressive", [False, True])
