@@ -21,6 +21,7 @@ from commands.cli import (
     settings_of,
 )
 from commands.inspect import brief_report
+from corpus.adapters import ADAPTERS
 
 if TYPE_CHECKING:
     from pipelines.execution.runner import Engine
@@ -55,7 +56,7 @@ def synth(folder: Path, utterances: int, voices: int, seed: int) -> dict[str, An
 
 
 @command(cli)
-@click.argument("adapter", type=click.Choice(["jsonl", "librispeech"]))
+@click.argument("adapter", type=click.Choice(list(ADAPTERS)))
 @click.argument("source", type=Place(exists=True, path_type=Path))
 @click.argument("build", type=FOLDER)
 @config_option

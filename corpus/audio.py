@@ -1,16 +1,29 @@
-"""Audio files: what their header says, and their samples as mono float32 at 16 kHz."""
+"""Audio files: how much sound they really hold, and their samples as mono float32 at 16 kHz."""
 
+import ctypes
+import io
 import math
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import soundfile
 
-from corpus import files
+from corpus import files, mpeg
+from corpus.containers import (
+    Extent,
+    LocalSource,
+    RemoteSource,
+    Source,
+    extent,
+    granule_before_end,
+    skip_id3,
+    streams,
+)
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 
 if TYPE_CHECKING:
@@ -19,59 +32,92 @@ if TYPE_CHECKING:
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz
 LARGEST_KERNEL = (
     1 << 24
-)  # taps; a rate that shares no divisor with 16000, say 44101 Hz, needs gigabytes of them
+)  # taps; a rate that shares no divisor with 16000, say 44101 Hz, would need gigabytes of them
 SAMPLES_PER_READ = 1 << 22  # a header may claim any length: memory follows what is really there
 NO_LENGTH = 1 << 50  # frames; libsndfile answers about 2**63 where a header does not say
+HARMLESS = 0.06  # seconds by which declared and real length may differ: padding, an encoder's delay, rounding
+FEWEST_FRAMES = 8  # MPEG frames in a row, for them not to be found in other data by chance
+SEQUENTIAL = 2.0  # seconds that are decoded and dropped rather than sought
+
+EXACT_SEEK = (
+    *(
+        "PCM_S8",
+        "PCM_U8",
+        "PCM_16",
+        "PCM_24",
+        "PCM_32",
+        "FLOAT",
+        "DOUBLE",
+        "ULAW",
+        "ALAW",
+        "IMA_ADPCM",
+        "MS_ADPCM",
+    ),
+    *("ALAC_16", "ALAC_20", "ALAC_24", "ALAC_32"),
+)
+"""Encodings in which libsndfile finds any sample with the value it has in the whole decode (tested). Opus, GSM 6.10,
+G.721 and their like depend on all that came before: they are decoded from the start."""
+LINEAR = {
+    **{"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4},
+    **{"FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1},
+}
+"""Encodings with the same number of bytes for every sample, and that number."""
+LOSSLESS = ("FLAC", "WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "NIST", "CAF", "SVX")
 
 
 class Header(NamedTuple):
-    """What an audio file says of itself, without decoding it."""
+    """What an audio file holds, without decoding it."""
 
     frames: int
     sample_rate: int  # Hz
     channels: int
     bytes: int  # size of the file
-    bytes_missing: int = 0  # what the data chunk of a WAV promises beyond the end of the file
+    stamp: str = ""  # size and modification time, or a store's own mark: changes when the file does
+    lossy: bool = False
+    problem: Reject | None = None  # declared and real length differ by more than `HARMLESS`
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read the header of an audio file and report a WAV that breaks off as `bytes_missing`.
+    """Read the header of an audio file and compare the length it declares with the bytes and frames that are there.
 
-    A FLAC, Ogg or MP3 that breaks off is found by `decode`: their headers do not say how many bytes follow.
+    `frames` is what is there. A difference that is not harmless is reported as `problem`. What breaks off in the middle
+    of a FLAC file is found by `decode` only: FLAC declares no number of bytes.
 
     Raises:
         Reject: audio.missing, audio.unreadable, audio.empty.
     """
-    with _opened(path) as (file, size):
-        missing = wav_bytes_missing(file, size)
-        file.seek(0)
-        with _sound(path, file) as sound:
-            header = Header(sound.frames, sound.samplerate, sound.channels, size, missing)
-    if header.frames == 0 and not missing:
-        raise Reject("audio.empty", f"{path}: the header says 0 frames, the file has {size} bytes")
+    recording = _open(path, whole=False)
+    try:
+        header = Header(
+            recording.frames, recording.sample_rate, recording.channels, recording.source.size, recording.stamp,
+            recording.lossy, recording.problem(),
+        )  # fmt: skip
+    finally:
+        recording.close()
+    if header.frames == 0 and not header.problem:
+        raise Reject("audio.empty", f"{path}: the header says 0 frames, the file has {header.bytes} bytes")
     if header.frames >= NO_LENGTH:
         raise Reject("audio.unreadable", f"{path}: the header does not say how long it is; encode it again")
-    check_rate(path, header.sample_rate)
     return header
 
 
 def probe(path: str | os.PathLike[str]) -> Header:
-    """Read the header of an audio file, and refuse one that breaks off.
+    """Read the header of an audio file, and refuse one whose length is not what it declares.
 
     Raises:
-        Reject: audio.missing, audio.unreadable, audio.empty, audio.truncated.
+        Reject: audio.missing, audio.unreadable, audio.empty, audio.truncated, audio.length_mismatch.
     """
     header = read_header(path)
-    if header.bytes_missing:
-        raise Reject("audio.truncated", f"{path}: {header.bytes_missing} bytes of its data chunk are missing")
+    if header.problem:
+        raise header.problem
     return header
 
 
 def decode(utterance: Utterance) -> np.ndarray:
-    """Decode one utterance: average the channels, resample to 16 kHz.
+    """Decode one utterance: average the channels or take the one it names, resample to 16 kHz.
 
-    Nothing outside the utterance's own frames has an influence: a stretch of a long recording sounds as if it
-    were a file of its own.
+    The samples are those of the same stretch of the whole recording, decoded. Nothing outside the utterance's own
+    frames has an influence on the resampling.
 
     Returns:
         (utterance.samples,) float32, finite; the same bytes with any number of threads.
@@ -79,67 +125,61 @@ def decode(utterance: Utterance) -> np.ndarray:
     Raises:
         Reject: audio.missing, audio.unreadable, audio.empty, audio.truncated, audio.not_finite.
     """
-    path, rate = utterance.audio, utterance.sample_rate
-    with _opened(path) as (file, size), _sound(path, file) as sound:
-        if sound.samplerate != rate:
-            raise Reject(
-                "audio.unreadable", f"{path}: {sound.samplerate} Hz, but its manifest row says {rate} Hz"
-            )
-        check_rate(path, rate)
-        if sound.frames < utterance.first_frame + utterance.frames:
-            raise Reject(
-                "audio.truncated", f"{path}: {sound.frames} frames, fewer than its manifest row says"
-            )
-        try:
-            if utterance.first_frame:
-                sound.seek(utterance.first_frame)
-            waveform = _read_mono(sound, utterance.frames)
-        except soundfile.LibsndfileError as error:
-            # a decoder that fails with the whole file taken in wanted more of it
-            at = file.tell() if isinstance(file, Remote) else os.lseek(file.fileno(), 0, os.SEEK_CUR)
-            ended = at >= size
-            reason = "audio.truncated" if ended else "audio.unreadable"
-            raise Reject(reason, f"{path}: {error.error_string or 'broken audio data'}") from error
-    if len(waveform) < utterance.frames:
-        raise Reject(
-            "audio.truncated", f"{path}: {len(waveform)} of {utterance.frames} frames could be decoded"
-        )
-    if rate != SAMPLE_RATE:
-        waveform = _resample(waveform, rate, utterance.samples)
-    if not np.isfinite(waveform).all():
-        raise Reject("audio.not_finite", f"{path}: NaN or infinite samples")
-    return waveform
+    with closing(Decoder()) as decoder:
+        return decoder.decode(utterance)
 
 
-def wav_bytes_missing(file: Any, size: int) -> int:
-    """Count the bytes that the data chunk of a RIFF WAV promises beyond the end of the file.
+class Decoder:
+    """Decodes utterances one by one; of a recording's neighbouring stretches, in order, each sample once.
 
-    libsndfile reads such a file as if it were shorter and says nothing. 0 for every other format, and for the
-    lengths that programs write when they stream and cannot know better (0, and 0x7FFFF000 or more).
+    It keeps the last recording open. For one thread.
     """
-    head = file.read(12)
-    if head[:4] not in (b"RIFF", b"RIFX") or head[8:] != b"WAVE":
-        return 0
-    position = 12
-    for _ in range(1000):  # chunks; real files have a handful
-        file.seek(position)
-        chunk = file.read(8)
-        length = int.from_bytes(chunk[4:], "little" if head[:4] == b"RIFF" else "big")
-        if chunk[:4] == b"data":
-            return 0 if length >= 0x7FFFF000 else max(0, position + 8 + length - size)
-        position += 8 + length + length % 2
-        if position >= size:
-            break
-    return 0
+
+    def __init__(self) -> None:
+        self._recording: _Sound | _Frames | None = None
+
+    def decode(self, utterance: Utterance) -> np.ndarray:
+        """As `corpus.audio.decode`."""
+        if self._recording is None or self._recording.path != utterance.audio:
+            self.close()
+            self._recording = _open(utterance.audio, whole=True)
+            problem = self._recording.problem(whole=True)
+            if problem is not None:
+                self.close()
+                raise problem
+        try:
+            return _decode(self._recording, utterance)
+        except BaseException:  # the position in the recording is not known any more
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the recording that is open."""
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            recording.close()
+
+
+def channels_differ(path: str | os.PathLike[str]) -> bool:
+    """Whether two channels of a recording are different signals, say two speakers, and not one in two loudnesses.
+
+    Up to four seconds around its middle are compared: the channels differ where their correlation is below 0.7.
+    """
+    with closing(_open(path, whole=True)) as recording:
+        length = min(recording.frames, 4 * recording.sample_rate)
+        block = recording.read((recording.frames - length) // 2, length).astype(np.float64)
+    block -= block.mean(axis=0)
+    energy = np.sqrt((block**2).sum(axis=0))
+    if not (energy > 1e-4 * energy.max(initial=0.0)).all() or not energy.all():
+        return bool(energy.any())  # speech on one channel, silence on another
+    correlation = (block / energy).T @ (block / energy)
+    return bool(np.abs(correlation).min() < 0.7)
 
 
 def check_rate(path: str | os.PathLike[str], rate: int) -> None:
-    """Refuse a sample rate (Hz) that cannot be brought to 16 kHz in reasonable memory."""
-    common = math.gcd(rate, SAMPLE_RATE)
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE or rate * SAMPLE_RATE // common**2 > LARGEST_KERNEL:
-        raise Reject(
-            "audio.unreadable", f"{path}: cannot resample from {rate} Hz; bring it to 16000 Hz first"
-        )
+    """Refuse a sample rate (Hz) that no recording of speech has."""
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise Reject("audio.unreadable", f"{path}: need {LOWEST_RATE} to {HIGHEST_RATE} Hz, got {rate} Hz")
 
 
 class Remote:
@@ -148,17 +188,22 @@ class Remote:
     Else a network that fails would pass for a recording that breaks off.
     """
 
-    def __init__(self, file: Any):
-        self._file = file
+    def __init__(self, path: str, file: Any):
+        self.path, self._file = path, file
         self.error: Exception | None = None
 
     def read(self, count: int = -1) -> bytes:
         """Bytes from here on; none after an error."""
         try:
-            return self._file.read(count)
+            position = self._file.tell()
+            return files.with_retries(lambda: self._read_at(position, count))
         except Exception as error:  # each store has its own
             self.error = error
             return b""
+
+    def _read_at(self, position: int, count: int) -> bytes:
+        self._file.seek(position)
+        return self._file.read(count)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move to a place in the file."""
@@ -168,33 +213,285 @@ class Remote:
         """The place in the file."""
         return self._file.tell()
 
+    def close(self) -> None:
+        """Close the file.
 
-@contextmanager
-def _fetched(path: str) -> Iterator[tuple[Remote, int]]:
-    """Open a file behind a URL that is there and not empty; what is wrong with the store is no reject."""
-    found: Any = files.to_path(path)
-    try:
-        file = found.fs.open(found.path, "rb", block_size=1 << 20)
-    except FileNotFoundError as error:
-        raise Reject("audio.missing", f"{path}: no such file") from error
-    with file:
-        if not file.size:
-            raise Reject("audio.empty", f"{path}: 0 bytes")
-        remote = Remote(file)
+        Raises:
+            ValueError: it could not be read.
+        """
+        self._file.close()
+        if self.error is not None:
+            raise ValueError(f"{self.path}: cannot be read: {files.one_line(self.error)}") from self.error
+
+
+class _Sound:
+    """A recording that libsndfile reads: any stretch of it, with the samples of the whole decode."""
+
+    def __init__(
+        self, path: str, sound: soundfile.SoundFile, found: Extent, file: Any, source: Source, stamp: str
+    ):
+        self.path, self.source, self.stamp = path, source, stamp
+        self.frames, self.sample_rate, self.channels = sound.frames, sound.samplerate, sound.channels
+        self.lossy = sound.format not in LOSSLESS
+        self._sound, self._file = sound, file
+        self._extent = found
+        if found.declared is not None and sound.subtype in LINEAR and sound.format != "FLAC":
+            each = (
+                LINEAR[sound.subtype] * sound.channels
+            )  # libsndfile reads some formats to the end of the file
+            self.frames = min(self.frames, found.declared // each)
+        self._position = 0
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """Frames [first, first + count), fewer where the file ends: (T, C) float32.
+
+        Raises:
+            Reject: audio.truncated or audio.unreadable, where the decoder fails.
+        """
         try:
-            yield remote, file.size
-        finally:
-            if remote.error is not None:
-                raise ValueError(f"{path}: cannot be read: {files.one_line(remote.error)}") from remote.error
+            if first != self._position:
+                self._move(first)
+            block = _read(self._sound, count)
+        except soundfile.LibsndfileError as error:
+            # a decoder that fails with the whole file read needed more of it
+            remote = isinstance(self._file, Remote)
+            at = self._file.tell() if remote else os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
+            reason = "audio.truncated" if at >= self.source.size else "audio.unreadable"
+            raise Reject(reason, f"{self.path}: {error.error_string or 'broken audio data'}") from error
+        self._position = first + len(block)
+        return block
+
+    def close(self) -> None:
+        """Close the file."""
+        self._sound.close()
+        self._file.close()
+
+    def _move(self, first: int) -> None:
+        """Make `first` the next frame that is read."""
+        if self._sound.subtype in EXACT_SEEK:
+            self._sound.seek(first)
+            return
+        vorbis, ahead = self._sound.subtype == "VORBIS", first - self._position
+        if ahead < 0 or (vorbis and ahead > SEQUENTIAL * self.sample_rate and self._position):
+            self._sound.close()
+            self._sound = _sound(self.path, self._file)
+            self._position, ahead = 0, first
+        if (
+            vorbis and not self._position
+        ):  # once it was read, or near its end, libsndfile seeks to wrong samples
+            start = min(first, granule_before_end(self.source))
+            ahead = first - (self._sound.seek(start) if start else 0)
+        while ahead > 0:
+            ahead -= len(_read(self._sound, min(ahead, SAMPLES_PER_READ // self.channels))) or ahead
+
+    def problem(self, whole: bool = False) -> Reject | None:
+        """Where the length that the header declares is not what the file holds: that, with both lengths.
+
+        Args:
+            whole: look through the whole file, not at its header and its end alone.
+        """
+        found = (streams(self.source, skip_id3(self.source)) if whole else None) or self._extent
+        seconds = self.frames / self.sample_rate
+        if found.broken:
+            return Reject("audio.truncated", f"{self.path}: {seconds:.3f} s are there, but {found.broken}")
+        if found.second:
+            after = f"a second stream starts at byte {found.second} of {self.source.size}"
+            return Reject("audio.length_mismatch", f"{self.path}: declares {seconds:.3f} s, but {after}")
+        missing, size = found.missing(self.source.size), self.source.size
+        present = min(size - found.start, size if found.declared is None else found.declared)
+        each = seconds / max(1, present)  # seconds per byte
+        if missing and (missing * each > HARMLESS or not self.frames):
+            return Reject(
+                "audio.truncated",
+                f"{self.path}: declares {seconds + missing * each:.3f} s, holds {seconds:.3f} s: "
+                f"{missing} bytes are missing",
+            )
+        if found.unclaimed and (found.unclaimed * each > HARMLESS or not self.frames):
+            return Reject(
+                "audio.length_mismatch",
+                f"{self.path}: declares {seconds:.3f} s, holds {seconds + found.unclaimed * each:.3f} s: "
+                f"{found.unclaimed} bytes follow that its header does not count",
+            )
+        exact = self._sound.subtype in EXACT_SEEK and "ADPCM" not in self._sound.subtype
+        declared = found.frames if found.frames is not None and exact else self.frames
+        if abs(declared - self.frames) > HARMLESS * self.sample_rate:
+            return Reject(
+                "audio.length_mismatch",
+                f"{self.path}: declares {declared / self.sample_rate:.3f} s, holds {seconds:.3f} s",
+            )
+        return None
 
 
-@contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, int]]:
+class _Frames:
+    """A recording of MPEG frames (MP3): any stretch of it, with the samples of the whole decode."""
+
+    lossy = True
+
+    def __init__(self, path: str, stream: mpeg.Stream, file: Any, source: Source, stamp: str):
+        self.path, self.source, self.stamp, self._file = path, source, stamp, file
+        self.frames, self.sample_rate, self.channels = (
+            stream.frames,
+            stream.kind.sample_rate,
+            stream.kind.channels,
+        )
+        self._stream = stream
+        self._sound: soundfile.SoundFile | None = None
+        self._position = 0
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """As `_Sound.read`."""
+        with _stderr_of_c_closed():
+            try:
+                ahead = first - self._position
+                if self._sound is None or not 0 <= ahead <= SEQUENTIAL * self.sample_rate:
+                    ahead = self._start(first)
+                while ahead > 0:
+                    ahead -= len(self._block(min(ahead, SAMPLES_PER_READ))) or ahead
+                block = self._block(min(count, self.frames - first))
+            except soundfile.LibsndfileError as error:
+                raise Reject("audio.unreadable", f"{self.path}: {error.error_string}") from error
+        self._position = first + len(block)
+        return block
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._sound is not None:
+            self._sound.close()
+        self._file.close()
+
+    def _start(self, first: int) -> int:
+        """Start the decoder before frame `first` of the sound; return the frames that it decodes before it."""
+        sample = self._stream.first + first
+        start = mpeg.start_frame(self._stream, sample)
+        file = mpeg.FrameFile(self.source, self._stream, start)
+        self._sound = _Sequential(file, closefd=False)
+        return mpeg.samples_before(self._stream, start, sample)
+
+    def _block(self, count: int) -> np.ndarray:
+        assert self._sound is not None
+        return _read(self._sound, count)
+
+    def problem(self, whole: bool = False) -> Reject | None:
+        """As `_Sound.problem`."""
+        stream = self._stream
+        each = stream.kind.samples / self.sample_rate  # seconds per MPEG frame
+        there = f"the file holds {stream.found} frames ({stream.found * each:.3f} s)"
+        if stream.declared is not None and abs(stream.declared - stream.found) * each > HARMLESS:
+            reason = "audio.truncated" if stream.declared > stream.found else "audio.length_mismatch"
+            said = f"its first frame declares {stream.declared} frames ({stream.declared * each:.3f} s)"
+            return Reject(reason, f"{self.path}: {said}, {there}")
+        if stream.unclaimed and stream.unclaimed * each * stream.found > HARMLESS * stream.positions[-1]:
+            return Reject(
+                "audio.length_mismatch",
+                f"{self.path}: {there}, then {stream.unclaimed} bytes that are no frame",
+            )
+        return None
+
+
+def _decode(recording: _Sound | _Frames, utterance: Utterance) -> np.ndarray:
+    path, rate = utterance.audio, utterance.sample_rate
+    if recording.sample_rate != rate:
+        raise Reject(
+            "audio.unreadable", f"{path}: {recording.sample_rate} Hz, but its manifest row says {rate} Hz"
+        )
+    if (utterance.channel or 0) >= recording.channels:
+        raise Reject(
+            "manifest.bad_field",
+            f"{path}: channel: need less than {recording.channels}, got {utterance.channel}",
+        )
+    last = utterance.first_frame + utterance.frames
+    if recording.frames < last:
+        raise Reject(
+            "audio.truncated", f"{path}: {recording.frames} frames, but its manifest row says {last} frames"
+        )
+    blocks, position = [], utterance.first_frame
+    while position < last:
+        block = recording.read(position, min(last - position, SAMPLES_PER_READ // recording.channels))
+        if len(block) == 0:
+            done = position - utterance.first_frame
+            raise Reject("audio.truncated", f"{path}: {done} of {utterance.frames} frames could be decoded")
+        blocks.append(_mono(block, utterance.channel))
+        position += len(block)
+    waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if rate != SAMPLE_RATE:
+        waveform = _resample(waveform, rate, utterance.samples)
+    if not np.isfinite(waveform).all():
+        raise Reject("audio.not_finite", f"{path}: NaN or infinite samples")
+    return waveform
+
+
+def _open(path: str | os.PathLike[str], *, whole: bool) -> _Sound | _Frames:
+    """Open a recording, or say what is wrong with it; `whole`: look at the headers in the whole file, not at a few."""
+    name = os.fspath(path)
+    file, source, stamp = _fetch(name) if files.is_url(name) else _open_local(name)
+    try:
+        offset = skip_id3(source)
+        search = mpeg.scan if whole else mpeg.glance
+        stream = search(source, offset) if mpeg.frame_length(source.at(offset, 4)) else None
+        if stream is None:
+            where = extent(source, offset)
+            try:
+                sound = _sound(name, file)
+                if where is None:
+                    sound.close()
+                    raise Reject(
+                        "audio.unreadable",
+                        f"{path}: whether a file in format {sound.format} is complete cannot be checked; "
+                        f"convert it to WAV or FLAC",
+                    )
+                recording: _Sound | _Frames = _Sound(name, sound, where, file, source, stamp)
+            except Reject:
+                if where is not None:
+                    _check_extent(name, where, source.size)
+                    raise
+                stream = mpeg.scan(source, offset)  # frames may follow other bytes
+                if stream is None or stream.found < FEWEST_FRAMES:
+                    raise
+        if stream is not None:
+            recording = _Frames(name, stream, file, source, stamp)
+        check_rate(path, recording.sample_rate)
+    except BaseException:
+        file.close()
+        raise
+    return recording
+
+
+def _check_extent(path: str, found: Extent, size: int) -> None:
+    """Refuse a file that no decoder opens because it does not hold what it declares."""
+    missing = found.missing(size)
+    if found.broken or missing:
+        lacks = found.broken or f"{missing} of {found.declared} bytes of audio are missing"
+        raise Reject("audio.truncated", f"{path}: {lacks}")
+    if found.unclaimed:
+        raise Reject(
+            "audio.length_mismatch",
+            f"{path}: declares {found.declared} bytes of audio, and {found.unclaimed} bytes more follow",
+        )
+
+
+def _fetch(path: str) -> tuple[Remote, Source, str]:
+    """Open a file behind a URL that is there and not empty; what is wrong with the store is no reject."""
+    url: Any = files.to_path(path)
+    try:
+        info = files.with_retries(lambda: url.fs.info(url.path))
+        size = info.get("size")
+        if size is None:  # the server does not say, and cannot seek either
+            content = files.with_retries(lambda: url.fs.cat_file(url.path))
+            file, size = io.BytesIO(content), len(content)
+        elif size:
+            file = files.with_retries(lambda: url.fs.open(url.path, "rb", block_size=1 << 20))
+    except Exception as error:  # each store has its own
+        if files.is_missing(error):
+            raise Reject("audio.missing", f"{path}: no such file") from error
+        raise ValueError(f"{path}: cannot be read: {files.one_line(error)}") from error
+    if not size:
+        raise Reject("audio.empty", f"{path}: 0 bytes")
+    remote = Remote(path, file)
+    return remote, RemoteSource(remote, size), files.stamp_of(info)
+
+
+def _open_local(path: str) -> tuple[Any, Source, str]:
     """Open a file that is there, readable and not empty, or say which of these it is not."""
-    if files.is_url(path):
-        with _fetched(str(path)) as opened:
-            yield opened
-        return
     if not os.path.isfile(path):  # also refuses folders and pipes; a pipe would block
         raise Reject("audio.missing", f"{path}: {'a folder' if os.path.isdir(path) else 'no such file'}")
     try:
@@ -202,39 +499,81 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, int]]:
         file = open(path, "rb", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise Reject("audio.unreadable", f"{path}: {error.strerror}") from error
-    with file:
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            raise Reject("audio.empty", f"{path}: 0 bytes")
-        yield file, size
+    status = os.fstat(file.fileno())
+    if status.st_size == 0:
+        file.close()
+        raise Reject("audio.empty", f"{path}: 0 bytes")
+    return file, LocalSource(file.fileno(), status.st_size), files.local_stamp(status)
+
+
+def _sound(path: str, file: Any) -> soundfile.SoundFile:
+    """Open the sound in a file; by its descriptor, so that no file name makes soundfile guess a format."""
+    file.seek(0)
+    try:
+        return soundfile.SoundFile(file if isinstance(file, Remote) else file.fileno(), closefd=False)
+    except soundfile.LibsndfileError as error:
+        raise Reject("audio.unreadable", f"{path}: {error.error_string}") from error
+
+
+class _Sequential(soundfile.SoundFile):
+    """A sound that is read from start to end: soundfile seeks after every read where it can, which changes samples."""
+
+    def seekable(self) -> bool:
+        """No."""
+        return False
+
+
+def _read(sound: soundfile.SoundFile, count: int) -> np.ndarray:
+    return sound.read(count, dtype="float32", always_2d=True)
+
+
+def _mono(block: np.ndarray, channel: int | None) -> np.ndarray:
+    """(T, C) -> (T,): one channel, or the mean of all."""
+    if channel is not None or block.shape[1] == 1:
+        return block[:, channel or 0]
+    with np.errstate(all="ignore"):  # what is not finite is found at the end
+        return block.mean(axis=1, dtype=np.float64).astype(np.float32)
+
+
+_stderr_lock = threading.Lock()
+_stderr_users: list[Any] = []
 
 
 @contextmanager
-def _sound(path: str | os.PathLike[str], file: Any) -> Iterator[soundfile.SoundFile]:
-    """Open the sound in a file; by its descriptor, so that no file name makes soundfile guess a format."""
+def _stderr_of_c_closed() -> Iterator[None]:
+    """Drop what C libraries print on stderr: libmpg123 prints about damaged frames, and libsndfile lets it.
+
+    Python's own stderr is not touched. Only glibc lets the stream be replaced; elsewhere nothing is dropped.
+    """
+    libc, sink = _sink()
+    if libc is None:
+        yield
+        return
+    stream = ctypes.c_void_p.in_dll(libc, "stderr")
+    with _stderr_lock:
+        if not _stderr_users:
+            _stderr_users.append(stream.value)
+            stream.value = sink
+        _stderr_users.append(None)
     try:
-        sound = soundfile.SoundFile(file if isinstance(file, Remote) else file.fileno(), closefd=False)
-    except soundfile.LibsndfileError as error:
-        raise Reject("audio.unreadable", f"{path}: {error.error_string}") from error
-    with sound:
-        yield sound
+        yield
+    finally:
+        with _stderr_lock:
+            _stderr_users.pop()
+            if len(_stderr_users) == 1:
+                stream.value = _stderr_users.pop()
 
 
-def _read_mono(sound: soundfile.SoundFile, frames: int) -> np.ndarray:
-    """Read up to `frames` frames, average the channels: (T,) float32, shorter where the file ends early."""
-    blocks = []
-    while frames > 0:
-        block = sound.read(min(frames, SAMPLES_PER_READ // sound.channels), dtype="float32", always_2d=True)
-        if len(block) == 0:
-            break
-        frames -= len(block)
-        with np.errstate(all="ignore"):  # not finite is found at the end
-            blocks.append(
-                block[:, 0]
-                if sound.channels == 1
-                else block.mean(axis=1, dtype=np.float64).astype(np.float32)
-            )
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+@lru_cache(maxsize=1)
+def _sink() -> tuple[Any, Any]:
+    """The C library and an open stream to nowhere; None, None where it cannot be replaced."""
+    try:
+        libc = ctypes.CDLL(None)
+        ctypes.c_void_p.in_dll(libc, "stderr")
+        libc.fopen.restype = ctypes.c_void_p
+        return libc, libc.fopen(os.devnull.encode(), b"w")
+    except (OSError, TypeError, ValueError):
+        return None, None
 
 
 @lru_cache(maxsize=16)
@@ -247,10 +586,14 @@ def _resampler(rate: int) -> "Resample":
 
 
 def _resample(waveform: np.ndarray, rate: int, samples: int) -> np.ndarray:
-    import torch
-
     # torchaudio computes the length it returns in float32, too short for some waveforms: give it the silence
     # that it assumes after the end, and cut off what that adds.
     padded = np.pad(waveform, (0, rate // 50))
+    if rate * SAMPLE_RATE // math.gcd(rate, SAMPLE_RATE) ** 2 > LARGEST_KERNEL:
+        import soxr
+
+        return soxr.resample(padded, rate, SAMPLE_RATE, quality="VHQ")[:samples].copy()
+    import torch
+
     with torch.inference_mode():
         return _resampler(rate)(torch.from_numpy(padded)).numpy()[:samples].copy()

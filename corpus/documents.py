@@ -1,5 +1,5 @@
-"""Text documents for the text stream: plain text (one document a line), JSONL with a field "text", Parquet with a
-column "text"."""
+"""Text documents for the text stream: plain text (one document per line), JSON with a field "text", Parquet with a
+column "text". What a file is, its content decides, not its name."""
 
 import hashlib
 import json
@@ -19,12 +19,14 @@ from corpus import files
 from corpus.duplicates import finder, open_database
 from corpus.manifest import KEY_LENGTH, escape_id
 from corpus.records import Reject
+from corpus.text_files import open_text
 
 ROWS = 5000  # documents per part, fewer where they are long:
 PART_BYTES = 64 << 20  # of text
 DOCUMENT_BYTES = 16 << 20  # most of one document
 _BATCH = 256  # rows of a Parquet file read at once
 _DIGITS = 10  # of the line number in an id
+JSON_ENDINGS = {".jsonl", ".ndjson", ".json"}
 DUPLICATES = ("keep", "exact", "near")
 SCHEMA = pa.schema(
     [("id", pa.string()), ("text", pa.string()), ("reject", pa.string()), ("detail", pa.string())]
@@ -44,11 +46,13 @@ class DocumentsSummary:
 def read_documents(paths: list[Path]) -> Iterator[Row]:
     """Documents in file order, as rows of SCHEMA; blank lines are skipped, a bad row carries its reason.
 
-    What a file is, its ending says: `.jsonl`, `.parquet`, else plain text. It is read in pieces, never whole. The id is
-    file name and line (or row) number, so that it does not change when other files are added.
+    A file is Parquet, or text, compressed (gzip, bzip2, xz, zstd) or not, in UTF-8 or UTF-16: JSON objects, one per
+    line or in an array, or one document per line. It is read in pieces, but for an array. The id is file name and line
+    (or row) number, so that it does not change when other files are added.
 
     Raises:
-        ValueError: a file is missing or no Parquet with a column of strings "text", or two files have the same name.
+        ValueError: a file is missing, is neither text nor Parquet with a column of strings "text", is not complete, or
+            two files have the same name.
     """
     names = [path.name for path in paths]
     for path in paths:
@@ -58,9 +62,10 @@ def read_documents(paths: list[Path]) -> Iterator[Row]:
             raise ValueError(f"text.documents: need different file names, got {path.name} twice; rename one")
     for path in paths:
         stem = _stem(path.name)
-        read = _parquet if path.suffix == ".parquet" else _lines
-        for number, content in read(path):
-            yield _document(f"{stem}-{number:0{_DIGITS}d}", content, path)
+        with path.open("rb") as file:
+            is_parquet = file.read(4) == b"PAR1" or path.suffix.lower() == ".parquet"
+        for number, content, is_json in (_parquet if is_parquet else _lines)(path):
+            yield _document(f"{stem}-{number:0{_DIGITS}d}", content, is_json)
 
 
 def write_documents(rows: Iterable[Row], folder: Path, *, duplicates: str = "keep") -> DocumentsSummary:
@@ -120,22 +125,19 @@ def _stem(name: str) -> str:
     return f"{stem[: most - len(digest) - 1]}-{digest}"
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Number and content of the lines that are not blank; of one that is too long, None."""
-    with open(path, "rb") as file:
-        number = 0
-        while line := file.readline(DOCUMENT_BYTES + 1):
-            number += 1
-            if len(line) > DOCUMENT_BYTES:
-                while line and not line.endswith(b"\n"):
-                    line = file.readline(DOCUMENT_BYTES)
-                yield number, None
-            elif line.strip():
-                yield number, line
+def _lines(path: Path) -> Iterator[tuple[int, bytes | None, bool]]:
+    """Number and content of the lines or values that are not blank, None where too long, and whether it is JSON."""
+    try:
+        with open_text(path) as file:
+            is_json = file.is_json() or bool(JSON_ENDINGS & {ending.lower() for ending in path.suffixes})
+            values = file.json_values(DOCUMENT_BYTES) if is_json else file.lines(DOCUMENT_BYTES)
+            yield from ((number, content, is_json) for number, content in values)
+    except ValueError as error:
+        raise ValueError(f"text.documents: {error}") from error
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Number and content of the rows, a batch at a time; of one that is too long, None; of a null, nothing."""
+def _parquet(path: Path) -> Iterator[tuple[int, bytes | None, bool]]:
+    """As `_lines`, of rows, a batch at a time; a null is an empty document."""
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -149,36 +151,36 @@ def _parquet(path: Path) -> Iterator[tuple[int, bytes | None]]:
                 for value in column:
                     number += 1
                     content = value.as_py() or b""
-                    yield number, content if len(content) <= DOCUMENT_BYTES else None
+                    yield number, content if len(content) <= DOCUMENT_BYTES else None, False
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"text.documents: {path} cannot be read as Parquet: {error}") from error
 
 
-def _document(name: str, content: bytes | None, path: Path) -> Row:
+def _document(name: str, content: bytes | None, is_json: bool) -> Row:
     try:
-        text = _text(content, path)
+        text = _text(content, is_json)
     except Reject as reject:
         return {"id": name, "text": None, "reject": reject.reason, "detail": reject.detail}
     return {"id": name, "text": text, "reject": None, "detail": None}
 
 
-def _text(content: bytes | None, path: Path) -> str:
+def _text(content: bytes | None, is_json: bool) -> str:
     """The text of one line or row."""
     if content is None:
-        raise Reject("manifest.bad_field", f"need at most {DOCUMENT_BYTES} bytes a document")
+        raise Reject("manifest.bad_field", f"need at most {DOCUMENT_BYTES} bytes per document")
     try:
         text = content.decode("utf-8")
-        if path.suffix == ".jsonl":
-            said = json.loads(text)
-            found = said.get("text") if isinstance(said, dict) else None
-            text = found if isinstance(found, str) else ""
+        if is_json:
+            value = json.loads(text)
+            field = value.get("text") if isinstance(value, dict) else None
+            text = field if isinstance(field, str) else ""
             text.encode("utf-8")
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise Reject("manifest.bad_field", f"need text that UTF-8 can hold: {error.reason}") from error
     except (ValueError, RecursionError) as error:
         raise Reject("manifest.not_json", str(error)) from error
     text = text.strip()
-    if not text and path.suffix == ".jsonl":
+    if not text and is_json:
         raise Reject("manifest.missing_field", 'need a JSON object with a string "text"')
     if not any(letter.isalnum() for letter in text):
         raise Reject("text.empty", "the document holds no words")

@@ -5,13 +5,15 @@ file is replaced in one step by a rename, an object is put whole under its own n
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -27,6 +29,25 @@ SCHEMES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "memory": "fsspec"}
 
 BUCKET_SCHEMES = ("s3", "s3a", "gs", "gcs")
 """Schemes whose URLs start with a bucket, which must exist."""
+
+RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0)
+"""How long to wait after each failed request to a store."""
+
+NETWORK = ("aiohttp", "botocore", "aiobotocore", "requests", "urllib3")
+"""Packages whose errors without an HTTP status are about the network."""
+
+STAMPS = (
+    "ETag",
+    "etag",
+    "generation",
+    "md5Hash",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "created",
+)
+"""What stores call the mark of a file's version, in the order in which it is taken."""
 
 TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.tmp-\d+-[0-9a-f]{8}|(.*/)?\.[^/]+\.unfinished/.*")
 """Matches the relative names of files that only an interrupted run leaves: those of `temporary_name`, and what lies in
@@ -93,6 +114,76 @@ def check_reachable(path: Path, *, writing: bool = False) -> None:
 def one_line(error: BaseException) -> str:
     """The message of an error in one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def with_retries(call: Callable[[], Any]) -> Any:
+    """The result of a request to a store, repeated after a while unless the answer is that nothing is there."""
+    for seconds in RETRY_SECONDS:
+        try:
+            return call()
+        except Exception as error:  # each store has its own
+            if is_missing(error):
+                raise
+            time.sleep(seconds)
+    return call()
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether an error says that a file does not exist; any other answer of a store, and none, is no such statement.
+
+    fsspec raises FileNotFoundError for a refused connection too; the reason is in the errors that led to it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        status = _http_status(cause)
+        if status is not None:
+            return status in (404, 410)
+        if isinstance(cause, ConnectionError | TimeoutError) or type(cause).__module__.startswith(NETWORK):
+            return False
+        cause = cause.__cause__ or cause.__context__
+    return isinstance(error, FileNotFoundError)
+
+
+def _http_status(error: BaseException) -> int | None:
+    """The status of an HTTP answer in an error of aiohttp (`status`), gcsfs (`code`) or botocore (`response`)."""
+    for name in ("status", "code"):
+        if isinstance(getattr(error, name, None), int):
+            return getattr(error, name)
+    response = getattr(error, "response", None)
+    answer = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    return answer.get("HTTPStatusCode")
+
+
+def stamp(path: str | os.PathLike[str]) -> str:
+    """What changes when a file does: size and modification time, or the mark that a store gives each version.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    if not is_url(path):
+        return local_stamp(os.stat(path))
+    url: Any = to_path(path)
+    return stamp_of(with_retries(lambda: url.fs.info(url.path)))
+
+
+def stamp_of(info: Mapping[str, Any]) -> str:
+    """As `stamp`, from what a store says of a file."""
+    mark = next((info[name] for name in STAMPS if info.get(name) is not None), "")
+    return f"{info.get('size')}-{mark}"
+
+
+def local_stamp(status: os.stat_result) -> str:
+    """As `stamp`, of a local file."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def checksum(path: str | os.PathLike[str]) -> str:
+    """The sha256 of a file's content, as a stamp."""
+    digest = hashlib.sha256()
+    with to_path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def size(path: Path | str) -> int:

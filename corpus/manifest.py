@@ -36,6 +36,9 @@ SCHEMA = pa.schema(
         pa.field("language", pa.string()),
         pa.field("licence", pa.string()),
         pa.field("alignment", pa.string()),
+        pa.field("channel", pa.int32()),  # from 0 on; null: the mean of all
+        pa.field("audio_stamp", pa.string(), nullable=False),  # changes when the file does
+        pa.field("alignment_stamp", pa.string(), nullable=False),
         pa.field("reject", pa.string()),  # null or a code of corpus.records.REASONS
         pa.field("detail", pa.string()),
     ]
@@ -45,6 +48,7 @@ FIRST_MINUTES = 2.0  # of the first part
 ROWS_PER_PART = 5000  # rows without samples end a part too, so that memory is bounded
 KEY_LENGTH = 80  # characters; a tar header has room for 100 bytes with the ending
 DETAIL_LENGTH = 500  # characters
+VERSION = 2  # of the rows' columns
 SUMMARY = "manifest.json"  # written last: a folder without it holds no finished manifest
 STRINGS = ("id", "audio", "text", "speaker", "language", "licence", "alignment")
 
@@ -66,6 +70,7 @@ class ManifestSummary:
     samples: int  # of the good rows
     rejected: dict[str, int]  # reason -> rows
     rejected_samples: dict[str, int]  # reason -> samples, as far as they are known
+    first_reject: str = ""  # id, reason and detail of the first rejected row
 
     @property
     def rows(self) -> int:
@@ -162,7 +167,7 @@ def write_manifest(
                 summary, listing, first = _write_parts(made, unfinished)
             origin = old.get("origin") if order.found else first
         content = {
-            "version": 1,
+            "version": VERSION,
             "origin": origin,
             "settings": {
                 "part_minutes": part_minutes,
@@ -171,7 +176,7 @@ def write_manifest(
                 "ids": ids,
                 "transcripts": transcripts,
             },
-            **asdict(summary),
+            **{name: value for name, value in asdict(summary).items() if name != "first_reject"},
             "parts": listing,
         }
         (unfinished / SUMMARY).write_text(
@@ -190,10 +195,14 @@ def read_summary(folder: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: there is no finished manifest.
     """
     path = files.to_path(folder) / SUMMARY
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder}: no finished manifest; run `wordweave ingest`") from error
+    if not path.is_file():
+        raise ValueError(f"{folder}: no finished manifest; run `wordweave ingest`")
+    summary = files.read_record(path, "parts", "settings")
+    if summary.get("version") != VERSION:
+        raise ValueError(
+            f"{folder}: need a manifest of version {VERSION}, got {summary.get('version')}; run `wordweave ingest`"
+        )
+    return summary
 
 
 def part_length(number: int, part_minutes: float, first_minutes: float = FIRST_MINUTES) -> float:
@@ -313,10 +322,10 @@ def _check_text(text: str | None, *, required: bool) -> None:
 
 
 def _old_summary(folder: Path) -> dict[str, Any] | None:
-    """What is said of the manifest that stands in the folder, if one of this version does."""
+    """The summary of the manifest that is in the folder, of any version; None where there is none."""
     try:
-        found = read_summary(folder)
-        return found if "origin" in found and found["parts"] else None
+        summary = files.read_record(folder / SUMMARY, "origin", "parts", "settings")
+        return summary if summary["parts"] else None
     except ValueError:
         return None
 
@@ -326,12 +335,15 @@ def _write_parts(
 ) -> tuple[ManifestSummary, list[dict[str, Any]], str | None]:
     """Write parts into `folder`; return the totals, one entry of `manifest.json` for each part, and the first id."""
     first: str | None = None
+    first_reject = ""
     counts: Counter[str | None] = Counter()  # reason, None where good -> rows
     samples: Counter[str | None] = Counter()
     listing: list[dict[str, Any]] = []
     for part in parts:
         first = first or (part[0]["id"] if part else None)
         for row in part:
+            if row["reject"] and not first_reject:
+                first_reject = f"{row['id']}: {row['reject']}: {row['detail']}"
             counts[row["reject"]] += 1
             samples[row["reject"]] += row["samples"]
         path = folder / f"part-{len(listing):05d}.parquet"
@@ -348,7 +360,8 @@ def _write_parts(
     reasons = sorted(filter(None, counts))
     rejected = {reason: counts[reason] for reason in reasons}
     rejected_samples = {reason: samples[reason] for reason in reasons}
-    return ManifestSummary(len(listing), good, good_samples, rejected, rejected_samples), listing, first
+    summary = ManifestSummary(len(listing), good, good_samples, rejected, rejected_samples, first_reject)
+    return summary, listing, first
 
 
 def _cut(rows: Iterable[dict[str, Any]], lengths: Iterator[float]) -> Iterator[list[dict[str, Any]]]:

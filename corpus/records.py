@@ -15,6 +15,7 @@ REASONS = {
     "audio.unreadable": "the audio file cannot be decoded",
     "audio.empty": "the audio file has no samples",
     "audio.truncated": "the audio file holds fewer samples than it or its manifest line says",
+    "audio.length_mismatch": "the audio is longer or shorter than its header or its manifest line says",
     "audio.not_finite": "the audio holds NaN or infinite samples",
     "audio.too_short": "the utterance is shorter than the configured minimum",
     "audio.too_long": "the utterance is longer than the configured maximum",
@@ -84,6 +85,11 @@ class Utterance:
     language: str | None = None
     licence: str | None = None
     alignment: str | None = None  # path of word times that came with the data, for the aligner `given`
+    channel: int | None = None  # of the recording, from 0 on; None: the mean of all
+    audio_stamp: str = (
+        ""  # size and modification time of the file, or what its store calls a version, or its sha256
+    )
+    alignment_stamp: str = ""
 
     def __post_init__(self) -> None:
         if self.frames < 0 or self.first_frame < 0 or self.sample_rate <= 0:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from corpus import files, manifest
-from corpus.adapters import ADAPTERS
+from corpus.adapters import ADAPTERS, ChannelCheck, Intake
 from corpus.audio import decode
 from corpus.documents import read_documents, write_documents
 from corpus.records import Reject, Utterance
@@ -45,7 +45,9 @@ def ingest(build: Path, settings: Settings, *, say: Say = lambda line: None) -> 
     """Read the source into manifest parts, and text documents into text parts."""
     corpus = settings.corpus
     one_of("corpus.adapter", corpus.adapter, tuple(ADAPTERS))
-    rows = ADAPTERS[corpus.adapter](files.to_path(corpus.source))
+    channels = ChannelCheck()
+    intake = Intake(corpus.duration_tolerance, corpus.channels, corpus.checksum, channels)
+    rows = ADAPTERS[corpus.adapter](files.to_path(corpus.source), intake)
     files.make_folder(build)
     summary = manifest.write_manifest(
         rows,
@@ -74,10 +76,12 @@ def ingest(build: Path, settings: Settings, *, say: Say = lambda line: None) -> 
         f"ingest: {said['utterances']} utterances in {said['parts']} parts, {rejected(summary.rejected)}; "
         f"{documents.documents} documents, {rejected(documents.rejected)}"
     )
+    if warning := channels.warning():
+        say(f"ingest: warning: {warning}")
     if not summary.utterances:
+        first = f"; the first: {summary.first_reject}" if summary.first_reject else ""
         raise ValueError(
-            f"{corpus.source}: need a usable utterance, got {summary.rows}, {rejected(summary.rejected)}; "
-            f"each stands with its reason in {build / 'manifest'}"
+            f"{corpus.source}: need a usable utterance, got {summary.rows}, {rejected(summary.rejected)}{first}"
         )
     return said
 

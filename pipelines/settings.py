@@ -23,9 +23,15 @@ class CorpusSettings:
     unaligned: str = (
         "reject"  # recordings without usable word times: "reject", or keep in the "speech" stream
     )
+    channels: str = "average"  # of recordings with several: their mean, or one utterance for each, "separate"
+    checksum: bool = False  # notice changed files by their content, not by size and modification time
+    duration_tolerance: float = 0.05  # seconds that a file may be shorter than declared; 6 times that for MP3, Ogg
 
     def __post_init__(self) -> None:
         one_of("corpus.ids", self.ids, ("strict", "escape"))
+        one_of("corpus.channels", self.channels, ("average", "separate"))
+        if not self.duration_tolerance >= 0:
+            raise ValueError(f"corpus.duration_tolerance: need at least 0, got {self.duration_tolerance}")
         one_of("corpus.unaligned", self.unaligned, ("reject", "speech"))
         if not self.part_minutes > 0:
             raise ValueError(f"corpus.part_minutes: need more than 0, got {self.part_minutes}")

@@ -55,6 +55,7 @@ def written(place: Path, table: pa.Table) -> Iterator[dict[str, Any]]:
                 "first_frame": filled,
                 "frames": len(wave),
                 "sample_rate": SAMPLE_RATE,
+                "channel": None,
             }
             waves.append(wave)
             filled += len(wave)

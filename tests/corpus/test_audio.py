@@ -42,7 +42,9 @@ def reason(function, argument) -> str | None:
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff"])
 def test_probe_tells_what_the_header_says(tmp_path, suffix):
     path = written(tmp_path / f"a.{suffix}", np.zeros((22050, 2)), 22050)
-    assert probe(path) == (22050, 22050, 2, path.stat().st_size, 0)
+    header = probe(path)
+    assert header[:4] == (22050, 22050, 2, path.stat().st_size)
+    assert header.problem is None
 
 
 def test_samples_at_16_khz_come_back_unchanged(tmp_path):
@@ -59,7 +61,7 @@ def test_channels_are_averaged(tmp_path):
     assert np.allclose(decode(whole(path)), (left + right) / 2, atol=1e-7)
 
 
-@pytest.mark.parametrize("rate", [8000, 11025, 22050, 22255, 24000, 44100, 48000, 96000])
+@pytest.mark.parametrize("rate", [8000, 11025, 11127, 22050, 22051, 22255, 24000, 44100, 44101, 48000, 96000])
 def test_resampling_keeps_a_tone_and_gives_the_length_of_the_record(tmp_path, rate):
     utterance = whole(written(tmp_path / "a.wav", tone(0.5 + 1 / rate, rate), rate, subtype="FLOAT"))
     decoded = decode(utterance)
@@ -122,14 +124,14 @@ def test_what_is_no_audio_is_unreadable_whatever_its_name(tmp_path, name):
     assert reason(probe, tmp_path / name) == "audio.unreadable"
 
 
-@pytest.mark.parametrize("rate", [44101, 999, 2_000_000])
-def test_a_rate_that_needs_gigabytes_to_resample_is_unreadable(tmp_path, rate):
+@pytest.mark.parametrize("rate", [999, 2_000_000])
+def test_a_rate_that_no_speech_has_is_unreadable(tmp_path, rate):
     assert reason(probe, written(tmp_path / "a.wav", np.zeros(100), rate)) == "audio.unreadable"
 
 
-def test_a_wav_that_breaks_off_is_truncated_wherever_it_breaks(tmp_path):
+def test_a_wav_that_lacks_more_than_60_ms_is_truncated_wherever_it_breaks(tmp_path):
     content = written(tmp_path / "a.wav", SEED.standard_normal(8000) / 10).read_bytes()
-    for cut in range(44, len(content), 997):
+    for cut in range(44, len(content) - 1920, 997):
         (tmp_path / "cut.wav").write_bytes(content[:cut])
         assert reason(probe, tmp_path / "cut.wav") == "audio.truncated"
         assert read_header(tmp_path / "cut.wav").frames == (cut - 44) // 2

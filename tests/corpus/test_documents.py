@@ -1,4 +1,7 @@
+import bz2
+import gzip
 import json
+import lzma
 import os
 import tracemalloc
 
@@ -273,3 +276,61 @@ def test_a_build_counts_the_documents_it_rejects_and_keeps_the_others(tmp_path):
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"text\.duplicates: need one of keep, exact, near, got 'most'"):
         replace(said, "text", duplicates="most")
+
+
+OBJECTS = [{"text": f"Document number {number}, größer."} for number in range(3)]
+JSON_LINES = "\n".join(json.dumps(value, ensure_ascii=False) for value in OBJECTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", JSON_LINES.encode()),
+        ("a.JSONL", JSON_LINES.encode()),
+        ("a.ndjson", JSON_LINES.encode()),
+        ("a.json", json.dumps(OBJECTS, indent=1).encode()),
+        ("a.txt", JSON_LINES.encode()),
+        ("a", b"\xef\xbb\xbf" + JSON_LINES.encode()),
+        ("a.jsonl.gz", gzip.compress(JSON_LINES.encode())),
+        ("a.jsonl.bz2", bz2.compress(JSON_LINES.encode())),
+        ("a.xz", lzma.compress(JSON_LINES.encode())),
+        ("a.txt.zst", pa.compress(JSON_LINES.encode(), "zstd", asbytes=True)),
+        ("a.u16", JSON_LINES.encode("utf-16")),
+        ("a.u32", JSON_LINES.encode("utf-32")),
+        ("a.mac", JSON_LINES.replace("\n", "\r").encode()),
+        ("a.plain", "\n".join(value["text"] for value in OBJECTS).encode()),
+        ("a.plain.gz", gzip.compress("\n".join(value["text"] for value in OBJECTS).encode("utf-16-le"))),
+    ],
+)
+def test_what_a_file_of_documents_is_its_content_decides(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    rows = list(read_documents([tmp_path / name]))
+    assert [row["text"] for row in rows] == [value["text"] for value in OBJECTS]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"%PDF-1.7\n" + bytes(99), "need text, got a PDF document"),
+        (b"PK\x03\x04" + bytes(99), "need text, got a ZIP archive"),
+        (bytes(range(256)) * 20, "need text, got binary data"),
+        (gzip.compress(b"PK\x03\x04" + bytes(99)), "need text, got a ZIP archive"),
+        (gzip.compress(b"one line\n" * 9000)[:-40], "cannot be read as text"),
+        (bz2.compress(b"one line\n" * 9000)[:-40], "cannot be read as text"),
+        (lzma.compress(b"one line\n" * 9000)[:-40], "cannot be read as text"),
+        (pa.compress(b"one line\n" * 9000, "zstd", asbytes=True)[:-10], "cannot be read as text"),
+        (b'[{"text": "one"}, {"text"', "a JSON array that cannot be parsed"),
+        ("one line\n".encode("utf-16")[:-1], "cannot be read as text"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_text_or_breaks_off_is_refused_in_one_line(tmp_path, content, line):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=f"text.documents: .*a.txt: .*{line}") as raised:
+        list(read_documents([tmp_path / "a.txt"]))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_text_that_starts_with_a_bracket_is_text(tmp_path):
+    (tmp_path / "a.txt").write_text("[1] A note.\n{not json}\n")
+    assert [row["text"] for row in read_documents([tmp_path / "a.txt"])] == ["[1] A note.", "{not json}"]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from corpus.manifest import (
     SCHEMA,
+    VERSION,
     RejectedRow,
     escape_id,
     part_length,
@@ -322,4 +323,4 @@ def test_real_speech_becomes_a_manifest_without_a_reject(real_speech, tmp_path):
     )
     assert (summary.utterances, summary.samples, summary.rejected) == (249, 29_402_535, {})
     assert all(earlier < later for earlier, later in pairwise(part.name for part in parts(tmp_path / "m")))
-    assert json.loads((tmp_path / "m" / "manifest.json").read_text())["version"] == 1
+    assert json.loads((tmp_path / "m" / "manifest.json").read_text())["version"] == VERSION

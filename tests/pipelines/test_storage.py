@@ -95,7 +95,7 @@ def test_a_recording_behind_a_url_sounds_as_on_the_disk(spoken_corpus):
     url = files.to_path("memory://sounds") / local.name
     files.write(url, local.read_bytes())
     header = probe(local)
-    assert probe(str(url)) == header
+    assert probe(str(url))._replace(stamp=header.stamp) == header
     for first, frames in ((0, header.frames), (4000, 9000)):
         here = Utterance("a", str(local), frames, header.sample_rate, first)
         there = Utterance("a", str(url), frames, header.sample_rate, first)

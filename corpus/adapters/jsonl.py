@@ -1,0 +1,223 @@
+"""Manifests in JSON: one object per line, or an array of objects."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from corpus import files
+from corpus.adapters.base import Intake, Row, Source, measured, shown, text_of
+from corpus.audio import Header, read_header
+from corpus.manifest import RejectedRow
+from corpus.records import Reject, Utterance
+from corpus.text_files import open_text
+
+LONGEST = 1_000_000_000  # seconds
+LONGEST_LINE = 16 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The fields of one kind of manifest; of several names the first that is not null counts."""
+
+    audio: tuple[str, ...] = ("audio",)
+    id: tuple[str, ...] = ("id",)
+    text: tuple[str, ...] = ("text",)
+    channel: tuple[str, ...] = ("channel",)
+    id_required: bool = (
+        True  # else it is made of the audio's name and, of a stretch, its start in milliseconds
+    )
+
+    @property
+    def known(self) -> set[str]:
+        """Names of all fields that are read."""
+        return {*self.audio, *self.id, *self.text, *self.channel, *COMMON}
+
+
+COMMON = (
+    *("speaker", "language", "lang", "licence", "license", "alignment"),
+    *("start", "end", "offset", "duration", "duration_s"),
+)
+"""Fields that every kind of manifest may have."""
+
+MEANINGFUL = re.compile(
+    r"(seg(ment)?|utt(erance)?|audio|clip|speech|t|ts)?"
+    r"(start|begin|end|stop|onset|offset|from|to|dur(ation)?|channel|chan|timestamps?|interval|segments?)"
+    r"(time|stamp|sec(ond)?s?|s|ms|msec|samples?|frames?|pos(ition)?|at|id|idx|index|selector)?"
+)
+"""Names, in lower case and without '_', '-' and '.', of fields about time or channel: none may be ignored."""
+
+TEXTS = re.compile(
+    r"(raw|norm(alized)?|clean)?(text|transcript(ion)?|sentence|utterance|words|caption|subtitle)s?"
+)
+"""Names of fields that probably hold the transcript, where there is no other."""
+
+
+def read_jsonl(source: Source, intake: Intake = Intake(), fields: Fields = Fields()) -> Iterator[Row]:  # noqa: B008
+    """Read a manifest: one JSON object per line, or an array of objects, compressed or not, in UTF-8 or UTF-16.
+
+    Fields: `id` and `audio` (a path, relative to the manifest's folder), and if known `text`, `speaker`,
+    `language` or `lang`, `licence` or `license`, `alignment` (a path), `channel` (from 0 on), `duration` or
+    `duration_s` (seconds, to notice a broken file), and `start` or `offset`, and `end` (seconds) for a stretch of a
+    longer recording. Without `end` a stretch lasts `duration`, or to the end of the recording. null is the same as
+    leaving a field out. Other fields are ignored, unless their names are about time, channel or transcript: the line
+    is rejected then. A line from which no id can be read is named "<file name>:<line number>".
+
+    Raises:
+        ValueError: there is no such file, or it is no text.
+    """
+    source = files.to_path(source)
+    if not source.is_file():
+        raise ValueError(
+            f"{source}: need a JSON Lines file, there is {'a folder' if source.is_dir() else 'none'}"
+        )
+    return _rows(source, intake, fields)
+
+
+def _rows(source: Path, intake: Intake, names: Fields) -> Iterator[Row]:
+    header_of = lru_cache(maxsize=16)(read_header)  # neighbouring lines are often stretches of one recording
+    folder = str(source.parent) if files.is_url(source) else os.path.abspath(source.parent)
+    with open_text(source) as file:
+        for number, line in file.json_values(LONGEST_LINE):
+            yield from _row(line, f"{source.name}:{number}", folder, intake, names, header_of)
+
+
+def _row(
+    line: bytes | None,
+    place: str,
+    folder: str,
+    intake: Intake,
+    names: Fields,
+    header_of: Callable[[str], Header],
+) -> Iterator[Row]:
+    known = Utterance(id=place, audio="", frames=0)  # grows as the line is read; a reject keeps what is known
+    try:
+        fields = _parse(line)
+        known = replace(known, id=_id(fields, names))
+        known = replace(known, audio=beside(folder, _required(fields, names.audio)))
+    except Reject as reject:
+        yield RejectedRow(known, reject)
+        return
+    fault: Reject | None = None
+    # a stretch whose times cannot be read has no known length; the file's would be that of another utterance
+    times: dict[str, float | None] = {"start": 0.0} if fields.keys() & {"start", "end", "offset"} else {}
+    try:
+        times = _times(fields)
+        _check_names(fields, names)
+        alignment = text_of(fields, "alignment")
+        known = replace(
+            known,
+            text=text_of(fields, *names.text),
+            speaker=text_of(fields, "speaker"),
+            language=text_of(fields, "language", "lang"),
+            licence=text_of(fields, "licence", "license"),
+            alignment=alignment and beside(folder, alignment),
+            channel=_channel(fields, names.channel),
+        )
+    except Reject as reject:
+        fault = reject
+    yield from measured(known, intake, **times, reject=fault, header_of=header_of)
+
+
+def beside(folder: str, name: str) -> str:
+    """A path or URL as a manifest names it, relative to the manifest's folder."""
+    if files.is_url(name):
+        return name
+    if files.is_url(folder) and not os.path.isabs(name):
+        scheme, _, path = folder.partition("://")
+        return f"{scheme}://{os.path.normpath(os.path.join(path, name))}"
+    return os.path.abspath(os.path.join(folder, name))
+
+
+def _parse(line: bytes | None) -> dict[str, Any]:
+    if line is None:
+        raise Reject("manifest.not_json", f"need a line of at most {LONGEST_LINE} bytes")
+    try:
+        text = line.decode("utf-8")
+        fields = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise Reject("manifest.not_json", f"need a JSON object in UTF-8: {error}") from error
+    except (ValueError, RecursionError) as error:  # RecursionError: a thousand brackets
+        hint = "; a comma follows the object" if line.rstrip().endswith(b"},") else ""
+        raise Reject("manifest.not_json", f"need a JSON object: {error}{hint}") from error
+    if not isinstance(fields, dict):
+        raise Reject("manifest.not_json", f"need a JSON object, got {shown(fields)}")
+    return fields
+
+
+def _required(fields: dict[str, Any], names: tuple[str, ...]) -> str:
+    value = text_of(fields, *names)
+    if not value:
+        raise Reject("manifest.missing_field", f"{names[0]}: need one on every line{_hint(fields)}")
+    return value
+
+
+def _hint(fields: dict[str, Any]) -> str:
+    """What a line seems to be that lacks a field."""
+    if "audio_filepath" in fields:
+        return "; this looks like a NeMo manifest: use the adapter nemo"
+    if "supervisions" in fields or "recording" in fields or "sources" in fields:
+        return "; this looks like a Lhotse manifest"
+    return ""
+
+
+def _id(fields: dict[str, Any], names: Fields) -> str:
+    if names.id_required or text_of(fields, *names.id):
+        return _required(fields, names.id)
+    stem = os.path.splitext(os.path.basename(_required(fields, names.audio)))[0]
+    start = _number(fields, "start", "offset")
+    return stem if start is None else f"{stem}-{round(start * 1000):08d}"
+
+
+def _number(fields: dict[str, Any], *names: str) -> float | None:
+    for name in names:
+        value = fields.get(name)
+        if value is not None:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST:
+                raise Reject(
+                    "manifest.bad_field", f"{name}: need seconds from 0 to {LONGEST}, got {shown(value)}"
+                )
+            return float(value)
+    return None
+
+
+def _times(fields: dict[str, Any]) -> dict[str, float | None]:
+    start, offset = _number(fields, "start"), _number(fields, "offset")
+    if start is not None and offset is not None and start != offset:
+        raise Reject("manifest.bad_field", f"start, offset: need one of them, got {start:g} and {offset:g} s")
+    return {
+        "start": offset if start is None else start,
+        "end": _number(fields, "end"),
+        "duration": _number(fields, "duration", "duration_s"),
+    }
+
+
+def _channel(fields: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        value = fields.get(name)
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if value is not None and value != "average":
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1024:
+                raise Reject("manifest.bad_field", f"{name}: need a number from 0 on, got {shown(value)}")
+            return value
+    return None
+
+
+def _check_names(fields: dict[str, Any], names: Fields) -> None:
+    """Refuse a line with a field that changes its meaning and that would not be read."""
+    unknown = [name for name in fields if name not in names.known and fields[name] is not None]
+    for name in unknown:
+        plain = re.sub(r"[_\-. ]", "", name.lower())
+        if MEANINGFUL.fullmatch(plain):
+            raise Reject(
+                "manifest.bad_field",
+                f"{name}: fields about time or channel are start or offset, end, duration, channel; rename it",
+            )
+        if TEXTS.fullmatch(plain) and text_of(fields, *names.text) is None:
+            raise Reject(
+                "manifest.bad_field", f"{name}: the transcript is the field {names.text[0]}; rename it"
+            )

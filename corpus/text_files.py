@@ -1,0 +1,185 @@
+"""Text files by their content, not their ending: compressed or not, in UTF-8 or UTF-16, with or without a mark."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from corpus import files
+
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+"""First bytes -> how the rest is compressed."""
+
+MARKS = {
+    b"\xff\xfe\0\0": "utf-32-le",
+    b"\0\0\xfe\xff": "utf-32-be",
+    b"\xff\xfe": "utf-16-le",
+    b"\xfe\xff": "utf-16-be",
+    b"\xef\xbb\xbf": "utf-8",
+}
+"""Byte order marks."""
+
+OTHERS = {
+    b"PK\x03\x04": "a ZIP archive or an Office document",
+    b"%PDF": "a PDF document",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\x7fELF": "a program",
+    b"SQLite": "an SQLite database",
+    b"\x89HDF": "an HDF5 file",
+    b"{\\rtf": "an RTF document",
+    b"ARROW1": "an Arrow file",
+    b"PAR1": "a Parquet file",
+    b"RIFF": "a WAV file",
+    b"fLaC": "a FLAC file",
+    b"OggS": "an Ogg file",
+    b"ID3": "an MP3 file",
+}
+"""First bytes of files that are no text -> what they are."""
+
+LOOK = 1 << 16  # bytes looked at
+ODD = 0.05  # share of control characters from which on a file is no text
+
+
+LARGEST_ARRAY = 1 << 30  # bytes of a JSON array, which is read as a whole
+
+
+class TextFile:
+    """An open file of text lines. `head` is its start, `readline` and `read` give bytes in UTF-8."""
+
+    def __init__(self, head: bytes, readline: Callable[[int], bytes], read: Callable[[int], bytes]):
+        self.head, self.readline, self.read = head, readline, read
+
+    def is_json(self) -> bool:
+        """Whether it holds JSON: objects, one per line, or an array of objects or strings."""
+        if re.match(rb'\s*\[\s*[{"]', self.head):
+            return True
+        line = next((line for line in self.head.splitlines() if line.strip()), b"")
+        try:
+            return isinstance(json.loads(line), dict)
+        except (ValueError, RecursionError):
+            return False
+
+    def lines(self, most: int) -> Iterator[tuple[int, bytes | None]]:
+        """Number and content of the lines that are not blank; None for one of more than `most` bytes."""
+        number = 0
+        while line := self.readline(most + 1):
+            number += 1
+            if len(line) > most:
+                while line and not line.endswith((b"\n", b"\r")):
+                    line = self.readline(most)
+                yield number, None
+            elif line.strip():
+                yield number, line
+
+    def json_values(self, most: int) -> Iterator[tuple[int, bytes | None]]:
+        """As `lines`; of a JSON array, its values, each written as JSON again.
+
+        Raises:
+            ValueError: an array that is no JSON, or larger than 1 GiB.
+        """
+        if not re.match(rb'\s*\[\s*[{"]', self.head):
+            yield from self.lines(most)
+            return
+        content = self.read(LARGEST_ARRAY + 1)
+        if len(content) > LARGEST_ARRAY:
+            raise ValueError(f"a JSON array of more than {LARGEST_ARRAY} bytes; write JSON Lines")
+        try:
+            values = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"a JSON array that cannot be parsed: {error}; write JSON Lines") from error
+        for number, value in enumerate(values, start=1):
+            written = json.dumps(value).encode()
+            yield number, written if len(written) <= most else None
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextFile]:
+    """Open a file of text lines, whatever its name.
+
+    Raises:
+        ValueError: it is no text, or is not complete; in one line that names the file.
+    """
+    with ExitStack() as stack:
+        try:
+            yield _text_file(path, stack)
+        except (
+            OSError,
+            EOFError,
+            lzma.LZMAError,
+            zlib.error,
+            UnicodeError,
+            ValueError,
+            pa.ArrowException,
+        ) as error:
+            raise ValueError(f"{path}: cannot be read as text: {files.one_line(error)}") from error
+
+
+def _text_file(path: Path, stack: ExitStack) -> TextFile:
+    with path.open("rb") as raw:
+        start = raw.read(8)
+        raw.seek(0)
+        how = next((name for mark, name in COMPRESSED.items() if start.startswith(mark)), "")
+        head = _decompressed(raw, how).read(LOOK)
+    stream = _decompressed(stack.enter_context(path.open("rb")), how)
+    codec = _codec(head)
+    if codec is None:
+        what = next((what for mark, what in OTHERS.items() if head.startswith(mark)), "binary data")
+        raise ValueError(f"need text, got {what}")
+    mark = next((mark for mark in MARKS if head.startswith(mark)), b"")
+    stream.read(len(mark))
+    text = head[len(mark) :].decode(codec, "replace").encode("utf-8", "replace")
+    only_returns = b"\r" in text and b"\n" not in text
+    if codec == "utf-8" and not only_returns:
+        return TextFile(text, stream.readline, stream.read)
+    errors = "surrogateescape" if codec == "utf-8" else "strict"
+    lines = io.TextIOWrapper(stream, codec, errors, newline="\r" if only_returns else "\n")
+    stack.callback(lines.detach)
+
+    def encoded(read: Callable[[int], str]) -> Callable[[int], bytes]:
+        return lambda most: read(most).encode("utf-8", "surrogateescape")
+
+    return TextFile(text, encoded(lines.readline), encoded(lines.read))
+
+
+def _decompressed(raw: Any, how: str) -> io.BufferedReader:
+    """A stream of what a file holds."""
+    if how == "gzip":
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw))
+    if how == "bzip2":
+        return io.BufferedReader(bz2.BZ2File(raw))
+    if how == "xz":
+        return io.BufferedReader(lzma.LZMAFile(raw))
+    if how == "zstd":
+        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw), "zstd"))
+    return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
+
+
+def _codec(head: bytes) -> str | None:
+    """The encoding of a text that starts with these bytes; None where it is no text."""
+    for mark, codec in MARKS.items():
+        if head.startswith(mark):
+            return codec
+    if head.startswith(tuple(OTHERS)):
+        return None
+    if head.count(0) > ODD * len(head):  # UTF-16 without a mark has a zero in every other byte of most scripts
+        even, odd = head[::2].count(0) / len(head), head[1::2].count(0) / len(head)
+        if max(even, odd) < 0.2 or min(even, odd) > 0.01:
+            return None
+        return "utf-16-be" if even > odd else "utf-16-le"
+    control = sum(
+        head.count(bytes([byte])) for byte in range(32) if byte not in b"\t\n\v\f\r\x1b\x1c\x1d\x1e\x1f"
+    )
+    return None if control > ODD * len(head) else "utf-8"
