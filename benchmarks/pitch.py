@@ -204,7 +204,7 @@ def cost(seconds: float, repeats: int) -> None:
 
     from units.encoders import load_encoder
     from units.prosody import style
-    from units.verify import computes_in_bfloat16
+    from units.verify import fast_half_types
 
     torch.set_num_threads(1)
     logging.disable_progress_bar()
@@ -218,7 +218,7 @@ def cost(seconds: float, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         plain = HubertModel(HubertConfig()).eval()
         plain.save_pretrained(folder)
-        half = computes_in_bfloat16(torch.device("cpu"))  # elsewhere it takes minutes
+        half = "bfloat16" in fast_half_types(torch.device("cpu"))  # elsewhere it takes minutes
         dtypes = ("float32", "bfloat16") if half else ("float32",)
         encoders = {dtype: load_encoder(folder, dtype=dtype) for dtype in dtypes}
     by_transformers = torch.inference_mode()(plain)  # one by one, as one has units without wordweave

@@ -55,7 +55,7 @@ def main() -> None:
 
     from units.encoders import load_encoder
     from units.kmeans import Codebook
-    from units.verify import computes_in_bfloat16
+    from units.verify import fast_half_types
 
     logging.disable_progress_bar()
     torch.set_num_threads(arguments.threads)
@@ -66,7 +66,7 @@ def main() -> None:
     model = HubertModel(HubertConfig()).eval()
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        half = computes_in_bfloat16(torch.device("cpu"))
+        half = "bfloat16" in fast_half_types(torch.device("cpu"))
         dtypes = ("float32", "bfloat16") if half else ("float32",)
         ours = {dtype: load_encoder(folder, dtype=dtype) for dtype in dtypes}
 

@@ -172,7 +172,6 @@ def fit_key(stage: SampleFrames, build: Path, settings: Settings) -> str:
 
 def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> Path:
     """Draw frames from every part and fit the codebook; an up-to-date, given or imported one is left as it is."""
-    import faiss
 
     from units import kmeans
 
@@ -191,9 +190,9 @@ def fit_units(build: Path, settings: Settings, engine: Engine, *, say: Say = lam
             f"units.clusters: {units.clusters} clusters need at least as many frames, the corpus gave {count}; "
             "add recordings or ask for fewer clusters"
         )
-    where = "GPU" if kmeans.fits_on(faiss) == "gpu" else "CPU"
     numbers = f"{count} frames of {encoder.dimension} numbers into {units.clusters} clusters"
-    say(f"fit units: k-means of {numbers}, by faiss on the {where}")
+    on = "by faiss on the CPU" if kmeans.fit_device() == "cpu" else "by torch on the GPU"
+    say(f"fit units: k-means of {numbers}, {on}")
     codebook, reference = (
         kmeans.fit(
             features,
@@ -318,8 +317,8 @@ def units_dtype(build: Path, settings: Settings) -> str:
 def measured_dtype(build: Path, settings: Settings) -> dict[str, Any]:
     """What `dtype = "auto"` comes to, and why; kept in codebooks/dtype.json.
 
-    bfloat16 is taken where the device computes in it and under 0.5 % of the units of some utterances differ from those
-    of float32.
+    The first of float16 and bfloat16 in which the device computes fast and fewer than 0.5 % of the units of some
+    utterances differ from those of float32.
     """
     from units.encoders import load_encoder
     from units.verify import HALF_LIMIT, choose_dtype, device_name

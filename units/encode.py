@@ -8,15 +8,15 @@ import numpy as np
 
 from units.encoders import Encoder
 from units.hubert.encoder import HubertEncoder
-from units.kmeans import Codebook
+from units.kmeans import UNDECIDED, Codebook
 from units.whisper import WhisperEncoder
 
 MOVED = 1e-5
-"""More than batches move a feature in single precision on any device, as a share of its length."""
+"""A bound on the difference that a batch makes to a feature in single precision on a GPU, as a share of its length."""
 
 
 class Quantizer(Protocol):
-    """What maps frames to units: a `Codebook` or a `LinearQuantizer`."""
+    """Maps frames to units: a `Codebook` or a `LinearQuantizer`."""
 
     def assign(self, features: np.ndarray) -> np.ndarray:
         """(F, D) -> (F,) units."""
@@ -24,11 +24,11 @@ class Quantizer(Protocol):
 
 
 def encode_units(encoder: Encoder, codebook: Quantizer, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Units of each waveform; on a GPU, features do not travel to the host, and no more than a batch is held.
+    """Units of each waveform; on a GPU, features stay on the device, one batch at a time.
 
     The units of a waveform are those it has alone. On a CPU features are the same to the last bit in any batch. A GPU
     sums in another order for another batch; so a waveform with a frame almost midway between two centroids is encoded
-    again on its own there. (In single precision: half precision moves features too far for that.)
+    again there, in a batch of its own. (In single precision: in half precision batches make a larger difference.)
 
     Args:
         encoder: as from `load_encoder`.
@@ -44,10 +44,12 @@ def encode_units(encoder: Encoder, codebook: Quantizer, waveforms: Sequence[np.n
     """
     if not isinstance(encoder, HubertEncoder | WhisperEncoder) or not isinstance(codebook, Codebook):
         return [codebook.assign(features) for features in encoder.encode(waveforms)]
-    if encoder.exact or encoder.dtype != "float32" or len(waveforms) < 2:
-        return encoder.map(waveforms, codebook.assign_on_device)
-    found = encoder.map(waveforms, partial(codebook.assign_on_device, moved=MOVED))
-    for i, units in enumerate(found):
-        if (units < 0).any():
-            (found[i],) = encoder.map([waveforms[i]], codebook.assign_on_device)
-    return found
+    half = encoder.dtype != "float32"
+    if isinstance(encoder, WhisperEncoder) or encoder.exact or half or len(waveforms) < 2:
+        return encoder.map(waveforms, codebook.assign_on_device, codebook.decide)
+    units = encoder.map(waveforms, partial(codebook.assign_on_device, moved=MOVED))
+    again = [i for i, sequence in enumerate(units) if (sequence == UNDECIDED).any()]
+    alone = encoder.map([waveforms[i] for i in again], codebook.assign_on_device, codebook.decide, alone=True)
+    for i, sequence in zip(again, alone, strict=True):
+        units[i] = sequence
+    return units

@@ -1,9 +1,9 @@
-"""k-means codebooks: fit one on feature frames, map frames to units, keep it in a file that cannot carry code."""
+"""k-means codebooks: fit one on feature frames, map frames to units, store it in a file that cannot carry code."""
 
 import hashlib
 import json
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,32 +17,29 @@ if TYPE_CHECKING:
 
 FORMAT = "wordweave codebook 1"
 BLOCK = 1_024  # frames assigned at a time: their scores stay in the cache, half the time of 16,384
-DEVICE_BLOCK = 65_536  # the same on a GPU: bounded memory
+DEVICE_BLOCK = 8_192  # the same on a GPU: bounded memory
+TILE = 65_536  # frames of one step of k-means on a GPU
+RESTART_STEP = 15_486_557  # between the seeds of restarts
+UNDECIDED = -1  # in place of a unit that a device cannot decide
 SEEDINGS = ("afk-mc2", "k-means++", "random")
 DEVICES = ("auto", "cpu", "gpu")
-NOT_FEATURES = {
-    "dtype",
-    "chunking",
-    "window_seconds",
-    "context_seconds",
-}  # how it ran, not what a feature means
+# settings of an encoder that change how it runs, not what a feature means
+NOT_FEATURES = {"dtype", "chunking", "window_seconds", "context_seconds"}
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """K centroids; unit k of a frame says that centroid k is nearest.
+    """K centroids; a frame has unit k where centroid k is the nearest.
 
-    `centroids` is (K, D) float32; `provenance` is a JSON-able dict that says where they come from: `encoder` (its
-    provenance, or None where unknown), seed, data hash, inertia, versions.
+    `centroids` is (K, D) float32; `provenance` is a JSON-able dict of where they come from: `encoder` (its provenance,
+    or None where unknown), seed, data hash, inertia, versions.
     """
 
     centroids: np.ndarray
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        centroids = np.array(
-            self.centroids, dtype=np.float32, order="C"
-        )  # a copy that nobody else can write to
+        centroids = np.array(self.centroids, dtype=np.float32, order="C")  # our own copy, made read-only
         if centroids.ndim != 2 or 0 in centroids.shape:
             raise ValueError(f"codebook: need centroids of shape (K, D), got {centroids.shape}")
         if not np.isfinite(centroids).all():
@@ -74,7 +71,7 @@ class Codebook:
             features: (F, D) floating point.
 
         Returns:
-            (F,) int32 in [0, K); of centroids at equal distance the first.
+            (F,) int32 in [0, K); the first of centroids at equal distance.
 
         Raises:
             ValueError: wrong shape, or NaN or infinite features.
@@ -104,7 +101,7 @@ class Codebook:
         rows = np.arange(len(x))
         limit = scores[rows, best] + 2 * slack
         scores[rows, best] = np.inf
-        # "not above" rather than "at most": a score that overflowed is doubtful too
+        # "not above" rather than "at most", so that it includes scores that overflowed
         doubtful = np.flatnonzero(~(scores.min(axis=1) > limit))
         scores[rows, best] = -np.inf
         for row in doubtful:
@@ -112,12 +109,19 @@ class Codebook:
             best[row] = candidates[distances(x[row], self.centroids[candidates]).argmin()]
         return best
 
-    def assign_on_device(self, features: "torch.Tensor", *, moved: float = 0.0) -> np.ndarray:
-        """The same as `assign`, for (F, D) features on whatever device: only doubtful frames travel to the host.
+    def assign_on_device(self, features: "torch.Tensor", *, moved: float = 0.0) -> "torch.Tensor":
+        """The units of (F, D) features on their own device, without waiting for it.
+
+        The two best centroids by single precision are compared again in double precision. A unit is `UNDECIDED` where
+        that does not prove it: where a third centroid is as near within the rounding of single precision, where the two
+        are equally near, or where the features are not finite. `decide` finds it on the host.
 
         Args:
             features: (F, D) floating point.
-            moved: a unit that could change if its frame were moved by this share of its length comes as -1 - unit.
+            moved: a unit that could change if its frame were moved by this share of its length is undecided too.
+
+        Returns:
+            (F,) int32.
         """
         import torch
 
@@ -128,25 +132,42 @@ class Codebook:
             arrays = (self.centroids, self._half_squares)
             self._copies[x.device] = [torch.from_numpy(np.array(array)).to(x.device) for array in arrays]
         centroids, halves = self._copies[x.device]
-        units = np.zeros(len(x), np.int32)
-        for start in range(0, len(x), DEVICE_BLOCK):
-            block = x[start : start + DEVICE_BLOCK]
-            scores = torch.addmm(halves, block, centroids.T, alpha=-1)
-            two, ids = scores.topk(min(2, self.clusters), dim=1, largest=False)
-            lengths = block.norm(dim=1)
-            slack = self._slack(lengths)
-            doubtful = ~(two[:, -1] > two[:, 0] + 2 * slack)  # not finite: doubtful, and refused below
-            units[start : start + DEVICE_BLOCK] = ids[:, 0].cpu().numpy()
-            rows = doubtful.nonzero().flatten().cpu().numpy()
-            units[start + rows] = self.assign(block[doubtful].cpu().numpy())
-            if moved:  # half of |x - c|^2 moves by at most the way times the distance of two centroids
-                near = ~(two[:, -1] > two[:, 0] + 2 * slack + moved * 2 * self._reach * lengths)
-                rows = start + near.nonzero().flatten().cpu().numpy()
-                units[rows] = -1 - units[rows]
+        blocks = x.split(DEVICE_BLOCK)
+        return torch.cat([self._assign_block(block, centroids, halves, moved) for block in blocks])
+
+    def _assign_block(
+        self, x: "torch.Tensor", centroids: "torch.Tensor", halves: "torch.Tensor", moved: float
+    ) -> "torch.Tensor":
+        import torch
+
+        lengths = x.norm(dim=1)
+        scores, ids = torch.addmm(halves, x, centroids.T, alpha=-1).topk(
+            min(3, self.clusters), dim=1, largest=False
+        )
+        units, sure = ids[:, 0], lengths < torch.inf
+        if self.clusters > 1:
+            first, second = centroids[ids[:, 0]].double(), centroids[ids[:, 1]].double()
+            # half of the difference of the squared distances, above 0 where `first` is nearer
+            gap = ((first - second) * (x.double() - (first + second) / 2)).sum(1)
+            rounding = 1e-13 * self.dimension * self._reach * (lengths.double() + self._reach)
+            # the gap moves by at most the way times the distance of the two centroids
+            sure &= gap.abs() > rounding + moved * lengths.double() * (first - second).norm(dim=1)
+            units = torch.where(gap >= 0, ids[:, 0], ids[:, 1])
+        if self.clusters > 2:
+            margin = 2 * self._slack(lengths) + moved * 2 * self._reach * lengths
+            sure &= scores[:, 2] > scores[:, 0] + margin
+        return torch.where(sure, units, UNDECIDED).int()
+
+    def decide(self, features: "torch.Tensor", units: np.ndarray) -> np.ndarray:
+        """(F,) units from `assign_on_device` on the host -> the same as `assign`; only undecided frames are copied."""
+        rows = np.flatnonzero(units == UNDECIDED)
+        if len(rows):
+            units = units.copy()
+            units[rows] = self.assign(features[rows].float().cpu().numpy())
         return units
 
     def _slack(self, lengths: Any) -> Any:
-        """More than rounding moves a score in single precision, for frames of such lengths."""
+        """A bound on the rounding of a score in single precision, for frames of these lengths."""
         return (
             2 * np.finfo(np.float32).eps.item() * (self.dimension + 2) * self._reach * (lengths + self._reach)
         )
@@ -174,7 +195,7 @@ class Codebook:
         check_encoder(self, encoder)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file whose metadata holds the provenance; all of it or nothing appears under `path`."""
+        """Write a safetensors file with the provenance in its metadata; all of it or nothing appears under `path`."""
         arrays = {"centroids": np.array(self.centroids)}
         write_artifact(path, arrays, {"format": FORMAT, "provenance": self.provenance})
 
@@ -185,14 +206,15 @@ def check_encoder(codebook: Any, encoder: Encoder) -> None:
         raise ValueError(
             f"codebook: fitted on {codebook.dimension} dimensions, the encoder has {encoder.dimension}"
         )
-    ours, theirs = codebook.provenance.get("encoder"), encoder.provenance
-    if ours is None:  # an imported codebook that does not say
+    fitted, given = codebook.provenance.get("encoder"), encoder.provenance
+    if fitted is None:  # an imported codebook of unknown origin
         return
-    keys = (ours.keys() | theirs.keys()) - NOT_FEATURES
-    for key in sorted(keys, key=lambda key: (key == "weights", key)):  # a hash tells a reader least: last
-        if ours.get(key) != theirs.get(key):
-            mine, other = ours.get(key), theirs.get(key)
-            raise ValueError(f"codebook: fitted on an encoder with {key} {mine!r}, this one has {other!r}")
+    keys = (fitted.keys() | given.keys()) - NOT_FEATURES
+    for key in sorted(keys, key=lambda key: (key == "weights", key)):  # a hash is the least readable: last
+        if fitted.get(key) != given.get(key):
+            raise ValueError(
+                f"codebook: fitted on an encoder with {key} {fitted.get(key)!r}, this one has {given.get(key)!r}"
+            )
 
 
 def load(path: str | Path) -> Codebook:
@@ -221,10 +243,10 @@ def fit(
     device: str = "auto",
     encoder: Encoder | None = None,
 ) -> Codebook:
-    """Cluster feature frames by k-means (faiss), on all of them.
+    """Cluster all feature frames by k-means: on a CPU with faiss, on a GPU with torch from the same seeding.
 
-    The same features and seed give the same centroids on any number of threads. A cluster that no frame belongs to at
-    the end is set on a frame far from its centroid, and iterations go on.
+    The same features and seed give the same centroids on any number of threads. A cluster without frames at the end is
+    moved to a frame far from its centroid, followed by further iterations.
 
     Args:
         features: (N, D) floating point; faiss's silent limit of 256 frames per cluster is lifted.
@@ -234,15 +256,15 @@ def fit(
             25 by 0.3 % and 0.6, on 100,000 frames of recorded speech: `benchmarks/kmeans.py`.)
         restarts: starts, of which the one with the lowest inertia is kept.
         seeding: "k-means++" (D^2 sampling), "afk-mc2" (its Markov chain approximation, faster) or "random".
-        device: "cpu", "gpu" (another device may move the last bits of a centroid), or "auto": as `fits_on` says.
+        device: "cpu", "gpu" (the last bits of centroids may differ), or "auto": a GPU where torch finds one.
         encoder: where the features come from; the codebook will refuse others.
 
     Returns:
-        A codebook; its provenance tells `inertia`, the mean squared distance of a frame to its centroid, and
-        `dead`, the clusters without frames (0 unless there are fewer different frames than clusters).
+        A codebook; its provenance holds `inertia`, the mean squared distance of a frame to its centroid, `dead`, the
+        number of clusters without frames (0 unless there are fewer different frames than clusters), and `fitted_on`.
 
     Raises:
-        ValueError: fewer frames than clusters, wrong shape, NaN.
+        ValueError: fewer frames than clusters, wrong shape, NaN, or no GPU where one is asked for.
     """
     import faiss  # not needed to use a codebook
 
@@ -262,29 +284,11 @@ def fit(
         raise ValueError(f"kmeans: need iterations >= 1 and restarts >= 1, got {iterations} and {restarts}")
     if seeding not in SEEDINGS:
         raise ValueError(f"kmeans.seeding: need one of {list(SEEDINGS)}, got {seeding!r}")
-    if device not in DEVICES:
-        raise ValueError(f"kmeans.device: need one of {list(DEVICES)}, got {device!r}")
-    if device == "gpu" and fits_on(faiss) == "cpu":
-        raise ValueError(
-            "kmeans.device: need a GPU build of faiss and a GPU it sees, got neither; "
-            "install the extra `gpu`, or take 'cpu'"
-        )
-    device = fits_on(faiss) if device == "auto" else device
-    method = {
-        "k-means++": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
-        "afk-mc2": faiss.ClusteringInitMethod_AFK_MC2,
-        "random": faiss.ClusteringInitMethod_RANDOM,
-    }[seeding]
-    settings = {
-        "niter": iterations,
-        "nredo": restarts,
-        "seed": seed,
-        "init_method": method,
-        "min_points_per_centroid": 1,
-        "max_points_per_centroid": len(features),
-        "gpu": device == "gpu",
-    }
-    centroids = train(features, clusters, settings)
+    place = fit_device(device)
+    train = train_with_faiss if place == "cpu" else partial(train_with_torch, device=place)
+    centroids = train(
+        features, clusters, iterations=iterations, restarts=restarts, seed=seed, seeding=seeding
+    )
     units, squares = Codebook(centroids).nearest(features)
     for _ in range(10):
         dead = np.flatnonzero(np.bincount(units, minlength=clusters) == 0)
@@ -293,7 +297,9 @@ def fit(
         if not len(far):
             break
         centroids[dead[: len(far)]] = features[far]
-        centroids = train(features, clusters, settings | {"niter": 3, "nredo": 1}, centroids)
+        centroids = train(
+            features, clusters, iterations=3, restarts=1, seed=seed, seeding=seeding, start=centroids
+        )
         units, squares = Codebook(centroids).nearest(features)
     provenance = {
         "encoder": None if encoder is None else encoder.provenance,
@@ -307,33 +313,97 @@ def fit(
         "inertia": float(squares.mean()),
         "dead": int((np.bincount(units, minlength=clusters) == 0).sum()),
         "faiss": faiss.__version__,
-        "fitted_on": device,
+        "fitted_on": "cpu" if place == "cpu" else "gpu",
     }
     return Codebook(centroids, provenance)
 
 
-def fits_on(faiss: Any) -> str:
-    """Where this faiss fits: "gpu" if it was built for GPUs and sees one, else "cpu".
+def fit_device(device: str = "auto") -> str:
+    """Where k-means runs, for torch: "cpu" or "cuda"."""
+    import torch
 
-    >>> import faiss
-    >>> fits_on(faiss) in ("cpu", "gpu")
-    True
-    """
-    try:
-        # the CPU build has `get_num_gpus` too, and says 0
-        found = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
-    except RuntimeError:  # no driver, or one too old for this build
-        found = 0
-    return "gpu" if found else "cpu"
+    if device not in DEVICES:
+        raise ValueError(f"kmeans.device: need one of {list(DEVICES)}, got {device!r}")
+    if device == "gpu" and not torch.cuda.is_available():
+        raise ValueError("kmeans.device: need a GPU that torch can use, found none; use 'cpu' or 'auto'")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def train(features: np.ndarray, clusters: int, settings: dict, start: np.ndarray | None = None) -> np.ndarray:
+def train_with_faiss(
+    features: np.ndarray,
+    clusters: int,
+    *,
+    iterations: int,
+    restarts: int,
+    seed: int,
+    seeding: str,
+    start: np.ndarray | None = None,
+) -> np.ndarray:
     """(K, D) centroids from faiss, from its own seeding or from given centroids."""
     import faiss
 
-    kmeans = faiss.Kmeans(features.shape[1], clusters, **settings)
+    method = {
+        "k-means++": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
+        "afk-mc2": faiss.ClusteringInitMethod_AFK_MC2,
+        "random": faiss.ClusteringInitMethod_RANDOM,
+    }[seeding]
+    kmeans = faiss.Kmeans(
+        features.shape[1],
+        clusters,
+        niter=iterations,
+        nredo=restarts,
+        seed=seed,
+        init_method=method,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(features),
+    )
     kmeans.train(features, init_centroids=start)
     return np.array(kmeans.centroids)
+
+
+def train_with_torch(
+    features: np.ndarray,
+    clusters: int,
+    *,
+    iterations: int,
+    restarts: int,
+    seed: int,
+    seeding: str,
+    start: np.ndarray | None = None,
+    device: str,
+) -> np.ndarray:
+    """As `train_with_faiss`, with Lloyd's steps on a device; the seeding is that of faiss, with a seed for each start.
+
+    Sums are products with a matrix of ones and zeros, which are the same in every run, as atomic additions are not.
+    """
+    import torch
+
+    best, lowest = None, np.inf
+    for restart in range(restarts):
+        own = (seed + restart * RESTART_STEP) % 2**31
+        first = start
+        if first is None:
+            first = train_with_faiss(features, clusters, iterations=0, restarts=1, seed=own, seeding=seeding)
+        centroids = torch.from_numpy(np.array(first)).to(device)
+        for step in range(iterations + 1):  # the last one only measures
+            sums = torch.zeros(clusters, features.shape[1], dtype=torch.float64, device=device)
+            counts = torch.zeros(clusters, dtype=torch.float64, device=device)
+            inertia = torch.zeros((), dtype=torch.float64, device=device)
+            for begin in range(0, len(features), TILE):
+                tile = torch.from_numpy(features[begin : begin + TILE]).to(device)
+                scores = torch.addmm(centroids.square().sum(1) / 2, tile, centroids.T, alpha=-1)
+                lowest_scores, units = scores.min(dim=1)
+                inertia += (2 * lowest_scores + tile.square().sum(1)).sum(dtype=torch.float64)
+                members = torch.nn.functional.one_hot(units, clusters).to(tile.dtype)
+                sums += members.T @ tile
+                counts += members.sum(0)
+            if step < iterations:  # a cluster without frames stays
+                means = (sums / counts.clamp(min=1)[:, None]).float()
+                centroids = torch.where(counts[:, None] > 0, means, centroids)
+        if inertia.item() < lowest:
+            best, lowest = centroids.cpu().numpy(), inertia.item()
+    assert best is not None
+    return best
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -247,20 +247,28 @@ class WhisperEncoder:
         Raises:
             ValueError: a waveform is not one-dimensional, not of floating point, or holds NaN or infinite samples.
         """
-        return self.map(waveforms, lambda features: features.cpu().numpy())
+        return self.map(waveforms, lambda features: features)
 
     def map(
-        self, waveforms: Sequence[np.ndarray], function: Callable[[torch.Tensor], np.ndarray]
+        self,
+        waveforms: Sequence[np.ndarray],
+        function: Callable[[torch.Tensor], torch.Tensor],
+        finish: Callable[[torch.Tensor, np.ndarray], np.ndarray] = lambda features, values: values,
     ) -> list[np.ndarray]:
         """As `encode`, with `function` applied to the features of each window while they are on the device.
 
         Args:
             waveforms: as for `encode`.
-            function: (F, D) float32 tensor -> (F, ...) array, frame by frame.
+            function: (F, D) float32 tensor -> (F, ...) tensor on the same device, frame by frame.
+            finish: the same features and, on the host, what `function` returned for them -> (F, ...) array.
 
         Returns:
             One (F, ...) array per waveform, in order.
         """
+
+        def apply(features: torch.Tensor) -> np.ndarray:
+            return finish(features, function(features).cpu().numpy())
+
         recordings = [check_waveform(waveform, i) for i, waveform in enumerate(waveforms)]
         levels = [Level.of(recording, self.settings.level) for recording in recordings]
         places = [
@@ -268,7 +276,7 @@ class WhisperEncoder:
             for index, recording in enumerate(recordings)
             for window in windows(len(recording) // self.hop, self._window, self._context)
         ]
-        empty = function(torch.zeros(0, self.dimension, device=self.device))
+        empty = apply(torch.zeros(0, self.dimension, device=self.device))
         results = [
             np.zeros((len(recording) // self.hop, *empty.shape[1:]), empty.dtype) for recording in recordings
         ]
@@ -277,7 +285,7 @@ class WhisperEncoder:
             index, window = place
             samples = levels[index].apply(self._samples(recordings[index], window, levels[index].mean))
             features = self._features(samples)[window.first : window.first + window.kept]
-            results[index][window.place : window.place + window.kept] = function(features)
+            results[index][window.place : window.place + window.kept] = apply(features)
 
         with single_threaded_pool(torch.get_num_threads()) as run:
             list(run(map_window, places))

@@ -238,21 +238,33 @@ class Exact:
         self.wrong = wrong  # frames in a thousand
 
     def encode(self, waveforms):
+        if self.wrong is None:  # overflow
+            return [np.full((len(wave), 1), np.inf) for wave in waveforms]
         return [np.where(np.arange(len(wave)) % 1000 < self.wrong, 1.0, 0.0)[:, None] for wave in waveforms]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "dtype"), [(0, "bfloat16"), (4, "bfloat16"), (5, "float32"), (900, "float32")]
+    ("wrong", "dtype", "share"),
+    [
+        ({"float16": 0}, "float16", 0),
+        ({"float16": 4}, "float16", 4),
+        ({"float16": 5, "bfloat16": 4}, "bfloat16", 4),
+        ({"float16": 5, "bfloat16": 900}, "float32", 900),
+        ({"float16": None, "bfloat16": 1}, "bfloat16", 1),
+    ],
 )
-def test_half_precision_is_taken_below_half_a_percent_of_other_units(wrong, dtype, monkeypatch):
+def test_the_first_half_precision_below_half_a_percent_of_other_units_is_chosen(
+    wrong, dtype, share, monkeypatch
+):
     codebook, waves = Codebook(np.array([[0.0], [1.0]])), [np.zeros(1000), np.zeros(2000)]
-    monkeypatch.setattr(verify, "computes_in_bfloat16", lambda device: True)
-    said = verify.choose_dtype(Exact(), codebook, waves, lambda dtype: Exact(wrong))
-    assert (said["dtype"], said["share"], said["frames"]) == (dtype, wrong / 1000, 3000)
+    monkeypatch.setattr(verify, "fast_half_types", lambda device: list(wrong))
+    result = verify.choose_dtype(Exact(), codebook, waves, lambda dtype: Exact(wrong[dtype]))
+    assert (result["dtype"], result["share"], result["frames"]) == (dtype, share / 1000, 3000)
+    assert all(name in result["why"] for name in wrong)
     assert verify.choose_dtype(Exact(), codebook, [], lambda dtype: Exact())["dtype"] == "float32"
-    monkeypatch.setattr(verify, "computes_in_bfloat16", lambda device: False)
-    said = verify.choose_dtype(Exact(), codebook, waves, lambda dtype: Exact())
-    assert (said["dtype"], said["share"]) == ("float32", None)
+    monkeypatch.setattr(verify, "fast_half_types", lambda device: [])
+    result = verify.choose_dtype(Exact(), codebook, waves, lambda dtype: Exact())
+    assert (result["dtype"], result["share"]) == ("float32", None)
     assert verify.choose_dtype(load_encoder("mfcc"), codebook, waves, load_encoder)["dtype"] == "float32"
 
 
@@ -260,7 +272,7 @@ def test_half_precision_is_taken_below_half_a_percent_of_other_units(wrong, dtyp
 def test_the_automatic_dtype_is_measured_once_written_down_and_used(fresh, hubert, limit, dtype, monkeypatch):
     folder, said = fresh
     monkeypatch.setattr(verify, "HALF_LIMIT", limit)
-    monkeypatch.setattr(verify, "computes_in_bfloat16", lambda device: True)
+    monkeypatch.setattr(verify, "fast_half_types", lambda device: ["bfloat16"])
     said = toml.replace(said, "units", encoder=hubert, dtype="auto")
     steps.fit_units(folder, said, LOCAL)
     assert (

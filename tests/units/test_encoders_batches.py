@@ -84,7 +84,10 @@ def test_where_batches_move_features_a_recording_on_the_fence_is_encoded_alone(h
     expected = encode_units(encoder, codebook, waveforms[2:3])[0]
     over = (way if expected[5] else -way) / np.linalg.norm(way)  # to the other side
 
+    batches = []
+
     def moved(recordings, batch, shared):  # as much as another order of sums would
+        batches.append([len(recordings[piece.index]) for piece in batch])
         features = plain(recordings, batch, shared)
         if len(batch) == 1:
             return features
@@ -94,7 +97,9 @@ def test_where_batches_move_features_a_recording_on_the_fence_is_encoded_alone(h
     monkeypatch.setattr(encoder, "_features", moved)
     together = encoder.encode(waveforms)[2]
     assert codebook.assign(together).tolist() != expected.tolist()
+    batches.clear()
     assert encode_units(encoder, codebook, waveforms)[2].tolist() == expected.tolist()
+    assert batches == [[24_000, 16_000, 9_000, 8_000], [24_000]]
     assert verify(encoder, codebook, waveforms) == 0
 
 

@@ -31,6 +31,11 @@ def brute_force(features, centroids):
     return squares.argmin(axis=1)
 
 
+def on_device(codebook, features, **settings):
+    x = torch.from_numpy(features)
+    return codebook.decide(x, codebook.assign_on_device(x, **settings).numpy())
+
+
 def test_well_separated_blobs_become_one_unit_each():
     features, labels = blobs()
     codebook = fit(features, clusters=12, restarts=20)
@@ -47,9 +52,7 @@ def test_the_nearest_centroid_is_the_one_double_precision_finds(seed, clusters, 
     features = (rng.integers(-4, 5, (50, dimension)) / 2 + offset).astype(np.float32)
     codebook = Codebook(centroids)
     assert np.array_equal(codebook.assign(features), brute_force(features, centroids))
-    assert np.array_equal(
-        codebook.assign_on_device(torch.from_numpy(features)), brute_force(features, centroids)
-    )
+    assert np.array_equal(on_device(codebook, features), brute_force(features, centroids))
 
 
 @settings(deadline=None, max_examples=25)
@@ -62,17 +65,48 @@ def test_the_unit_of_a_frame_does_not_depend_on_its_neighbours(seed, start, leng
     assert np.array_equal(codebook.assign(features[part]), codebook.assign(features)[part])
 
 
-def test_no_frames_give_no_units():
-    units = Codebook(np.eye(3)).assign(np.zeros((0, 3), np.float32))
+@pytest.mark.parametrize("assign", [Codebook.assign, on_device])
+def test_no_frames_give_no_units(assign):
+    units = assign(Codebook(np.eye(3)), np.zeros((0, 3), np.float32))
     assert units.shape == (0,)
     assert units.dtype == np.int32
+
+
+def test_a_device_decides_all_but_ties_and_what_a_movement_would_change():
+    codebook = Codebook(np.array([[0.0, 0.0], [2.0, 0.0], [900.0, 0.0]]))
+    x = torch.tensor([[0.9, 0.0], [1.0, 0.0], [1.0 + 1e-6, 0.0], [1.0 + 3e-5, 0.0], [1.1, 0.0]])
+    assert codebook.assign_on_device(x).tolist() == [0, kmeans.UNDECIDED, 1, 1, 1]
+    assert codebook.assign_on_device(x, moved=1e-5).tolist() == [0, kmeans.UNDECIDED, kmeans.UNDECIDED, 1, 1]
+    rng = np.random.default_rng(0)
+    codebook = Codebook(rng.normal(size=(500, 256)))
+    features = torch.from_numpy(rng.normal(size=(4000, 256)).astype(np.float32))
+    units = codebook.assign_on_device(features, moved=1e-5).numpy()
+    assert (units == kmeans.UNDECIDED).mean() < 0.002
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_no_decided_unit_changes_when_its_frame_is_moved_by_less(seed):
+    rng = np.random.default_rng(seed)
+    codebook = Codebook(rng.normal(size=(6, 3)))
+    features = rng.normal(size=(3000, 3)).astype(np.float32)
+    units = codebook.assign_on_device(torch.from_numpy(features), moved=1e-2).numpy()
+    steps = rng.normal(size=features.shape)
+    steps *= (
+        0.99e-2
+        * np.linalg.norm(features, axis=1, keepdims=True)
+        / np.linalg.norm(steps, axis=1, keepdims=True)
+    )
+    changed = codebook.assign((features + steps).astype(np.float32)) != codebook.assign(features)
+    assert changed.any()
+    assert (units[changed] == kmeans.UNDECIDED).all()
 
 
 def test_frames_too_large_for_single_precision_scores_still_find_the_nearest():
     codebook = Codebook(np.array([[0.0], [1e30], [3e30]]))
     features = np.array([[2.5e30], [4e29]], np.float32)
     assert codebook.assign(features).tolist() == [2, 0]
-    assert codebook.assign_on_device(torch.from_numpy(features)).tolist() == [2, 0]
+    assert on_device(codebook, features).tolist() == [2, 0]
 
 
 def test_features_that_cannot_be_assigned_are_refused_with_the_rule():
@@ -82,7 +116,7 @@ def test_features_that_cannot_be_assigned_are_refused_with_the_rule():
     with pytest.raises(ValueError, match="features: need finite numbers"):
         codebook.assign(np.array([[0, np.nan, 0]]))
     with pytest.raises(ValueError, match="features: need finite numbers"):
-        codebook.assign_on_device(torch.tensor([[0, 1, 0], [0, np.nan, 0]]))
+        on_device(codebook, np.array([[0, 1, 0], [0, np.nan, 0]]))
     with pytest.raises(ValueError, match=r"features: need shape \(F, 3\), got \(4, 2\)"):
         codebook.assign_on_device(torch.zeros(4, 2))
 
@@ -137,51 +171,50 @@ def test_a_codebook_of_fewer_different_frames_than_clusters_says_so():
     assert fit(features, clusters=16).provenance["dead"] == 6
 
 
-class GpuFaiss:
-    """What `fits_on` asks of a GPU build of faiss."""
-
-    StandardGpuResources = object
-
-    def __init__(self, gpus):
-        self.gpus = gpus
-
-    def get_num_gpus(self):
-        if self.gpus is None:
-            raise RuntimeError("CUDA error 35 CUDA driver version is insufficient for CUDA runtime version")
-        return self.gpus
+def test_a_gpu_is_used_where_torch_finds_one_and_refused_where_it_does_not(monkeypatch):
+    for present in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
+        assert kmeans.fit_device() == ("cuda" if present else "cpu")
+        assert kmeans.fit_device("cpu") == "cpu"
+    with pytest.raises(ValueError, match=r"kmeans.device: need a GPU that torch can use, found none"):
+        kmeans.fit_device("gpu")
 
 
-def test_a_gpu_is_taken_only_by_a_gpu_build_that_sees_one():
-    assert [kmeans.fits_on(GpuFaiss(gpus)) for gpus in (2, 1, 0, None)] == ["gpu", "gpu", "cpu", "cpu"]
+@pytest.mark.parametrize("seeding", kmeans.SEEDINGS)
+def test_lloyd_steps_in_torch_give_the_centroids_of_faiss_from_the_same_seeding(seeding, monkeypatch):
+    features = np.random.default_rng(0).normal(size=(3000, 5)).astype(np.float32)
+    monkeypatch.setattr(kmeans, "TILE", 700)
+    how = {"iterations": 6, "restarts": 1, "seed": 3, "seeding": seeding}
+    expected = kmeans.train_with_faiss(features, 25, **how)
+    found = kmeans.train_with_torch(features, 25, **how, device="cpu")
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    fewer = kmeans.train_with_torch(features, 25, **how | {"iterations": 5}, device="cpu")
+    assert not np.allclose(fewer, expected, rtol=1e-4, atol=1e-4)
+    start = features[:25]
+    assert np.allclose(
+        kmeans.train_with_torch(features, 25, **how, start=start, device="cpu"),
+        kmeans.train_with_faiss(features, 25, **how, start=start),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
-    class CpuFaiss:
-        def get_num_gpus(self):  # of GPUs that others could use
-            return 1
 
-    assert kmeans.fits_on(CpuFaiss()) == "cpu"
+def test_a_fit_with_torch_reports_the_gpu_and_is_as_good_as_one_with_faiss(monkeypatch):
+    rng = np.random.default_rng(0)
+    features = np.concatenate([rng.normal(size=(2000, 3)) * 1e-4, rng.normal(size=(60, 3)) * 100])
+    with_faiss = fit(features, clusters=50, restarts=3, device="cpu")
+    plain = kmeans.train_with_torch
+    monkeypatch.setattr(kmeans, "fit_device", lambda device: "cuda")
+    monkeypatch.setattr(kmeans, "train_with_torch", lambda *a, device, **k: plain(*a, device="cpu", **k))
+    with_torch, again = (fit(features, clusters=50, restarts=3) for _ in range(2))
+    assert (with_faiss.provenance["fitted_on"], with_torch.provenance["fitted_on"]) == ("cpu", "gpu")
+    assert with_torch.hash == again.hash
+    assert with_torch.provenance["dead"] == 0
+    assert with_torch.provenance["inertia"] < 1.1 * with_faiss.provenance["inertia"]
 
 
-def test_a_fit_on_a_gpu_asks_faiss_for_it_and_says_so(monkeypatch):
-    import faiss
-
+def test_wrong_settings_of_a_fit_are_refused():
     features, _ = blobs()
-    assert fit(features, clusters=5, device="cpu").provenance["fitted_on"] == "cpu"
-    asked = []
-    plain = faiss.Kmeans
-
-    def kmeans_with_gpu(*sizes, gpu, **settings):
-        asked.append(gpu)
-        return plain(*sizes, **settings)
-
-    monkeypatch.setattr(faiss, "Kmeans", kmeans_with_gpu)
-    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    assert fit(features, clusters=5).provenance["fitted_on"] == "gpu"
-    assert fit(features, clusters=5, device="cpu").provenance["fitted_on"] == "cpu"
-    assert asked == [True, False]
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
-    with pytest.raises(ValueError, match=r"kmeans.device: need a GPU build of faiss and a GPU it sees"):
-        fit(features, clusters=5, device="gpu")
     with pytest.raises(ValueError, match=r"kmeans.device: need one of \['auto', 'cpu', 'gpu'\], got 'tpu'"):
         fit(features, clusters=5, device="tpu")
 

@@ -1,8 +1,8 @@
 """The convolutions in front of a HuBERT, on recordings of any length, without a padded sample.
 
-A convolution without padding does the same at every place. So recordings can stand in one row, each from a multiple of
-the hop on, and be convolved as one signal: a recording's own frames come out as if it were alone, and the few frames
-that see two recordings are left out.
+A convolution without padding does the same everywhere. So recordings can be joined, each starting at a multiple of the
+hop, and convolved as one signal: a recording's own frames come out as if it were alone, and the few frames that overlap
+two recordings are left out.
 
     | recording a      |..| recording b        |..|    ..: up to the next multiple of the hop
       a0  a1  a2  a3    x   b0  b1  b2  b3  b4   x     x: left out
@@ -10,8 +10,8 @@ that see two recordings are left out.
 On a GPU a whole batch is one such signal. On a CPU a signal is `BLOCK_FRAMES` of one recording, so that the tensors
 between two convolutions stay in the cache.
 
-The group norm after the first convolution is the one thing that looks along time. It is a scale and a shift per channel
-and recording, folded into the first kernel; see `output_moments`.
+The group norm after the first convolution is the only operation over all of a recording. It is a scale and a shift per
+channel and recording, folded into the first kernel; see `output_moments`.
 """
 
 from collections.abc import Callable
@@ -22,17 +22,17 @@ import torch.nn.functional as F
 
 from units.hubert.settings import HubertSettings
 
-BLOCK_FRAMES = 128  # frames made at a time on a CPU
-STATISTICS_SAMPLES = 1 << 21  # looked at once for the statistics of a recording: bounded memory
-STATISTICS_ROWS = 256  # the same, where the output is looked at: summed in single precision, so not too many
-FEW_TAPS = 32  # up to here the covariance of windows is cheaper than the convolution itself
+BLOCK_FRAMES = 128  # frames computed at a time on a CPU
+STATISTICS_SAMPLES = 1 << 21  # read at once for the statistics of a recording: bounded memory
+STATISTICS_ROWS = 256  # the same, where the output is read: few, as they are summed in single precision
+FEW_TAPS = 32  # up to this number the covariance of windows is cheaper than the convolution itself
 EPSILON = 1e-5  # torch's own for group norm
 
 
-class First(NamedTuple):
-    """The first convolution as one recording needs it: gain and offset of its samples, then its kernel and bias.
+class FirstConvolution(NamedTuple):
+    """The first convolution for one recording: gain and offset of its samples, kernel and bias.
 
-    Or all of its output, where that had to be made for its statistics and the recording is short enough to keep it.
+    Or all of its output, where its statistics needed that and the recording is short enough to keep it.
     """
 
     scaling: tuple[torch.Tensor, torch.Tensor] | None  # None: raw samples
@@ -58,17 +58,17 @@ class Convolutions:
         for i in range(len(settings.conv_kernel)):
             name = f"feature_extractor.conv_layers.{i}"
             kernel = weights[f"{name}.conv.weight"].permute(2, 1, 0).flatten(0, 1)  # (taps x in, out)
-            # the first sees the waveform, which half precision would hurt, and is a small part of the work
+            # the first reads the waveform, which half precision would distort, and is a small part of the work
             self.kernels.append((kernel if i == 0 else kernel.to(dtype)).contiguous())
             self.biases.append(weights.get(f"{name}.conv.bias"))
             normed = settings.conv_norm == "layer" or i == 0
             names = (f"{name}.layer_norm.weight", f"{name}.layer_norm.bias")
             self.norms.append((weights[names[0]], weights[names[1]]) if normed else None)
 
-    def first(self, recording: torch.Tensor, *, keep: bool = False) -> First:
-        """What the first convolution is for this recording, (T,) float32: its whole length counts.
+    def first(self, recording: torch.Tensor, *, keep: bool = False) -> FirstConvolution:
+        """The first convolution for this recording, (T,) float32, by statistics of its whole length.
 
-        With `keep`, its output comes along where that saves making it twice.
+        With `keep`, its output is kept where that saves computing it twice.
         """
         s, scaling = self.settings, None
         if s.normalize is not None:
@@ -76,7 +76,7 @@ class Convolutions:
             gain = torch.rsqrt(variance + s.normalize)
             scaling = gain, -mean * gain
         if s.conv_norm != "group":
-            return First(scaling, self.kernels[0], self.biases[0])
+            return FirstConvolution(scaling, self.kernels[0], self.biases[0])
         norm, kernel = self.norms[0], self.kernels[0].double()
         assert norm is not None
         output = None
@@ -94,10 +94,10 @@ class Convolutions:
             if scaling is not None:
                 scale, bias = scale * scaling[0], bias + scaling[1] * kernel.sum(dim=0) * scale
             torch.addcmul(bias.float(), output, scale.float(), out=output)
-            return First(scaling, self.kernels[0], None, self.activated(output, 0))
-        return First(scaling, (kernel * scale).float(), bias.float())
+            return FirstConvolution(scaling, self.kernels[0], None, self.activated(output, 0))
+        return FirstConvolution(scaling, (kernel * scale).float(), bias.float())
 
-    def frames(self, samples: torch.Tensor, first: First) -> torch.Tensor:
+    def frames(self, samples: torch.Tensor, first: FirstConvolution) -> torch.Tensor:
         """(T,) float32 of one recording -> (F, C), a block at a time."""
         s, blocks = self.settings, []
         frames = s.frames(len(samples))
@@ -112,23 +112,25 @@ class Convolutions:
                 blocks.append(self.after_first(first.output[start * s.hop // stride : last + 1]))
         return torch.cat(blocks)
 
-    def frames_together(self, recordings: list[torch.Tensor], firsts: list[First]) -> list[torch.Tensor]:
+    def frames_of_batch(
+        self, recordings: list[torch.Tensor], firsts: list[FirstConvolution]
+    ) -> list[torch.Tensor]:
         """(T,) float32 of each recording -> (F, C) of each, all of them in one signal."""
-        s, slots, taken = self.settings, [], []
+        s, slots, spans = self.settings, [], []
         total = 0
         for recording, first in zip(recordings, firsts, strict=True):
             count = s.frames(len(recording))
             used = recording[: (count - 1) * s.hop + s.receptive_field]
             slot = -(-len(used) // s.hop)  # frames from this recording's start to the next one's
             slots.append(F.pad(normalized(used, first), (0, slot * s.hop - len(used))))
-            taken.append(slice(total, total + count))
+            spans.append(slice(total, total + count))
             total += slot
-        slots[-1] = F.pad(slots[-1], (0, s.receptive_field))  # so that the last slot's rows are all there
+        slots[-1] = F.pad(slots[-1], (0, s.receptive_field))  # so that the last slot has all of its rows
         rows = self.convolve(slots, firsts)
-        return [rows[span] for span in taken]
+        return [rows[span] for span in spans]
 
-    def convolve(self, slots: list[torch.Tensor], firsts: list[First]) -> torch.Tensor:
-        """Samples that stand one after the other -> rows of all of them."""
+    def convolve(self, slots: list[torch.Tensor], firsts: list[FirstConvolution]) -> torch.Tensor:
+        """Samples of each recording -> rows of all of them, in order."""
         s = self.settings
         size, stride = s.conv_kernel[0], s.conv_stride[0]
         windows = (slots[0] if len(slots) == 1 else torch.cat(slots)).unfold(0, size, stride)
@@ -136,7 +138,7 @@ class Convolutions:
         start = 0
         for i, (slot, first) in enumerate(zip(slots, firsts, strict=True)):
             stop = len(windows) if i == len(slots) - 1 else start + len(slot) // stride
-            # the windows are copied: cheaper than several thin products
+            # copying the windows is cheaper than several narrow products
             multiply(windows[start:stop].contiguous(), first.kernel, first.bias, x[start:stop])
             start = stop
         return self.after_first(self.activated(x, 0))
@@ -156,7 +158,7 @@ class Convolutions:
         return self.activation(x.to(self.dtype))
 
 
-def normalized(samples: torch.Tensor, first: First) -> torch.Tensor:
+def normalized(samples: torch.Tensor, first: FirstConvolution) -> torch.Tensor:
     """The samples with the gain and offset of their recording."""
     if first.scaling is None:
         return samples
@@ -177,7 +179,7 @@ def convolve(
 ) -> torch.Tensor:
     """One-dimensional convolution without padding, as matrix products on overlapping views of its input.
 
-    On a CPU this takes 0.9 (float32) to 0.3 (bfloat16) of the time of `conv1d`, measured at 512 channels.
+    On a CPU this takes 0.9 (float32) to 0.3 (bfloat16) of the time of `conv1d` at 512 channels.
 
     Args:
         x: (T, C) contiguous.
@@ -210,10 +212,12 @@ def convolve(
 def sample_moments(recording: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of all samples, in double precision."""
     total = squares = recording.new_zeros((), dtype=torch.float64)
-    pivot = recording[:STATISTICS_SAMPLES].mean(dtype=torch.float64)  # so that an offset costs no digits
+    pivot = recording[:STATISTICS_SAMPLES].mean(
+        dtype=torch.float64
+    )  # so that an offset does not cost precision
     for block in recording.split(STATISTICS_SAMPLES):
-        away = block.double() - pivot
-        total, squares = total + away.sum(), squares + away.square().sum()
+        centred = block.double() - pivot
+        total, squares = total + centred.sum(), squares + centred.square().sum()
     mean = total / len(recording)
     return pivot + mean, squares / len(recording) - mean * mean
 
@@ -227,19 +231,19 @@ def output_moments(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance over time, (C,) each in double precision, of each channel of a convolution's output.
 
-    Of few taps they follow from mean and covariance of the windows the convolution sees (size x size numbers), which is
-    far less than its output; of many taps the output itself is less.
+    With few taps they follow from mean and covariance of the windows that the convolution reads (size x size numbers),
+    which is far less work than its output; with many taps the output itself is less.
 
     Args:
         recording: (T,) float32.
         kernel: (size, C) float64.
-        output: (windows, C) float32, filled with the output, which must be of many taps.
+        output: (windows, C) float32, filled with the output; only for many taps.
 
     >>> mean, variance = output_moments(torch.tensor([0.0, 1.0, 0.0, 3.0]), torch.ones(2, 1).double(), 2, 2)
     >>> mean.tolist(), variance.tolist()
     ([2.0], [1.0])
     """
-    # so that an offset costs no digits
+    # so that an offset does not cost precision
     pivot = recording[:STATISTICS_SAMPLES].mean(dtype=torch.float64).float()
     windows = recording.unfold(0, size, stride)
     few = size <= FEW_TAPS
@@ -249,17 +253,17 @@ def output_moments(
     shift = pivot.double() * kernel.sum(dim=0)
     step = max(1, STATISTICS_SAMPLES // size) if few else STATISTICS_ROWS
     for start in range(0, len(windows), step):
-        away = windows[start : start + step] - pivot
+        centred = windows[start : start + step] - pivot
         if few:
-            away = away.double()
-            total += away.sum(dim=0)
-            products += away.T @ away
+            centred = centred.double()
+            total += centred.sum(dim=0)
+            products += centred.T @ centred
         else:
-            made = away @ single
-            total += made.sum(dim=0)
-            products += made.square().sum(dim=0)
+            rows = centred @ single
+            total += rows.sum(dim=0)
+            products += rows.square().sum(dim=0)
             if output is not None:
-                torch.add(made, shift.float(), out=output[start : start + step])
+                torch.add(rows, shift.float(), out=output[start : start + step])
     mean = total / len(windows)
     if few:
         covariance = products / len(windows) - torch.outer(mean, mean)

@@ -1,26 +1,26 @@
-"""HuBERT on utterances of any length at once, without a single padded frame.
+"""HuBERT on utterances of any length at once, without padded frames.
 
-A padded batch changes a HuBERT: padding reaches the group norm of the first convolution, the attention, the positional
-convolution and, where there is one, the batch norm before it. So nothing is padded here:
+A padded batch changes the features of a HuBERT: padding reaches the group norm of the first convolution, the attention,
+the positional convolution and, where there is one, the batch norm before it. So nothing is padded here:
 
     waveform ──> convolutions ──┐                                ┌──> frames
     waveform ──> convolutions ──┼──> rows of all utterances ─────┼──> frames
     waveform ──> convolutions ──┘    (linear layers, norms)      └──> frames
-     units/convolutions.py            units/transformer.py            cut apart
+       convolutions.py                   transformer.py             split again
 
-This file cuts recordings into pieces, pieces into batches, and puts the results together again.
+This file cuts recordings into pieces, groups pieces in batches, and joins the results.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from corpus.records import SAMPLE_RATE
-from units.hubert.convolutions import Convolutions, First
+from units.hubert.convolutions import Convolutions, FirstConvolution
 from units.hubert.settings import ACTIVATIONS, HubertSettings
 from units.hubert.transformer import Transformer
 from units.tensor_files import hash_settings, hash_tensors
@@ -29,10 +29,13 @@ from units.waveform import check_waveform
 
 REFERENCE_CHUNK = 1_600_000  # samples: Spirit LM's tokenizer cuts at 100 s
 REFERENCE_TAIL = 1_280  # samples: and drops a shorter last chunk
-WINDOW_SECONDS = 100.0  # longest stretch seen at once by chunking="overlap"
-CONTEXT_SECONDS = 10.0  # of it, thrown away at either inner edge
+WINDOW_SECONDS = 100.0  # longest segment encoded at once by chunking="overlap"
+CONTEXT_SECONDS = 10.0  # of it, dropped at either inner edge
 BATCH_SECONDS = 30.0  # that go through the network at once on a CPU, where it hardly matters
-DEVICE_BATCH_SECONDS = 160.0  # the same on a GPU, which wants much work at a time: some 2 GB for hubert-base
+DEVICE_BATCH_SECONDS = 160.0  # the same on a GPU, which needs much work at a time: about 2 GB for hubert-base
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 CHUNKINGS = ("overlap", "reference", "none")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,7 +45,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Piece:
     """Samples [start, stop) of waveform `index`, encoded at once.
 
-    Of its frames `kept` from `first` on are kept; they are those of the waveform from `place` on.
+    Of its frames, `kept` from `first` on are kept; they are those of the waveform from `frame` on.
     """
 
     index: int
@@ -50,13 +53,13 @@ class Piece:
     stop: int
     first: int
     kept: int
-    place: int
+    frame: int
 
 
 class HubertEncoder:
     """The first `layer` transformer blocks of a HuBERT: `encode` gives the `hidden_states[layer]` of transformers.
 
-    Build one with `units.encoders.load_encoder`. Fields: `frame_rate` (Hz), `hop`, `centre` (of frame 0) and `minimum`
+    Create one with `units.encoders.load_encoder`. Fields: `frame_rate` (Hz), `hop`, `centre` (of frame 0) and `minimum`
     in samples, `dimension`, `identity`; `exact`: whether features are the same to the last bit in any batch.
     """
 
@@ -93,8 +96,8 @@ class HubertEncoder:
         self.settings, self.layer, self.dtype, self.chunking = settings, layer, dtype, chunking
         self.device = usable_device(device)
         compiled = can_compile(self.device) if compiled is None else compiled
-        self._together = self.device.type != "cpu"
-        self.exact = not self._together and not compiled
+        self._on_device = self.device.type != "cpu"
+        self.exact = not self._on_device and not compiled
         self.hop = settings.hop
         self.minimum = settings.receptive_field
         self.centre = settings.receptive_field // 2
@@ -102,7 +105,7 @@ class HubertEncoder:
         self._window = max(1, int(window_seconds * self.frame_rate))
         self._context = int(context_seconds * self.frame_rate)
         if batch_seconds is None:
-            batch_seconds = DEVICE_BATCH_SECONDS if self._together else BATCH_SECONDS
+            batch_seconds = DEVICE_BATCH_SECONDS if self._on_device else BATCH_SECONDS
         self._batch_frames = batch_seconds * self.frame_rate
         self.provenance = {
             "encoder": "hubert",
@@ -120,15 +123,15 @@ class HubertEncoder:
         kind = DTYPES[dtype]
         self._convolutions = Convolutions(settings, full, kind, ACTIVATIONS[settings.conv_activation])
         self._transformer = Transformer(
-            settings, full, layer, kind, ACTIVATIONS, padded=self._together, compiled=compiled
+            settings, full, layer, kind, ACTIVATIONS, padded=self._on_device, compiled=compiled
         )
         self.dimension = self._transformer.dimension
 
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Features of each waveform, whatever stands beside it in the list.
+        """Features of each waveform, which do not depend on the others in the list.
 
         Args:
-            waveforms: each (T,) float32, mono at 16 kHz. Longer ones than the window (100 s) are seen in overlapping
+            waveforms: each (T,) float32, mono at 16 kHz. Longer ones than the window (100 s) are encoded in overlapping
                 windows of which the middle is kept; the waveform and group norms still span the whole recording.
 
         Returns:
@@ -137,70 +140,91 @@ class HubertEncoder:
         Raises:
             ValueError: a waveform is not one-dimensional, not of floating point, or holds NaN or infinite samples.
         """
-        return self.map(waveforms, lambda features: features.cpu().numpy())
+        return self.map(waveforms, lambda features: features)
 
     def map(
-        self, waveforms: Sequence[np.ndarray], function: Callable[[torch.Tensor], np.ndarray]
+        self,
+        waveforms: Sequence[np.ndarray],
+        function: Callable[[torch.Tensor], torch.Tensor],
+        finish: Callable[[torch.Tensor, np.ndarray], np.ndarray] = lambda features, values: values,
+        *,
+        alone: bool = False,
     ) -> list[np.ndarray]:
         """As `encode`, with `function` applied to features while they are on the device.
 
-        On a CPU each of torch's threads works on a batch of its own, so that no result hangs on their number.
+        On a CPU each of torch's threads works on a batch of its own, so that no result depends on their number. On a
+        GPU one batch is computed ahead of the one whose result is awaited.
 
         Args:
             waveforms: as for `encode`.
-            function: (F, D) float32 tensor -> (F, ...) array, frame by frame: a long recording comes in pieces.
+            function: (F, D) float32 tensor -> (F, ...) tensor on the same device, frame by frame: a long recording
+                comes in pieces. It should not wait for the device.
+            finish: the same features and, on the host, what `function` returned for them -> (F, ...) array: for what
+                only the host can do.
+            alone: put no two waveforms in one batch.
 
         Returns:
             One (F, ...) array per waveform, in order.
         """
         recordings = [torch.from_numpy(check_waveform(waveform, i)) for i, waveform in enumerate(waveforms)]
-        several = [self._pieces(i, len(recording)) for i, recording in enumerate(recordings)]
-        pieces = [piece for some in several for piece in some]
-        threads = 1 if self._together else torch.get_num_threads()
-        batches = self._batches(pieces, threads)
-        shared: dict[int, First] = {}  # of recordings in more than one piece, whose statistics they share
+        pieces = [self._pieces(i, len(recording)) for i, recording in enumerate(recordings)]
+        threads = 1 if self._on_device else torch.get_num_threads()
+        groups = pieces if alone else [[piece for several in pieces for piece in several]]
+        batches = [batch for group in groups for batch in self._batches(group, threads)]
+        shared: dict[
+            int, FirstConvolution
+        ] = {}  # of recordings in several pieces, which share their statistics
 
-        def features(batch: list[Piece]) -> torch.Tensor:
-            return self._features(recordings, batch, shared)
+        @torch.inference_mode()
+        def launch(batch: list[Piece]) -> tuple[torch.Tensor, HostCopy]:
+            features = self._features(recordings, batch, shared)
+            return features, HostCopy(function(features))
 
-        def mapped(batch: list[Piece]) -> np.ndarray:
-            return function(features(batch))
+        def complete(launched: tuple[torch.Tensor, HostCopy]) -> np.ndarray:
+            features, values = launched
+            return finish(features, values.array())
 
-        long = [] if self.chunking == "reference" else [i for i, some in enumerate(several) if len(some) > 1]
-        found: list[np.ndarray | None] = [None] * len(recordings)
-        empty = function(torch.zeros(0, self.dimension, device=self.device))
+        long = [] if self.chunking == "reference" else [i for i, some in enumerate(pieces) if len(some) > 1]
+        results: list[np.ndarray | None] = [None] * len(recordings)
+        empty = complete(
+            (nothing := torch.zeros(0, self.dimension, device=self.device), HostCopy(function(nothing)))
+        )
         with single_threaded_pool(threads) as run:
             shared |= zip(long, run(lambda i: self._first(recordings[i]), long), strict=True)
-            made = map(function, launched(features, batches)) if self._together else run(mapped, batches)
-            for batch, values in zip(batches, made, strict=True):
+            computed: Iterable[np.ndarray] = (
+                map(complete, map_one_ahead(launch, batches))
+                if self._on_device
+                else run(lambda batch: complete(launch(batch)), batches)
+            )
+            for batch, values in zip(batches, computed, strict=True):
                 start = 0
                 for piece in batch:
-                    whole = found[piece.index]
+                    whole = results[piece.index]
                     if whole is None:
-                        size = several[piece.index][-1].place + several[piece.index][-1].kept
-                        whole = found[piece.index] = np.empty((size, *values.shape[1:]), values.dtype)
-                    whole[piece.place : piece.place + piece.kept] = values[start : start + piece.kept]
+                        size = pieces[piece.index][-1].frame + pieces[piece.index][-1].kept
+                        whole = results[piece.index] = np.empty((size, *values.shape[1:]), values.dtype)
+                    whole[piece.frame : piece.frame + piece.kept] = values[start : start + piece.kept]
                     start += piece.kept
-        return [empty.copy() if whole is None else whole for whole in found]
+        return [empty.copy() if whole is None else whole for whole in results]
 
     @torch.inference_mode()
-    def _first(self, recording: torch.Tensor) -> First:
+    def _first(self, recording: torch.Tensor) -> FirstConvolution:
         return self._convolutions.first(recording.to(self.device))
 
     @torch.inference_mode()
     def _features(
-        self, recordings: list[torch.Tensor], batch: list[Piece], shared: dict[int, First]
+        self, recordings: list[torch.Tensor], batch: list[Piece], shared: dict[int, FirstConvolution]
     ) -> torch.Tensor:
         """(rows, D) float32: the frames of a batch that are kept, in its order."""
         parts = [recordings[piece.index][piece.start : piece.stop] for piece in batch]
-        if self._together:  # one copy to the device, which the host need not wait for
-            parts = list(moved(torch.cat(parts), self.device).split([len(part) for part in parts]))
+        if self._on_device:  # one copy to the device, for which the host does not wait
+            parts = list(to_device(torch.cat(parts), self.device).split([len(part) for part in parts]))
         firsts = [
-            shared.get(piece.index) or self._convolutions.first(part, keep=not self._together)
+            shared.get(piece.index) or self._convolutions.first(part, keep=not self._on_device)
             for piece, part in zip(batch, parts, strict=True)
         ]
-        if self._together:
-            frames = self._convolutions.frames_together(parts, firsts)
+        if self._on_device:
+            frames = self._convolutions.frames_of_batch(parts, firsts)
         else:
             frames = list(map(self._convolutions.frames, parts, firsts))
         rows = self._transformer(frames)
@@ -210,30 +234,30 @@ class HubertEncoder:
         return torch.cat([part[p.first : p.first + p.kept] for p, part in zip(batch, split, strict=True)])
 
     def _pieces(self, index: int, samples: int) -> list[Piece]:
-        """The stretches in which a waveform is encoded."""
+        """The segments in which a waveform is encoded."""
         pieces: list[Piece] = []
         if self.chunking == "reference":
-            place = 0
+            frame = 0
             for start in range(0, samples, REFERENCE_CHUNK):
                 stop = min(start + REFERENCE_CHUNK, samples)
                 count = self.settings.frames(stop - start)
                 if stop - start >= REFERENCE_TAIL and count:
-                    pieces.append(Piece(index, start, stop, 0, count, place))
-                    place += count
+                    pieces.append(Piece(index, start, stop, 0, count, frame))
+                    frame += count
             return pieces
         frames = self.settings.frames(samples)
         if frames and (frames <= self._window or self.chunking == "none"):
             return [Piece(index, 0, samples, 0, frames, 0)]
         core = self._window - 2 * self._context
-        for place in range(0, frames, core):
-            begin, end = max(0, place - self._context), min(frames, place + core + self._context)
+        for frame in range(0, frames, core):
+            begin, end = max(0, frame - self._context), min(frames, frame + core + self._context)
             stop = (end - 1) * self.hop + self.minimum
-            kept = min(frames, place + core) - place
-            pieces.append(Piece(index, begin * self.hop, stop, place - begin, kept, place))
+            kept = min(frames, frame + core) - frame
+            pieces.append(Piece(index, begin * self.hop, stop, frame - begin, kept, frame))
         return pieces
 
     def _batches(self, pieces: list[Piece], threads: int) -> list[list[Piece]]:
-        """Neighbours in length together, longest first, as many as the budget of frames holds."""
+        """Pieces of similar length together, longest first, as many as the budget of frames holds."""
         pieces = sorted(pieces, key=lambda p: (p.start - p.stop, p.index, p.start))
         counts = [self.settings.frames(piece.stop - piece.start) for piece in pieces]
         budget = min(self._batch_frames, sum(counts) / threads) if threads > 1 else self._batch_frames
@@ -248,9 +272,29 @@ class HubertEncoder:
         return batches
 
 
-def launched(function: Callable[[Any], torch.Tensor], items: Iterable) -> Iterator[torch.Tensor]:
-    """As `map`, one call ahead: a GPU works on the next item while the host looks at this one's result."""
-    waiting: list[torch.Tensor] = []
+class HostCopy:
+    """A tensor on its way to the host: from a GPU through pinned memory, while the GPU computes the next batch."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self._event: torch.cuda.Event | None = None
+        if tensor.device.type != "cuda":
+            self._host = tensor.cpu()
+            return
+        self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._host.copy_(tensor, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record(torch.cuda.current_stream(tensor.device))
+
+    def array(self) -> np.ndarray:
+        """The values, once they have arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.numpy()
+
+
+def map_one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """As `map`, one call ahead: a GPU works on the next item while the host handles the result of this one."""
+    waiting: list[Result] = []
     for item in items:
         waiting.append(function(item))
         if len(waiting) > 1:
@@ -258,20 +302,20 @@ def launched(function: Callable[[Any], torch.Tensor], items: Iterable) -> Iterat
     yield from waiting
 
 
-def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on the device; to a GPU through pinned memory, without waiting for it."""
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device; to a GPU through pinned memory, without waiting."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether `torch.compile` works here and pays: on a GPU, where it saves trips to memory between small kernels."""
+    """Whether `torch.compile` works here and helps: on a GPU, where it fuses small kernels."""
     if device.type != "cuda":
         return False
     try:
         torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
-    except Exception:  # whatever its tool chain lacks: the plain way gives the same units
+    except Exception:  # whatever its tool chain lacks: without it the units are the same
         return False
     return True
 

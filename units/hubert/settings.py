@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-# in place, as their inputs are large and not needed again
+# in place, as their inputs are large and not used again
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": torch.ops.aten.gelu_,
     "relu": torch.relu_,
@@ -15,7 +15,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class HubertSettings:
-    """What of a checkpoint's configuration the forward pass depends on.
+    """The part of a checkpoint's configuration that the forward pass depends on.
 
     Frame count, hop, centre and minimum all follow from the kernels and strides:
 
@@ -64,7 +64,7 @@ class HubertSettings:
 
     @property
     def receptive_field(self) -> int:
-        """Samples the convolutions see for one frame; the fewest that give one."""
+        """Samples that one frame depends on; the fewest that give one."""
         strides = [math.prod(self.conv_stride[:i]) for i in range(len(self.conv_stride))]
         return 1 + sum(
             (kernel - 1) * stride for kernel, stride in zip(self.conv_kernel, strides, strict=True)

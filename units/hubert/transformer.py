@@ -1,11 +1,11 @@
-"""The transformer of a HuBERT, on the frames of several recordings at once, none of them padded but where noted.
+"""The transformer of a HuBERT, on the frames of several recordings at once, without padding where possible.
 
-    frames of each ──> rows of all ──> linear layers, norms: a row knows nothing of its neighbours
+    frames of each ──> rows of all ──> linear layers, norms: a row does not depend on its neighbours
                              └───────> positional convolution, attention: each recording within itself
 
-What looks along time is done for one recording after the other on a CPU. On a GPU that would be many small kernels, so
-the recordings stand in a padded block there: with zeros behind them for the positional convolution, and with a mask for
-the attention. Recordings of equal length need neither.
+Operations along time run on one recording after the other on a CPU. On a GPU that would be many small kernels, so
+recordings of different lengths are padded to a block there: with zeros after them for the positional convolution, and
+with a mask for the attention.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from units.hubert.settings import HubertSettings
 
-LEAST_ROWS = 16  # below it a matrix product takes other kernels, whose rows differ in their last bits
+MIN_ROWS = 16  # with fewer, matrix products use other kernels, whose rows differ in their last bits
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # weight and bias
 Activation = Callable[[torch.Tensor], torch.Tensor]
@@ -81,76 +81,76 @@ class Transformer:
     def __call__(self, inputs: list[torch.Tensor]) -> torch.Tensor:
         """(F, C) of each recording -> (rows, D) float32 of all, in order."""
         s = self.settings
-        where = Where([len(x) for x in inputs], inputs[0].device, padded=self.padded)
+        layout = RowLayout([len(x) for x in inputs], inputs[0].device, padded=self.padded)
         x = torch.cat(inputs).float()
-        short = LEAST_ROWS - len(x)
+        short = MIN_ROWS - len(x)
         if short > 0:
             x = F.pad(x, (0, 0, 0, short))
         if self.projection_norm:
             x = F.layer_norm(x, x.shape[1:], *self.projection_norm, s.epsilon)
         x = linear(x, self.projection).float()
-        x = x[: where.rows] + self.positions(x[: where.rows], where)
+        x = x[: layout.rows] + self.positions(x[: layout.rows], layout)
         if short > 0:
             x = F.pad(x, (0, 0, 0, short))
         if self.norm:
             x = F.layer_norm(x, x.shape[1:], *self.norm, s.epsilon)
         for block in self.blocks:
             norm, qkv = block[:2]
-            seen = F.layer_norm(x, x.shape[1:], *norm, s.epsilon) if s.pre_norm else x
-            attended = self.attention(linear(seen, qkv)[: where.rows], where)
+            normed = F.layer_norm(x, x.shape[1:], *norm, s.epsilon) if s.pre_norm else x
+            attended = self.attention(linear(normed, qkv)[: layout.rows], layout)
             if short > 0:
                 attended = F.pad(attended, (0, 0, 0, short))
             x = self.after(x, attended, *block)
-        return x[: where.rows]
+        return x[: layout.rows]
 
-    def positions(self, x: torch.Tensor, where: "Where") -> torch.Tensor:
-        """(rows, D) -> (rows, D): the positional convolution, which sees zeros outside a recording."""
+    def positions(self, x: torch.Tensor, layout: "RowLayout") -> torch.Tensor:
+        """(rows, D) -> (rows, D): the positional convolution, with zeros outside a recording."""
         if self.settings.position_batch_norm:
             x = x * self.position_affine[0] + self.position_affine[1]
         kernel = self.settings.position_kernel
         if not self.padded:
-            found = [self.position_by_spectrum(part[0]) for part in where.spread(x)]
-            return self.position_activation(torch.cat(found))
-        found = []
-        for part in where.spread(x.to(self.dtype)):
-            y = part.transpose(1, 2)  # (recordings, D, F)
+            recordings = [self.position_by_spectrum(block[0]) for block in layout.to_blocks(x)]
+            return self.position_activation(torch.cat(recordings))
+        blocks = []
+        for block in layout.to_blocks(x.to(self.dtype)):
+            y = block.transpose(1, 2)  # (recordings, D, F)
             with single_precision(x.device):
                 y = F.conv1d(y, *self.position, padding=kernel // 2, groups=self.settings.position_groups)
             y = y[:, :, : y.shape[2] - 1 + kernel % 2]  # an even kernel gives one frame too many
-            found.append(self.position_activation(y.contiguous()).transpose(1, 2))
-        return where.gather(found)
+            blocks.append(self.position_activation(y.contiguous()).transpose(1, 2))
+        return layout.to_rows(blocks)
 
     def position_by_spectrum(self, x: torch.Tensor) -> torch.Tensor:
-        """(F, D) -> (F, D): the same for one recording, by fast Fourier transforms of overlapping stretches of it.
+        """(F, D) -> (F, D): the same for one recording, by fast Fourier transforms of overlapping segments.
 
-        On a CPU this takes 0.15 of the time of `conv1d` at 128 taps, and errs less.
+        On a CPU this takes 0.15 of the time of `conv1d` at 128 taps, and is more accurate.
         """
         bins, groups, width, _ = self.spectrum.shape
         kernel, size = self.settings.position_kernel, 2 * (bins - 1)
-        step = size - kernel + 1  # outputs of a stretch that see nothing wrapped around
-        stretches = -(-len(x) // step)
+        step = size - kernel + 1  # outputs of a segment that do not wrap around
+        segments = -(-len(x) // step)
         before = kernel // 2
-        after = stretches * step + kernel - 1 - before - len(x)
-        parts = torch.fft.rfft(F.pad(x.T, (before, after)).unfold(1, size, step))  # (D, stretches, bins)
-        parts = parts.view(groups, width, stretches, bins).permute(3, 0, 2, 1).contiguous()
-        parts = (parts @ self.spectrum).permute(1, 3, 2, 0).reshape(-1, stretches, bins)
+        after = segments * step + kernel - 1 - before - len(x)
+        parts = torch.fft.rfft(F.pad(x.T, (before, after)).unfold(1, size, step))  # (D, segments, bins)
+        parts = parts.view(groups, width, segments, bins).permute(3, 0, 2, 1).contiguous()
+        parts = (parts @ self.spectrum).permute(1, 3, 2, 0).reshape(-1, segments, bins)
         y = torch.fft.irfft(parts, size)[:, :, :step].flatten(1)
         return y[:, : len(x)].T + self.position[1]
 
-    def attention(self, rows: torch.Tensor, where: "Where") -> torch.Tensor:
+    def attention(self, rows: torch.Tensor, layout: "RowLayout") -> torch.Tensor:
         """(rows, 3 D), queries, keys and values -> (rows, D): each recording attends within itself."""
-        found = []
-        for part in where.spread(rows):
-            recordings, length, _ = part.shape
-            heads = part.view(recordings, length, 3, self.settings.heads, -1)
+        blocks = []
+        for block in layout.to_blocks(rows):
+            recordings, length, _ = block.shape
+            heads = block.view(recordings, length, 3, self.settings.heads, -1)
             query, key, value = heads.permute(2, 0, 3, 1, 4)
-            result = F.scaled_dot_product_attention(query, key, value, attn_mask=where.mask)
-            found.append(result.transpose(1, 2).flatten(2))
-        return where.gather(found)
+            result = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.mask)
+            blocks.append(result.transpose(1, 2).flatten(2))
+        return layout.to_rows(blocks)
 
 
 def single_precision(device: torch.device) -> AbstractContextManager:
-    """On a GPU: convolutions of float32 in float32, which torch otherwise rounds to 10 bits, by a fixed algorithm."""
+    """On a GPU: convolutions of float32 in float32, which torch otherwise rounds to TF32, by a fixed algorithm."""
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
@@ -163,33 +163,33 @@ def spectrum(kernel: torch.Tensor, groups: int) -> torch.Tensor:
     return bins.unflatten(0, (groups, -1)).permute(3, 0, 2, 1).contiguous()
 
 
-class Where:
-    """Where the rows of each recording are: one after the other, or in a block (recordings, longest, D)."""
+class RowLayout:
+    """Which rows belong to which recording, one after the other or, `padded`, in a block (recordings, longest, D)."""
 
     def __init__(self, lengths: list[int], device: torch.device, *, padded: bool):
         self.lengths, self.padded = lengths, padded
         self.rows = sum(lengths)
-        self.mask = self.places = None
+        self.mask = self.inside = None
         if padded and len(set(lengths)) > 1:
             longest = max(lengths)
-            inside = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
-            self.places = inside.flatten().nonzero()[:, 0].to(device, non_blocking=True)
-            self.mask = inside[:, None, None].to(device, non_blocking=True)
+            mask = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
+            self.inside = mask.flatten().nonzero()[:, 0].to(device, non_blocking=True)
+            self.mask = mask[:, None, None].to(device, non_blocking=True)
 
-    def spread(self, rows: torch.Tensor) -> list[torch.Tensor]:
+    def to_blocks(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """(rows, D) -> blocks (recordings, F, D)."""
         if not self.padded:
             return [part.unsqueeze(0) for part in rows.split(self.lengths)]
-        if self.places is None:
+        if self.inside is None:
             return [rows.view(len(self.lengths), -1, rows.shape[1])]
         block = rows.new_zeros(len(self.lengths) * max(self.lengths), rows.shape[1])
-        block[self.places] = rows
+        block[self.inside] = rows
         return [block.view(len(self.lengths), -1, rows.shape[1])]
 
-    def gather(self, blocks: list[torch.Tensor]) -> torch.Tensor:
-        """The way back."""
+    def to_rows(self, blocks: list[torch.Tensor]) -> torch.Tensor:
+        """Blocks (recordings, F, D) -> (rows, D)."""
         rows = torch.cat([block.flatten(0, 1) for block in blocks])
-        return rows if self.places is None else rows[self.places]
+        return rows if self.inside is None else rows[self.inside]
 
 
 def linear(x: torch.Tensor, layer: Pair) -> torch.Tensor:
@@ -199,7 +199,7 @@ def linear(x: torch.Tensor, layer: Pair) -> torch.Tensor:
 
 
 def after_attention(s: HubertSettings, activation: Activation) -> Callable[..., Any]:
-    """What a block does with what attention found: all row by row, so that a compiler can fuse it."""
+    """What a block does with the result of attention: all row by row, so that a compiler can fuse it."""
 
     def after(
         x: torch.Tensor,
@@ -213,8 +213,8 @@ def after_attention(s: HubertSettings, activation: Activation) -> Callable[..., 
     ) -> torch.Tensor:
         x = x + linear(attended, out)
         if s.pre_norm:
-            seen = F.layer_norm(x, x.shape[1:], *final_norm, s.epsilon)
-            return x + linear(activation(linear(seen, wide)), narrow)
+            normed = F.layer_norm(x, x.shape[1:], *final_norm, s.epsilon)
+            return x + linear(activation(linear(normed, wide)), narrow)
         x = F.layer_norm(x, x.shape[1:], *norm, s.epsilon)
         return F.layer_norm(
             x + linear(activation(linear(x, wide)), narrow), x.shape[1:], *final_norm, s.epsilon
