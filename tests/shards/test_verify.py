@@ -70,12 +70,12 @@ def test_a_missing_and_an_extra_shard_are_named(copy):
     assert second == f"{copy}/shards/interleaved/train-000009.tar: not in index.json"
 
 
-def rewritten(copy, samples):
-    """A build whose only shard holds these samples, its index in order."""
+def rewritten(copy, samples, stream="interleaved"):
+    """The findings in a build whose only shard holds these samples, with a valid index."""
     shutil.rmtree(copy / "shards")
-    (copy / "shards/interleaved").mkdir(parents=True)
-    entry = write_shard(copy / "shards/interleaved/train-000000.tar", samples, toy_vocabulary())
-    write_index(copy / "shards", {"interleaved": {"train": [entry]}}, toy_vocabulary())
+    (copy / "shards" / stream).mkdir(parents=True)
+    entry = write_shard(copy / f"shards/{stream}/train-000000.tar", samples, toy_vocabulary())
+    write_index(copy / "shards", {stream: {"train": [entry]}}, toy_vocabulary())
     return verify(copy)
 
 
@@ -218,21 +218,48 @@ def test_word_times_that_differ_from_the_words_are_a_finding(copy):
     assert line.endswith("u1: times.npy must be the starts and ends of its words")
 
 
-@pytest.mark.parametrize("name", ["samples", "audio_samples", "first", "tokens", "sha256", "words", "shared"])
-def test_a_wrong_field_of_the_index_is_a_finding(copy, name):
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("samples", 12345, "counts in the index must be"),
+        ("audio_samples", 12345, "counts in the index must be"),
+        ("tokens", {"unit": 1}, "counts in the index must be"),
+        ("words", {"spoken": 1}, "counts in the index must be"),
+        ("seconds", 1.5, "seconds in the index must be audio_samples / 16000"),
+        ("shared", {"eos": False}, "shared in the index must be"),
+        ("members", ["json"], "members in the index must be"),
+        ("first", "x", "first and last in the index must be"),
+        ("last", "x", "first and last in the index must be"),
+        ("bytes", 12345, "need 12345 bytes as in the index"),
+        ("sha256", "0", "sha256 must be 0"),
+        ("blocks", {"samples": 64, "offsets": [0], "crc32": []}, "blocks in the index must cover"),
+        ("blocks", {"samples": 64, "offsets": [0, 512], "crc32": [1]}, "bytes 0 to 512 differ"),
+    ],
+)
+def test_a_wrong_field_of_the_index_is_a_finding(copy, name, value, rule):
     index = json.loads((copy / "shards/index.json").read_text())
-    other = {
-        "tokens": {"unit": 1},
-        "words": {"spoken": 1},
-        "shared": {"eos": False},
-        "first": "x",
-        "sha256": "0",
-    }.get(name, 12345)
-    index["streams"]["interleaved"]["train"][1][name] = other
+    index["streams"]["interleaved"]["train"][1][name] = value
     (copy / "shards/index.json").write_text(json.dumps(index))
-    result = verify(copy)
-    assert result
-    assert all(line.startswith(str(copy / SHARD)) for line in result)
+    findings = verify(copy)
+    assert all(line.startswith(str(copy / SHARD)) for line in findings)
+    assert any(line.startswith(f"{copy / SHARD}: {rule}") for line in findings)
+
+
+@pytest.mark.parametrize(
+    ("stream", "change", "rule"),
+    [
+        ("text", "[Text] and[Speech][Hu3]", "tokens.npy must be one text span"),
+        ("text", "[Speech][Hu3]", "tokens.npy must be one text span"),
+        ("speech", "[Text] and", "tokens.npy must be one speech span"),
+        ("speech", "[Speech][Hu3]", "tokens.npy must be the sequence of its units, words, strategy and seed"),
+    ],
+)
+def test_other_tokens_of_a_stream_of_one_modality_are_a_finding(copy, stream, change, rule):
+    vocabulary = toy_vocabulary()
+    example = toy_sample(toy_utterance(40), stream)
+    example["tokens.npy"] = make_document(vocabulary.encode(change), vocabulary)
+    assert any(rule in line for line in rewritten(copy, [example], stream))
+    assert rewritten(copy, [toy_sample(toy_utterance(40), stream)], stream) == []
 
 
 def test_an_example_in_train_and_in_valid_is_found(copy):
