@@ -4,8 +4,13 @@ To add a layout, write a file with a function of its source that yields rows, an
 """
 
 from corpus.adapters.base import Adapter, ChannelCheck, Intake, Row
+from corpus.adapters.folder import read_folder, read_libritts, read_vctk
 from corpus.adapters.jsonl import read_jsonl
+from corpus.adapters.kaldi import read_kaldi
 from corpus.adapters.librispeech import read_librispeech
+from corpus.adapters.nemo import read_nemo
+from corpus.adapters.published import read_common_voice, read_ljspeech, read_mls
+from corpus.adapters.tables import read_table
 
 __all__ = ["ADAPTERS", "Adapter", "ChannelCheck", "Intake", "Row", "read_jsonl", "read_librispeech"]
 
@@ -13,14 +18,69 @@ ADAPTERS: dict[str, Adapter] = {
     "jsonl": Adapter(
         read_jsonl,
         "JSON Lines manifest: one object per line with id, audio, text and more",
-        "a file: JSON Lines or a JSON array, plain or compressed; or a URL of one",
+        "a file of JSON Lines or a JSON array, plain or compressed; or a URL of one",
+    ),
+    "table": Adapter(
+        read_table,
+        "CSV or TSV with the columns of a manifest: audio, text, speaker and more",
+        "a file whose first line names the columns",
+    ),
+    "folder": Adapter(
+        read_folder,
+        "folder of recordings with .txt, .lab, .TextGrid or nothing beside each",
+        "a local folder; the topmost folders below it are the speakers",
     ),
     "librispeech": Adapter(
         read_librispeech,
-        "LibriSpeech folder: SPEAKER/CHAPTER/*.flac with *.trans.txt",
+        "LibriSpeech: SPEAKER/CHAPTER/*.flac with *.trans.txt",
         "a local folder with *.trans.txt files beside the audio",
         "openslr.org/12",
         "CC BY 4.0",
+    ),
+    "libritts": Adapter(
+        read_libritts,
+        "LibriTTS: SPEAKER/CHAPTER/*.wav with *.normalized.txt",
+        "a local folder with a transcript beside each recording",
+        "openslr.org/60",
+        "CC BY 4.0",
+    ),
+    "mls": Adapter(
+        read_mls,
+        "Multilingual LibriSpeech: SPLIT/transcripts.txt and SPLIT/audio/",
+        "a local folder of one language, or one of its splits",
+        "openslr.org/94",
+        "CC BY 4.0",
+    ),
+    "ljspeech": Adapter(
+        read_ljspeech,
+        "LJ Speech: metadata.csv and wavs/",
+        "the folder LJSpeech-1.1",
+        "keithito.com/LJ-Speech-Dataset",
+        "public domain",
+    ),
+    "vctk": Adapter(
+        read_vctk,
+        "VCTK: wav48_silence_trimmed/ or wav48/ and txt/",
+        "a local folder with both",
+        "datashare.ed.ac.uk/handle/10283/3443",
+        "CC BY 4.0",
+    ),
+    "common-voice": Adapter(
+        read_common_voice,
+        "Common Voice: validated.tsv (or another table) and clips/",
+        "the folder of one language, or a table in it",
+        "commonvoice.mozilla.org/datasets",
+        "CC0 1.0",
+    ),
+    "kaldi": Adapter(
+        read_kaldi,
+        "Kaldi data directory: wav.scp with segments, text and utt2spk",
+        "a local folder; commands in wav.scp are refused",
+    ),
+    "nemo": Adapter(
+        read_nemo,
+        "NeMo manifest: JSON Lines with audio_filepath, duration, offset and text",
+        "a file; or a URL of one",
     ),
 }
 """Name -> adapter; the command line and the settings read this list."""

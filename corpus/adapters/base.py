@@ -1,4 +1,4 @@
-"""What all adapters share: a row is measured, told apart by channel, and rejected with what is known of it."""
+"""What all adapters share: a row is measured, split by channel, and rejected with what is known of it."""
 
 import json
 import os
@@ -47,7 +47,7 @@ class Intake:
     )
     checksum: bool = False  # note the sha256 of each file rather than its size and modification time
     on_several_channels: Callable[[Utterance], None] | None = (
-        None  # is told of utterances whose channels are averaged
+        None  # called with each utterance whose channels are averaged
     )
 
 

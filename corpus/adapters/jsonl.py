@@ -97,8 +97,8 @@ def _row(
     known = Utterance(id=place, audio="", frames=0)  # grows as the line is read; a reject keeps what is known
     try:
         fields = _parse(line)
-        known = replace(known, id=_id(fields, names))
-        known = replace(known, audio=beside(folder, _required(fields, names.audio)))
+        known = replace(known, id=id_of(fields, names))
+        known = replace(known, audio=beside(folder, required(fields, names.audio)))
     except Reject as reject:
         yield RejectedRow(known, reject)
         return
@@ -107,7 +107,7 @@ def _row(
     times: dict[str, float | None] = {"start": 0.0} if fields.keys() & {"start", "end", "offset"} else {}
     try:
         times = _times(fields)
-        _check_names(fields, names)
+        check_names(fields, names)
         alignment = text_of(fields, "alignment")
         known = replace(
             known,
@@ -149,7 +149,12 @@ def _parse(line: bytes | None) -> dict[str, Any]:
     return fields
 
 
-def _required(fields: dict[str, Any], names: tuple[str, ...]) -> str:
+def required(fields: dict[str, Any], names: tuple[str, ...]) -> str:
+    """The first of the named fields that is not null.
+
+    Raises:
+        Reject: manifest.missing_field, manifest.bad_field.
+    """
     value = text_of(fields, *names)
     if not value:
         raise Reject("manifest.missing_field", f"{names[0]}: need one on every line{_hint(fields)}")
@@ -165,15 +170,21 @@ def _hint(fields: dict[str, Any]) -> str:
     return ""
 
 
-def _id(fields: dict[str, Any], names: Fields) -> str:
+def id_of(fields: dict[str, Any], names: Fields) -> str:
+    """The id of a line: its own, or where none is required, that of its recording and start."""
     if names.id_required or text_of(fields, *names.id):
-        return _required(fields, names.id)
-    stem = os.path.splitext(os.path.basename(_required(fields, names.audio)))[0]
-    start = _number(fields, "start", "offset")
+        return required(fields, names.id)
+    stem = os.path.splitext(os.path.basename(required(fields, names.audio)))[0]
+    start = number_in(fields, "start", "offset")
     return stem if start is None else f"{stem}-{round(start * 1000):08d}"
 
 
-def _number(fields: dict[str, Any], *names: str) -> float | None:
+def number_in(fields: dict[str, Any], *names: str) -> float | None:
+    """The first of the named fields that is not null, in seconds.
+
+    Raises:
+        Reject: manifest.bad_field, where it is no number from 0 on.
+    """
     for name in names:
         value = fields.get(name)
         if value is not None:
@@ -186,13 +197,13 @@ def _number(fields: dict[str, Any], *names: str) -> float | None:
 
 
 def _times(fields: dict[str, Any]) -> dict[str, float | None]:
-    start, offset = _number(fields, "start"), _number(fields, "offset")
+    start, offset = number_in(fields, "start"), number_in(fields, "offset")
     if start is not None and offset is not None and start != offset:
         raise Reject("manifest.bad_field", f"start, offset: need one of them, got {start:g} and {offset:g} s")
     return {
         "start": offset if start is None else start,
-        "end": _number(fields, "end"),
-        "duration": _number(fields, "duration", "duration_s"),
+        "end": number_in(fields, "end"),
+        "duration": number_in(fields, "duration", "duration_s"),
     }
 
 
@@ -207,7 +218,7 @@ def _channel(fields: dict[str, Any], names: tuple[str, ...]) -> int | None:
     return None
 
 
-def _check_names(fields: dict[str, Any], names: Fields) -> None:
+def check_names(fields: dict[str, Any], names: Fields) -> None:
     """Refuse a line with a field that changes its meaning and that would not be read."""
     unknown = [name for name in fields if name not in names.known and fields[name] is not None]
     for name in unknown:
