@@ -206,11 +206,11 @@ class Remote:
         return self._file.read(count)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move to a place in the file."""
+        """Move to a position in the file."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """The place in the file."""
+        """The position in the file."""
         return self._file.tell()
 
     def close(self) -> None:
@@ -378,8 +378,8 @@ class _Frames:
         there = f"the file holds {stream.found} frames ({stream.found * each:.3f} s)"
         if stream.declared is not None and abs(stream.declared - stream.found) * each > HARMLESS:
             reason = "audio.truncated" if stream.declared > stream.found else "audio.length_mismatch"
-            said = f"its first frame declares {stream.declared} frames ({stream.declared * each:.3f} s)"
-            return Reject(reason, f"{self.path}: {said}, {there}")
+            declares = f"its first frame declares {stream.declared} frames ({stream.declared * each:.3f} s)"
+            return Reject(reason, f"{self.path}: {declares}, {there}")
         if stream.unclaimed and stream.unclaimed * each * stream.found > HARMLESS * stream.positions[-1]:
             return Reject(
                 "audio.length_mismatch",

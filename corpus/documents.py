@@ -74,7 +74,7 @@ def write_documents(rows: Iterable[Row], folder: Path, *, duplicates: str = "kee
     A folder that holds them already is left untouched. Memory does not grow with the number of documents.
 
     Args:
-        duplicates: "keep", or reject a document that says the same words as an earlier one ("exact") or nearly the
+        duplicates: "keep", or reject a document with the same words as an earlier one ("exact") or nearly the
             same ("near", see `corpus.duplicates`).
 
     Raises:
@@ -83,7 +83,7 @@ def write_documents(rows: Iterable[Row], folder: Path, *, duplicates: str = "kee
     if duplicates not in DUPLICATES:
         raise ValueError(f"text.duplicates: need one of {', '.join(DUPLICATES)}, got {duplicates!r}")
     beside = folder.parent if not files.is_url(folder) else Path(tempfile.mkdtemp(prefix="wordweave-"))
-    fresh = beside / f".{folder.name}.unfinished"
+    fresh = files.unfinished_name(beside / folder.name)
     shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
     fresh.mkdir(parents=True)
     counts: Counter[str | None] = Counter()

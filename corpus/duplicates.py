@@ -15,14 +15,14 @@ BANDS, ROWS = 16, 8
 """128 minimal hashes as 16 bands of 8: documents that share a band are compared."""
 
 ALIKE = 0.8
-"""Estimated Jaccard similarity of the sets of 5-word sequences from which on two documents are the same."""
+"""Two documents are the same from this estimated Jaccard similarity of their sets of 5-word sequences on."""
 
 _CHUNK = 1024  # shingles hashed at once
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmix64, Steele et al. 2014
 
 
 def finder(how: str, database: sqlite3.Connection) -> Callable[[str, str], str | None]:
-    """A function (id, text) -> id of the earlier document it repeats, or None; it remembers those that repeat none.
+    """A function (id, text) -> id of the earlier document it repeats, or None; it keeps those that repeat none.
 
     Args:
         how: "exact": the same words, whatever case, punctuation and spaces; "near": nearly the same, by MinHash.
@@ -69,8 +69,8 @@ def signature(text: str) -> np.ndarray:
     """
     hashes = np.array([_hash(word) for word in words_of(text)], dtype=np.uint64)
     grams = np.zeros(max(1, len(hashes) - GRAM + 1), dtype=np.uint64)
-    for place in range(min(GRAM, len(hashes))):
-        grams = _mixed(grams + hashes[place : place + len(grams)])
+    for offset in range(min(GRAM, len(hashes))):
+        grams = _mixed(grams + hashes[offset : offset + len(grams)])
     smallest = np.full(BANDS * ROWS, np.iinfo(np.uint64).max, dtype=np.uint64)
     factors, terms = _linear()
     for first in range(0, len(grams), _CHUNK):
@@ -89,12 +89,12 @@ def _exact(database: sqlite3.Connection, id: str, text: str) -> str | None:
 def _near(database: sqlite3.Connection, id: str, text: str) -> str | None:
     mine = signature(text)
     bands = _bands(mine)
-    found = database.execute(
+    candidates = database.execute(
         "SELECT id, signature FROM seen WHERE number IN "
         f"(SELECT number FROM bands WHERE band IN ({', '.join('?' * BANDS)})) ORDER BY number",
         bands,
     )
-    for other, theirs in found:
+    for other, theirs in candidates:
         if np.count_nonzero(np.frombuffer(theirs, dtype="<u8") == mine) >= ALIKE * len(mine):
             return other
     row = "INSERT INTO seen (id, signature) VALUES (?, ?)"

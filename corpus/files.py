@@ -365,6 +365,12 @@ def write(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines of text, all or none of them."""
+    with writing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
 def make_folder(path: Path) -> None:
     """Make a local folder; an object store has none, and a bucket is not created implicitly."""
     if not is_url(path):

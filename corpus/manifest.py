@@ -147,7 +147,7 @@ def write_manifest(
 
     folder = files.to_path(folder)
     beside = folder.parent if not files.is_url(folder) else Path(tempfile.mkdtemp(prefix="wordweave-"))
-    unfinished = beside / f".{folder.name}.unfinished"
+    unfinished = files.unfinished_name(beside / folder.name)
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     unfinished.mkdir(parents=True)
     old = _old_summary(folder) if growing else None
@@ -165,7 +165,7 @@ def write_manifest(
                 else:
                     made = cut(row for _, row in order.rows())
                 summary, listing, first = _write_parts(made, unfinished)
-            origin = old.get("origin") if order.found else first
+            origin = old.get("origin") if order.matched else first
         content = {
             "version": VERSION,
             "origin": origin,
@@ -365,7 +365,7 @@ def _write_parts(
 
 
 def _cut(rows: Iterable[dict[str, Any]], lengths: Iterator[float]) -> Iterator[list[dict[str, Any]]]:
-    """Cut rows into lists, each ended by the row that makes it as many samples long as asked."""
+    """Cut rows into lists, each ended by the row that makes it as many samples long as wanted."""
     part: list[dict[str, Any]] = []
     samples, enough = 0, next(lengths)
     for row in rows:
@@ -379,7 +379,7 @@ def _cut(rows: Iterable[dict[str, Any]], lengths: Iterator[float]) -> Iterator[l
 
 
 def _publish(unfinished: Path, folder: Path, names: list[str]) -> None:
-    """Move a finished manifest to its place; from the first step to the last, `parts` finds none there."""
+    """Move a finished manifest into its folder; from the first step to the last, `parts` finds none there."""
     files.make_folder(folder)
     changed = [name for name in [*names, SUMMARY] if not _same_bytes(unfinished / name, folder / name)]
     surplus = [path for path in folder.glob("part-*.parquet") if path.name not in set(names)]

@@ -1,6 +1,6 @@
-"""Where the rows of a manifest stand: a build that is given more recordings leaves the old ones in their parts.
+"""The order of a manifest's rows: a build that is given more recordings leaves the old ones in their parts.
 
-Rows that an earlier manifest held keep its order and its parts; new ones follow at the end, wherever they stand in the
+Rows that an earlier manifest held keep its order and its parts; new ones follow at the end, wherever they are in the
 source. So ten recordings more touch the last part alone, and a source that only grew at its end gives the manifest that
 it would give to an empty build.
 """
@@ -25,7 +25,7 @@ class Order:
 
     def __init__(self, parts: list[Path], database: Path):
         self.parts = len(parts)
-        self.found = 0  # rows that the earlier manifest held too
+        self.matched = 0  # rows that the earlier manifest held too
         self._database = sqlite3.connect(database)
         self._database.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
@@ -35,19 +35,17 @@ class Order:
         )
         for number, part in enumerate(parts):
             ids = files.read_table(part, ["id"]).column("id").to_pylist()
-            places = [(id, self._nth(0, id), number, row) for row, id in enumerate(ids)]
-            self._database.executemany("INSERT INTO old VALUES (?, ?, ?, ?)", places)
+            positions = [(id, self._nth(0, id), number, row) for row, id in enumerate(ids)]
+            self._database.executemany("INSERT INTO old VALUES (?, ?, ?, ?)", positions)
 
     def fill(self, rows: Iterable[Row]) -> "Order":
         """Take in the rows of the source."""
         for number, row in enumerate(rows):
-            asked = (row["id"], self._nth(1, row["id"]))
-            old = self._database.execute(
-                "SELECT part, row FROM old WHERE id = ? AND nth = ?", asked
-            ).fetchone()
-            self.found += old is not None
-            place = old or (self.parts, number)
-            self._database.execute("INSERT INTO fresh VALUES (?, ?, ?)", (*place, json.dumps(row)))
+            key = (row["id"], self._nth(1, row["id"]))
+            old = self._database.execute("SELECT part, row FROM old WHERE id = ? AND nth = ?", key).fetchone()
+            self.matched += old is not None
+            position = old or (self.parts, number)
+            self._database.execute("INSERT INTO fresh VALUES (?, ?, ?)", (*position, json.dumps(row)))
         return self
 
     def rows(self) -> Iterator[tuple[int, Row]]:
@@ -56,10 +54,10 @@ class Order:
             yield part, json.loads(content)
 
     def whole(self) -> Iterator[list[Row]]:
-        """The rows of each old part but the last; one that is empty now stays while one after it is not."""
+        """The rows of each old part but the last; one that is empty now is kept while one after it is not."""
         number = 0
-        kept = itertools.takewhile(lambda found: found[0] < self.parts - 1, self.rows())
-        for part, group in itertools.groupby(kept, key=lambda found: found[0]):
+        kept = itertools.takewhile(lambda numbered: numbered[0] < self.parts - 1, self.rows())
+        for part, group in itertools.groupby(kept, key=lambda numbered: numbered[0]):
             yield from ([] for _ in range(number, part))
             yield [row for _, row in group]
             number = part + 1
@@ -68,8 +66,8 @@ class Order:
 
     def rest(self) -> Iterator[Row]:
         """The rows of the last old part and the new ones."""
-        asked = "SELECT content FROM fresh WHERE part >= ? ORDER BY part, row"
-        return (json.loads(content) for (content,) in self._database.execute(asked, (self.parts - 1,)))
+        query = "SELECT content FROM fresh WHERE part >= ? ORDER BY part, row"
+        return (json.loads(content) for (content,) in self._database.execute(query, (self.parts - 1,)))
 
     def close(self) -> None:
         """Close the file."""
@@ -77,7 +75,7 @@ class Order:
 
     def _nth(self, who: int, id: str) -> int:
         """How often this id came before."""
-        asked = (
+        query = (
             "INSERT INTO seen VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET times = times + 1 RETURNING times"
         )
-        return self._database.execute(asked, (who, id)).fetchone()[0]
+        return self._database.execute(query, (who, id)).fetchone()[0]

@@ -273,12 +273,12 @@ class FrameFile:
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move to a place in the file."""
+        """Move to a position in the file."""
         self._position = max(0, offset + (0, self._position, self._size)[whence])
         return self._position
 
     def tell(self) -> int:
-        """The place in the file."""
+        """The position in the file."""
         return self._position
 
 

@@ -1,4 +1,4 @@
-"""The records every folder speaks of, and the one list of reasons for which an utterance leaves the pipeline."""
+"""The records that all folders use, and the one list of reasons for which an utterance leaves the pipeline."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ REASONS = {
     "audio.too_long": "the utterance is longer than the configured maximum",
     "text.missing": "there is no transcript",
     "text.empty": "the transcript holds no words",
-    "text.duplicate": "the document says what an earlier one says",
+    "text.duplicate": "the document repeats an earlier one",
     "align.language": "the aligner does not know the language of the transcript",
     "align.out_of_vocabulary": "a word has no pronunciation, for instance because it is in another script",
     "align.too_short": "the audio is too short for its transcript",
@@ -33,14 +33,14 @@ REASONS = {
     "align.low_quality": "the alignment scored below the configured minimum",
     "align.timeout": "the aligner took longer than allowed",
     "align.backend_error": "the aligner failed",
-    "units.too_short": "the audio gives not one unit frame",
-    "units.failed": "the encoder cannot use the audio, or what it makes of it is not finite",
+    "units.too_short": "the audio is shorter than one unit frame",
+    "units.failed": "the encoder cannot use the audio, or its output is not finite",
 }
 """Reason code -> what is true of an utterance that carries it."""
 
 
 class Reject(ValueError):
-    """One utterance cannot be used; the stage that catches it writes `reason` and `detail` into its row and goes on.
+    """One utterance cannot be used; the stage that catches it writes `reason` and `detail` into its row and continues.
 
     >>> Reject("audio.missing", "a.wav").reason
     'audio.missing'
@@ -64,7 +64,7 @@ class Reject(ValueError):
 
 
 class Unusable(ValueError):
-    """A place or an engine that cannot be worked with as asked: said before any work, exit code 2."""
+    """A location or an engine that cannot be used as requested: reported before any work, exit code 2."""
 
 
 @dataclass(frozen=True, slots=True)

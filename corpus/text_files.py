@@ -174,7 +174,9 @@ def _codec(head: bytes) -> str | None:
             return codec
     if head.startswith(tuple(OTHERS)):
         return None
-    if head.count(0) > ODD * len(head):  # UTF-16 without a mark has a zero in every other byte of most scripts
+    if head.count(0) > ODD * len(
+        head
+    ):  # UTF-16 without a mark has a zero in every other byte of most scripts
         even, odd = head[::2].count(0) / len(head), head[1::2].count(0) / len(head)
         if max(even, odd) < 0.2 or min(even, odd) > 0.01:
             return None

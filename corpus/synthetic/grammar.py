@@ -159,7 +159,7 @@ def story(rng: np.random.Generator, topic: str | None = None) -> Story:
 
     Args:
         rng: its state decides the story.
-        topic: a name in TOPICS; by default one is drawn.
+        topic: a name in TOPICS; by default a random one.
 
     >>> story(np.random.default_rng(0), "sea").sentences[-1]
     'before dark they sailed the swift ferry together.'
@@ -198,7 +198,7 @@ SHORT_ENDINGS = [
 def short_story(rng: np.random.Generator, topic: str | None = None) -> Story:
     """Make up a story of 19 or 20 words: opening, middle, ending. Four words of the ending belong to the topic.
 
-    No word of the ending but those that every topic has stands in the context: what tells the right ending from that
+    The context has no word of the ending but those that every topic has: what tells the right ending from that
     of another story is the topic alone.
 
     >>> short_story(np.random.default_rng(0), "sea").text
@@ -260,12 +260,12 @@ class Moody(NamedTuple):
 
 
 def moody_story(rng: np.random.Generator, mood: str | None = None) -> Moody:
-    """Make up two beginnings of a story in a mood, one without a word of it, and the ending of both.
+    """Make up two beginnings of a story in a mood, one whose words do not tell it, and the ending of both.
 
-    >>> told = moody_story(np.random.default_rng(1), "negative")
-    >>> print(told.plain, told.ending)
+    >>> example = moody_story(np.random.default_rng(1), "negative")
+    >>> print(example.plain, example.ending)
     john met the shepherd at the barn. so he frowned and felt miserable.
-    >>> told.worded
+    >>> example.worded
     'it was a terrible day for john and the shepherd.'
     """
     mood = mood or _pick(rng, list(MOODS))

@@ -43,21 +43,21 @@ def word_pairs(rng: np.random.Generator, count: int, known: frozenset[str] = fro
     """
     words = topical_words()
     onsets = sorted({split_onset(word)[0] for word in words} - {""})
-    taken, found = {*words, *NAMES, *known}, []
+    used, pairs = {*words, *NAMES, *known}, []
     order = rng.permutation(len(words))
     for _ in range(20):
         for index in order:
             word = words[index]
             onset, rest = split_onset(word)
             alike = [one for one in onsets if len(one) == len(onset) and one != onset]
-            made = alike[rng.integers(len(alike))] + rest if alike and rest else word
-            if made not in taken:
-                taken.add(made)
-                found.append(Pair(word, made, "onset"))
-            if len(found) == count:
-                return found
+            other = alike[rng.integers(len(alike))] + rest if alike and rest else word
+            if other not in used:
+                used.add(other)
+                pairs.append(Pair(word, other, "onset"))
+            if len(pairs) == count:
+                return pairs
     raise ValueError(
-        f"words: the grammar gives {len(found)} pairs of words and non-words, got {count} asked for"
+        f"words: the grammar gives {len(pairs)} pairs of words and non-words, got {count} asked for"
     )
 
 
@@ -119,17 +119,17 @@ def twin_stories(
     Args:
         short: stories of `short_story`, else of `story`.
         topics: how many of TOPICS they are on.
-        draws: candidates for the second story, of which the one with the likest ending is taken.
+        draws: candidates for the second story, of which the one with the ending of the closest length is used.
     """
 
-    def tell(rng: np.random.Generator) -> Story:
+    def candidate(rng: np.random.Generator) -> Story:
         return (short_story if short else story)(rng, list(TOPICS)[rng.integers(topics)])
 
     found: list[Twins] = []
     seen = set(avoid)
     while len(found) < count:
-        first = tell(rng)
-        others = [one for one in (tell(rng) for _ in range(draws)) if one.topic != first.topic]
+        first = candidate(rng)
+        others = [one for one in (candidate(rng) for _ in range(draws)) if one.topic != first.topic]
         others = [one for one in others if one.text not in seen and one.text != first.text]
         if first.text in seen or not others:
             continue

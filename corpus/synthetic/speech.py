@@ -1,4 +1,4 @@
-"""A small spoken corpus, made on the spot by espeak-ng from the stories of `corpus.synthetic.grammar`.
+"""A small spoken corpus, synthesised by espeak-ng from the stories of `corpus.synthetic.grammar`.
 
 It has what a real corpus has (several speakers, recordings, transcripts, text that was not spoken) and what a real
 one never has: the true time of every word. espeak-ng keeps a hidden state, so that the same sentence sounds a little
@@ -7,7 +7,6 @@ spoken yet: `python -m corpus.synthetic.speech` is that process, and `synthesise
 """
 
 import ctypes
-import hashlib
 import json
 import os
 import subprocess
@@ -15,7 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from corpus.synthetic.grammar import Story, story
+from corpus.files import write_lines
+from corpus.keyed import generator
+from corpus.synthetic.grammar import Story
+from corpus.synthetic.grammar import story as make_story
 
 # Language and variant: of 26 pairs, those that pocketsphinx aligns best (score per frame above -25 at medium pitch).
 # A wrong name need not fail: "en-gb" is refused, but an unknown variant silently gives the plain voice.
@@ -48,7 +50,7 @@ def synthesise(
     """Write a spoken corpus: `manifest.jsonl`, `audio/*.flac`, `alignments/*.TextGrid` and `text.txt`.
 
     The manifest is as `corpus.adapters.read_jsonl` reads it. A TextGrid has one tier, `words`: the words of the
-    transcript and their true times; the time between them is silence. `text.txt` has one story a line, none of
+    transcript and their true times; the time between them is silence. `text.txt` has one story per line, none of
     which was spoken. The same arguments give the same bytes.
 
     Args:
@@ -75,15 +77,15 @@ def synthesise(
     speakers = [speaker(number, seed) for number in range(voices)]
     spoken = [_story(seed, "speech", number) for number in range(utterances)]
     lines = []
-    for number, told in enumerate(spoken):
+    for number, story in enumerate(spoken):
         voice = speakers[number % voices]
         lines.append(
             {
                 "id": f"{voice['speaker']}-{number:05d}",
                 "audio": f"audio/{voice['speaker']}-{number:05d}.flac",
                 "alignment": f"alignments/{voice['speaker']}-{number:05d}.TextGrid",
-                "text": told.text,
-                "topic": told.topic,
+                "text": story.text,
+                "topic": story.topic,
                 "lang": "en",
                 "license": "CC0-1.0",
                 **voice,
@@ -93,14 +95,14 @@ def synthesise(
         lines[done - 1]["duration_s"] = seconds
         if progress:
             progress(done, utterances)
-    _write(folder / "text.txt", _unspoken(spoken, documents, seed))
-    _write(folder / "manifest.jsonl", [json.dumps(line) for line in lines])
+    write_lines(folder / "text.txt", _unspoken(spoken, documents, seed))
+    write_lines(folder / "manifest.jsonl", map(json.dumps, lines))
     return folder / "manifest.jsonl"
 
 
 def speaker(number: int, seed: int, rates: tuple[int, int] = (120, 160)) -> dict[str, Any]:
     """A speaker's name and how espeak-ng makes the voice: rate in words a minute, pitch and its range of 100."""
-    rng = keyed_rng(seed, "speaker", number)
+    rng = generator(seed, "speaker", str(number))
     return {
         "speaker": f"synth{number:02d}",
         "voice": VOICES[number % len(VOICES)],
@@ -110,34 +112,20 @@ def speaker(number: int, seed: int, rates: tuple[int, int] = (120, 160)) -> dict
     }
 
 
-def keyed_rng(*key: object) -> np.random.Generator:
-    """The generator of one thing, named by its key."""
-    digest = hashlib.sha256(json.dumps(key).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
-
-
 def _story(seed: int, stream: str, number: int) -> Story:
-    return story(keyed_rng(seed, stream, number))
+    return make_story(generator(seed, f"{stream} story", str(number)))
 
 
 def _unspoken(spoken: list[Story], documents: int, seed: int) -> Iterator[str]:
-    """Stories that were not spoken, one a line. Single sentences do occur in both."""
-    heard = {told.text for told in spoken}
+    """Stories that are not among the spoken ones. Single sentences do occur in both."""
+    texts = {story.text for story in spoken}
     number = 0
     while documents:
-        told = _story(seed, "text", number)
+        story = _story(seed, "text", number)
         number += 1
-        if told.text not in heard:
+        if story.text not in texts:
             documents -= 1
-            yield told.text
-
-
-def _write(path: Path, lines: Iterable[str]) -> None:
-    """Write lines, all or none of them."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
-    os.replace(unfinished, path)
+            yield story.text
 
 
 def speak_all(folder: Path, lines: list[dict[str, Any]]) -> Iterator[float]:
@@ -272,7 +260,7 @@ def _speak(espeak: _Espeak, folder: Path, line: dict[str, Any]) -> float:
         raise RuntimeError(f"{line['id']}: {len(words)} words, espeak-ng spoke {len(times)}: {line['text']}")
     edge = round(SILENCE * rate)
     waveform = np.pad(speech.astype(np.float64), edge)
-    waveform += ROOM * keyed_rng("room", line["id"]).standard_normal(len(waveform))
+    waveform += ROOM * generator(0, "room", line["id"]).standard_normal(len(waveform))
     soundfile.write(folder / line["audio"], np.rint(waveform).clip(-32768, 32767).astype(np.int16), rate)
 
     seconds = round(len(waveform) / rate, 6)
@@ -307,23 +295,23 @@ def main() -> None:
 
 
 def _begin(espeak: _Espeak, folder: Path, line: dict[str, Any]) -> tuple[int, int]:
-    """Speak in a child; its number and where it will say the seconds."""
-    heard, said = os.pipe()
+    """Speak in a child; its number and the end of the pipe from which to read the seconds."""
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.write(said, f"{_speak(espeak, folder, line)}\n".encode())
+            os.write(writing, f"{_speak(espeak, folder, line)}\n".encode())
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
-    os.close(said)
-    return child, heard
+    os.close(writing)
+    return child, reading
 
 
-def _end(child: int, heard: int) -> None:
-    """Wait for a child and pass on what it says."""
-    with open(heard, "rb") as pipe:
+def _end(child: int, reading: int) -> None:
+    """Wait for a child and pass on what it wrote."""
+    with open(reading, "rb") as pipe:
         seconds = pipe.read()
     if os.waitpid(child, 0)[1] != 0:
         sys.exit(1)

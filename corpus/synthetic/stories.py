@@ -5,14 +5,16 @@ spoken, some only written, so that a model meets a topic's words in speech and i
 same where the two are aligned or nowhere. Or stories in a mood, which words or the voice alone tell (`moody_story`).
 """
 
+import itertools
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from corpus.files import write_lines
+from corpus.keyed import generator
 from corpus.synthetic.grammar import MOODS, TOPICS, moody_story, recall_story, short_story
-from corpus.synthetic.speech import keyed_rng, speak_all, speaker
+from corpus.synthetic.speech import speak_all, speaker
 
 KINDS = ("topics", "moods", "recall")
 RATES = (165, 195)  # words a minute: brisk, for fewer units per word
@@ -57,7 +59,7 @@ def speak_miniature(
     lines, spoken = [], set[str]()
     for number in range(recordings):
         voice = speakers[number % voices]
-        text, manner = tell(kind, seed, "speech", number, topics)
+        text, mood = make_text(kind, seed, "speech", number, topics)
         spoken.add(text)
         name = f"{voice['speaker']}-{number:05d}"
         # not in one block each: transcripts lie evenly over voices and parts
@@ -69,7 +71,7 @@ def speak_miniature(
                 "text": text,
                 "with_text": with_text,
                 **voice,
-                **spoken_as(voice, manner),
+                **spoken_as(voice, mood),
             }
         )
     for done, seconds in enumerate(speak_all(folder, lines), start=1):
@@ -77,21 +79,21 @@ def speak_miniature(
         if progress:
             progress(done, len(lines))
     unspoken = (text for text in stories(kind, seed, "text", topics) if text not in spoken)
-    _write(folder / "text.txt", [next(unspoken) for _ in range(text_only)])
-    _write(folder / "manifest.jsonl", [json.dumps(_row(line)) for line in lines])
+    write_lines(folder / "text.txt", itertools.islice(unspoken, text_only))
+    write_lines(folder / "manifest.jsonl", (json.dumps(_row(line)) for line in lines))
     return folder / "manifest.jsonl"
 
 
-def tell(kind: str, seed: int, stream: str, number: int, topics: int = len(TOPICS)) -> tuple[str, str]:
+def make_text(kind: str, seed: int, stream: str, number: int, topics: int = len(TOPICS)) -> tuple[str, str]:
     """The text of one story, and the mood it is spoken in ("neutral" for stories on a topic)."""
-    rng = keyed_rng("miniature", kind, seed, stream, number)
+    rng = generator(seed, f"{stream} story", f"{kind} {number}")
     if kind == "topics":
         return short_story(rng, list(TOPICS)[rng.integers(topics)]).text, "neutral"
     if kind == "recall":
         recalled = recall_story(rng)
         return f"{recalled.context} {recalled.ending}" if number % 2 else short_story(rng).text, "neutral"
     story = moody_story(rng)
-    # half of them say their mood in words, and these are spoken as any mood is
+    # in half of them the words tell the mood, and these are spoken in any mood
     if rng.random() < 0.5:
         return f"{story.worded} {story.ending}", list(MOODS)[rng.integers(len(MOODS))]
     return f"{story.plain} {story.ending}", story.mood
@@ -101,7 +103,7 @@ def stories(kind: str, seed: int, stream: str, topics: int = len(TOPICS)) -> Ite
     """Stories without end."""
     number = 0
     while True:
-        yield tell(kind, seed, stream, number, topics)[0]
+        yield make_text(kind, seed, stream, number, topics)[0]
         number += 1
 
 
@@ -119,11 +121,5 @@ def _row(line: dict[str, Any]) -> dict[str, Any]:
     """A line of the manifest, without the transcript where there is to be none."""
     kept = {name: value for name, value in line.items() if name != "with_text"}
     if not line["with_text"]:
-        kept["said"] = kept.pop("text")  # for a person who reads it; no adapter does
+        kept["spoken_text"] = kept.pop("text")  # for a person who reads it; no adapter does
     return kept | {"lang": "en", "license": "CC0-1.0"}
-
-
-def _write(path: Path, lines: list[str]) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(unfinished, path)

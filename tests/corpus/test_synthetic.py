@@ -47,27 +47,27 @@ def test_every_word_of_the_grammar_is_in_the_dictionary_of_the_aligner():
 
     dictionary = Path(pocketsphinx.get_model_path()) / "en-us" / "cmudict-en-us.dict"
     known = {line.split()[0] for line in dictionary.read_text().splitlines()}
-    spoken = {word for told in stories() for word in words_of(told.text)}
+    spoken = {word for example in stories() for word in words_of(example.text)}
     assert spoken - known == set()
     assert 250 <= len(spoken) <= 400
 
 
 def test_a_story_uses_words_of_its_own_topic_only():
     topical = {name: {word for words in topic for word in words} for name, topic in TOPICS.items()}
-    for told in stories(500):
-        others = set().union(*(words for name, words in topical.items() if name != told.topic))
-        assert not set(words_of(told.text)) & (others - topical[told.topic])
-        assert set(words_of(told.sentences[-1])) & topical[told.topic]
+    for example in stories(500):
+        others = set().union(*(words for name, words in topical.items() if name != example.topic))
+        assert not set(words_of(example.text)) & (others - topical[example.topic])
+        assert set(words_of(example.sentences[-1])) & topical[example.topic]
 
 
 def test_an_a_is_never_followed_by_a_vowel():
-    for told in stories(500):
-        words = words_of(told.text)
+    for example in stories(500):
+        words = words_of(example.text)
         assert all(after[0] not in "aeiou" for word, after in pairwise(words) if word == "a")
 
 
 def test_stories_have_the_length_that_interleaving_needs():
-    lengths = [len(words_of(told.text)) for told in stories()]
+    lengths = [len(words_of(example.text)) for example in stories()]
     assert (min(lengths), max(lengths)) == (17, 56)
     assert 30 <= np.mean(lengths) <= 36
 

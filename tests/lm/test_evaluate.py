@@ -9,7 +9,7 @@ import torch
 from corpus.keyed import generator
 from corpus.synthetic.grammar import MOODS, TOPICS
 from corpus.synthetic.pairs import sentence_pairs, topical_words, twin_moods, twin_stories, word_pairs
-from corpus.synthetic.stories import speak_miniature, stories, tell
+from corpus.synthetic.stories import make_text, speak_miniature, stories
 from lm.evaluation.datasets.synthetic import NAMES, VOICES, dictionary, make_testsets
 from lm.evaluation.evaluate import evaluate, write_results
 from lm.evaluation.study import Row, by_row, over_seeds, tabulate, tokens_seen, verdict
@@ -69,7 +69,7 @@ def test_a_plain_beginning_says_nothing_of_its_mood():
 
 
 def test_training_and_test_stories_come_from_different_streams():
-    spoken = {tell("topics", 0, "speech", number)[0] for number in range(500)}
+    spoken = {make_text("topics", 0, "speech", number)[0] for number in range(500)}
     written = {text for text, _ in zip(stories("topics", 0, "text"), range(500))}
     assert len(spoken & written) < 5
 
