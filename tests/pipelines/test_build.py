@@ -405,7 +405,7 @@ def test_unsafe_ids_can_be_kept_under_safe_keys(spoken_corpus, tmp_path):
             "no such file or folder gone.jsonl",
         ),
         (["build", "{config}"], "build is empty; set it there or give --build"),
-        (["ingest", "csv", ".", "b"], "'csv' is not one of 'jsonl', 'librispeech'"),
+        (["ingest", "csv", ".", "b"], "'csv' is not one of 'jsonl', 'table'"),
         (["units", "nowhere", "--workers", "0"], "0 is not in the range x>=1"),
         (["units", "b", "--engine", "dask"], "'dask' is not one of"),
         (["train", "b", "--config", "{config}"], "has no"),
