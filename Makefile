@@ -31,7 +31,7 @@ $(READY): .venv/pyvenv.cfg pyproject.toml
 	touch $@
 
 demo: $(READY) ## the whole path on speech made on the spot: synth, build, train, generate
-	$(BIN)/wordweave synth build/demo-speech
+	$(BIN)/wordweave demo-corpus build/demo-speech
 	$(BIN)/wordweave build config/demo.toml --workers $(WORKERS)
 	$(BIN)/wordweave train build/demo --config config/lm/demo.toml
 	$(BIN)/wordweave show build/demo
@@ -53,7 +53,7 @@ study: $(READY) ## the paper's claim in miniature: STUDY=config/study/quick.toml
 
 encoder: $(READY) ## remake the bundled encoder and its units in OUTPUT from SPEECH with SEED; run again, it goes on
 	@mkdir -p $(OUTPUT)
-	test -s $(OUTPUT)/phones.jsonl || $(BIN)/wordweave phones $(SPEECH)/unlabelled/manifest.jsonl --hear --output $(OUTPUT)/phones.jsonl
+	test -s $(OUTPUT)/phones.jsonl || $(BIN)/wordweave phones $(SPEECH)/unlabelled/manifest.jsonl --transcribe --output $(OUTPUT)/phones.jsonl
 	$(BIN)/wordweave fit encoder $(SPEECH)/unlabelled/manifest.jsonl $(SPEECH)/dev/manifest.jsonl $(SPEECH)/emotion/manifest.jsonl \
 	  --config config/encoder/compact.toml --phones $(OUTPUT)/phones.jsonl --seed $(SEED) --output $(OUTPUT) --resume
 

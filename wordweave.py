@@ -1,13 +1,11 @@
-"""The front door: `wordweave COMMAND`. Heavy imports stay inside commands, so that `--help` is instant."""
+"""The command-line entry point, `wordweave COMMAND`. Heavy imports stay inside commands: `--help` is instant."""
 
-from commands import build as data
-from commands import encoder, evaluate, mfa, model, study, testset
-from commands import inspect as look
-from commands import operations as upkeep
-from commands.cli import cli
+import importlib
 
-ROOMS = (data, encoder, evaluate, look, mfa, model, study, testset, upkeep)
-"""Where the commands are: each module adds its own to `cli`."""
+from commands.cli import COMMAND_MODULES, cli
+
+for module in COMMAND_MODULES:
+    importlib.import_module(f"commands.{module}")
 
 if __name__ == "__main__":
     cli()

@@ -1,1 +1,1 @@
-"""The front door's rooms: one click command per step. Only commands know every package."""
+"""The command line: one file per group of commands. Commands parse, call one function, and print its result."""

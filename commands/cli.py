@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipelines.engines.registry import DEFAULT, ENGINES, make_engine
+
 if TYPE_CHECKING:
-    from pipelines.execution.runner import Engine
+    from pipelines.execution.engine import Engine
     from pipelines.settings import Settings
 
 
-class Place(click.Path):
-    """A path, or a URL that fsspec opens (`s3://`, `gs://`, `memory://`); of a URL the bucket is asked for first."""
+class PathOrUrl(click.Path):
+    """A path, or a URL that fsspec opens (`s3://`, `gs://`, `memory://`), whose bucket is checked first."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if "://" not in str(value):
@@ -25,32 +27,53 @@ class Place(click.Path):
         from corpus.records import Unusable
 
         try:
-            found = files.to_path(value)
-            files.check_reachable(found)
+            path = files.to_path(value)
+            files.check_reachable(path)
         except Unusable as error:
             self.fail(str(error), param, ctx)
-        return found
+        return path
 
 
-FOLDER = Place(file_okay=False, path_type=Path)
+FOLDER = PathOrUrl(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-# fmt: off
-ORDER = (
-    "synth", "ingest", "fit", "units", "pitch", "style", "align", "interleave", "build",
-    "mfa", "plan", "report", "card", "phones", "compare", "show", "verify", "export", "prune", "doctor",
-    "add-speech-tokens", "train", "generate", "testset", "evaluate", "resynthesis", "study", "export-model",
-)  # a command that is not named here is an error of `--help`, not a silent one
-# fmt: on
+COMMAND_MODULES = (
+    "build",
+    "mfa",
+    "inspect",
+    "encoder",
+    "operations",
+    "model",
+    "testset",
+    "evaluate",
+    "study",
+)
+"""The modules of commands/, in the order of the help; each adds its commands to `cli`."""
+ALIASES = {
+    "synth": "demo-corpus",
+    "card": "codebook-report",
+    "pack": "testset",
+    "extend": "add-speech-tokens",
+}
+"""Earlier names of commands, still understood."""
 
 
-class FrontDoor(click.Group):
-    """A group that says every mistake in one line on stderr: exit 2 for bad usage, 1 for bad data or a failed stage."""
+def module_of(command: click.Command) -> str:
+    """The module of commands/ that a command is in."""
+    return command.callback.__module__.rpartition(".")[2] if command.callback else ""
+
+
+class Cli(click.Group):
+    """Reports every mistake in one line on stderr: exit 2 for bad usage, 1 for bad data or a failed step."""
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """A command by its name, or by an earlier one."""
+        return super().get_command(ctx, ALIASES.get(name, name))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the work, not of the alphabet."""
-        return sorted(self.commands, key=ORDER.index)
+        """In the order of the work: that of COMMAND_MODULES, and in a module that of the code."""
+        return sorted(self.commands, key=lambda name: COMMAND_MODULES.index(module_of(self.commands[name])))
 
     def main(self, *args: Any, **more: Any) -> None:  # type: ignore[override]
         try:
@@ -64,11 +87,11 @@ class FrontDoor(click.Group):
             click.echo(f"wordweave: {line}{f'; see `{help_of} --help`' if help_of else ''}", err=True)
             sys.exit(error.exit_code)
         except click.Abort:
-            click.echo("wordweave: stopped", err=True)
+            click.echo("wordweave: interrupted", err=True)
             sys.exit(1)
 
 
-@click.group(cls=FrontDoor, name="wordweave", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Cli, name="wordweave", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="wordweave")
 def cli() -> None:
     """Recordings, transcripts and text in; interleaved speech-text shards and a language model out."""
@@ -99,7 +122,7 @@ def command(
                 ) from error
             except KeyboardInterrupt:
                 raise click.ClickException(
-                    "stopped; finished parts are kept, the same command goes on from there"
+                    "interrupted; finished parts are kept; run the same command to resume"
                 ) from None
             if as_json:
                 click.echo(json.dumps(result, sort_keys=True, default=str))
@@ -108,8 +131,10 @@ def command(
                 if plain:
                     click.echo(" ".join(f"{key}={brief(value)}" for key, value in plain.items()))
 
-        said = click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
-        return group.command(name, cls=cls)(said(run))
+        json_option = click.option(
+            "--json", "as_json", is_flag=True, help="Print the result as one line of JSON."
+        )
+        return group.command(name, cls=cls)(json_option(run))
 
     return make
 
@@ -120,87 +145,98 @@ def brief(value: Any) -> str:
 
 
 def say(line: str) -> None:
-    """Talk goes to stderr."""
+    """Print a message on stderr."""
     click.echo(line, err=True)
 
 
-def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every stage command, given to it as one `engine` that was asked for what it needs.
+class EngineName(click.ParamType):
+    """The name of a registered engine."""
 
-    The command has `build`, the folder, and `config`, the settings file, too; either may be None.
+    name = "ENGINE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in ENGINES:
+            self.fail(f"need one of {', '.join(ENGINES)}, got {value!r}", param, ctx)
+        return value
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(ENGINES)}]"
+
+
+def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every stage command, passed to it as one checked `engine`.
+
+    Each engine declares its own options. The command has `build`, the folder, and `config`, the settings file, too;
+    either may be None.
     """
 
-    @click.option(
-        "--engine",
-        type=click.Choice(["beam", "local", "spark"]),
-        default="beam",
-        help="Who runs the parts.",
-        show_default=True,
-    )
-    @click.option(
-        "--master",
-        default="",
-        help="Spark's: spark://HOST:PORT, yarn, ...; default this machine, or spark-submit's.",
-    )
-    @click.option(
-        "--workers", type=click.IntRange(min=1), default=1, help="Worker processes.", show_default=True
-    )
-    @click.argument("engine_words", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE OPTIONS]")
     @functools.wraps(function)
-    def with_engine(
-        *, engine: str, workers: int, master: str, engine_words: tuple[str, ...], **arguments: Any
-    ) -> Any:
-        from pipelines.execution.runner import Engine
-
+    def with_engine(*, engine: str, workers: int, engine_arguments: tuple[str, ...], **arguments: Any) -> Any:
+        values = {name: arguments.pop(f"engine_{name}") for name in option_names}
         try:
-            asked = Engine(engine, workers, engine_words, master)
+            made = make_engine(engine, workers, values, engine_arguments)
         except ValueError as error:
             raise click.UsageError(str(error)) from error
-        asked.ready()
-        reaches(asked, arguments["build"], arguments["config"])
-        return function(engine=asked, **arguments)
+        made.check()
+        check_access(made, arguments["build"], arguments["config"])
+        return function(engine=made, **arguments)
 
-    return with_engine
+    summaries = "; ".join(f"{name}: {engine.summary}" for name, engine in ENGINES.items())
+    engine_help = f"Execution engine. {summaries}."
+    named = click.option("--engine", type=EngineName(), default=DEFAULT, help=engine_help, show_default=True)
+    workers = click.option(
+        "--workers", type=click.IntRange(min=1), default=1, help="Worker processes.", show_default=True
+    )
+    rest = click.argument("engine_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE OPTIONS]")
+    own = [(option, name) for name, engine in ENGINES.items() for option in engine.options]
+    option_names = [option.name for option, _ in own]
+    wrapped = with_engine
+    for option, name in own:
+        wrapped = click.option(
+            f"--{option.name}", f"engine_{option.name}", default="", help=f"{option.help} (engine {name})"
+        )(wrapped)
+    return named(workers(rest(wrapped)))
 
 
-def reaches(engine: "Engine", build: Path | None, config: Path | None) -> None:
-    """Ask, before a command does anything, whether its workers see the build and have the device its settings name."""
+def check_access(engine: "Engine", build: Path | None, config: Path | None) -> None:
+    """Preflight check that the engine's workers can read the build and have the device its settings name."""
     from corpus import files
-    from pipelines import build as steps
+    from pipelines.settings import read_settings
 
     if config is None and build is not None and (build / "settings.toml").is_file():
-        asked = steps.recall(build)
+        settings = read_settings(build)
     else:
-        asked = read_settings(config)
-    if place := build or asked.build:
-        engine.reaches(files.to_path(place), asked.units.device)
+        settings = read_config(config)
+    if folder := build or settings.build:
+        engine.check_access(files.to_path(folder), settings.units.device)
 
 
-def read_settings(config: Path | None) -> "Settings":
+def read_config(config: Path | None) -> "Settings":
     """Settings from a TOML file; a mistake in it is bad usage."""
-    from pipelines import settings
+    from corpus.toml import read_toml
+    from pipelines.settings import Settings
 
     try:
-        return settings.read(config) if config else settings.Settings()
+        return read_toml(config, Settings) if config else Settings()
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
 
-def settings_of(build: Path, config: Path | None) -> "Settings":
-    """The settings a stage runs with: --config where given (then remembered in the build), else the build's own."""
-    from pipelines import build as steps
+def settings_for(build: Path, config: Path | None) -> "Settings":
+    """The settings a step runs with: --config where given (then written into the build), else the build's own."""
+    from pipelines.layout import part_names
+    from pipelines.settings import read_settings, write_settings
 
-    steps.part_names(build)
+    part_names(build)
     if config is None:
-        return steps.recall(build)
-    asked, made = read_settings(config), steps.recall(build)
-    settings = dataclasses.replace(
-        asked, build=made.build, corpus=dataclasses.replace(made.corpus, unaligned=asked.corpus.unaligned)
-    )
-    steps.remember(build, settings)
+        return read_settings(build)
+    new, old = read_config(config), read_settings(build)
+    corpus = dataclasses.replace(old.corpus, keep_unaligned=new.corpus.keep_unaligned)
+    settings = dataclasses.replace(new, build=old.build, corpus=corpus)
+    write_settings(build, settings)
     return settings
 
 
 config_option = click.option(
-    "--config", type=FILE, help="TOML file, see config/demo.toml. Without it: the build's own settings."
+    "--config", type=FILE, help="TOML file, see config/demo.toml. Default: the build's own settings."
 )

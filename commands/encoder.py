@@ -181,16 +181,18 @@ def with_targets(table: dict[str, Any]) -> dict[str, Any]:
     "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write."
 )
 @click.option(
-    "--hear", is_flag=True, help="Where there is no transcript, take the words that pocketsphinx hears."
+    "--transcribe",
+    is_flag=True,
+    help="Where there is no transcript, take the words that pocketsphinx recognises.",
 )
-def phones(sources: tuple[Path, ...], output: Path, hear: bool) -> dict[str, Any]:
+def phones(sources: tuple[Path, ...], output: Path, transcribe: bool) -> dict[str, Any]:
     """Phones and their times, for `fit encoder` and `compare`.
 
     SOURCES are JSONL manifests or builds, in English.
     """
     from pipelines.reports.phones import write_phones
 
-    return write_phones(list(sources), output, listen=hear, progress=say)
+    return write_phones(list(sources), output, transcribe=transcribe, progress=say)
 
 
 @command(cli)

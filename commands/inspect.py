@@ -1,4 +1,4 @@
-"""Look at a build: where its seconds went, how good its units are, what its shards hold."""
+"""Inspect a build: what became of every second, how good its units are, what its shards hold."""
 
 from pathlib import Path
 from typing import Any
@@ -11,69 +11,75 @@ from commands.cli import FOLDER, cli, command, say
 @command(cli)
 @click.argument("build", type=FOLDER)
 def report(build: Path) -> dict[str, Any]:
-    """Account for every second.
+    """Report what became of every second of audio.
 
-    Writes report.json, rejects.jsonl and a page to look at into BUILD/report.
+    Writes report.json, rejects.jsonl and a page into BUILD/report.
     """
-    from pipelines.reports import report as reports
+    from pipelines.build import run_step
+    from pipelines.settings import read_settings
 
-    return brief_report(reports.report(build), build)
+    return print_report(run_step("report", build, read_settings(build)), build)
 
 
-@command(cli)
+@command(cli, "codebook-report")
 @click.argument("build", type=FOLDER)
 @click.option(
     "--phones",
     type=click.IntRange(min=0),
     default=50,
-    help="Utterances to align again, for what needs phones.",
+    help="Utterances to align again, for the measures that need phones.",
     show_default=True,
 )
-def card(build: Path, phones: int) -> dict[str, Any]:
-    """How good the codebook is.
+def codebook_report(build: Path, phones: int) -> dict[str, Any]:
+    """Report codebook usage and quality.
 
     Writes units.json and a page of plots into BUILD/codebooks: how BUILD's units are used, what they cost in bits, and
     how well they follow phones.
     """
     from pipelines.reports.codebook_card import write_card
+    from pipelines.settings import read_settings
 
-    said = write_card(build, phones=phones)
+    card = write_card(build, read_settings(build), phones=phones)
     numbers = ("used", "dead", "perplexity", "bitrate", "bitrate_deduplicated")
-    found = {name: said["phones"][name] for name in ("pnmi", "phone_purity") if name in said["phones"]}
+    found = {name: card["phones"][name] for name in ("pnmi", "phone_purity") if name in card["phones"]}
     return {
-        **{name: said["units"][name] for name in numbers},
+        **{name: card["units"][name] for name in numbers},
         **found,
         "page": str(build / "codebooks" / "units.html"),
     }
 
 
-def brief_report(said: dict[str, Any], build: Path) -> dict[str, Any]:
+def print_report(report: dict[str, Any], build: Path) -> dict[str, Any]:
     """The result line of `build` and `report`; the reasons go to stderr."""
-    for reason, entry in said["reasons"].items():
+    for reason, entry in report["reasons"].items():
         say(f"  {entry['utterances']:>6} utterances  {entry['hours']:8.4f} h  {reason}: {entry['meaning']}")
-    words = {f"hours_{name}": said[name]["hours"] for name in ("in", "out", "rejected")}
-    words |= {f"utterances_{name}": said[name]["utterances"] for name in ("in", "out", "rejected")}
-    return {**words, "report": str(build / "report" / "index.html")}
+    totals = {f"hours_{name}": report[name]["hours"] for name in ("in", "out", "rejected")}
+    totals |= {f"utterances_{name}": report[name]["utterances"] for name in ("in", "out", "rejected")}
+    return {**totals, "report": str(build / "report" / "index.html")}
 
 
 @command(cli)
 @click.argument("build", type=FOLDER)
 @click.argument("utterance_id", metavar="[ID]", required=False)
 @click.option(
-    "--count", type=click.IntRange(min=1), default=3, help="How many, without an ID.", show_default=True
+    "--count",
+    type=click.IntRange(min=1),
+    default=3,
+    help="Number of sequences, without an ID.",
+    show_default=True,
 )
 def show(build: Path, utterance_id: str | None, count: int) -> dict[str, Any]:
-    """Print interleaved sequences.
+    """Print interleaved sequences in readable form.
 
-    As a person reads them: text spans, and speech spans with their words and units.
+    Text spans, and speech spans with their words and units.
     """
     from shards.show import read_spans
 
     shown = 0
     for sample, spans in read_spans(build, utterance_id):
-        said = sample["json"]
+        record = sample["json"]
         click.secho(
-            f"{said['id']}  {said['seconds']:.1f} s  {said['speaker'] or 'speaker unknown'}", bold=True
+            f"{record['id']}  {record['seconds']:.1f} s  {record['speaker'] or 'speaker unknown'}", bold=True
         )
         for span in spans:
             click.echo(
@@ -96,13 +102,17 @@ def show(build: Path, utterance_id: str | None, count: int) -> dict[str, Any]:
 @command(cli)
 @click.argument("build", type=FOLDER)
 @click.option(
-    "--utterances", type=click.IntRange(min=0), default=50, help="To encode again.", show_default=True
+    "--utterances",
+    type=click.IntRange(min=0),
+    default=50,
+    help="Utterances to encode again.",
+    show_default=True,
 )
 def verify(build: Path, utterances: int) -> dict[str, Any]:
-    """Check what a build holds.
+    """Verify a build's shards and units.
 
     Every shard against its index: sums, members, vocabulary, nothing that could carry code. And the units of some
-    utterances, drawn by hash, against a second encoding of each alone.
+    utterances, sampled by hash, against a second encoding of each alone.
     """
     from pipelines.tokenize import verify_units
     from shards.verify import verify as find
@@ -130,9 +140,9 @@ def verify(build: Path, utterances: int) -> dict[str, Any]:
     help="parquet: for Hugging Face datasets; tokens: flat files of ids with Megatron's index.",
 )
 def export(build: Path, folder: Path, form: str) -> dict[str, Any]:
-    """Write a build's documents for those who train elsewhere.
+    """Export a build's documents for other training frameworks.
 
-    Into FOLDER: the documents as the shards hold them, and the vocabulary that says which id is which token.
+    Into FOLDER: the documents as the shards hold them, and the vocabulary that maps ids to tokens.
     """
     from shards.export import export_parquet, export_tokens
 

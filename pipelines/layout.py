@@ -1,4 +1,4 @@
-"""The parts of a build's tables: what the manifest lists, and one task per part."""
+"""Names and paths of a build: its tables, their parts, models and notes; and one task per part."""
 
 import hashlib
 import json
@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from corpus import files
-from pipelines.execution.task import Stage, Task, keys
+from pipelines.execution.task import Stage, Task, key_function, make_task, read_marker
+
+CODEBOOK = "codebooks/units.safetensors"
+SPEAKERS = "speakers.json"
+SPLIT = "split.json"
+INDEX = "shards/index.json"
+TOKENIZER = "tokenizer/tokenizer.json"
+SMALL_FOLDERS = ("manifest", "text", "codebooks", "tokenizer")
+"""What a dry run copies, with `SPEAKERS` and `SPLIT`: the steps then decide as they do in a build."""
 
 
 class Part(NamedTuple):
@@ -19,7 +27,11 @@ class Part(NamedTuple):
 
 
 def parts(build: Path, table: str = "manifest") -> list[Part]:
-    """The parts of a table in order; a missing or broken summary is said in one line."""
+    """The parts of the manifest or text table in order.
+
+    Raises:
+        ValueError: the summary is missing or broken, in one line.
+    """
 
     def small(entry: dict[str, Any]) -> Any:  # as each is read: a million dicts are half a gigabyte
         return Part(entry["name"], entry["samples"], entry["sha256"]) if "sha256" in entry else entry
@@ -35,19 +47,26 @@ def part_names(build: Path, table: str = "manifest") -> list[str]:
     return [part.name for part in parts(build, table)]
 
 
-def listed(build: Path, table: str = "manifest") -> dict[str, dict[str, Any]]:
-    """Part name -> what the table's summary says of it (samples, sha256)."""
-    return {part.name: part._asdict() for part in parts(build, table)}
-
-
-def hashes_of(build: Path, table: str) -> dict[str, str]:
-    """Path of each part -> its sha256, as the summary says."""
+def source_hashes(build: Path, table: str) -> dict[str, str]:
+    """Path of each part of the manifest or text table -> its sha256."""
     return {f"{table}/{part.name}": part.sha256 for part in parts(build, table)}
 
 
-def map_tasks(build: Path, stage: Stage, table: str) -> list[Task]:
+def finished_part(build: Path, table: str, name: str, command: str) -> dict[str, Any]:
+    """The done marker of a part.
+
+    Raises:
+        ValueError: the part is not finished; names the command that makes it.
+    """
+    marker = read_marker(build / table / name)
+    if marker is None:
+        raise ValueError(f"{table}/{name}: not finished; run `wordweave {command} {build}` first")
+    return marker
+
+
+def part_tasks(build: Path, stage: Stage, table: str) -> list[Task]:
     """One task per manifest part."""
-    key_of = keys(stage)
+    key_of = key_function(stage)
     return [
         Task(
             f"{table}/{part.name}", (f"manifest/{part.name}",), key_of(part.sha256), part.samples,
@@ -57,16 +76,33 @@ def map_tasks(build: Path, stage: Stage, table: str) -> list[Task]:
     ]  # fmt: skip
 
 
-def origin(build: Path) -> str:
-    """The id a build's corpus began with: what is fitted or chosen once is kept for as long as this stays.
+def table_tasks(
+    build: Path, stage: Stage, table: str, source: str, command: str, arguments: Iterable[tuple] | None = None
+) -> list[Task]:
+    """One task per finished part of the table `source`, each with its own arguments."""
+    tasks = []
+    for part, own in zip(parts(build), arguments or ((),) * len(parts(build)), strict=True):
+        digest = (
+            part.sha256
+            if source == "manifest"
+            else finished_part(build, source, part.name, command)["sha256"]
+        )
+        output, path = f"{table}/{part.name}", f"{source}/{part.name}"
+        tasks.append(make_task(stage, output, {path: digest}, part.samples, own))
+    return tasks
 
-    Recordings added or taken away leave it; a source that shares no recording with the one before changes it.
+
+def origin(build: Path) -> str:
+    """The id of a build's corpus, set by its first ingest: what is fitted or chosen once is kept while it is the same.
+
+    It does not change when recordings are added or removed; a source that shares no recording with the one before has
+    another.
     """
     content = files.read(build / "manifest" / "manifest.json")
     return str(json.loads(content, object_hook=lambda entry: entry.get("origin", 0)))
 
 
 def corpus_hash(build: Path) -> str:
-    """sha256 over what came in: tells whether something that is kept was fitted on the present corpus."""
-    said: Iterable[str] = [part.sha256 for table in ("manifest", "text") for part in parts(build, table)]
-    return hashlib.sha256(" ".join(said).encode()).hexdigest()
+    """sha256 over manifest and text: tells whether something that is kept was fitted on the present corpus."""
+    digests: Iterable[str] = [part.sha256 for table in ("manifest", "text") for part in parts(build, table)]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()

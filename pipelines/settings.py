@@ -1,10 +1,11 @@
-"""What a build is asked for: one frozen dataclass per section of the TOML file, read and written here."""
+"""The settings of a build: one frozen dataclass per section of the TOML file."""
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from corpus import files
 from corpus.toml import one_of, read_toml, write_toml
 from shards.strategies import Strategy, make_strategy, numbers_of
 from units.encoders import bundled_codebook
@@ -12,7 +13,7 @@ from units.encoders import bundled_codebook
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """[corpus]: what comes in, and which utterances may stay."""
+    """[corpus]: the source, and which utterances are kept."""
 
     adapter: str = "jsonl"
     source: str = ""  # manifest file or dataset folder
@@ -20,19 +21,18 @@ class CorpusSettings:
     min_seconds: float = 0.3
     max_seconds: float = 40.0
     ids: str = "strict"  # ids a shard key cannot hold: "strict" rejects them, "escape" rewrites them
-    unaligned: str = (
-        "reject"  # recordings without usable word times: "reject", or keep in the "speech" stream
-    )
     channels: str = "average"  # of recordings with several: their mean, or one utterance for each, "separate"
     checksum: bool = False  # notice changed files by their content, not by size and modification time
-    duration_tolerance: float = 0.05  # seconds that a file may be shorter than declared; 6 times that for MP3, Ogg
+    duration_tolerance: float = (
+        0.05  # seconds that a file may be shorter than declared; 6 times that for MP3, Ogg
+    )
+    keep_unaligned: bool = False  # keep recordings without usable word times in the speech stream
 
     def __post_init__(self) -> None:
         one_of("corpus.ids", self.ids, ("strict", "escape"))
         one_of("corpus.channels", self.channels, ("average", "separate"))
         if not self.duration_tolerance >= 0:
             raise ValueError(f"corpus.duration_tolerance: need at least 0, got {self.duration_tolerance}")
-        one_of("corpus.unaligned", self.unaligned, ("reject", "speech"))
         if not self.part_minutes > 0:
             raise ValueError(f"corpus.part_minutes: need more than 0, got {self.part_minutes}")
         if not 0 < self.min_seconds < self.max_seconds:
@@ -47,24 +47,23 @@ class UnitsSettings:
 
     encoder: str = "compact"  # or "mfcc", or a directory or hub name in Hugging Face HuBERT format
     layer: int = -1  # transformer block whose output is taken; -1 is the last one
-    dtype: str = "float32"  # or "bfloat16", "float16"; "auto": bfloat16 if next to no unit differs here
+    dtype: str = "float32"  # or "bfloat16", "float16"; "auto": half precision if next to no unit differs here
     device: str = "cpu"
     clusters: int = 501
     seed: int = 0
-    fit_hours: float = 20.0  # audio drawn for k-means
-    fit_frames: int = 200_000  # frames drawn from that audio
+    fit_hours: float = 20.0  # audio sampled for k-means
+    fit_frames: int = 200_000  # frames sampled from that audio
     seeding: str = "afk-mc2"  # of k-means; or "k-means++", "random"
-    restarts: int = 1  # k-means from so many seedings, of which the best is kept
-    codebook: str = (
-        ""  # a finished one, of ours or of others; empty: the build's, else the bundled one, else fit one
-    )
-    trust_pickle: bool = False  # let that file run code while it is read: scikit-learn's need it
+    restarts: int = 1  # k-means from N seedings, of which the best is kept
+    codebook: str = ""  # an existing codebook; empty: the build's, else the bundled one, else fit one
+    trust_pickle: bool = False  # let that file run code while it is read: pickles of scikit-learn need it
 
     @property
     def is_bundled(self) -> bool:
-        """Whether the codebook inside the package was made for what is asked."""
-        asked = (self.encoder, self.clusters, self.codebook)
-        return asked == ("compact", 501, "") and bundled_codebook(self.layer_or_last).exists()
+        """Whether the codebook inside the package was made for these settings."""
+        return (self.encoder, self.clusters, self.codebook) == ("compact", 501, "") and bundled_codebook(
+            self.layer_or_last
+        ).exists()
 
     @property
     def layer_or_last(self) -> int | None:
@@ -91,13 +90,13 @@ class UnitsSettings:
 
 @dataclass(frozen=True)
 class PitchSettings:
-    """[pitch]: F0 to pitch tokens, 12.5 a second."""
+    """[pitch]: F0 to pitch tokens, 12.5 per second."""
 
-    use: bool = False  # put [Pi] tokens into speech
+    enabled: bool = False  # put [Pi] tokens into speech
     model: str = (
-        ""  # a finished one, of ours or (a folder) the released one; empty: the build's, else the bundled one
+        ""  # an existing model, or the folder of the released one; empty: the build's, else the bundled one
     )
-    fit_hours: float = 20.0  # audio drawn for `fit pitch`
+    fit_hours: float = 20.0  # audio sampled for `fit pitch`
     steps: int = 9_000
     seed: int = 0
 
@@ -110,14 +109,14 @@ class PitchSettings:
 
 @dataclass(frozen=True)
 class StyleSettings:
-    """[style]: how it is said, one token a second."""
+    """[style]: style tokens, one per second."""
 
-    use: bool = False  # put [St] tokens into speech
+    enabled: bool = False  # put [St] tokens into speech
     codebook: str = (
-        ""  # a finished one, or (a folder) a wav2vec2 classifier; empty: the build's, else the bundled one
+        ""  # an existing codebook or wav2vec2 classifier; empty: the build's, else the bundled one
     )
     clusters: int = 100
-    fit_hours: float = 50.0  # audio drawn for `fit style`
+    fit_hours: float = 50.0  # audio sampled for `fit style`
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -133,11 +132,11 @@ class AlignSettings:
 
     backend: str = "pocketsphinx"
     options: dict[str, Any] = field(default_factory=dict)  # the backend's own settings
-    second: str = ""  # another backend, which says how far its word times are from those of the first
-    second_options: dict[str, Any] = field(default_factory=dict)
+    second_backend: str = ""  # another backend, to measure how far its word times are from the first's
+    second_backend_options: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, list[float]] = field(
         default_factory=dict
-    )  # measure of aligners.quality -> [least, most]; utterances outside are rejected
+    )  # measure of aligners.quality -> [min, max]; utterances outside are rejected
 
 
 @dataclass(frozen=True)
@@ -150,14 +149,14 @@ class TextSettings:
     size: int = 1000  # of the trained BPE
     documents: list[str] = field(
         default_factory=list
-    )  # text files, one document a line, JSONL with "text", or Parquet with a column "text"
+    )  # text files, one document per line, JSONL with "text", or Parquet with a column "text"
     duplicates: str = "keep"  # documents; "exact" rejects those of the same words, "near" nearly the same
-    writing: str = (
-        "spoken"  # "spoken": lower case without punctuation, as the released model's strings; or "original"
+    normalisation: str = (
+        "spoken"  # lower case without punctuation, as the released model's strings; or "original"
     )
 
     def __post_init__(self) -> None:
-        one_of("text.writing", self.writing, ("spoken", "original"))
+        one_of("text.normalisation", self.normalisation, ("spoken", "original"))
         one_of("text.duplicates", self.duplicates, ("keep", "exact", "near"))
         if self.size < 300:
             raise ValueError(
@@ -182,12 +181,12 @@ class InterleaveSettings:
 
     def __post_init__(self) -> None:
         try:
-            self.drawn()
+            self.make_strategy()
         except ValueError as error:
             raise ValueError(f"interleave: {error}") from error
 
-    def drawn(self) -> Strategy:
-        """The strategy these settings name."""
+    def make_strategy(self) -> Strategy:
+        """The strategy that these settings name."""
         return make_strategy(
             self.strategy, **{name: getattr(self, name) for name in numbers_of(self.strategy)}
         )
@@ -195,15 +194,15 @@ class InterleaveSettings:
 
 @dataclass(frozen=True)
 class ShardsSettings:
-    """[shards]: how examples are put into tars, and what is held out."""
+    """[shards]: how samples are put into tars, and what is held out."""
 
-    samples: int = 1000  # examples per shard
+    samples: int = 1000  # samples per shard
     valid: float = 0.05  # share of the hours held out
-    by: str = "speaker"  # hold out whole speakers, or utterances by "hash"
+    hold_out_by: str = "speaker"  # whole speakers, or utterances by "hash"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        one_of("shards.by", self.by, ("speaker", "hash"))
+        one_of("shards.hold_out_by", self.hold_out_by, ("speaker", "hash"))
         if self.samples < 1:
             raise ValueError(f"shards.samples: need at least 1, got {self.samples}")
         if not 0 <= self.valid < 1:
@@ -225,14 +224,23 @@ class Settings:
     shards: ShardsSettings = ShardsSettings()
 
 
-def read(path: Path) -> Settings:
-    """Read a TOML file; unknown sections and keys and wrong types are refused by name."""
+def read_settings(build: Path) -> Settings:
+    """The settings a build was made with.
+
+    Raises:
+        ValueError: there is no build, or its settings cannot be read.
+    """
+    path = build / "settings.toml"
+    if not path.is_file():
+        raise ValueError(
+            f"{build}: no build here (no settings.toml); start one with `wordweave ingest` or `wordweave build`"
+        )
     return read_toml(path, Settings)
 
 
-def write(settings: Settings) -> str:
-    """The TOML text that `read` gives back as equal settings."""
-    return write_toml(settings)
+def write_settings(build: Path, settings: Settings) -> None:
+    """Write the settings into the build they make."""
+    files.write(build / "settings.toml", write_toml(settings).encode())
 
 
 def replace(settings: Settings, section: str, **changes: Any) -> Settings:

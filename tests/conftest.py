@@ -29,6 +29,16 @@ def spoken_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def built(spoken_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small whole build, made once per test process; tests copy it before they change it."""
+    from tests.helpers.builds import build_settings, run_build
+
+    folder = tmp_path_factory.mktemp("built")
+    run_build(folder, build_settings(spoken_corpus))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def huberts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Path]]:
     """A random HuBERT of each layout: (transformers model, its directory)."""
     from tests.helpers.hubert import LAYOUTS, random_hubert

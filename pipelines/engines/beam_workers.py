@@ -1,4 +1,4 @@
-"""Beam's local runner with worker processes that are forked, not started anew: the driver's side of `worker`."""
+"""Beam's local runner with worker processes forked by the fork server: the driver's side."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -14,41 +14,41 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWo
 from apache_beam.transforms.environments import Environment, python_sdk_capabilities
 from google.protobuf import json_format, text_format
 
-from pipelines.engines.beam_forkserver import parent
+from pipelines.engines.beam_forkserver import forkserver_connection
 
 URN = "wordweave:env:forked:v1"
 
 
 @Environment.register_urn(URN, bytes)
 class ForkedEnvironment(Environment):
-    """Names `ForkedWorker` to the local runner; `log` takes what workers say."""
+    """Names `ForkedWorker` to the local runner; `log` receives the stderr of workers, `preload` are modules."""
 
-    def __init__(self, log: str):
+    def __init__(self, log: str, preload: Sequence[str]):
         super().__init__(python_sdk_capabilities(), ())
-        self.log = log
+        self.log, self.preload = log, list(preload)
 
     def to_runner_api_parameter(self, context: Any) -> tuple[str, bytes]:
-        return URN, self.log.encode()
+        return URN, json.dumps([self.log, self.preload]).encode()
 
     @staticmethod
     def from_runner_api_parameter(payload: bytes, *_: Any) -> "ForkedEnvironment":
-        return ForkedEnvironment(payload.decode())
+        return ForkedEnvironment(*json.loads(payload))
 
 
 @WorkerHandler.register_environment(URN, bytes)
 class ForkedWorker(GrpcWorkerHandler):
     """One worker process, as the runner sees it."""
 
-    def __init__(self, log: bytes, *given: Any):
-        super().__init__(*given)
-        self._log = log.decode()
-        self._let_go = False
+    def __init__(self, payload: bytes, *arguments: Any):
+        super().__init__(*arguments)
+        self._log, self._preload = json.loads(payload)
+        self._closing = False
 
     def start_worker(self) -> None:
-        """Have it forked, and watch it from a thread."""
+        """Request a fork, and watch it from a thread."""
         options = self.provision_info.provision_info.pipeline_options
         environment = {
-            **os.environ,  # of now: the parent of the workers has that of its own start
+            **os.environ,  # of now: the fork server has that of its own start
             "WORDWEAVE_FOLDER": os.getcwd(),
             "WORDWEAVE_LOG": self._log,
             "WORKER_ID": self.worker_id,
@@ -59,7 +59,8 @@ class ForkedWorker(GrpcWorkerHandler):
         }
         self._connection, theirs = socket.socketpair()
         try:
-            socket.send_fds(parent(), [json.dumps(environment).encode()], [theirs.fileno()])
+            server = forkserver_connection(self._preload)
+            socket.send_fds(server, [json.dumps(environment).encode()], [theirs.fileno()])
         except OSError:
             worker_died()
         theirs.close()
@@ -67,49 +68,49 @@ class ForkedWorker(GrpcWorkerHandler):
         self._thread.start()
 
     def close(self) -> None:
-        """Let go of it: all it was given is done, or no longer wanted."""
-        self._let_go = True
+        """Its tasks are done, or no longer wanted: its end is no failure."""
+        self._closing = True
         super().close()
 
     def stop_worker(self) -> None:
-        """Close its connection, with which it ends."""
+        """Close its connection; it ends with it."""
         self._connection.shutdown(socket.SHUT_WR)
         self._thread.join(timeout=10)
         self._connection.close()
 
     def _watch(self) -> None:
-        self._connection.recv(1)  # nothing ever comes but the end
-        if not self._let_go:
+        self._connection.recv(1)  # receives nothing but the end
+        if not self._closing:
             worker_died()
 
 
 @contextlib.contextmanager
-def no_talk_of_lost_connections() -> Iterator[None]:
-    """Leave out what Beam's threads say when a worker's connection breaks: `ForkedWorker` says that it died."""
+def silence_lost_connections() -> Iterator[None]:
+    """Silence Beam's threads when a worker's connection breaks: `ForkedWorker` reports that it died."""
     before = threading.excepthook
-    talker = logging.getLogger("apache_beam.runners.worker.data_plane")
+    logger = logging.getLogger("apache_beam.runners.worker.data_plane")
 
-    def hook(raised: threading.ExceptHookArgs) -> None:
-        if not isinstance(raised.exc_value, grpc.RpcError):
-            before(raised)
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, grpc.RpcError):
+            before(arguments)
 
-    def said_by_us(record: logging.LogRecord) -> bool:
+    def is_other(record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], grpc.RpcError))
 
     threading.excepthook = hook
-    talker.addFilter(said_by_us)
+    logger.addFilter(is_other)
     try:
         yield
     finally:
         threading.excepthook = before
-        talker.removeFilter(said_by_us)
+        logger.removeFilter(is_other)
 
 
 def worker_died() -> None:
-    """Leave with one clear line: Beam's local runner would wait for ever on a killed worker.
+    """End this process with one clear line: Beam's local runner would wait for a killed worker forever.
 
     Nothing is lost: finished parts keep their done markers, the other workers end with this process, and the same
-    command goes on.
+    command resumes.
     """
     line = (
         "a worker process died, killed or out of memory; finished parts are kept: run the same command again"

@@ -1,37 +1,28 @@
-"""What a build's bytes hang on beside its settings: versions of Python, this project and its packages; and Java."""
+"""What engines need of this machine and of their workers, found without importing Beam or Spark."""
 
-import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
+from corpus.provenance import versions
 from corpus.records import Unusable
 
-PACKAGES = (
-    "wordweave", "torch", "torchaudio", "apache-beam", "faiss-cpu", "pocketsphinx", "webdataset", "numpy", "pyarrow",
-)  # fmt: skip
-JAVA = 17  # pyspark 4 needs it
+JAVA = 17  # the oldest that Spark 4 runs on
+GOOGLE_CLIENT = {
+    "google.cloud.dataflow": "google-cloud-dataflow-client",
+    "google.cloud.storage": "google-cloud-storage",
+    "google_auth_httplib2": "google-auth-httplib2",
+    "apitools": "google-apitools",
+}
+"""Module -> package that a submission to Dataflow imports; apache-beam[gcp] has them."""
 
 
-def versions() -> dict[str, str]:
-    """Package -> version, with `python`.
-
-    >>> versions()["python"].startswith("3.")
-    True
-    """
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def same_versions(driver: dict[str, str]) -> str:
-    """On a worker: nothing, where it runs on what the driver runs on.
+def check_versions(driver: dict[str, str]) -> str:
+    """On a worker: its name, where it runs the driver's versions.
 
     Raises:
         Unusable: it does not; names the first difference.
@@ -46,19 +37,54 @@ def same_versions(driver: dict[str, str]) -> str:
     return platform.node()
 
 
+def find_java() -> tuple[str | None, int | None]:
+    """The `java` of JAVA_HOME or the PATH, and its major version; None for what is unknown."""
+    home = os.environ.get("JAVA_HOME")
+    program = shutil.which("java", path=os.path.join(home, "bin") if home else None)
+    if program is None:
+        return None, None
+    try:
+        answer = subprocess.run(
+            [program, "-version"], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return program, None
+    number = re.search(r'version "(\d+)', answer.stderr)
+    return program, int(number[1]) if number else None
+
+
 def java() -> str:
     """The path of a Java that is new enough.
 
     Raises:
         Unusable: there is none.
     """
+    program, version = find_java()
     home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=os.path.join(home, "bin") if home else None)
     way_out = f"install a JDK {JAVA} or newer, or set JAVA_HOME"
-    if found is None:
+    if program is None:
         raise Unusable(f"java: none {f'in JAVA_HOME={home}' if home else 'on PATH'}; {way_out}")
-    said = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr
-    number = re.search(r'version "(\d+)', said)
-    if number is None or int(number[1]) < JAVA:
-        raise Unusable(f"java: {found} is version {number[1] if number else 'unknown'}; {way_out}")
-    return found
+    if version is None or version < JAVA:
+        raise Unusable(f"java: {program} is version {version or 'unknown'}; {way_out}")
+    return program
+
+
+def missing_google_packages() -> str:
+    """Names of the packages that a submission to Dataflow needs and this machine lacks."""
+    missing = []
+    for module, package in GOOGLE_CLIENT.items():
+        try:
+            present = importlib.util.find_spec(module) is not None
+        except ModuleNotFoundError:  # of a parent
+            present = False
+        if not present:
+            missing.append(package)
+    return ", ".join(missing)
+
+
+def credentials_file() -> str | None:
+    """Where Google's libraries find credentials without the network: a file that is named, or the usual one."""
+    named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    home = os.environ.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud"
+    usual = Path(home) / "application_default_credentials.json"
+    return named or (str(usual) if usual.is_file() else None)

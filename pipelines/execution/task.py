@@ -1,32 +1,25 @@
-"""Stage contract and part runner: what a piece of work is, when it is done, and how it survives a crash.
+"""Tasks, done markers, and how one task gets done: the same on every engine, and after any crash.
 
-A stage is a frozen dataclass of settings with `setup` (once per worker process) and `make` (one task in, one file out).
-The runner alone knows temporary names and done markers; the engine alone knows workers.
+A stage is a frozen dataclass of settings. `open()` loads its models, once per worker process, and returns a worker,
+whose `make` turns one task into one file. The engine alone knows worker processes; `run_task` alone knows temporary
+names and done markers.
 
     data  -> temporary name -> fsync -> old marker removed -> os.replace -> done marker
     on an object store: data -> local disk -> old marker removed -> put -> done marker put
 
-A file counts only while its done marker holds the key of the present settings and inputs, so a kill at any instant
-leaves either the finished file or work to do, never half a file that is read.
+A file counts only while its done marker holds the key of the present settings and inputs, so that a kill at any instant
+leaves either the finished file or work to do, never a half-written file that is read.
 """
 
-import abc
 import hashlib
 import json
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any, ClassVar, Protocol
 
 from corpus import files
-from corpus.records import Utterance
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,93 +31,56 @@ class Task:
     key: str  # sha256 of stage, settings, models and input bytes: equal key, equal bytes
     samples: int  # 16 kHz samples it covers, for progress
     arguments: tuple = ()
-    hashes: tuple[str, ...] = ()  # sha256 of each input, for the marker to remember
+    hashes: tuple[str, ...] = ()  # sha256 of each input, kept in the marker
 
 
-class Stage(Protocol):
-    """What an engine runs: `setup` once per worker process, then `make` per task."""
+Make = Callable[[Path, Task, Path], dict[str, Any]]
+"""(build, task, temporary) -> notes for the done marker (JSON-able, no clock, no host); writes `temporary`."""
 
-    name: ClassVar[str]
-    version: ClassVar[int]  # raised when the same settings give other bytes
-    outside_key: ClassVar[tuple[str, ...]]  # fields that cannot change a byte: places, devices
 
-    def setup(self) -> None: ...
+class Worker(Protocol):
+    """A stage in a worker process, with its models loaded."""
 
-    def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
-        """Write `temporary`; return what the done marker shall remember (JSON-able, no clock, no host)."""
+    def run(self, build: Path, task: Task) -> str:
+        """Do one task unless it is done; "done", "skipped" or "failed"."""
         ...
 
 
-class TableStage(abc.ABC):
-    """A stage that maps the rows of one table, in order, to the rows of another: one row out for each row in."""
+class Stage(Protocol):
+    """What an engine runs: picklable settings, opened once per worker process."""
 
-    schema: ClassVar[pa.Schema]
+    name: ClassVar[str]
+    version: ClassVar[int]  # raised when the same settings give other bytes
+    outside_key: ClassVar[tuple[str, ...]] = ()  # fields that cannot change a byte: paths, devices
+
+    def open(self) -> Worker:
+        """Load the models."""
+        ...
 
     @property
-    def batch_minutes(self) -> float:
-        """Minutes of audio in one record batch."""
-        return 5.0
+    def uses_gpu(self) -> bool:
+        """Whether its models run on a GPU."""
+        return False
 
-    @abc.abstractmethod
-    def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """One row out per row in, in order; what cannot be used carries its reason in the column `reject`."""
-
-    def processed(self, cut: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-        """Each batch with what `process` makes of it; a stage that can read ahead says so here."""
-        return ((batch, self.process(batch)) for batch in cut)
-
-    def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
-        """Map the task's only input table batch by batch and count rows, samples and rejects."""
-        table = files.read_table(build / task.inputs[0])
-        rows = 0
-        rejects: dict[str, int] = {}
-        with pq.ParquetWriter(temporary, self.schema, compression="zstd") as writer:
-            for batch, made in self.processed(batches(table, self.batch_minutes)):
-                if made.schema != self.schema or made.num_rows != batch.num_rows:
-                    raise AssertionError(
-                        f"{type(self).__name__}: need one row out per row in with its schema"
-                    )
-                writer.write_batch(made)
-                rows += made.num_rows
-                for reason in made.column("reject").to_pylist():
-                    if reason is not None:
-                        rejects[reason] = rejects.get(reason, 0) + 1
-        return {"rows": rows, "rejects": dict(sorted(rejects.items()))}
+    @property
+    def decodes(self) -> bool:
+        """Whether it maps decoded recordings: its worker is a `steps.audio.AudioRunner`."""
+        return False
 
 
-def batches(table: pa.Table, minutes: float = 5.0) -> Iterator[pa.RecordBatch]:
-    """Cut a part into record batches of at most `minutes` of audio, at least one row: a rule of the data alone."""
-    limit, start, filled = int(minutes * 60 * 16_000), 0, 0
-    samples = table.column("samples").to_pylist() if "samples" in table.column_names else [0] * table.num_rows
-    for row, length in enumerate([*samples, limit + 1]):
-        if row > start and (row == table.num_rows or filled + length > limit):
-            yield table.slice(start, row - start).combine_chunks().to_batches()[0]
-            start, filled = row, 0
-        filled += length
+@dataclass(frozen=True)
+class FileWorker:
+    """A worker that makes one file per task."""
+
+    stage: Stage
+    make: Make
+
+    def run(self, build: Path, task: Task) -> str:
+        """Do one task unless it is done."""
+        return run_task(self.stage, self.make, build, task)
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items in the same order, the next one made by a thread while the present one is worked on.
-
-    One item waits at most, so that memory holds two. What making an item raises is raised here.
-
-    >>> list(ahead(iter("abc")))
-    ['a', 'b', 'c']
-    """
-    over = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
-        coming = thread.submit(next, items, over)
-        while (item := coming.result()) is not over:
-            coming = thread.submit(next, items, over)
-            yield item  # type: ignore[misc]
-
-
-def utterance(row: dict[str, Any]) -> Utterance:
-    """The utterance of one manifest row."""
-    return Utterance(**{name: row[name] for name in Utterance.__dataclass_fields__})
-
-
-def made_of(stage: Stage, inputs: Sequence[str], arguments: tuple = ()) -> dict[str, Any]:
+def key_fields(stage: Stage, inputs: Sequence[str], arguments: tuple = ()) -> dict[str, Any]:
     """Everything that decides a task's bytes: the stage with its settings, the hashes of its inputs, its arguments."""
     settings = {name: value for name, value in asdict(stage).items() if name not in stage.outside_key}  # type: ignore[call-overload]
     return {
@@ -138,57 +94,66 @@ def made_of(stage: Stage, inputs: Sequence[str], arguments: tuple = ()) -> dict[
 
 def key(stage: Stage, inputs: Sequence[str], arguments: tuple = ()) -> str:
     """sha256 of everything that decides a task's bytes."""
-    said = list(made_of(stage, inputs, arguments).values())
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+    values = list(key_fields(stage, inputs, arguments).values())
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def keys(stage: Stage) -> Callable[[str], str]:
-    """`key` for many tasks of one input and no arguments: the stage is written down once, not a million times."""
+def key_function(stage: Stage) -> Callable[[str], str]:
+    """`key` for many tasks of one input and no arguments: the stage is serialised once, not a million times."""
     mark = "the sha256 of an input"
-    before, after = json.dumps(list(made_of(stage, [mark]).values()), sort_keys=True, default=str).split(mark)
+    before, after = json.dumps(list(key_fields(stage, [mark]).values()), sort_keys=True, default=str).split(
+        mark
+    )
     return lambda digest: hashlib.sha256(f"{before}{digest}{after}".encode()).hexdigest()
 
 
-def task_of(stage: Stage, output: str, inputs: dict[str, str], samples: int, arguments: tuple = ()) -> Task:
+def make_task(stage: Stage, output: str, inputs: dict[str, str], samples: int, arguments: tuple = ()) -> Task:
     """The task that makes `output`; `inputs` are paths with their sha256."""
     hashes = tuple(inputs.values())
     return Task(output, tuple(inputs), key(stage, hashes, arguments), samples, arguments, hashes)
 
 
-def remembered(stage: Stage, task: Task) -> dict[str, Any]:
-    """What the done marker keeps of `made_of`, so that a later plan can say what has changed; long values by hash."""
-
-    if hasattr(stage, "last"):  # several stages in one go: the file is the last one's
-        stage, task = stage.last(task)
+def marker_fields(stage: Stage, task: Task) -> dict[str, Any]:
+    """What the done marker keeps of `key_fields`, so that a later plan can name the change; long values by hash."""
 
     def short(value: Any) -> Any:
-        said = json.dumps(value, sort_keys=True, default=str)
-        return json.loads(said) if len(said) <= 120 else hashlib.sha256(said.encode()).hexdigest()
+        text = json.dumps(value, sort_keys=True, default=str)
+        return json.loads(text) if len(text) <= 120 else hashlib.sha256(text.encode()).hexdigest()
 
-    made = made_of(stage, task.hashes, task.arguments)
-    made["settings"] = {name: short(value) for name, value in made["settings"].items()}
-    made["inputs"] = {path: digest[:16] for path, digest in zip(task.inputs, task.hashes, strict=False)}
-    return {**made, "arguments": short(made["arguments"])}
+    fields = key_fields(stage, task.hashes, task.arguments)
+    fields["settings"] = {name: short(value) for name, value in fields["settings"].items()}
+    fields["inputs"] = {path: digest[:16] for path, digest in zip(task.inputs, task.hashes, strict=False)}
+    return {**fields, "arguments": short(fields["arguments"])}
 
 
-def marker_of(path: Path) -> Path:
+def marker_path(path: Path) -> Path:
     """The name of the done marker beside `path`."""
     return path.with_name(path.name + ".done")
 
 
-def marker(path: Path) -> dict[str, Any] | None:
+def read_marker(path: Path) -> dict[str, Any] | None:
     """The done marker beside `path`, or None where there is none or it cannot be read."""
     try:
-        return json.loads(marker_of(path).read_bytes())
+        return json.loads(marker_path(path).read_bytes())
     except (OSError, ValueError):
         return None
 
 
-def done(build: Path, task: Task) -> bool:
-    """Whether the task's output stands, made from the present settings and inputs."""
+def is_done(build: Path, task: Task) -> bool:
+    """Whether the task's output exists, made from the present settings and inputs."""
     path = build / task.output
-    found = marker(path)
-    return found is not None and found.get("key") == task.key and path.exists()
+    marker = read_marker(path)
+    return marker is not None and marker.get("key") == task.key and path.exists()
+
+
+def publish_model(write: Callable[[Path], Any], target: Path, marker: dict[str, Any]) -> None:
+    """Write a fitted model and its done marker in the order of `run_task`: old marker removed, data, new marker."""
+    files.make_folder(target.parent)
+    temporary = files.temporary_name(target)
+    write(temporary)
+    marker_path(target).unlink(missing_ok=True)
+    files.publish(temporary, target)
+    files.write(marker_path(target), json.dumps(marker).encode())
 
 
 def sha256(path: Path) -> str:
@@ -197,39 +162,45 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-write_atomically = files.write
-
-
-def run_task(stage: Stage, build: Path, task: Task) -> str:
+def run_task(stage: Stage, make: Make, build: Path, task: Task) -> str:
     """Do one task unless it is done; "done", "skipped" or "failed".
 
     Safe under retries, speculation and kills. A failure is written beside the output as `.failed`, so that the other
-    tasks go on and the driver finds it on any engine.
+    tasks continue and the driver finds it on any engine.
     """
     path = build / task.output
-    failure = path.with_name(path.name + ".failed")
-    if done(build, task):
+    failure_path = path.with_name(path.name + ".failed")
+    if is_done(build, task):
         return "skipped"
     files.make_folder(path.parent)
     temporary = files.temporary_name(path)
     try:
-        said = stage.make(build, task, temporary)
-        note = {"key": task.key, "sha256": sha256(temporary), "bytes": temporary.stat().st_size, **said}
-        note["made"] = remembered(stage, task)
-        # first the old marker goes: new data under an old marker would pass for the old settings' work;
-        # one of the same key is of another attempt at this task, which ended with the same bytes
-        if (marker(path) or {}).get("key") != task.key:
-            marker_of(path).unlink(missing_ok=True)
+        notes = make(build, task, temporary)
+        marker = {"key": task.key, "sha256": sha256(temporary), "bytes": temporary.stat().st_size, **notes}
+        marker["made"] = marker_fields(stage, task)
+        # The old marker goes first: new data under an old marker would pass for the work of the old settings.
+        # One with the same key belongs to another attempt at this task, which ended with the same bytes.
+        if (read_marker(path) or {}).get("key") != task.key:
+            marker_path(path).unlink(missing_ok=True)
         files.publish(temporary, path)
-        write_atomically(marker_of(path), json.dumps(note, sort_keys=True).encode())
-        failure.unlink(missing_ok=True)
+        files.write(marker_path(path), json.dumps(marker, sort_keys=True).encode())
+        failure_path.unlink(missing_ok=True)
     except Exception as error:
         temporary.unlink(missing_ok=True)
-        line = (
-            f"{type(error).__name__}: {error}" if not isinstance(error, ValueError | OSError) else str(error)
-        )
-        write_atomically(
-            failure, json.dumps({"error": line, "traceback": traceback.format_exc()}, indent=1).encode()
-        )
+        line = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+        content = {"error": line, "traceback": traceback.format_exc()}
+        files.write(failure_path, json.dumps(content, indent=1).encode())
         return "failed"
     return "done"
+
+
+NO_MESSAGE = "no output and no message"
+
+
+def failure_of(build: Path, task: Task) -> str:
+    """The error of a failed task, in one line."""
+    path = build / (task.output + ".failed")
+    try:
+        return json.loads(path.read_bytes())["error"] + f" (traceback in {path})"
+    except (OSError, ValueError, KeyError):
+        return NO_MESSAGE

@@ -1,4 +1,4 @@
-"""The price of a corpus before it is paid: parts, bytes, hours and money, by arithmetic alone (docs/cloud.md has it).
+"""The estimated cost of a build: parts, bytes, hours and money, by arithmetic alone (explained in docs/cloud.md).
 
     parts    = hours * 60 / (part_minutes + half an utterance), and some more, for the first ones are shorter
     bytes    = hours * bytes per hour + parts (or shards) * bytes per part
@@ -6,8 +6,8 @@
     driver   = (hours * seconds per hour + seconds once) / speed / 3600
     cost     = hours of shared steps * workers * price + hours of the driver * price
 
-A step on GPUs: hours / (gpus * real-time factor). What is per hour and what is once,
-`pipelines.operations.cost_measure` says.
+A step on GPUs: hours / (gpus * real-time factor). `pipelines.operations.cost_measure` measures
+what is per hour and what is once.
 """
 
 import math
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from corpus.manifest import part_length
-from pipelines.operations.cost_measure import HEARD, Measured
+from pipelines.build import STEPS, find_step
+from pipelines.operations.cost_measure import Measured
 from pipelines.settings import Settings
 
-MOST_PARTS = 1_000_000  # planned in under a minute and a gigabyte
+MAX_PARTS = 1_000_000  # planned in under a minute and a gigabyte
 PARTS_PER_WORKER = 8  # so that the last ones do not leave most workers idle
 PART_SECONDS = (
     300.0  # of a worker's time: what a kill costs at most, and 1000 times what a part costs by itself
@@ -29,10 +30,10 @@ SHARDS_PER_STREAM = 128  # two for each of the loader's 64 lanes
 
 @dataclass(frozen=True)
 class Workers:
-    """Who would do it. Prices are per hour of one worker (one GPU machine), in any currency."""
+    """The machines of a build. Prices are per hour of one worker (one GPU machine), in any currency."""
 
     workers: int = 1  # processes, one core each
-    speed: float = 1.0  # of one core against one of this machine
+    speed: float = 1.0  # of a worker core relative to this machine
     price: float = 0.0
     gpus: int = 0  # machines with one GPU each, which make units (and pitch and style)
     real_time: float = 0.0  # hours of recordings that one GPU encodes in an hour; 0: as measured here
@@ -40,19 +41,19 @@ class Workers:
     gpu_cores: int = 4  # of a machine with a GPU
 
     def __post_init__(self) -> None:
-        for name, value, least in (
+        for name, value, minimum in (
             ("workers", self.workers, 1),
             ("gpus", self.gpus, 0),
             ("gpu_cores", self.gpu_cores, 1),
         ):
-            if value < least:
-                raise ValueError(f"plan.{name}: need at least {least}, got {value}")
+            if value < minimum:
+                raise ValueError(f"plan.{name}: need at least {minimum}, got {value}")
         if self.speed <= 0 or min(self.price, self.gpu_price, self.real_time) < 0:
             raise ValueError("plan: need speed > 0, and no price or real-time factor below 0")
 
 
-def predict(measured: Measured, settings: Settings, hours: float, who: Workers) -> dict[str, Any]:
-    """What `hours` of recordings like those measured need, with the settings as they are, and which to change.
+def predict(measured: Measured, settings: Settings, hours: float, machines: Workers) -> dict[str, Any]:
+    """Estimate the cost of `hours` of recordings like those measured, and advise on settings.
 
     Returns:
         {"hours", "parts", "storage": {folder: bytes}, "steps": [{"step", "who", "hours", "cost"}, ...], "bytes",
@@ -60,7 +61,7 @@ def predict(measured: Measured, settings: Settings, hours: float, who: Workers) 
     """
     if hours <= 0:
         raise ValueError(f"plan.hours: need more than 0, got {hours}")
-    if who.gpus and not (who.real_time or measured.on_gpu):
+    if machines.gpus and not (machines.real_time or measured.on_gpu):
         raise ValueError(
             "plan.gpus: need --gpu-real-time, the hours that one GPU encodes in an hour: none was measured here"
         )
@@ -71,8 +72,11 @@ def predict(measured: Measured, settings: Settings, hours: float, who: Workers) 
     storage = {
         name: cost.hourly * hours + cost.once * pieces[name] for name, cost in measured.storage.items()
     }
-    rows = [*driver_rows(measured, settings, hours, who), *shared_rows(measured, settings, hours, who)]
-    rows.sort(key=lambda row: ORDER.index(row["step"]))
+    rows = [
+        *driver_rows(measured, settings, hours, machines),
+        *shared_rows(measured, settings, hours, machines),
+    ]
+    rows.sort(key=lambda row: order_of(row["step"]))
     return {
         "hours": hours,
         "utterances": round(utterances),
@@ -84,15 +88,15 @@ def predict(measured: Measured, settings: Settings, hours: float, who: Workers) 
         "steps": rows,
         "total_hours": sum(row["hours"] for row in rows),
         "cost": sum(row["cost"] for row in rows),
-        "settings": advise(measured, hours, utterances, who),
-        "notes": notes(measured, rows, who),
+        "settings": advise(measured, hours, utterances, machines),
+        "notes": notes(measured, rows, machines),
     }
 
 
-ORDER = (
-    "ingest", "fit units", "k-means", "units", "pitch", "style", "align", "tokenizer", "interleave",
-    "units (driver)", "pitch (driver)", "style (driver)", "align (driver)", "interleave (driver)", "report",
-)  # fmt: skip
+def order_of(step: str) -> tuple[int, str]:
+    """Rows in the order of the build: each step, then what only the driver does for it."""
+    base = {"k-means": "fit units", "tokenizer": "interleave"}.get(step, step.removesuffix(" (driver)"))
+    return [known.name for known in STEPS].index(base), step
 
 
 def shares(settings: Settings) -> tuple[float, ...]:
@@ -114,79 +118,89 @@ def parts(hours: float, utterances: float, part_minutes: float) -> int:
     return max(1, number + math.ceil(max(left, 0.0) / (part_minutes + beyond)))
 
 
-def shared_rows(measured: Measured, settings: Settings, hours: float, who: Workers) -> list[dict[str, Any]]:
+def shared_rows(
+    measured: Measured, settings: Settings, hours: float, machines: Workers
+) -> list[dict[str, Any]]:
     """Steps that workers share."""
     rows = []
     for name, cost in measured.work.items():
-        asked = min(hours, settings.units.fit_hours) if name == "fit units" else hours
-        if not cost.of(asked):
+        length = min(hours, settings.units.fit_hours) if name == "fit units" else hours
+        if not cost.of(length):
             continue
-        if who.gpus and name in HEARD:
-            seconds = 3600 / who.real_time if who.real_time else cost.hourly
-            took = asked * seconds / who.gpus / 3600
-            rows.append(row(name, f"{who.gpus} GPUs", took, took * who.gpus * who.gpu_price))
+        if machines.gpus and find_step(name).uses_gpu:
+            seconds = 3600 / machines.real_time if machines.real_time else cost.hourly
+            took = length * seconds / machines.gpus / 3600
+            rows.append(row(name, f"{machines.gpus} GPUs", took, took * machines.gpus * machines.gpu_price))
         else:
-            seconds = (cost.hourly * asked + cost.once * who.workers) / who.speed
-            took = seconds / who.workers / 3600
-            rows.append(row(name, f"{who.workers} workers", took, took * who.workers * who.price))
+            seconds = (cost.hourly * length + cost.once * machines.workers) / machines.speed
+            took = seconds / machines.workers / 3600
+            rows.append(
+                row(name, f"{machines.workers} workers", took, took * machines.workers * machines.price)
+            )
     return rows
 
 
-def driver_rows(measured: Measured, settings: Settings, hours: float, who: Workers) -> list[dict[str, Any]]:
-    """Steps, and shares of steps, that one process does whatever the number of workers."""
+def driver_rows(
+    measured: Measured, settings: Settings, hours: float, machines: Workers
+) -> list[dict[str, Any]]:
+    """Steps, and shares of steps, that the driver does, however many workers there are."""
     frames = min(settings.units.fit_frames, measured.frames * min(hours, settings.units.fit_hours))
-    named = {"ingest": "ingest", "report": "report"}
+    names = {step.name: step.name for step in STEPS if step.once}
     seconds = {
         "k-means": measured.kmeans * frames,
         "tokenizer": measured.tokenizer * hours,
-        **{named.get(name, f"{name} (driver)"): cost.of(hours) for name, cost in measured.driver.items()},
+        **{names.get(name, f"{name} (driver)"): cost.of(hours) for name, cost in measured.driver.items()},
     }
-    took = {name: value / who.speed / 3600 for name, value in seconds.items() if value > 0}
-    return [row(name, "driver", value, value * who.price) for name, value in took.items()]
+    took = {name: value / machines.speed / 3600 for name, value in seconds.items() if value > 0}
+    return [row(name, "driver", value, value * machines.price) for name, value in took.items()]
 
 
 def row(step: str, who: str, hours: float, cost: float) -> dict[str, Any]:
-    """One line of the plan."""
+    """One line of the estimate."""
     return {"step": step, "who": who, "hours": hours, "cost": cost}
 
 
-def advise(measured: Measured, hours: float, utterances: float, who: Workers) -> dict[str, Any]:
+def advise(measured: Measured, hours: float, utterances: float, machines: Workers) -> dict[str, Any]:
     """Settings that fit the size: parts neither too many nor too few, shards neither tiny nor huge, enough memory."""
-    slowest = max(cost.hourly for name, cost in measured.work.items()) / who.speed / 60  # seconds per minute
+    slowest = (
+        max(cost.hourly for name, cost in measured.work.items()) / machines.speed / 60
+    )  # seconds per minute
     minutes = PART_SECONDS / max(slowest, 1e-9)
-    minutes = min(minutes, hours * 60 / (PARTS_PER_WORKER * (who.workers + who.gpus)))
-    minutes = max(minutes, hours * 60 / MOST_PARTS, 1.0)
+    minutes = min(minutes, hours * 60 / (PARTS_PER_WORKER * (machines.workers + machines.gpus)))
+    minutes = max(minutes, hours * 60 / MAX_PARTS, 1.0)
     example = measured.storage["shards"].hourly * hours / utterances / 3  # three streams
     samples = min(SHARD_BYTES / max(example, 1.0), utterances / SHARDS_PER_STREAM)
     gigabytes = math.ceil(1.5 * measured.memory / 1e9)
-    said: dict[str, Any] = {
+    advice: dict[str, Any] = {
         "corpus.part_minutes": two_digits(minutes),
         "shards.samples": max(100, int(two_digits(samples))),
-        "workers": who.workers,
+        "workers": machines.workers,
         "memory per worker (GB)": gigabytes,
     }
-    if who.gpus:
-        said |= {"units.device": "cuda", "--gpu_min_ram": f"{gigabytes}GB"}
-        said["--decode_apart"] = decoders(measured, who) > who.gpu_cores
-    return said
+    if machines.gpus:
+        advice |= {"units.device": "cuda", "--gpu_min_ram": f"{gigabytes}GB"}
+        advice["--decode_apart"] = decoders(measured, machines) > machines.gpu_cores
+    return advice
 
 
-def decoders(measured: Measured, who: Workers) -> float:
-    """Cores that decode as fast as one GPU encodes: where its machine has fewer, it waits unless others decode."""
-    return (who.real_time or 3600 / measured.work["units"].hourly) * measured.decode / who.speed / 3600
+def decoders(measured: Measured, machines: Workers) -> float:
+    """Cores that decode as fast as one GPU encodes: with fewer, the GPU waits unless other machines decode."""
+    return (
+        (machines.real_time or 3600 / measured.work["units"].hourly) * measured.decode / machines.speed / 3600
+    )
 
 
-def notes(measured: Measured, rows: list[dict[str, Any]], who: Workers) -> list[str]:
-    """What the numbers say that a reader could overlook."""
-    said = []
+def notes(measured: Measured, rows: list[dict[str, Any]], machines: Workers) -> list[str]:
+    """Conclusions that a reader could overlook."""
+    found = []
     driver = sum(row["hours"] for row in rows if row["who"] == "driver")
     total = sum(row["hours"] for row in rows)
     if driver > 0.2 * total:
-        said.append(f"{driver / total:.0%} of the time is the driver's own: more workers will not shorten it")
-    if who.workers > 1 and total and rows:
+        found.append(f"{driver / total:.0%} of the time is the driver's own: more workers do not shorten it")
+    if machines.workers > 1 and total and rows:
         slowest = max(rows, key=lambda row: row["hours"])
-        said.append(f"{slowest['step']} takes longest, {slowest['hours'] / total:.0%} of the time")
-    return said
+        found.append(f"{slowest['step']} takes longest, {slowest['hours'] / total:.0%} of the time")
+    return found
 
 
 def two_digits(value: float) -> float:
@@ -198,28 +212,27 @@ def two_digits(value: float) -> float:
     return round(value, 1 - math.floor(math.log10(abs(value)))) if value else 0.0
 
 
-def lines(said: dict[str, Any]) -> list[str]:
-    """The plan as a person reads it."""
-    made = [
-        f"{said['hours']:,.6g} h of recordings ({readable(said['recordings_bytes'])}), about {said['utterances']:,} "
-        f"utterances: {said['parts']:,} parts, {said['shards']:,} shards",
+def lines(estimate: dict[str, Any]) -> list[str]:
+    """The estimate as text."""
+    return [
+        f"{estimate['hours']:,.6g} h of recordings ({readable(estimate['recordings_bytes'])}), about "
+        f"{estimate['utterances']:,} utterances: {estimate['parts']:,} parts, {estimate['shards']:,} shards",
         "",
         f"{'storage':<22}{'bytes':>12}",
-        *(f"  {name:<20}{readable(size):>12}" for name, size in said["storage"].items()),
-        f"  {'together':<20}{readable(said['bytes']):>12}",
+        *(f"  {name:<20}{readable(size):>12}" for name, size in estimate["storage"].items()),
+        f"  {'total':<20}{readable(estimate['bytes']):>12}",
         "",
         f"{'step':<22}{'who':>14}{'hours':>12}{'cost':>12}",
         *(
             f"  {row['step']:<20}{row['who']:>14}{row['hours']:>12,.4g}{row['cost']:>12,.2f}"
-            for row in said["steps"]
+            for row in estimate["steps"]
         ),
-        f"  {'together':<20}{'':>14}{said['total_hours']:>12,.4g}{said['cost']:>12,.2f}",
+        f"  {'total':<20}{'':>14}{estimate['total_hours']:>12,.4g}{estimate['cost']:>12,.2f}",
         "",
         "settings to use",
-        *(f"  {name} = {value}" for name, value in said["settings"].items()),
-        *(f"note: {line}" for line in said["notes"]),
+        *(f"  {name} = {value}" for name, value in estimate["settings"].items()),
+        *(f"note: {line}" for line in estimate["notes"]),
     ]
-    return made
 
 
 def readable(size: float) -> str:

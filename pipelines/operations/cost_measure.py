@@ -1,13 +1,12 @@
-"""What a corpus costs on this machine, measured on a sample of it that is built twice: a quarter, then all of it.
+"""The cost of a corpus on this machine, measured on a sample of it that is built twice: a quarter, then all of it.
 
-The slope between the two is what an hour of recordings costs, in CPU seconds and in bytes; what is left over is paid
-once, for a model that is loaded or the head of a file. Each step is then called again with nothing left to do: that is
-the driver's own share, which no number of workers makes shorter.
+The slope between the two is what an hour of recordings costs, in CPU seconds and in bytes; the rest is paid
+once, for a model that is loaded or the head of a file. Each step then runs again with nothing left to do: that is
+the driver's own share, which more workers do not shorten.
 """
 
 import contextlib
 import functools
-import hashlib
 import io
 import itertools
 import resource
@@ -21,14 +20,23 @@ from corpus import manifest
 from corpus.adapters import ADAPTERS, Row
 from corpus.audio import decode, read_header
 from corpus.documents import write_documents
+from corpus.keyed import fraction
 from corpus.manifest import RejectedRow
 from corpus.records import SAMPLE_RATE, Reject, Utterance
-from pipelines import build as steps
-from pipelines.execution.runner import Engine, run_stage
-from pipelines.settings import Settings, one_of, replace
+from corpus.toml import one_of
+from pipelines.build import find_step, make_run
+from pipelines.engines.local import LocalEngine
+from pipelines.execution.runner import run_stage
+from pipelines.execution.task import read_marker
+from pipelines.layout import CODEBOOK, TOKENIZER, part_tasks
+from pipelines.settings import Settings, replace, write_settings
+from pipelines.steps.base import Run, Say, silent
+from pipelines.steps.codebook import fit_units, frame_sampling
+from pipelines.steps.split import held_out
+from pipelines.steps.vocabulary import training_texts
 
-LOOK_AT = 5_000  # rows of the corpus that the sample is drawn from
-HEARD = ("fit units", "units", "pitch", "style")  # steps that can use a GPU
+SAMPLE_FROM = 5_000  # rows of the corpus that the sample is taken from
+TIMED_APART = ("ingest", "fit units", "card")  # steps that a sample build does not time as the others
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Cost:
     once: float = 0.0
 
     def of(self, hours: float) -> float:
-        """For so many hours.
+        """The cost of `hours` hours.
 
         >>> Cost(hourly=60.0, once=5.0).of(2)
         125.0
@@ -48,17 +56,17 @@ class Cost:
 
 
 def through(low: tuple[float, float], high: tuple[float, float]) -> Cost:
-    """The line through two measurements (hours, cost); a slope or a rest below nothing is noise and counts as none.
+    """The line through two measurements (hours, cost); a slope or a rest below 0 is noise and counts as 0.
 
     >>> through((1.0, 15.0), (4.0, 30.0))
     Cost(hourly=5.0, once=10.0)
     >>> through((1.0, 1.0), (4.0, 8.0))
     Cost(hourly=2.0, once=0.0)
     """
-    (few, cheap), (many, dear) = low, high
-    slope = (dear - cheap) / (many - few)
-    rest = cheap - slope * few
-    return Cost(max(slope, 0.0), rest) if rest >= 0 else Cost(dear / many)
+    (few, low_cost), (many, high_cost) = low, high
+    slope = (high_cost - low_cost) / (many - few)
+    rest = low_cost - slope * few
+    return Cost(max(slope, 0.0), rest) if rest >= 0 else Cost(high_cost / many)
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Measured:
 
     hours: float  # of recordings in the sample
     utterances: int  # in the sample
-    corpus_hours: float | None  # of the whole corpus; None where it is too long to be looked at whole
+    corpus_hours: float | None  # of the whole corpus; None where it is too long to be read whole
     work: dict[str, Cost]  # step -> CPU seconds of its tasks, which workers share; `once` is per worker
     driver: dict[str, Cost]  # step -> CPU seconds of the driver
     kmeans: float  # CPU seconds of the driver per frame; 0 where a codebook is given
@@ -75,15 +83,13 @@ class Measured:
     frames: float  # of the encoder, per hour
     storage: dict[str, Cost]  # folder of the build -> bytes; `once` is per part (shards: per shard)
     recordings: float  # bytes of the recordings themselves per hour
-    decode: float  # CPU seconds per hour that decoding alone takes; part of every step that listens
+    decode: float  # CPU seconds per hour that decoding alone takes; part of every step that decodes
     on_gpu: tuple[str, ...]  # steps whose work was measured on a GPU, in seconds of it
-    memory: int  # bytes, the most that this process held
+    memory: int  # bytes, peak memory of this process
 
 
-def measure(
-    settings: Settings, folder: Path, *, minutes: float = 4.0, say: steps.Say = lambda line: None
-) -> Measured:
-    """Draw `minutes` of recordings from the corpus, build them in `folder`, and say what each step cost.
+def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say = silent) -> Measured:
+    """Sample `minutes` of recordings from the corpus, build them in `folder`, and measure what each step costs.
 
     Raises:
         ValueError: the corpus cannot be read, holds too little, or its settings cannot be built.
@@ -91,16 +97,20 @@ def measure(
     one_of("corpus.adapter", settings.corpus.adapter, tuple(ADAPTERS))
     clock = Clock(settings.units.device)
     source = ADAPTERS[settings.corpus.adapter](Path(settings.corpus.source))
-    looking, rows = clock.cpu(lambda: list(itertools.islice(source, LOOK_AT + 1)))
-    whole, rows = len(rows) <= LOOK_AT, rows[:LOOK_AT]
-    drawn = draw(rows, minutes)
-    if len(drawn) < 4:
-        raise ValueError(f"{settings.corpus.source}: need at least 4 utterances to measure, got {len(drawn)}")
-    say(f"plan: builds {hours_of(drawn) * 60:.1f} min of recordings, {len(drawn)} utterances, to measure it")
-    quarter = drawn[: -(-len(drawn) // 4)]
-    with contextlib.redirect_stderr(io.StringIO()):  # the progress of builds nobody asked for
+    reading, rows = clock.cpu(lambda: list(itertools.islice(source, SAMPLE_FROM + 1)))
+    whole, rows = len(rows) <= SAMPLE_FROM, rows[:SAMPLE_FROM]
+    sample = sample_rows(rows, minutes)
+    if len(sample) < 4:
+        raise ValueError(
+            f"{settings.corpus.source}: need at least 4 utterances to measure, got {len(sample)}"
+        )
+    say(
+        f"plan: builds {hours_of(sample) * 60:.1f} min of recordings, {len(sample)} utterances, to measure the cost"
+    )
+    quarter = sample[: -(-len(sample) // 4)]
+    with contextlib.redirect_stderr(io.StringIO()):  # the progress of the sample builds
         models = SampleBuild(folder / "models", settings, clock)
-        models.ingest(drawn)
+        models.ingest(sample)
         sampling, kmeans, frames = models.fit()
         tokenizer = models.train_tokenizer()
         pinned = models.pinned()
@@ -108,18 +118,18 @@ def measure(
         few = SampleBuild(folder / "few", pinned, clock)
         few.run(quarter)
         many = SampleBuild(folder / "many", pinned, clock)
-        many.run(drawn)
+        many.run(sample)
 
     def between(of: Callable[[SampleBuild], dict[str, float]]) -> dict[str, Cost]:
         return {name: through((few.hours, of(few)[name]), (many.hours, of(many)[name])) for name in of(many)}
 
     driver, storage = between(lambda build: build.driver), between(SampleBuild.bytes)
-    driver["ingest"] = Cost(driver["ingest"].hourly + looking / hours_of(rows), driver["ingest"].once)
+    driver["ingest"] = Cost(driver["ingest"].hourly + reading / hours_of(rows), driver["ingest"].once)
     tars = len(list(many.folder.glob("shards/*/*.tar")))
     storage["shards"] = Cost(storage["shards"].hourly, storage["shards"].once / tars)
     return Measured(
         hours=many.hours,
-        utterances=len(drawn),
+        utterances=len(sample),
         corpus_hours=hours_of(rows) if whole else None,
         work=between(lambda build: build.work) | {"fit units": Cost(sampling / many.hours)},
         driver=driver,
@@ -127,28 +137,28 @@ def measure(
         tokenizer=tokenizer / many.hours,
         frames=frames / many.hours,
         storage=storage,
-        recordings=recorded_bytes(drawn) / many.hours,
-        decode=clock.cpu(lambda: decode_all(drawn))[0] / many.hours,
+        recordings=recorded_bytes(sample) / many.hours,
+        decode=clock.cpu(lambda: decode_all(sample))[0] / many.hours,
         on_gpu=tuple(name for name in ("fit units", *many.work) if clock.on_gpu(name)),
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
 
 
 class Clock:
-    """What a step took: CPU seconds of this process and those it started, or seconds of the GPU where it uses one."""
+    """The cost of a step: CPU seconds of this process and those it started, or seconds of the GPU where it uses one."""
 
     def __init__(self, device: str):
         self.device = device
 
     def on_gpu(self, step: str) -> bool:
         """Whether a step's work is done by a GPU here."""
-        return self.device != "cpu" and step in HEARD
+        return self.device != "cpu" and find_step(step).uses_gpu
 
     def cpu(self, step: Callable[[], Any]) -> tuple[float, Any]:
-        """CPU seconds, which other work on this machine does not move, and what the step returned."""
+        """CPU seconds, which other work on this machine does not affect, and the result of the step."""
         before = cpu_seconds()
-        made = step()
-        return cpu_seconds() - before, made
+        result = step()
+        return cpu_seconds() - before, result
 
     def work(self, name: str, step: Callable[[], Any]) -> float:
         """Seconds of a step by the clock that fits it."""
@@ -160,13 +170,13 @@ class Clock:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process, all its threads, and the processes it has seen end."""
+    """CPU time of this process, all its threads, and its ended child processes."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 class SampleBuild:
-    """One build of drawn rows in one part, step by step, with the price of each."""
+    """One build of sampled rows in one part, step by step, with the cost of each."""
 
     def __init__(self, folder: Path, settings: Settings, clock: Clock):
         self.folder, self.clock = folder, clock
@@ -182,60 +192,61 @@ class SampleBuild:
             lambda: manifest.write_manifest(
                 rows, self.folder / "manifest", part_minutes=1e6, first_minutes=1e6, ids=corpus.ids,
                 min_seconds=corpus.min_seconds, max_seconds=corpus.max_seconds,
-                transcripts="required" if corpus.unaligned == "reject" else "optional",
+                transcripts="optional" if corpus.keep_unaligned else "required",
             )
         )  # fmt: skip
         write_documents(iter(()), self.folder / "text")
-        steps.remember(self.folder, self.settings)
+        write_settings(self.folder, self.settings)
         self.hours = hours_of(rows)
 
     def fit(self) -> tuple[float, float, int]:
-        """Seconds of drawing frames, CPU seconds of k-means, and the frames; 0 where a codebook is given or bundled."""
+        """Seconds of sampling, CPU seconds of k-means, and the frames; 0 where a codebook is given or bundled."""
         if self.settings.units.codebook or self.settings.units.is_bundled:
             return 0.0, 0.0, 0
-        stage, _ = steps.frame_sampling(self.folder, self.settings)
-        tasks = steps.map_tasks(self.folder, stage, "frames")
-        sampling = self.clock.work("fit units", lambda: run_stage(stage, self.folder, tasks, Engine("local")))
-        frames = sum((steps.marker(self.folder / task.output) or {}).get("frames", 0) for task in tasks)
-        fitting, _ = self.clock.cpu(lambda: steps.fit_units(self.folder, self.settings, Engine("local")))
+        run = self.make_run()
+        stage, _ = frame_sampling(run)
+        tasks = part_tasks(self.folder, stage, "frames")
+        sampling = self.clock.work("fit units", lambda: run_stage(stage, self.folder, tasks, run.engine))
+        frames = sum((read_marker(self.folder / task.output) or {}).get("frames", 0) for task in tasks)
+        fitting, _ = self.clock.cpu(lambda: fit_units(run))
         return sampling, fitting, frames
 
     def train_tokenizer(self) -> float:
         """CPU seconds of the BPE; 0 where a tokenizer is given."""
         from shards.text import train_bpe
 
-        text, path = self.settings.text, self.folder / "tokenizer" / "tokenizer.json"
+        text, path = self.settings.text, self.folder / TOKENIZER
         if text.tokenizer:
             return 0.0
         path.parent.mkdir()
-        split = steps.held_out(self.folder, self.settings)
-        texts = steps.training_texts(self.folder, self.settings, split)
+        run = self.make_run()
+        texts = training_texts(run, held_out(run))
         return self.clock.cpu(lambda: train_bpe(texts, path, size=text.size))[0]
 
     def pinned(self) -> Settings:
         """Settings that use the codebook and tokenizer made here."""
-        made = self.folder / "codebooks" / "units.safetensors", self.folder / "tokenizer" / "tokenizer.json"
         units, text = self.settings.units, self.settings.text
-        codebook = units.codebook or ("" if units.is_bundled else str(made[0]))
-        said = replace(self.settings, "units", codebook=codebook)
-        return replace(said, "text", tokenizer=text.tokenizer or str(made[1]))
+        codebook = units.codebook or ("" if units.is_bundled else str(self.folder / CODEBOOK))
+        settings = replace(self.settings, "units", codebook=codebook)
+        return replace(settings, "text", tokenizer=text.tokenizer or str(self.folder / TOKENIZER))
+
+    def make_run(self) -> Run:
+        """What the steps receive."""
+        return make_run(self.folder, self.settings, LocalEngine())
 
     def run(self, rows: list[Row]) -> None:
         """Every step, and again with nothing left to do."""
-        from pipelines.reports import report
-        from pipelines.steps import prosody as expressive
-
         self.ingest(rows)
-        given = (self.folder, self.settings, Engine("local"))
-        todo: dict[str, Callable[[], Any]] = {"units": lambda: steps.encode(*given)}
-        for table in steps.expressive_tables(self.settings):
-            todo[table] = functools.partial(getattr(expressive, table), *given)
-        todo |= {"align": lambda: steps.align(*given), "interleave": lambda: steps.interleave(*given)}
-        for name, step in todo.items():
-            first = self.clock.work(name, step)
-            self.driver[name], _ = self.clock.cpu(step)
-            self.work[name] = max(first - self.driver[name], 0.0)
-        self.driver["report"], _ = self.clock.cpu(lambda: report.report(self.folder))
+        run = self.make_run()
+        for step in run.steps:
+            if step.name in TIMED_APART:
+                if step.name == "fit units":
+                    step.run(run)
+                continue
+            first = self.clock.work(step.name, functools.partial(step.run, run)) if step.tasks else 0.0
+            self.driver[step.name], _ = self.clock.cpu(functools.partial(step.run, run))
+            if step.tasks:
+                self.work[step.name] = max(first - self.driver[step.name], 0.0)
 
     def bytes(self) -> dict[str, float]:
         """Bytes of each folder of the build."""
@@ -243,7 +254,7 @@ class SampleBuild:
 
     @staticmethod
     def sizes(build: Path) -> dict[str, float]:
-        """Bytes of each folder of a build, done markers and all; but for what does not grow with the corpus."""
+        """Bytes of each folder of a build, done markers and all; without what does not grow with the corpus."""
         return {
             folder.name: float(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
             for folder in sorted(build.iterdir())
@@ -251,22 +262,18 @@ class SampleBuild:
         }
 
 
-def draw(rows: list[Row], minutes: float) -> list[Row]:
-    """Rows of lowest hash, good ones and rejected, until they are `minutes` long together; in that order."""
-
-    def place(row: Row) -> bytes:
-        return hashlib.sha256(f"plan|{utterance_of(row).id}".encode()).digest()
-
-    drawn: list[Row] = []
-    for row in sorted(rows, key=place):
-        drawn.append(row)
-        if hours_of(drawn) * 60 >= minutes:
+def sample_rows(rows: list[Row], minutes: float) -> list[Row]:
+    """Rows of lowest hash, good ones and rejected, until they are `minutes` long; in that order."""
+    sample: list[Row] = []
+    for row in sorted(rows, key=lambda row: fraction(0, "plan", utterance_of(row).id)):
+        sample.append(row)
+        if hours_of(sample) * 60 >= minutes:
             break
-    return drawn
+    return sample
 
 
 def utterance_of(row: Row) -> Utterance:
-    """What is known of a row."""
+    """The utterance of a row, rejected or not."""
     return row.utterance if isinstance(row, RejectedRow) else row
 
 
@@ -283,11 +290,11 @@ def decode_all(rows: list[Row]) -> None:
 
 
 def recorded_bytes(rows: list[Row]) -> float:
-    """Bytes of the drawn recordings as they lie on disk; of a stretch of a file, its share."""
-    held = 0.0
+    """Bytes of the sampled recordings on disk; of a stretch of a file, its share."""
+    total = 0.0
     for row in rows:
         item = utterance_of(row)
         with contextlib.suppress(Reject):
             header = read_header(item.audio)
-            held += header.bytes * item.frames / max(header.frames, 1)
-    return held
+            total += header.bytes * item.frames / max(header.frames, 1)
+    return total

@@ -1,4 +1,4 @@
-"""What a machine has and lacks, one finding a line: `ok`, `lacks` (an option that cannot be used here) or `wrong`."""
+"""The installation of this machine, one finding per line: `ok`, `missing` (an optional feature) or `wrong`."""
 
 import contextlib
 import importlib.metadata
@@ -13,60 +13,65 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import build as steps
-from pipelines.engines.google_client import client_missing, credentials_file
+from pipelines.build import wanted_steps
+from pipelines.engines.requirements import JAVA, credentials_file, find_java, missing_google_packages
+from pipelines.execution.task import read_marker
+from pipelines.layout import INDEX, part_names
 from pipelines.operations.cost_estimate import readable
+from pipelines.settings import read_settings
 
-PYTHON = (3, 11)
-JAVA = 17  # the oldest that Spark 4 runs on
-LEAST_MEMORY, LEAST_DISK = 2e9, 1e9  # bytes: a worker with a model; a small build
+MIN_MEMORY, MIN_DISK = 2e9, 1e9  # bytes: a worker with a model; a small build
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     state: str
-    said: str
+    detail: str
 
 
 def examine(
-    build: Path | None = None, looks: "dict[str, Callable[[], tuple[str, str]]] | None" = None
+    build: Path | None = None, checks: "dict[str, Callable[[], tuple[str, str]]] | None" = None
 ) -> Iterator[Finding]:
-    """Look at everything; nothing that is found raises."""
-    todo = dict(LOOKS if looks is None else looks)
+    """Run every check; a check that raises is a finding."""
+    todo = dict(CHECKS if checks is None else checks)
     if build is not None:
         todo |= {"disk": lambda: disk(build), "build": lambda: health(build)}
-    for name, look in todo.items():
+    for name, check in todo.items():
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # some packages print when they are imported
-                state, said = look()
+                state, detail = check()
         except Exception as error:  # an import can fail in any way, and then that is the finding
-            state, said = "wrong", f"{type(error).__name__}: {error}"
-            said = str(error) if isinstance(error, ValueError) else said
-        yield Finding(name, state, " ".join(said.split()))
+            state, detail = "wrong", f"{type(error).__name__}: {error}"
+            detail = str(error) if isinstance(error, ValueError) else detail
+        yield Finding(name, state, " ".join(detail.split()))
 
 
 def python() -> tuple[str, str]:
     """The interpreter."""
-    state = "ok" if sys.version_info[:2] == PYTHON else "wrong"
-    return state, f"{platform.python_version()} at {sys.executable}, need {PYTHON[0]}.{PYTHON[1]}"
+    from packaging.specifiers import SpecifierSet
+
+    supported = importlib.metadata.metadata("wordweave")["Requires-Python"]
+    state = "ok" if SpecifierSet(supported).contains(platform.python_version()) else "wrong"
+    return state, f"{platform.python_version()} at {sys.executable}, need {supported}"
 
 
 def packages() -> tuple[str, str]:
     """Whether what the project requires is installed in versions it can work with."""
     from packaging.requirements import Requirement
 
-    asked = [Requirement(line) for line in importlib.metadata.requires("wordweave") or []]
-    needed = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
+    listed = [Requirement(line) for line in importlib.metadata.requires("wordweave") or []]
+    needed = [one for one in listed if one.marker is None or one.marker.evaluate({"extra": ""})]
     bad = []
     for one in needed:
         found = version(one.name)
         if found is None or not one.specifier.contains(found, prereleases=True):
             bad.append(f"{one.name} {found or 'is missing'}, need {one.specifier}")
-    told = f"wordweave {version('wordweave')}, {len(needed)} packages"
-    return ("wrong", "; ".join(bad)) if bad else ("ok", f"{told}, all in versions it works with")
+    if bad:
+        return "wrong", "; ".join(bad)
+    return "ok", f"wordweave {version('wordweave')}, {len(needed)} packages, all in supported versions"
 
 
 def version(name: str) -> str | None:
@@ -97,10 +102,10 @@ def cuda() -> tuple[str, str]:
             if torch.version.cuda
             else "torch is built without CUDA"
         )
-        return "lacks", f'no GPU that torch can use ({built}); units.device = "cpu" works'
+        return "missing", f'no GPU that torch can use ({built}); units.device = "cpu" works'
     cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    told = ", ".join(f"{card.name} {readable(card.total_memory)}" for card in cards)
-    return "ok", f"{told}, CUDA {torch.version.cuda}"
+    names = ", ".join(f"{card.name} {readable(card.total_memory)}" for card in cards)
+    return "ok", f"{names}, CUDA {torch.version.cuda}"
 
 
 def faiss() -> tuple[str, str]:
@@ -122,43 +127,28 @@ def beam() -> tuple[str, str]:
 
 def spark() -> tuple[str, str]:
     """Java and PySpark."""
-    found, java = version("pyspark"), java_version()
+    found, java = version("pyspark"), find_java()[1]
     missing = [] if found else ["pyspark (pip install 'wordweave[spark]')"]
     if java is None or java < JAVA:
         missing.append(f"Java {JAVA} or newer (got {java or 'none'})")
     return (
-        ("lacks", f"--engine spark needs {' and '.join(missing)}")
+        ("missing", f"--engine spark needs {' and '.join(missing)}")
         if missing
         else ("ok", f"pyspark {found}, Java {java}")
     )
 
 
-def java_version() -> int | None:
-    """The major version of `java`, from JAVA_HOME or the PATH; None where there is none."""
-    home = os.environ.get("JAVA_HOME")
-    program = os.path.join(home, "bin", "java") if home else shutil.which("java")
-    if not program:
-        return None
-    try:
-        said = subprocess.run(
-            [program, "-version"], capture_output=True, text=True, timeout=60, check=True
-        ).stderr
-        return int(said.split('"')[1].split(".")[0])
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-        return None
-
-
 def dataflow() -> tuple[str, str]:
     """The client of Dataflow, and credentials where Google's libraries look first."""
-    missing = client_missing()
+    missing = missing_google_packages()
     if missing:
-        return "lacks", f"--runner=DataflowRunner needs {missing} (pip install 'wordweave[dataflow]')"
+        return "missing", f"--runner=DataflowRunner needs {missing} (pip install 'wordweave[dataflow]')"
     found = credentials_file()
     return (
         ("ok", f"client installed, credentials {found}")
         if found
         else (
-            "lacks",
+            "missing",
             "client installed, no credentials found; `gcloud auth application-default login`, or a cloud machine",
         )
     )
@@ -168,9 +158,11 @@ def storage() -> tuple[str, str]:
     """Object stores that fsspec can open."""
     known = {"s3://": "s3fs", "gs://": "gcsfs"}
     have = {scheme: importlib.util.find_spec(package) is not None for scheme, package in known.items()}
-    lacking = [f"{scheme} (pip install {known[scheme]})" for scheme, there in have.items() if not there]
-    told = ", ".join(["local files", *(scheme for scheme, there in have.items() if there)])
-    return ("lacks", f"{told}; not {', '.join(lacking)}") if lacking else ("ok", told)
+    missing = [
+        f"{scheme} (pip install {known[scheme]})" for scheme, installed in have.items() if not installed
+    ]
+    usable = ", ".join(["local files", *(scheme for scheme, installed in have.items() if installed)])
+    return ("missing", f"{usable}; not {', '.join(missing)}") if missing else ("ok", usable)
 
 
 def pocketsphinx() -> tuple[str, str]:
@@ -185,23 +177,25 @@ def mfa() -> tuple[str, str]:
     """The Montreal Forced Aligner, if it answers."""
     program = shutil.which("mfa")
     if program is None:
-        return "lacks", 'no `mfa` on the PATH; align.backend = "mfa" cannot be used'
+        return "missing", 'no `mfa` on the PATH; align.backend = "mfa" cannot be used'
     try:
-        said = subprocess.run([program, "version"], capture_output=True, text=True, timeout=120, check=False)
+        answer = subprocess.run(
+            [program, "version"], capture_output=True, text=True, timeout=120, check=False
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return "wrong", f"`mfa version`: {error}"
-    last = (said.stdout.strip() or said.stderr.strip() or "no output").splitlines()[-1]
+    last = (answer.stdout.strip() or answer.stderr.strip() or "no output").splitlines()[-1]
     return (
         ("ok", f"mfa {last}")
-        if said.returncode == 0
-        else ("wrong", f"`mfa version` ended with {said.returncode}: {last}")
+        if answer.returncode == 0
+        else ("wrong", f"`mfa version` ended with {answer.returncode}: {last}")
     )
 
 
 def espeak() -> tuple[str, str]:
     """The voice of `wordweave synth`."""
     if importlib.util.find_spec("espeakng_loader") is None:
-        return "lacks", "`wordweave synth` needs espeakng-loader (pip install 'wordweave[demo]')"
+        return "missing", "`wordweave synth` needs espeakng-loader (pip install 'wordweave[demo]')"
     import ctypes
 
     import espeakng_loader
@@ -226,7 +220,7 @@ def memory() -> tuple[str, str]:
         with contextlib.suppress(OSError, ValueError):
             found.append(int(Path(path).read_text()))
     return (
-        "ok" if min(found) >= LEAST_MEMORY else "wrong"
+        "ok" if min(found) >= MIN_MEMORY else "wrong"
     ), f"{readable(min(found))}, a worker needs about 1 GB and its model"
 
 
@@ -236,26 +230,25 @@ def disk(build: Path | None) -> tuple[str, str]:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    return ("ok" if free >= LEAST_DISK else "wrong"), f"{readable(free)} free at {place}"
+    return ("ok" if free >= MIN_DISK else "wrong"), f"{readable(free)} free at {place}"
 
 
 def health(build: Path) -> tuple[str, str]:
-    """How far a build is: finished parts of each table, failed ones, shards that stand in an index."""
-    settings = steps.recall(build)
-    names = steps.part_names(build)
-    found = []
-    for table in ("units", "words", *steps.expressive_tables(settings)):
-        made = sum(steps.marker(build / table / name) is not None for name in names)
+    """The progress of a build: finished and failed parts of each table, and whether its shards are indexed."""
+    steps = wanted_steps(read_settings(build))
+    names, progress, failures = part_names(build), [], 0
+    for table in (step.table for step in steps if step.table):
+        done = sum(read_marker(build / table / name) is not None for name in names)
         failed = len(list((build / table).glob("*.failed")))
-        found.append(f"{table} {made}/{len(names)}{f' ({failed} failed)' if failed else ''}")
-    index = build / "shards" / "index.json"
-    told = f"{len(names)} parts; {', '.join(found)}; {'shards indexed' if index.is_file() else 'no finished shards'}"
-    return ("wrong" if "failed" in told else "ok"), told
+        failures += failed
+        progress.append(f"{table} {done}/{len(names)}{f' ({failed} failed)' if failed else ''}")
+    shards = "shards indexed" if (build / INDEX).is_file() else "no finished shards"
+    return ("wrong" if failures else "ok"), f"{len(names)} parts; {', '.join(progress)}; {shards}"
 
 
-LOOKS: dict[str, Callable[[], tuple[str, str]]] = {
+CHECKS: dict[str, Callable[[], tuple[str, str]]] = {
     "python": python, "packages": packages, "torch": torch, "cuda": cuda, "faiss": faiss, "beam": beam, "spark": spark,
     "dataflow": dataflow, "storage": storage, "pocketsphinx": pocketsphinx, "mfa": mfa, "espeak": espeak,
     "cores": cores, "memory": memory, "disk": lambda: disk(None),
 }  # fmt: skip
-"""What is looked at, in this order."""
+"""The checks, in this order."""

@@ -12,11 +12,12 @@ from lm.evaluation.resynthesis import Recording, Tokenizers, measure
 from lm.evaluation.tasks.base import DEFAULTS, TaskOptions
 from lm.evaluation.tasks.sentiment_preservation import SHORT
 from lm.evaluation.testset import read_testset
-from pipelines.build import drawn_speech, recall
-from pipelines.steps.prosody import model_path
-from pipelines.tokenize import described, listener, models
+from pipelines.settings import read_settings
+from pipelines.steps.audio import sampled_speech
+from pipelines.steps.codebook import open_models
+from pipelines.steps.prosody import load_pitch, load_style
+from pipelines.tokenize import describe_tokenizer, make_tokenizer
 from shards.vocabulary import Vocabulary
-from units.prosody import pitch, style
 
 
 def evaluate_model(
@@ -48,12 +49,12 @@ def evaluate_model(
     if not testsets:
         read = list(make_testsets(build / "evaluation" / "testsets", items=items, say=say).values())
         options = replace(options, new_tokens=options.new_tokens or SHORT)
-    tokenize = listener(build)
+    tokenize = make_tokenizer(build)
     if stop_recording:
         options = replace(options, stop_tokens=tokenize(stop_recording))
     results = evaluate(
         model or build / "model" / "best", read, tokenize, vocabulary=vocabulary, options=options,
-        facts=described(build), say=say,
+        facts=describe_tokenizer(build), say=say,
     )  # fmt: skip
     return _write(results, output or build / "evaluation" / "results.json")
 
@@ -76,7 +77,7 @@ def measure_tokens(
     if testset is None:
         name, version = build.name, "own recordings"
         recordings = [
-            Recording(one.id, text=one.text, wave=wave) for one, wave in drawn_speech(build, count, "units")
+            Recording(one.id, text=one.text, wave=wave) for one, wave in sampled_speech(build, count, "units")
         ]
     else:
         read = read_testset(testset)
@@ -87,14 +88,14 @@ def measure_tokens(
             for segment in item.context
             if segment.audio is not None
         ]
-    settings = recall(build)
-    encoder, codebook = models(build)
+    settings = read_settings(build)
+    encoder, codebook = open_models(build, settings)
     tokenizers = Tokenizers(
         lambda wave: codebook.assign(encoder.encode([wave])[0]),
         encoder.hop,
         Vocabulary.load(build / "shards").units,
-        pitch.load(model_path(build, settings.pitch.model, "pitch")) if settings.pitch.use else None,
-        style.load(model_path(build, settings.style.codebook, "style")) if settings.style.use else None,
+        load_pitch(build, settings) if settings.pitch.enabled else None,
+        load_style(build, settings) if settings.style.enabled else None,
     )
     results = measure(
         recordings, tokenizers, name=name, version=version, vocoder=vocoder, recogniser=recogniser

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lm.generate import describe, generate_batch, load, prompt
-from pipelines.tokenize import listen
+from pipelines.tokenize import tokenize_file
 from shards.show import read_spans
 from shards.vocabulary import Vocabulary
 
@@ -43,7 +43,7 @@ def generate(
     if all_directions:
         prompts = held_out_prompts(build, vocabulary)
     else:
-        speech = {"units": lambda names: names, "audio": lambda path: listen(build, path)}
+        speech = {"units": lambda names: names, "audio": lambda path: tokenize_file(build, path)}
         read = [("text", one) if kind == "text" else ("speech", speech[kind](one)) for kind, one in parts]
         prompts = [(read, None if to == "free" else to)]
     answers = []

@@ -6,9 +6,9 @@ from typing import Any
 from aligners.alignment import AlignerInput, prepare_safely
 from aligners.mfa import write_corpus
 from corpus import files
-from pipelines.execution.task import batches
 from pipelines.layout import part_names
-from pipelines.steps.units import decoded
+from pipelines.steps.audio import decode_batch
+from pipelines.steps.base import batches
 
 
 def export_mfa_corpus(build: Path, folder: Path) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def export_mfa_corpus(build: Path, folder: Path) -> dict[str, Any]:
     for name in part_names(build):
         items: list[AlignerInput] = []
         for batch in batches(files.read_table(build / "manifest" / name)):
-            for utterance, waveform, _ in decoded(batch):
+            for utterance, waveform, _ in decode_batch(batch):
                 item = None if utterance is None or waveform is None else prepare_safely(utterance, waveform)
                 if isinstance(item, AlignerInput):
                     items.append(item)

@@ -24,13 +24,11 @@ from lm.evaluation.evaluate import write_results
 from lm.evaluation.study import Job, Row
 from lm.evaluation.testset import TestSet, tokenize_recordings
 from lm.training.train import TrainSettings
-from pipelines import build as steps
+from pipelines import build as pipeline
 from pipelines import settings as toml
-from pipelines.execution.runner import Engine, alone
+from pipelines.engines.registry import make_engine
 from pipelines.reports.codebook_card import write_card
-from pipelines.reports.report import report
-from pipelines.steps import prosody as expressive
-from pipelines.tokenize import described, listen_all
+from pipelines.tokenize import describe_tokenizer, tokenize_files
 
 Say = Callable[[str], None]
 
@@ -190,25 +188,17 @@ def story_texts(testsets: Iterable[TestSet]) -> list[str]:
     ]
 
 
-def run_build(build: Path, settings: toml.Settings, workers: int, say: Say) -> None:
+def run_build(folder: Path, settings: toml.Settings, workers: int, say: Say) -> None:
     """A corpus through the pipeline, as `wordweave build` does it."""
-    engine = Engine("beam" if workers > 1 else "local", workers)
-    with alone(build):
-        steps.ingest(build, settings, say=say)
-        steps.ready_codebook(build, settings, engine, say=say)
-        steps.encode(build, settings, engine)
-        for table in steps.expressive_tables(settings):
-            getattr(expressive, table)(build, settings, engine)
-        steps.align(build, settings, engine)
-        steps.interleave(build, settings, engine, say=say)
-        report(build)
+    engine = make_engine("beam" if workers > 1 else "local", workers, {}, ())
+    pipeline.build(folder, settings, engine, say)
 
 
 def tokenize_testsets(
     folder: Path, build: Path, testsets: Sequence[TestSet], workers: int, say: Say
 ) -> tuple[dict[str, dict[str, str]], dict[str, Any]]:
     """Unit names of the test sets' recordings by a build's tokenizers, cached, and what the tokenizers are."""
-    facts = described(build)
+    facts = describe_tokenizer(build)
     identity = json.dumps([facts, [testset.hash for testset in testsets]], sort_keys=True)
     key = hashlib.sha256(identity.encode()).hexdigest()
     path = folder / "tokens" / f"{build.name}.json"
@@ -216,7 +206,7 @@ def tokenize_testsets(
     if cached.get("key") != key:
         recordings = [testset.folder / name for testset in testsets for name in testset.recordings]
         say(f"study: tokenizing {len(recordings)} test recordings as {build.name} does")
-        tokens = listen_all(build, recordings, workers)
+        tokens = tokenize_files(build, recordings, workers)
 
         def tokenize(recording: Path) -> str:
             result = tokens[recording]
@@ -238,11 +228,15 @@ def tokenize_testsets(
 def unit_facts(build: Path) -> dict[str, Any]:
     """What decides whether the effect is visible at this size: units in use and per second, entropy given the phone."""
     path = build / "codebooks" / "units.json"
-    card = json.loads(path.read_text()) if path.is_file() else write_card(build, phones=100)
+    card = (
+        json.loads(path.read_text())
+        if path.is_file()
+        else write_card(build, toml.read_settings(build), phones=100)
+    )
     units, phones = card["units"], card["phones"]
     measures = ("used", "runs_per_second", "entropy_deduplicated", "bitrate_deduplicated")
     of_phones = ("pnmi", "xpnmi", "phone_purity", "unit_nats_given_phone")
-    hours = report(build)
+    hours = json.loads((build / "report" / "report.json").read_bytes())
     return (
         {name: units[name] for name in measures}
         | {name: phones[name] for name in of_phones if name in phones}

@@ -1,4 +1,4 @@
-"""The quality card of a build's codebook: how its units are used, what they cost, how well they follow phones."""
+"""The step `card`: how a codebook's units are used, what they cost in bits, how well they follow phones."""
 
 import json
 import math
@@ -11,9 +11,12 @@ from jinja2 import Environment, PackageLoader
 
 from corpus import files
 from corpus.records import SAMPLE_RATE
-from pipelines.build import codebook_path, drawn_speech, open_codebook, part_names, recall, units_dtype
-from pipelines.execution.task import marker, sha256, write_atomically
+from pipelines.execution.task import read_marker, sha256
+from pipelines.layout import finished_part, part_names
 from pipelines.settings import Settings
+from pipelines.steps.audio import sampled_speech
+from pipelines.steps.base import Run, Step
+from pipelines.steps.codebook import codebook_path, open_models
 from units.encode import encode_units
 from units.pretraining.augment import with_noise
 from units.quality import Usage, phone_quality, phones_at_frames
@@ -25,7 +28,7 @@ ORIGIN = ("encoder", "imported", "frames", "seed", "seeding", "iterations", "res
 PATIENCE = 2  # aligned utterances without phones after which the aligner is taken to have none
 
 
-def write_card(build: Path, *, phones: int = 50, threads: int = 1) -> dict[str, Any]:
+def write_card(build: Path, settings: Settings, *, phones: int = 50, threads: int = 1) -> dict[str, Any]:
     """Write codebooks/units.json and codebooks/units.html; returns what the first holds.
 
     Units are counted part by part, over the whole build: memory does not grow with it.
@@ -33,26 +36,24 @@ def write_card(build: Path, *, phones: int = 50, threads: int = 1) -> dict[str, 
     Args:
         phones: utterances to align again for the numbers that need phones, where the aligner has them; those of
             lowest hash among the ones with words. 0: none.
-        threads: that encode; the numbers do not hang on them.
+        threads: that encode; the numbers do not depend on them.
 
     Raises:
         ValueError: the units of a part are not made.
     """
-    settings = recall(build)
     path = codebook_path(build, settings)
-    encoder, codebook = open_codebook(path, settings, units_dtype(build, settings))
+    encoder, codebook = open_models(build, settings)
     usage, rejected = Usage(codebook.clusters), 0
     for name in part_names(build):
-        if marker(build / "units" / name) is None:
-            raise ValueError(f"units/{name}: not finished; run `wordweave units {build}` first")
+        finished_part(build, "units", name, "units")
         for batch in files.open_table(build / "units" / name).iter_batches(1000, columns=["units"]):
             for units in batch.column("units"):
                 if units.is_valid:
                     usage.add(units.values.to_numpy())
                 else:
                     rejected += 1
-    fitted = (marker(path) or {}).get("inertia")
-    said = {
+    fitted = (read_marker(path) or {}).get("inertia")
+    card = {
         "codebook": {
             "path": str(path.relative_to(build) if path.is_relative_to(build) else path),
             "sha256": sha256(path),
@@ -66,16 +67,16 @@ def write_card(build: Path, *, phones: int = 50, threads: int = 1) -> dict[str, 
         "stability": stability(build, encoder, codebook, threads),
     }
     folder = build / "codebooks"
-    write_atomically(folder / "units.json", json.dumps(said, indent=1, sort_keys=True).encode())
+    files.write(folder / "units.json", json.dumps(card, indent=1, sort_keys=True).encode())
     page = Environment(loader=PackageLoader("pipelines", "data"), autoescape=True).get_template("card.html")
-    most = math.log2(codebook.clusters)
-    html = page.render(build=build.name, card=said, ranks=ranks(said["units"]["counts"]), most_bits=most)
-    write_atomically(folder / "units.html", html.encode())
-    return said
+    max_bits = math.log2(codebook.clusters)
+    html = page.render(build=build.name, card=card, ranks=ranks(card["units"]["counts"]), most_bits=max_bits)
+    files.write(folder / "units.html", html.encode())
+    return card
 
 
 def against_reference(fitted: dict[str, float] | None) -> dict[str, Any]:
-    """Mean squared distance of the drawn frames to their centroids, beside that of a second fit with the next seed."""
+    """Mean squared distance of the sampled frames to their centroids, and that of a second fit with the next seed."""
     if fitted is None:
         return {"left_out": "this codebook was not fitted here"}
     own, second = fitted["own"], fitted["second seed"]
@@ -85,24 +86,26 @@ def against_reference(fitted: dict[str, float] | None) -> dict[str, Any]:
 def stability(build: Path, encoder: Any, codebook: Any, threads: int = 1, count: int = 20) -> dict[str, Any]:
     """Share of frames that keep their unit in white noise and at other gains, on a minute of the build's utterances."""
     waves: list[np.ndarray] = []
-    for _, wave in drawn_speech(build, count, "units"):
+    for _, wave in sampled_speech(build, count, "units"):
         if waves and sum(map(len, waves)) + len(wave) > STABILITY_SECONDS * SAMPLE_RATE:
             break
         waves.append(wave)
-    heard = {"clean": waves}
-    heard |= {f"{snr:g} dB": [with_noise(wave, snr, i) for i, wave in enumerate(waves)] for snr in NOISE}
-    heard |= {
+    variants = {"clean": waves}
+    variants |= {f"{snr:g} dB": [with_noise(wave, snr, i) for i, wave in enumerate(waves)] for snr in NOISE}
+    variants |= {
         f"{gain:+g} dB gain": [wave * np.float32(10 ** (gain / 20)) for wave in waves] for gain in (6, -6)
     }
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = encode_units(encoder, codebook, [wave for some in heard.values() for wave in some])
+        sequences = encode_units(encoder, codebook, [wave for group in variants.values() for wave in group])
     finally:
         torch.set_num_threads(before)
     units = {
-        name: np.concatenate([np.zeros(0, np.int32), *found[place * len(waves) : (place + 1) * len(waves)]])
-        for place, name in enumerate(heard)
+        name: np.concatenate(
+            [np.zeros(0, np.int32), *sequences[place * len(waves) : (place + 1) * len(waves)]]
+        )
+        for place, name in enumerate(variants)
     }
     clean = units.pop("clean")
     if not len(clean):
@@ -114,24 +117,23 @@ def stability(build: Path, encoder: Any, codebook: Any, threads: int = 1, count:
 
 
 def phone_numbers(build: Path, settings: Settings, encoder: Any, codebook: Any, count: int) -> dict[str, Any]:
-    """What `phone_quality` says of some utterances, aligned again; or why that is left out.
+    """`phone_quality` of some utterances, aligned again; or why that is left out.
 
-    The words table has no phones, so the aligner that made it is asked once more.
+    The words table has no phones, so the aligner that made it runs once more.
     """
     from aligners import load_aligner
 
     if count == 0:
         return {"left_out": "not asked for"}
-    if any(marker(build / "words" / name) is None for name in part_names(build)):
-        return {
-            "left_out": f"words are not aligned; run `wordweave align {build}`, then `wordweave card {build}`"
-        }
+    if any(read_marker(build / "words" / name) is None for name in part_names(build)):
+        commands = f"`wordweave align {build}`, then `wordweave codebook-report {build}`"
+        return {"left_out": f"words are not aligned; run {commands}"}
     aligner = load_aligner(settings.align.backend, **settings.align.options)
     units: list[np.ndarray] = []
     phones: list[np.ndarray] = []
     speakers: list[str] = []
     silent = 0
-    for item, wave in drawn_speech(build, count, "words"):
+    for item, wave in sampled_speech(build, count, "words"):
         (alignment,) = aligner.align([(item, wave)])
         silent += alignment.reject is None and not alignment.phones
         if silent == PATIENCE and not units:
@@ -147,8 +149,8 @@ def phone_numbers(build: Path, settings: Settings, encoder: Any, codebook: Any, 
         speakers.append(item.speaker or "")
     if not any((names != "").any() for names in phones):
         return {"left_out": f"the aligner {settings.align.backend} gave no phones"}
-    said = phone_quality(units, phones, speakers=speakers)
-    return {"utterances": len(units), "speakers": len(set(speakers)), "aligner": aligner.identity, **said}
+    quality = phone_quality(units, phones, speakers=speakers)
+    return {"utterances": len(units), "speakers": len(set(speakers)), "aligner": aligner.identity, **quality}
 
 
 def ranks(counts: list[int]) -> dict[str, Any]:
@@ -162,3 +164,11 @@ def ranks(counts: list[int]) -> dict[str, Any]:
     ]
     ticks = [(160 * power / low, f"{100 * 10.0**power:g} %") for power in range(low, 1)]
     return {"line": " ".join(f"{x:.1f},{y:.1f}" for x, y in points), "ticks": ticks}
+
+
+def card_step(run: Run) -> dict[str, Any]:
+    """The card of a build that has its units and words."""
+    return write_card(run.build, run.settings, threads=run.engine.workers)
+
+
+CARD_STEP = Step("card", "Report codebook usage and quality", after=("units", "align"), once=card_step)

@@ -26,13 +26,13 @@ PROBE_FRAMES = 10_000  # that the phone probe is fitted on, at most
 PROBE_ITERATIONS = 100
 PROBE_STRENGTH = 1.0  # of the data against the penalty
 LOGMEL = "logmel"  # the baseline of HuBERT papers' kind: log-mel with context, half-whitened; no encoder of a build
-MOST_FRAMES = 200_000
+MAX_FRAMES = 200_000
 
 Phones = list[tuple[str, float, float]]
 
 
 @dataclass(frozen=True)
-class Heard:
+class LabelledUtterance:
     """An utterance to score: (T,) float32 at 16 kHz, its phones in seconds, its speaker."""
 
     waveform: np.ndarray
@@ -62,7 +62,7 @@ class Logmel:
 def compare(
     encoders: Sequence[str],
     fit_on: Sequence[np.ndarray],
-    score_on: Sequence[Heard],
+    score_on: Sequence[LabelledUtterance],
     *,
     clusters: int = 501,
     seeds: Sequence[int] = (0,),
@@ -96,11 +96,11 @@ def compare(
         speed = sum(map(len, fit_on)) / 16_000 / max(time.process_time() - begun, 1e-9)
         shown = views(encoder, [item.waveform for item in score_on], noise)
         change: Callable[[np.ndarray], np.ndarray] = lambda frames: frames  # noqa: E731
-        drawn = draw(np.concatenate(features))
+        sample = subsample_frames(np.concatenate(features))
         if isinstance(encoder, Logmel):
-            mean, matrix = half_whitening(drawn, 40)
+            mean, matrix = half_whitening(sample, 40)
             change = lambda frames, mean=mean, matrix=matrix: (frames - mean) @ matrix  # type: ignore[misc]  # noqa: E731
-        books = [kmeans.fit(change(drawn), clusters=clusters, seed=seed, device="cpu") for seed in seeds]
+        books = [kmeans.fit(change(sample), clusters=clusters, seed=seed, device="cpu") for seed in seeds]
         common: dict[str, Any] = {"encoder": spec, "times_real_time": speed}
         common |= phone_probe(encoder, [change(frames) for frames in shown["clean"]], score_on)
         scored = [score(encoder, book, shown, score_on, change) for book in books]
@@ -137,11 +137,11 @@ def codebook_of(spec: str) -> Path | None:
     return path if path.exists() else None
 
 
-def draw(features: np.ndarray) -> np.ndarray:
-    """At most `MOST_FRAMES` of the frames, always the same."""
-    if len(features) <= MOST_FRAMES:
+def subsample_frames(features: np.ndarray) -> np.ndarray:
+    """At most `MAX_FRAMES` of the frames, always the same."""
+    if len(features) <= MAX_FRAMES:
         return features
-    kept = generator(0, "codebook frames").choice(len(features), MOST_FRAMES, replace=False)
+    kept = generator(0, "codebook frames").choice(len(features), MAX_FRAMES, replace=False)
     return features[np.sort(kept)]
 
 
@@ -168,7 +168,7 @@ def score(
     encoder: Encoder | Logmel,
     book: kmeans.Codebook,
     shown: dict[str, list[np.ndarray]],
-    items: Sequence[Heard],
+    items: Sequence[LabelledUtterance],
     change: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, float]:
     """The numbers of one codebook."""
@@ -198,7 +198,9 @@ def share_kept(clean: Sequence[np.ndarray], changed: Sequence[np.ndarray]) -> fl
     return float(np.mean(np.concatenate(same)))
 
 
-def phone_probe(encoder: Any, features: Sequence[np.ndarray], items: Sequence[Heard]) -> dict[str, float]:
+def phone_probe(
+    encoder: Any, features: Sequence[np.ndarray], items: Sequence[LabelledUtterance]
+) -> dict[str, float]:
     """Accuracy of a logistic regression from features to phones, fitted on every other speaker and scored on the rest.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Phones of the speech in a manifest: aligned with its transcripts, or with the words that were heard."""
+"""Phones of the speech in a manifest: aligned with its transcripts, or with the words of a recogniser."""
 
 import dataclasses
 import json
@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from corpus import files
 from corpus.adapters import read_jsonl
 from corpus.audio import decode
 from corpus.manifest import RejectedRow
 from corpus.records import SAMPLE_RATE, Reject, Utterance
-from pipelines.build import part_names
-from pipelines.execution.task import utterance, write_atomically
-from pipelines.reports.encoder_comparison import Heard
+from pipelines.layout import part_names
+from pipelines.reports.encoder_comparison import LabelledUtterance
+from pipelines.steps.base import row_utterance
 from units.pretraining.targets import read_phones
 
-Speech = tuple[Utterance, np.ndarray]
+Decoded = tuple[Utterance, np.ndarray]
 
 
-def read_speech(source: Path, rejects: dict[str, int]) -> Iterator[Speech]:
+def read_speech(source: Path, rejects: dict[str, int]) -> Iterator[Decoded]:
     """Utterances and waveforms of a manifest file or a build; `rejects` counts the others by reason."""
     for row in rows_of(source):
         if isinstance(row, RejectedRow):
@@ -37,36 +38,34 @@ def rows_of(source: Path) -> Iterator[Utterance | RejectedRow]:
     if not source.is_dir():
         yield from read_jsonl(source)
         return
-    import pyarrow.parquet as pq
-
     for name in part_names(source):
-        for row in pq.read_table(source / "manifest" / name).to_pylist():
+        for row in files.read_table(source / "manifest" / name).to_pylist():
             if row["reject"] is None:
-                yield utterance(row)
+                yield row_utterance(row)
 
 
 def find_phones(
-    speech: Iterable[Speech],
+    speech: Iterable[Decoded],
     *,
     backend: str = "pocketsphinx",
     options: dict[str, Any] | None = None,
-    listen: bool = False,
+    transcribe: bool = False,
     rejects: dict[str, int],
 ) -> Iterator[tuple[Utterance, np.ndarray, list[tuple[str, float, float]]]]:
     """Each utterance with its phones (name, start, end in seconds); `rejects` counts those without, by reason.
 
     Args:
-        listen: where there is no transcript, take the words that pocketsphinx hears.
+        transcribe: where there is no transcript, take the words that pocketsphinx recognises.
     """
     from aligners import load_aligner
 
     options = {"phones": True} if options is None and backend == "pocketsphinx" else options or {}
     aligner = load_aligner(backend, **options)
     for item, wave in speech:
-        if listen and not item.text:
-            from aligners.transcribe import transcribe
+        if transcribe and not item.text:
+            from aligners import transcribe as recogniser
 
-            item = dataclasses.replace(item, text=transcribe(wave))
+            item = dataclasses.replace(item, text=recogniser.transcribe(wave))
         (found,) = aligner.align([(item, wave)])
         if found.reject is None and found.phones:
             yield item, wave, [(phone.text, phone.start, phone.end) for phone in found.phones]
@@ -76,13 +75,19 @@ def find_phones(
 
 
 def write_phones(
-    sources: list[Path], target: Path, *, listen: bool, progress: Callable[[str], None] = lambda line: None
+    sources: list[Path],
+    target: Path,
+    *,
+    transcribe: bool,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write a line {"id", "speaker", "phones"} per utterance that has phones, for `fit encoder` and `compare`."""
     lines: list[str] = []
     rejects: dict[str, int] = {}
     for source in sources:
-        for item, _, phones in find_phones(read_speech(source, rejects), listen=listen, rejects=rejects):
+        for item, _, phones in find_phones(
+            read_speech(source, rejects), transcribe=transcribe, rejects=rejects
+        ):
             lines.append(json.dumps({"id": item.id, "speaker": item.speaker, "phones": phones}))
             if len(lines) % 20 == 0:
                 progress(f"phones: {len(lines)} utterances")
@@ -90,7 +95,7 @@ def write_phones(
         raise ValueError(
             f"{', '.join(map(str, sources))}: need at least one utterance with phones, got none: {rejects}"
         )
-    write_atomically(target, "".join(f"{line}\n" for line in lines).encode())
+    files.write(target, "".join(f"{line}\n" for line in lines).encode())
     return {"phones": str(target), "utterances": len(lines), "rejects": rejects}
 
 
@@ -99,38 +104,38 @@ def speech_with_phones(
     phones_file: Path | None,
     backend: str,
     speakers: set[str],
-    most: float | None,
+    seconds: float | None,
     rejects: dict[str, int],
-) -> list[Heard]:
-    """Utterances to score: of these speakers (none named: of all), at most so many seconds of each.
+) -> list[LabelledUtterance]:
+    """Utterances to score: of these speakers (none named: of all), at most `seconds` of each.
 
     Raises:
-        ValueError: there is not one with phones, or a speaker is not there.
+        ValueError: there is not one with phones, or a speaker is missing.
     """
-    told = None if phones_file is None else read_phones(phones_file)
+    known = None if phones_file is None else read_phones(phones_file)
     spent: dict[str, float] = {}
     present: set[str] = set()
 
-    def wanted() -> Iterator[Speech]:
+    def wanted() -> Iterator[Decoded]:
         for source in sources:
             for item, wave in read_speech(source, rejects):
-                speaker, seconds = item.speaker or "", len(wave) / SAMPLE_RATE
+                speaker, length = item.speaker or "", len(wave) / SAMPLE_RATE
                 present.add(speaker)
                 if speakers and speaker not in speakers:
                     continue
-                if most is not None and spent.get(speaker, 0.0) + seconds > most:
+                if seconds is not None and spent.get(speaker, 0.0) + length > seconds:
                     continue
-                if told is not None and item.id not in told:
+                if known is not None and item.id not in known:
                     rejects["no phones in the file"] = rejects.get("no phones in the file", 0) + 1
                     continue
-                spent[speaker] = spent.get(speaker, 0.0) + seconds
+                spent[speaker] = spent.get(speaker, 0.0) + length
                 yield item, wave
 
-    if told is not None:
-        found = [Heard(wave, told[item.id], item.speaker or "") for item, wave in wanted()]
+    if known is not None:
+        found = [LabelledUtterance(wave, known[item.id], item.speaker or "") for item, wave in wanted()]
     else:
         aligned = find_phones(wanted(), backend=backend, rejects=rejects)
-        found = [Heard(wave, phones, item.speaker or "") for item, wave, phones in aligned]
+        found = [LabelledUtterance(wave, phones, item.speaker or "") for item, wave, phones in aligned]
     if missing := sorted(speakers - present):
         some = f"{len(present)} speakers, among them {sorted(present)[:5]}"
         raise ValueError(f"compare: need speech of every speaker named, got none of {missing}; it has {some}")

@@ -1,4 +1,4 @@
-"""What became of every second: totals to the sample, rejects with reasons, and a page to look at."""
+"""The step `report`: what became of every second: totals to the sample, rejects with reasons, and a page."""
 
 import itertools
 import json
@@ -10,89 +10,100 @@ from jinja2 import Environment, PackageLoader
 
 from corpus import files
 from corpus.records import REASONS, SAMPLE_RATE
-from pipelines.build import part_names, recall
-from pipelines.execution.task import marker, write_atomically
-from pipelines.steps.split import FATES, fates
+from pipelines.layout import INDEX, finished_part, part_names
+from pipelines.steps.base import Run, Step
+from pipelines.steps.split import OUTCOMES, outcomes
 from shards.show import read_spans
 from shards.write import STREAMS
 
 
-def account(build: Path, *, unaligned: str, rejects: Path) -> dict[str, Any]:
-    """Sum utterances and samples by what became of them, and list every utterance with a reason, one JSON a line.
+def count_outcomes(run: Run, rejects: Path) -> dict[str, Any]:
+    """Sum utterances and samples by outcome, and list every utterance with a reason, one JSON object per line.
 
     Reads a part at a time. The sums are exact: in = interleaved + speech + rejected, in samples at 16 kHz.
     """
     utterances: Counter[str] = Counter()
     samples: Counter[str] = Counter()
     reasons: dict[str, Counter[str]] = {}
+    rejecting = [("ingest", "manifest"), *((step.name, str(step.table)) for step in rejecting_steps(run))]
+    keep_unaligned = run.settings.corpus.keep_unaligned
     files.make_folder(rejects.parent)
     temporary = files.temporary_name(rejects)
     with open(temporary, "w", encoding="utf-8") as file:
-        for name in part_names(build):
-            tables = [files.read_table(build / table / name) for table in ("manifest", "units", "words")]
-            rows = tables[0].select(["id", "audio", "samples"]).to_pylist()
-            for row, (fate, stage, reason, detail) in zip(
-                rows, fates(*tables, unaligned=unaligned), strict=True
+        for name in part_names(run.build):
+            tables = [(step, files.read_table(run.build / table / name)) for step, table in rejecting]
+            rows = tables[0][1].select(["id", "audio", "samples"]).to_pylist()
+            for row, (outcome, step, reason, detail) in zip(
+                rows, outcomes(tables, keep_unaligned=keep_unaligned), strict=True
             ):
-                utterances[fate] += 1
-                samples[fate] += row["samples"]
+                utterances[outcome] += 1
+                samples[outcome] += row["samples"]
                 if reason is not None:
                     entry = reasons.setdefault(reason, Counter())
                     entry["utterances"] += 1
                     entry["samples"] += row["samples"]
-                    said = {**row, "fate": fate, "stage": stage, "reason": reason, "detail": detail}
-                    file.write(json.dumps(said, ensure_ascii=False, sort_keys=True) + "\n")
+                    fields = {**row, "outcome": outcome, "step": step, "reason": reason, "detail": detail}
+                    file.write(json.dumps(fields, ensure_ascii=False, sort_keys=True) + "\n")
     files.publish(temporary, rejects)
 
     def total(kinds: tuple[str, ...]) -> dict[str, Any]:
-        together = sum(samples[kind] for kind in kinds)
+        length = sum(samples[kind] for kind in kinds)
         count = sum(utterances[kind] for kind in kinds)
-        return {"utterances": count, "samples": together, "hours": together / SAMPLE_RATE / 3600}
+        return {"utterances": count, "samples": length, "hours": length / SAMPLE_RATE / 3600}
 
     return {
-        "in": total(FATES),
+        "in": total(OUTCOMES),
         "out": total(("interleaved", "speech")),
         "rejected": total(("rejected",)),
         "interleaved": total(("interleaved",)),
         "speech_alone": total(("speech",)),
         "reasons": {
-            reason: {**entry, "hours": entry["samples"] / SAMPLE_RATE / 3600, "meaning": REASONS[reason]}
+            reason: {
+                **entry,
+                "hours": entry["samples"] / SAMPLE_RATE / 3600,
+                "meaning": REASONS.get(reason, "a reason of a step of your own"),
+            }
             for reason, entry in sorted(reasons.items())
         },
     }
 
 
-def report(build: Path) -> dict[str, Any]:
+def rejecting_steps(run: Run) -> list[Step]:
+    """The steps whose tables decide what became of a row."""
+    return [step for step in run.steps if step.rejects and step.table]
+
+
+def report(run: Run) -> dict[str, Any]:
     """Write report/report.json, report/rejects.jsonl and report/index.html; returns the report.
 
     Raises:
-        ValueError: a stage is not finished, or the hours do not add up with what the shards hold.
+        ValueError: a step is not finished, or the hours do not add up with what the shards hold.
     """
-    settings = recall(build)
+    build = run.build
+    tables = [step for step in run.steps if step.table]
     for name in part_names(build):
-        for table, command in (("units", "units"), ("words", "align")):
-            if marker(build / table / name) is None:
-                raise ValueError(f"{table}/{name}: not finished; run `wordweave {command} {build}` first")
+        for step in tables:
+            finished_part(build, str(step.table), name, step.name)
     folder = build / "report"
-    said = account(build, unaligned=settings.corpus.unaligned, rejects=folder / "rejects.jsonl")
-    index_path = build / "shards" / "index.json"
-    if index_path.is_file():
-        index = json.loads(index_path.read_bytes())
-        said["shards"] = streams(index)
-        for stream, fate in (("interleaved", "interleaved"), ("speech", "out")):
-            held, want = said["shards"][stream]["audio_samples"], said[fate]["samples"]
-            if held != want:
+    result = count_outcomes(run, folder / "rejects.jsonl")
+    result["tables"] = {str(step.table): {"step": step.name, "summary": step.summary} for step in tables}
+    if (build / INDEX).is_file():
+        index = json.loads((build / INDEX).read_bytes())
+        result["shards"] = sum_streams(index)
+        for stream, outcome in (("interleaved", "interleaved"), ("speech", "out")):
+            stored, accepted = result["shards"][stream]["audio_samples"], result[outcome]["samples"]
+            if stored != accepted:
                 raise ValueError(
-                    f"{index_path}: {held} samples of {stream} speech, but {want} were accepted; "
+                    f"{build / INDEX}: {stored} samples of {stream} speech, but {accepted} were accepted; "
                     f"run `wordweave interleave {build}`"
                 )
-    write_atomically(folder / "report.json", json.dumps(said, indent=1, sort_keys=True).encode())
+    files.write(folder / "report.json", json.dumps(result, indent=1, sort_keys=True).encode())
     page = Environment(loader=PackageLoader("pipelines", "data"), autoescape=True).get_template("report.html")
     curve = "../model/loss.png" if (build / "model" / "loss.png").is_file() else None
-    shown = examples(build) if "shards" in said else []
-    html = page.render(build=build.name, report=said, settings=settings, examples=shown, curve=curve)
-    write_atomically(folder / "index.html", html.encode())
-    return said
+    samples = examples(build) if "shards" in result else []
+    html = page.render(build=build.name, report=result, settings=run.settings, examples=samples, curve=curve)
+    files.write(folder / "index.html", html.encode())
+    return result
 
 
 def examples(build: Path, count: int = 4) -> list[dict[str, Any]]:
@@ -104,7 +115,7 @@ def examples(build: Path, count: int = 4) -> list[dict[str, Any]]:
     ]
 
 
-def streams(index: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def sum_streams(index: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Shards, examples, tokens per kind and samples of audio of each stream, both splits together."""
     found: dict[str, dict[str, Any]] = {}
     for stream in STREAMS:
@@ -120,3 +131,6 @@ def streams(index: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 entry["valid"] += shard["samples"] if split == "valid" else 0
         found[stream] = {**entry, "tokens": dict(entry["tokens"])}
     return found
+
+
+REPORT_STEP = Step("report", "Report what became of every second of audio", after=None, once=report)

@@ -1,62 +1,71 @@
-"""One decode of a recording for all the tables that are made by listening to it.
+"""One decode of a recording for all the tables that are made from audio.
 
-Stages that listen run on a part one after the other in the same worker, and the first one's decoded recordings are kept
-for the others. Each writes its own table, under its own key, with the bytes it has when run alone.
+Stages that decode run on a part one after the other in the same worker, and the decoded recordings of the first are
+cached for the others. Each writes its own table, under its own key, with the bytes it has when run alone.
 """
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pipelines.execution.runner import Engine, failure, run_stage
-from pipelines.execution.task import Task, done, run_task
-from pipelines.steps.units import Kept, ListeningStage
+from pipelines.execution.runner import run_stage
+from pipelines.execution.task import Stage, Task, is_done
+from pipelines.steps.audio import AudioRunner, AudioSource, DecodedCache, decode_batch
+from pipelines.steps.base import Run
 
 
 @dataclass(frozen=True)
-class Together:
+class FusedStage(Stage):
     """Several stages on one part. Its task is the last one's, and carries the tasks of all as arguments."""
 
-    stages: tuple[ListeningStage, ...]
-    name: ClassVar[str] = "listen"
+    stages: tuple[Stage, ...]
+    name: ClassVar[str] = "decode"
     version: ClassVar[int] = 1
-    outside_key: ClassVar[tuple[str, ...]] = ("stages",)
 
-    def setup(self) -> None:
-        for stage in self.stages:
-            stage.setup()
+    def open(self) -> "FusedWorker":
+        """Open all stages."""
+        return FusedWorker(tuple(stage.open() for stage in self.stages))  # type: ignore[misc]
 
-    def last(self, task: Task) -> tuple[ListeningStage, Task]:
-        """Whose file the task's output is."""
-        return self.stages[-1], task.arguments[-1]
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether one of them does."""
+        return any(stage.uses_gpu for stage in self.stages)
 
-    def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
-        """Run the tasks before the last, then make the last one's file."""
-        kept = getattr(self, "_kept", None) or Kept()
-        for stage in self.stages:
-            object.__setattr__(stage, "_kept", kept)
-        try:
-            for stage, inner in zip(self.stages[:-1], task.arguments[:-1], strict=True):
-                if run_task(stage, build, inner) == "failed":
-                    raise ValueError(f"{inner.output}: {failure(build, inner)}")
-            return self.stages[-1].make(build, task.arguments[-1], temporary)
-        finally:
-            for stage in self.stages:
-                object.__setattr__(stage, "_kept", None)
+    @property
+    def decodes(self) -> bool:
+        """All of them decode."""
+        return True
 
 
-def run_together(build: Path, asked: list[tuple[ListeningStage, list[Task]]], engine: Engine) -> None:
-    """Bring the tables of several stages up to date wherever two or more of them wait for the same part.
+@dataclass(frozen=True)
+class FusedWorker:
+    """The workers of the stages."""
+
+    workers: tuple[AudioRunner, ...]
+
+    def run(self, build: Path, task: Task, audio: AudioSource = decode_batch) -> str:
+        """Run the tasks of all stages on one decode; one that fails does not stop the others."""
+        cache = DecodedCache(audio)
+        results = [
+            worker.run(build, inner, cache)
+            for worker, inner in zip(self.workers, task.arguments, strict=True)
+        ]
+        return "failed" if "failed" in results else results[-1]
+
+
+def run_fused(run: Run, stages: list[tuple[Stage, list[Task]]]) -> None:
+    """Bring the tables of several stages up to date wherever two or more of them have the same part to do.
 
     Args:
-        asked: stages with their tasks, of the same parts in the same order.
+        stages: with their tasks, of the same parts in the same order.
     """
-    waiting: dict[tuple[int, ...], list[Task]] = defaultdict(list)
-    for tasks in zip(*(tasks for _, tasks in asked), strict=True):
-        places = tuple(i for i, task in enumerate(tasks) if not done(build, task))
-        if len(places) > 1:
-            left = tuple(tasks[i] for i in places)
-            waiting[places].append(replace(left[-1], arguments=left))
-    for places, todo in waiting.items():
-        run_stage(Together(tuple(asked[i][0] for i in places)), build, todo, engine)
+    groups: dict[tuple[int, ...], list[Task]] = defaultdict(list)
+    for tasks in zip(*(tasks for _, tasks in stages), strict=True):
+        todo = tuple(i for i, task in enumerate(tasks) if not is_done(run.build, task))
+        if len(todo) > 1:
+            inner = tuple(tasks[i] for i in todo)
+            groups[todo].append(replace(inner[-1], arguments=inner))
+    for todo, fused in groups.items():
+        members = tuple(stages[i][0] for i in todo)
+        run_stage(FusedStage(members), run.build, fused, run.engine, plan_as=members[-1])

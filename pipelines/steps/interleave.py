@@ -1,5 +1,8 @@
-"""The stage that writes shards: rows of manifest, units and words -> webdataset tars of one stream and split."""
+"""The step `interleave`: rows of manifest, units, words and tokens -> webdataset shards, their vocabulary and index."""
 
+import dataclasses
+import functools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,155 +10,322 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from aligners.normalise import normalise
 from corpus import files
+from corpus.provenance import commit, versions
 from corpus.records import SAMPLE_RATE, Word
-from pipelines.execution.task import Task, utterance
-from pipelines.steps.split import Split, fates
-from pipelines.steps.units import FIELDS
+from pipelines.execution.planner import plan, read_markers
+from pipelines.execution.task import FileWorker, Stage, Task, make_task, marker_path, sha256
+from pipelines.layout import INDEX, finished_part, part_names, source_hashes
+from pipelines.steps.align import FIELDS
+from pipelines.steps.base import Run, Step, row_utterance
+from pipelines.steps.codebook import codebook_path, measured_dtype, units_dtype
+from pipelines.steps.split import Split, held_out, outcomes
+from pipelines.steps.vocabulary import build_vocabulary, text_words, token_kinds
 from shards.interleave import interleave, speech_tokens
 from shards.sequence import make_document
 from shards.strategies import Strategy, span_generator
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
-from shards.write import metadata, sample, text_metadata, write_shard
+from shards.write import SPLITS, STREAMS, metadata, sample, text_metadata, write_index, write_shard
 
 STREAMS_OF: dict[str, tuple[str, ...]] = {
     "interleaved": ("interleaved", "speech", "text"), "speech": ("speech",), "rejected": (),
 }  # fmt: skip
-"""Where a row goes by what became of it."""
+"""The streams of a row by its outcome."""
+
+Piece = tuple[str, str, int, int]
+"""Table, part, first row and row after the last one."""
 
 
 @dataclass(frozen=True)
-class WriteShard:
-    """Accepted rows -> one shard. Which rows is decided by what became of them and by the held-out rule alone."""
+class Rates:
+    """The time grids of a build's tokens."""
+
+    hop: int  # samples at 16 kHz between two units
+    centre: int  # sample at 16 kHz in the middle of the first unit
+    pitch: float = 12.5  # Hz
+    style: float = 1.0  # Hz
+
+
+@dataclass(frozen=True)
+class WriteShard(Stage):
+    """Accepted rows -> one shard. Which rows depends on their outcomes and the held-out rule alone."""
 
     vocabulary: str
     vocabulary_hash: str
-    writing: str
-    unaligned: str
+    normalisation: str
+    keep_unaligned: bool
     split: Split
-    frames: tuple[int, int]  # (hop, centre of the first unit frame), samples at 16 kHz
+    rates: Rates
     strategy: Strategy
     seed: int
     eos: bool
-    expressive: tuple[str, ...] = ()  # tables beside units whose tokens go into speech: pitch, style
+    rejecting: tuple[tuple[str, str], ...] = (("units", "units"), ("align", "words"))  # step, its table
+    members: tuple[tuple[str, str], ...] = (("units", "units"),)  # table, its column that becomes a member
     name: ClassVar[str] = "interleave"
-    version: ClassVar[int] = 3  # 3: spans drawn by corpus.keyed, a strategy without the numbers of others
+    version: ClassVar[int] = 3  # 3: randomness of corpus.keyed, a strategy without the numbers of others
     outside_key: ClassVar[tuple[str, ...]] = ("vocabulary",)
 
-    def setup(self) -> None:
-        object.__setattr__(self, "_vocabulary", Vocabulary.load(self.vocabulary))
+    def open(self) -> FileWorker:
+        """Load the vocabulary."""
+        vocabulary = Vocabulary.load(self.vocabulary)
+        return FileWorker(self, functools.partial(self.write, vocabulary))
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that a speech sample is made from, manifest and words first."""
+        names = [
+            "manifest",
+            "words",
+            *(table for _, table in self.rejecting),
+            *(table for table, _ in self.members),
+        ]
+        return tuple(dict.fromkeys(names))
+
+    def inputs_of(self, table: str, name: str) -> tuple[str, ...]:
+        """Paths of the parts that samples of one part of manifest or text are made from."""
+        return tuple(f"{one}/{name}" for one in (("text",) if table == "text" else self.tables))
 
     def accepted(self, build: Path, table: str, name: str) -> dict[tuple[str, str], list[tuple[int, int]]]:
         """(stream, split) -> (row, samples) of the rows of one part that belong there."""
         found: dict[tuple[str, str], list[tuple[int, int]]] = {}
         if table == "text":
             columns = files.read_table(build / "text" / name, ["id", "reject"]).to_pylist()
-            for row, said in enumerate(columns):
-                if said["reject"] is None:
-                    found.setdefault(("text", self.split.of(said["id"])), []).append((row, 0))
+            for number, row in enumerate(columns):
+                if row["reject"] is None:
+                    found.setdefault(("text", self.split.split_of(row["id"])), []).append((number, 0))
             return found
-        tables = [
-            files.read_table(build / "manifest" / name, ["id", "speaker", "samples", "reject", "detail"]),
-            files.read_table(build / "units" / name, ["reject", "detail"]),
-            files.read_table(build / "words" / name, ["reject", "detail"]),
-        ]
-        became = fates(*tables, unaligned=self.unaligned)
-        for row, said in enumerate(tables[0].to_pylist()):
-            split = self.split.of(said["id"], said["speaker"])
-            for stream in STREAMS_OF[became[row][0]]:
-                found.setdefault((stream, split), []).append((row, said["samples"]))
+        manifest = files.read_table(
+            build / "manifest" / name, ["id", "speaker", "samples", "reject", "detail"]
+        )
+        others = (
+            (step, files.read_table(build / other / name, ["reject", "detail"]))
+            for step, other in self.rejecting
+        )
+        results = outcomes([("ingest", manifest), *others], keep_unaligned=self.keep_unaligned)
+        for number, row in enumerate(manifest.to_pylist()):
+            split = self.split.split_of(row["id"], row["speaker"])
+            for stream in STREAMS_OF[results[number][0]]:
+                found.setdefault((stream, split), []).append((number, row["samples"]))
         return found
 
-    def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
-        """Write one tar; the done marker remembers its line of the index."""
+    def write(self, vocabulary: Vocabulary, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
+        """Write one tar; the done marker keeps its entry of the index."""
         stream, part, pieces = task.arguments
-        entry = write_shard(temporary, self.samples(build, stream, part, pieces), self._vocabulary)  # type: ignore[attr-defined]
+        entry = write_shard(temporary, self.samples(vocabulary, build, stream, part, pieces), vocabulary)
         return {"entry": {**entry, "file": Path(task.output).name}}
 
-    def samples(self, build: Path, stream: str, part: str, pieces: tuple) -> Iterator[dict[str, Any]]:
-        """The examples of the named rows, in order, a part at a time."""
+    def samples(
+        self, vocabulary: Vocabulary, build: Path, stream: str, part: str, pieces: tuple
+    ) -> Iterator[dict[str, Any]]:
+        """The samples of these row ranges, in order, a part at a time."""
         for table, name, start, stop in pieces:
             accepted = self.accepted(build, table, name).get((stream, part), [])
-            rows = [row for row, _ in accepted if start <= row < stop]
-            paths = inputs_of(table, name, self.expressive)
-            tables = [files.read_table(build / path).take(rows).to_pylist() for path in paths]
-            for columns in zip(*tables, strict=True):
-                yield self.text_sample(*columns) if stream == "text" else self.speech_sample(stream, *columns)
+            numbers = [row for row, _ in accepted if start <= row < stop]
+            paths = self.inputs_of(table, name)
+            tables = [files.read_table(build / path).take(numbers).to_pylist() for path in paths]
+            for rows in zip(*tables, strict=True):
+                if stream == "text":
+                    yield self.text_sample(vocabulary, rows[0])
+                else:
+                    yield self.speech_sample(vocabulary, stream, dict(zip(self.tables, rows, strict=True)))
 
-    def text_sample(self, row: dict[str, Any], *_: Any) -> dict[str, Any]:
+    def text_sample(self, vocabulary: Vocabulary, row: dict[str, Any]) -> dict[str, Any]:
         """A transcript or document as text alone."""
-        vocabulary = self._vocabulary  # type: ignore[attr-defined]
-        ids, _ends = vocabulary.tokenizer.encode_words(in_writing(row["text"], self.writing))
+        ids, _ends = vocabulary.tokenizer.encode_words(text_words(row["text"], self.normalisation))
         tokens = make_document([vocabulary.text_marker, *ids], vocabulary, eos=self.eos)
         facts = {name: row.get(name) for name in ("language", "licence")}
         key = row.get("key", row["id"])
         return sample(text_metadata(key, vocabulary, eos=self.eos, text=row["text"], **facts), tokens)
 
     def speech_sample(
-        self,
-        stream: str,
-        row: dict[str, Any],
-        units: dict[str, Any],
-        words: dict[str, Any],
-        *expressive: dict[str, Any],
+        self, vocabulary: Vocabulary, stream: str, rows: dict[str, dict[str, Any]]
     ) -> dict[str, Any]:
-        """An utterance as speech alone, or interleaved by the strategy."""
-        vocabulary = self._vocabulary  # type: ignore[attr-defined]
-        hop, centre = self.frames
-        timed = words["words"] if stream == "interleaved" else []
-        said = [Word(**{name: word[name] for name in FIELDS}) for word in timed]
+        """An utterance as speech alone, or interleaved by the strategy; `rows` are its rows by table."""
+        manifest, interleaved = rows["manifest"], stream == "interleaved"
+        columns = {column: np.array(rows[table][column], np.int16) for table, column in self.members}
+        timed = rows["words"]["words"] if interleaved else []
+        words = [Word(**{name: word[name] for name in FIELDS}) for word in timed]
         ids, ends = vocabulary.tokenizer.encode_words(
-            [word.spoken if self.writing == "spoken" else word.text for word in said]
+            [word.spoken if self.normalisation == "spoken" else word.text for word in words]
         )
-        item = replace(utterance(row), id=row["key"])
-        tokens_of = {
-            name: np.array(found[name], np.int16)
-            for name, found in zip(self.expressive, expressive, strict=True)
-        }
+        utterance = replace(row_utterance(manifest), id=manifest["key"])
         tokenized = TokenizedUtterance(
-            id=item.id,
-            units=np.array(units["units"], np.int16),
-            unit_rate=SAMPLE_RATE / hop,
-            unit_centre=centre / SAMPLE_RATE,
+            id=utterance.id,
+            units=columns.pop("units"),
+            unit_rate=SAMPLE_RATE / self.rates.hop,
+            unit_centre=self.rates.centre / SAMPLE_RATE,
             text=ids,
             text_ends=ends,
-            starts=np.array([word.start for word in said]),
-            ends=np.array([word.end for word in said]),
-            seconds=item.seconds,
+            starts=np.array([word.start for word in words]),
+            ends=np.array([word.end for word in words]),
+            seconds=utterance.seconds,
             vocabulary=vocabulary,
-            pitch=tokens_of.get("pitch"),
-            style=tokens_of.get("style"),
+            pitch=columns.pop("pitch", None),
+            style=columns.pop("style", None),
+            pitch_rate=self.rates.pitch,
+            style_rate=self.rates.style,
         )
-        drawn: dict[str, Any] = {}
+        more: dict[str, Any] = {}
         tokens: Sequence[int] | np.ndarray
-        if stream == "interleaved":
-            drawn = {"strategy": self.strategy, "seed": self.seed, "words": said}
-            tokens = interleave(tokenized, self.strategy, span_generator(self.seed, 0, item.id))
+        if interleaved:
+            more = {"strategy": self.strategy, "seed": self.seed, "words": words}
+            tokens = interleave(tokenized, self.strategy, span_generator(self.seed, 0, utterance.id))
         else:
             tokens = speech_tokens(tokenized)
         record = metadata(
-            item,
+            utterance,
             vocabulary,
             stream=stream,
             tokenized=tokenized,
-            unit_hop=hop,
+            unit_hop=self.rates.hop,
             eos=self.eos,
-            source_id=row["id"],
-            **drawn,
+            source_id=manifest["id"],
+            **more,
         )
-        return sample(record, make_document(tokens, vocabulary, eos=self.eos), tokenized)
+        members = {f"{column}.npy": array for column, array in columns.items()}
+        return sample(record, make_document(tokens, vocabulary, eos=self.eos), tokenized, members=members)
 
 
-def inputs_of(table: str, name: str, expressive: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The tables an example of this part is made from."""
-    tables = ("text",) if table == "text" else ("manifest", "units", "words", *expressive)
-    return tuple(f"{table}/{name}" for table in tables)
+# Assignment of rows to shards --------------------------------------------------------------------------------------
 
 
-def in_writing(text: str, writing: str) -> list[str]:
-    """The words of a text: "spoken" in lower case without punctuation, "original" as they stand."""
-    if writing == "original":
-        return text.split()
-    return [word for token in normalise(text) for word in token.spoken]
+class ShardAssignment:
+    """The shards of one stream and split, filled one after another."""
+
+    def __init__(self, samples_per_shard: int):
+        self.shards: list[list[Piece]] = []
+        self.samples: list[int] = []  # of audio, at 16 kHz, in each shard
+        self._capacity = self._filled = samples_per_shard
+
+    def add(self, table: str, name: str, rows: list[tuple[int, int]]) -> None:
+        """Put (row, samples) of one part into shards, in order."""
+        for row, samples in rows:
+            if self._filled == self._capacity or self.shards[-1][-1][0] != table:
+                self.shards.append([])
+                self.samples.append(0)
+                self._filled = 0
+            pieces = self.shards[-1]
+            if pieces and pieces[-1][:2] == (table, name):
+                pieces[-1] = (table, name, pieces[-1][2], row + 1)
+            else:
+                pieces.append((table, name, row, row + 1))
+            self._filled += 1
+            self.samples[-1] += samples
+
+
+def assign_shards(
+    build: Path, stage: WriteShard, commands: dict[str, str], *, samples_per_shard: int
+) -> list[Task]:
+    """One task per shard, named by the row ranges it takes from each part: one pass over the parts.
+
+    Shards of a stream and split follow the manifest; a shard holds rows of the manifest or documents, not both, and
+    documents come first, so that recordings added later touch the last shards alone. Memory holds the list of shards.
+
+    Args:
+        commands: table -> the command that makes it.
+    """
+    assignments = {
+        (stream, split): ShardAssignment(samples_per_shard) for stream in STREAMS for split in SPLITS
+    }
+    hashes = source_hashes(build, "manifest") | source_hashes(build, "text")
+    for name in part_names(build):
+        for table in stage.tables[1:]:
+            hashes[f"{table}/{name}"] = finished_part(build, table, name, commands[table])["sha256"]
+    for table in ("text", "manifest"):
+        for name in part_names(build, table):
+            for place, rows in stage.accepted(build, table, name).items():
+                assignments[place].add(table, name, rows)
+    tasks = []
+    for (stream, split), assigned in assignments.items():
+        for number, (pieces, samples) in enumerate(zip(assigned.shards, assigned.samples, strict=True)):
+            paths = [path for table, name, _, _ in pieces for path in stage.inputs_of(table, name)]
+            output = f"shards/{stream}/{split}-{number:06d}.tar"
+            inputs = {path: hashes[path] for path in paths}
+            tasks.append(make_task(stage, output, inputs, samples, (stream, split, tuple(pieces))))
+    return tasks
+
+
+# The step ----------------------------------------------------------------------------------------------------------
+
+
+def shard_stage(run: Run) -> WriteShard:
+    """The stage that writes shards: chooses what is held out and builds the vocabulary."""
+    split = held_out(run)
+    vocabulary, settings = build_vocabulary(run, split), run.settings
+    tables = [step for step in run.steps if step.table]
+    return WriteShard(
+        vocabulary=str(run.folder / "shards"), vocabulary_hash=vocabulary.hash,
+        normalisation=settings.text.normalisation, keep_unaligned=settings.corpus.keep_unaligned, split=split,
+        rates=token_rates(run), strategy=settings.interleave.make_strategy(), seed=settings.interleave.seed,
+        eos=settings.interleave.eos, rejecting=tuple((step.name, str(step.table)) for step in tables if step.rejects),
+        members=tuple((str(step.table), step.column) for step in tables if step.column),
+    )  # fmt: skip
+
+
+def token_rates(run: Run) -> Rates:
+    """The time grids of units, pitch and style tokens, as their stages noted them."""
+    first = part_names(run.build)[0]
+    units = finished_part(run.build, "units", first, "units")
+    rates = Rates(units["hop"], units["centre"])
+    for kind in token_kinds(run):
+        rate = finished_part(run.build, kind, first, kind).get("rate")
+        rates = rates if rate is None else replace(rates, **{kind: rate})
+    return rates
+
+
+def interleave_tasks(run: Run) -> tuple[WriteShard, list[Task]]:
+    """One task per shard."""
+    stage = shard_stage(run)
+    commands = {str(step.table): step.name for step in run.steps if step.table}
+    return stage, assign_shards(run.build, stage, commands, samples_per_shard=run.settings.shards.samples)
+
+
+def drop_index(run: Run, stage: Stage, tasks: list[Task]) -> None:
+    """No index over half-rewritten shards."""
+    if plan(stage, run.build, tasks).todo:
+        (run.build / INDEX).unlink(missing_ok=True)
+
+
+def finish_shards(run: Run, stage: Stage, tasks: list[Task]) -> None:
+    """Write the index and provenance.json; remove shards of an earlier plan, which a glob would read."""
+    build = run.build
+    entries: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for task, marker in read_markers(build, tasks):
+        stream, part = task.arguments[0], task.arguments[1]
+        assert marker
+        entries.setdefault(stream, {}).setdefault(part, []).append(marker["entry"])
+    vocabulary = Vocabulary.load(build / "shards")
+    write_index(build / "shards", entries, vocabulary)
+    current = {build / task.output for task in tasks}
+    for path in (build / "shards").glob("*/*.tar"):
+        if path not in current:
+            path.unlink()
+            marker_path(path).unlink(missing_ok=True)
+    write_provenance(run, vocabulary.hash)
+
+
+def write_provenance(run: Run, vocabulary_hash: str) -> None:
+    """Write provenance.json: versions, commit, hashes of models, codebook and vocabulary."""
+    build, settings = run.build, run.settings
+    content = {
+        "versions": versions(),
+        "commit": commit(),
+        "codebook": sha256(codebook_path(build, settings)),
+        "units_dtype": units_dtype(build, settings),
+        "units_dtype_measured": measured_dtype(build, settings) if settings.units.dtype == "auto" else None,
+        "vocabulary": vocabulary_hash,
+        "settings": dataclasses.asdict(settings),
+    }
+    files.write(build / "provenance.json", json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+INTERLEAVE_STEP = Step(
+    "interleave",
+    "Write the shards",
+    after=None,
+    tasks=interleave_tasks,
+    before=drop_index,
+    finish=finish_shards,
+    reads_all=True,
+)

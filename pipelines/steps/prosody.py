@@ -1,11 +1,12 @@
-"""Pitch and style of a build: one decode and one F0 per recording, then tokens measured from each speaker's means.
+"""The steps `prosody`, `pitch` and `style`: one decode and one F0 per recording, then tokens relative to speaker means.
 
     manifest ── prosody (F0 and style features) ──┬── speakers.json ──┬── pitch
                                                   └───────────────────┴── style
 
-The means are a global step: sums per speaker over part outputs, read a batch at a time.
+The means are a global part: sums per speaker over part outputs, read a batch at a time.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -17,13 +18,14 @@ import numpy as np
 import pyarrow as pa
 
 from corpus import files
-from pipelines.build import Say, save, units_stage
-from pipelines.execution.runner import Engine, run_stage
-from pipelines.execution.task import TableStage, Task, marker, marker_of, task_of, write_atomically
-from pipelines.layout import map_tasks, origin, part_names, parts
+from corpus.keyed import fraction
+from pipelines.execution.runner import run_stage
+from pipelines.execution.task import Stage, Task, marker_path, publish_model, read_marker
+from pipelines.layout import SPEAKERS, origin, part_names, part_tasks, parts, table_tasks
 from pipelines.settings import Settings
-from pipelines.steps.fused import run_together
-from pipelines.steps.units import ListeningStage, Row, decoded, reasons
+from pipelines.steps.audio import AudioStage, AudioWorker, Row, decode_batch
+from pipelines.steps.base import Run, Step, TableWorker, reject_columns, token_batch, token_schema
+from pipelines.steps.codebook import fit_key
 from units.prosody import pitch as pitches
 from units.prosody import pitch_training
 from units.prosody import style as styles
@@ -43,18 +45,11 @@ PROSODY = pa.schema(
         ("detail", pa.string()),
     ]
 )
-SPEAKERS = "speakers.json"
-
-
-def token_schema(name: str) -> pa.Schema:
-    """Of the tables pitch and style."""
-    return pa.schema(
-        [("id", pa.string()), (name, pa.list_(pa.int16())), ("reject", pa.string()), ("detail", pa.string())]
-    )
+PITCH, STYLE = token_schema("pitch"), token_schema("style")
 
 
 @dataclass(frozen=True)
-class MeasureProsody(ListeningStage):
+class MeasureProsody(AudioStage):
     """Utterances -> F0 every 5 ms and style features every second: all that pitch and style tokens are made from."""
 
     device: str
@@ -62,63 +57,66 @@ class MeasureProsody(ListeningStage):
     name: ClassVar[str] = "prosody"
     version: ClassVar[int] = 2
     outside_key: ClassVar[tuple[str, ...]] = ("device",)
-    schema: ClassVar[pa.Schema] = PROSODY
 
-    def setup(self) -> None:
+    def open(self) -> AudioWorker:
+        """One thread each: workers share the cores."""
         import torch
 
         torch.set_num_threads(1)
+        return AudioWorker(self, PROSODY, functools.partial(measure_batch, self.device))
 
-    def made(self, batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:
-        """The prosody of a batch whose recordings are decoded."""
-        found = [None if wave is None else self.measure(wave) for _, wave, _ in rows]
-        columns = [[None if row is None else row[i] for row in found] for i in range(3)]
-        names = ("hertz", "voiced", "style")
-        arrays = [
-            pa.array(column, PROSODY.field(name).type) for name, column in zip(names, columns, strict=True)
-        ]
-        said = [batch.column(name) for name in ("id", "speaker", "samples")]
-        return pa.record_batch([*said, *arrays, *reasons([reject for _, _, reject in rows])], schema=PROSODY)
 
-    def measure(self, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """F0, voicing and style features of one recording."""
-        f0 = extract(wave, device=self.device)
-        return f0.hertz, f0.voiced, styles.pool(wave, f0).ravel()
+def measure_batch(device: str, batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:
+    """The prosody of a batch of decoded recordings."""
+    measured = [None if wave is None else measure(wave, device) for _, wave, _ in rows]
+    columns = [[None if row is None else row[i] for row in measured] for i in range(3)]
+    names = ("hertz", "voiced", "style")
+    arrays = [pa.array(column, PROSODY.field(name).type) for name, column in zip(names, columns, strict=True)]
+    manifest = [batch.column(name) for name in ("id", "speaker", "samples")]
+    rejects = reject_columns([reject for _, _, reject in rows])
+    return pa.record_batch([*manifest, *arrays, *rejects], schema=PROSODY)
+
+
+def measure(wave: np.ndarray, device: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """F0, voicing and style features of one recording."""
+    f0 = extract(wave, device=device)
+    return f0.hertz, f0.voiced, styles.pool(wave, f0).ravel()
 
 
 @dataclass(frozen=True)
-class MakePitch(TableStage):
+class MakePitch(Stage):
     """Prosody -> pitch tokens."""
 
     model: str
     model_hash: str
     speakers: (
-        str  # place of the speakers' means; the ones a part needs are in its task's arguments, by their hash
+        str  # path of the speakers' means; those that a part needs are in its task's arguments, by their hash
     )
     name: ClassVar[str] = "pitch"
     version: ClassVar[int] = 1
     outside_key: ClassVar[tuple[str, ...]] = ("model", "speakers")
-    schema: ClassVar[pa.Schema] = token_schema("pitch")
 
-    def setup(self) -> None:
-        object.__setattr__(self, "_tokenizer", pitches.load(files.local(self.model)))
-        object.__setattr__(self, "_speakers", read_speakers(files.to_path(self.speakers)))
+    def open(self) -> TableWorker:
+        """Load the tokenizer; each done marker keeps its number of codes and its rate for vocabulary and shards."""
+        tokenizer = pitches.load(files.local(self.model))
+        speakers = read_speakers(files.to_path(self.speakers))
+        notes = {"codes": tokenizer.codes, "rate": tokenizer.rate}
+        return TableWorker(self, PITCH, functools.partial(pitch_batch, tokenizer, speakers), notes=notes)
 
-    def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
-        """Note the number of codes beside the part: the vocabulary needs it."""
-        return {**super().make(build, task, temporary), "codes": self._tokenizer.codes}  # type: ignore[attr-defined]
 
-    def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        found = []
-        for row in batch.to_pylist():
-            mean = self._speakers.get(row["speaker"], {}).get("pitch_mean")  # type: ignore[attr-defined]
-            f0 = contour(row)
-            found.append(None if f0 is None else self._tokenizer.encode(f0, mean))  # type: ignore[attr-defined]
-        return token_batch(batch, found, self.schema)
+def pitch_batch(
+    tokenizer: pitches.PitchTokenizer, speakers: dict[str, dict[str, Any]], batch: pa.RecordBatch
+) -> pa.RecordBatch:
+    """Pitch tokens of a batch of the prosody table."""
+    tokens = []
+    for row in batch.to_pylist():
+        mean, f0 = speakers.get(row["speaker"], {}).get("pitch_mean"), row_f0(row)
+        tokens.append(None if f0 is None else tokenizer.encode(f0, mean))
+    return token_batch(batch, tokens, PITCH)
 
 
 @dataclass(frozen=True)
-class MakeStyle(TableStage):
+class MakeStyle(Stage):
     """Prosody -> style tokens; for a wav2vec2 classifier manifest -> style tokens."""
 
     codebook: str
@@ -127,84 +125,62 @@ class MakeStyle(TableStage):
     name: ClassVar[str] = "style"
     version: ClassVar[int] = 1
     outside_key: ClassVar[tuple[str, ...]] = ("codebook", "speakers")
-    schema: ClassVar[pa.Schema] = token_schema("style")
 
-    def setup(self) -> None:
+    def open(self) -> TableWorker:
+        """Load the tokenizer; each done marker keeps its number of codes for the vocabulary."""
         import torch
 
         torch.set_num_threads(1)
-        object.__setattr__(self, "_tokenizer", styles.load(files.local(self.codebook)))
-        object.__setattr__(self, "_speakers", read_speakers(files.to_path(self.speakers)))
-
-    def make(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
-        """Note the number of codes beside the part: the vocabulary needs it."""
-        return {**super().make(build, task, temporary), "codes": self._tokenizer.codes}  # type: ignore[attr-defined]
-
-    def process(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        tokenizer = self._tokenizer  # type: ignore[attr-defined]
+        tokenizer = styles.load(files.local(self.codebook))
+        speakers = read_speakers(files.to_path(self.speakers))
         if isinstance(tokenizer, Wav2Vec2Style):
-            rows = list(decoded(batch))
-            found = [None if wave is None else tokenizer.encode(wave) for _, wave, _ in rows]
-            return pa.record_batch(
-                [
-                    batch.column("id"),
-                    pa.array(found, pa.list_(pa.int16())),
-                    *reasons([row[2] for row in rows]),
-                ],
-                schema=self.schema,
-            )
-        found = []
-        for row in batch.to_pylist():
-            if row["style"] is None:
-                found.append(None)
-                continue
-            said = self._speakers.get(row["speaker"])  # type: ignore[attr-defined]
-            mean = said and styles.shrunk(
-                np.array(said["style_sum"]), said["style_seconds"], tokenizer.corpus_mean
-            )
-            found.append(tokenizer.assign(style_features(row), mean))
-        return token_batch(batch, found, self.schema)
+            process = functools.partial(classified_style_batch, tokenizer)
+        else:
+            process = functools.partial(style_batch, tokenizer, speakers)
+        return TableWorker(self, STYLE, process, notes={"codes": tokenizer.codes, "rate": 1.0})
 
 
-def contour(row: dict[str, Any]) -> F0 | None:
+def style_batch(
+    tokenizer: styles.StyleTokenizer, speakers: dict[str, dict[str, Any]], batch: pa.RecordBatch
+) -> pa.RecordBatch:
+    """Style tokens of a batch of the prosody table."""
+    tokens = []
+    for row in batch.to_pylist():
+        speaker = speakers.get(row["speaker"])
+        mean = None
+        if speaker:
+            sums = np.array(speaker["style_sum"])
+            mean = styles.shrunk(sums, speaker["style_seconds"], tokenizer.corpus_mean)
+        tokens.append(None if row["style"] is None else tokenizer.assign(row_style(row), mean))
+    return token_batch(batch, tokens, STYLE)
+
+
+def classified_style_batch(tokenizer: Wav2Vec2Style, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Style tokens of a batch of the manifest, by a classifier of waveforms."""
+    rows = decode_batch(batch)
+    tokens = [None if wave is None else tokenizer.encode(wave) for _, wave, _ in rows]
+    rejects = reject_columns([reject for _, _, reject in rows])
+    return pa.record_batch(
+        [batch.column("id"), pa.array(tokens, STYLE.field(1).type), *rejects], schema=STYLE
+    )
+
+
+def row_f0(row: dict[str, Any]) -> F0 | None:
     """F0 of a row of prosody."""
     if row["hertz"] is None:
         return None
     return F0(np.array(row["hertz"], np.float32), np.array(row["voiced"], bool))
 
 
-def style_features(row: dict[str, Any]) -> np.ndarray:
-    """(S, 27) of a row of prosody."""
+def row_style(row: dict[str, Any]) -> np.ndarray:
+    """(S, 27) style features of a row of prosody."""
     return np.array(row["style"], np.float32).reshape(-1, len(FEATURES))
 
 
-def token_batch(batch: pa.RecordBatch, tokens: list[np.ndarray | None], schema: pa.Schema) -> pa.RecordBatch:
-    """Rows of tokens; what was rejected before stays so, with its reason."""
-    columns = [batch.column("id"), pa.array(tokens, schema.field(1).type)]
-    return pa.record_batch([*columns, batch.column("reject"), batch.column("detail")], schema=schema)
-
-
-# Steps -------------------------------------------------------------------------------------------------------------
-
-
-def units_and_prosody(build: Path, settings: Settings, engine: Engine) -> None:
-    """Units, F0 and style features of every part that has neither, from one decode of each recording."""
-    stages = units_stage(build, settings), prosody_stage(settings)
-    tasks = [map_tasks(build, stage, stage.name) for stage in stages]
-    run_together(build, list(zip(stages, tasks, strict=True)), engine)
-
-
-def prosody_stage(settings: Settings) -> MeasureProsody:
-    """The stage that measures F0 and style features."""
-    return MeasureProsody(settings.units.device, identity())
-
-
-def prosody(build: Path, settings: Settings, engine: Engine) -> list[Task]:
-    """F0 and style features of every part."""
-    stage = prosody_stage(settings)
-    tasks = map_tasks(build, stage, "prosody")
-    run_stage(stage, build, tasks, engine)
-    return tasks
+def prosody_tasks(run: Run) -> tuple[Stage, list[Task]]:
+    """One task per manifest part."""
+    stage = MeasureProsody(run.settings.units.device, identity())
+    return stage, part_tasks(run.folder, stage, "prosody")
 
 
 def read_rows(build: Path, columns: list[str], rows: int = 64) -> Iterator[dict[str, Any]]:
@@ -214,188 +190,232 @@ def read_rows(build: Path, columns: list[str], rows: int = 64) -> Iterator[dict[
             yield from batch.to_pylist()
 
 
-def speaker_means(build: Path, *, say: Say = lambda line: None) -> Path:
+def prepare_tokens(run: Run) -> None:
+    """Bring the prosody table and the speakers' means up to date."""
+    stage, tasks = prosody_tasks(run)
+    run_stage(stage, run.build, tasks, run.engine)
+    write_speaker_means(run)
+
+
+def write_speaker_means(run: Run) -> Path:
     """Sum F0 and style features per speaker over all parts; written to speakers.json.
 
-    `pitch_mean` (Hz) is null for a speaker without a voiced frame; `style_share` says how far the speaker's own mean
-    counts, 1 from 16 s of voiced seconds on, the rest being the mean of the codebook's corpus. Utterances without a
-    speaker are not in it: their pitch is measured from their own mean, their style from the corpus's.
+    `pitch_mean` (Hz) is null for a speaker without a voiced frame; `style_share` is the weight of the speaker's own
+    mean, 1 from 16 s of voiced seconds on, the rest being the mean of the codebook's corpus. Utterances without a
+    speaker are not in it: their pitch is relative to their own mean, their style to the corpus's.
 
-    Who was heard for that long keeps the sums of then, whatever recordings come later: else ten more recordings of
-    everybody would change every token of the build.
+    A speaker with that much speech keeps these sums when recordings are added: else ten more recordings of each speaker
+    would change every token of the build.
     """
+    build = run.build
     path = build / SPEAKERS
-    asked = [MeasureProsody.name, MeasureProsody.version, identity(), origin(build)]
-    measured = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-    held = read_speakers(path) if path.exists() and (marker(path) or {}).get("key") == measured else {}
-    found: dict[str, dict[str, Any]] = {}
-    for row in read_rows(build, ["speaker", "hertz", "voiced", "style"]):
-        f0 = contour(row)
-        if row["speaker"] is None or f0 is None:
-            continue
-        said = found.setdefault(
-            row["speaker"],
-            {
-                "utterances": 0,
-                "hertz": 0.0,
-                "frames": 0,
-                "style_sum": np.zeros(len(FEATURES)),
-                "style_seconds": 0,
-            },
-        )
-        sums, seconds = styles.total([style_features(row)])
-        said["utterances"] += 1
-        said["hertz"] += float(f0.hertz[f0.voiced].sum(dtype=np.float64))
-        said["frames"] += int(f0.voiced.sum())
-        said["style_sum"] += sums
-        said["style_seconds"] += seconds
-    told = {
-        name: {
-            "utterances": said["utterances"],
-            "pitch_mean": said["hertz"] / said["frames"] if said["frames"] else None,
-            "voiced_seconds": said["frames"] / 200,
-            "style_sum": said["style_sum"].tolist(),
-            "style_seconds": said["style_seconds"],
-            "style_share": min(1.0, said["style_seconds"] / ENOUGH),
-        }
-        for name, said in sorted(found.items())
-    }
-    kept = {name: said for name, said in held.items() if name in told and heard_enough(said)}
-    changed = sum(told[name] != said for name, said in kept.items())
+    fields = [MeasureProsody.name, MeasureProsody.version, identity(), origin(build)]
+    key = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+    before = read_speakers(path) if path.exists() and (read_marker(path) or {}).get("key") == key else {}
+    measured = dict(sorted(sum_speakers(read_rows(build, ["speaker", "hertz", "voiced", "style"])).items()))
+    kept = {name: sums for name, sums in before.items() if name in measured and has_enough(sums)}
+    changed = sum(measured[name] != sums for name, sums in kept.items())
     if changed:
-        say(
-            f"speakers: the means of {changed} stay, measured before the corpus changed; remove {path} to measure "
-            "them anew"
+        run.say(
+            f"speakers: the means of {changed} are kept, measured before the corpus changed; remove {path} to "
+            "measure them again"
         )
-    marker_of(path).unlink(missing_ok=True)
-    write_atomically(path, json.dumps(told | kept, indent=0, sort_keys=True).encode())
-    write_atomically(marker_of(path), json.dumps({"key": measured}).encode())
+    marker_path(path).unlink(missing_ok=True)
+    files.write(path, json.dumps(measured | kept, indent=0, sort_keys=True).encode())
+    files.write(marker_path(path), json.dumps({"key": key}).encode())
     return path
 
 
-def heard_enough(said: dict[str, Any]) -> bool:
-    """Whether a speaker's means rest on so much speech that more would hardly move them."""
-    return min(said["voiced_seconds"], said["style_seconds"]) >= ENOUGH
+def sum_speakers(rows: Iterator[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Speaker -> what speakers.json holds, from rows of the prosody table."""
+    totals: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        f0 = row_f0(row)
+        if row["speaker"] is None or f0 is None:
+            continue
+        zero = {"utterances": 0, "hertz": 0.0, "frames": 0, "sum": np.zeros(len(FEATURES)), "seconds": 0}
+        total = totals.setdefault(row["speaker"], zero)
+        sums, seconds = styles.total([row_style(row)])
+        total["utterances"] += 1
+        total["hertz"] += float(f0.hertz[f0.voiced].sum(dtype=np.float64))
+        total["frames"] += int(f0.voiced.sum())
+        total["sum"] += sums
+        total["seconds"] += seconds
+    return {
+        name: {
+            "utterances": total["utterances"],
+            "pitch_mean": total["hertz"] / total["frames"] if total["frames"] else None,
+            "voiced_seconds": total["frames"] / 200,
+            "style_sum": total["sum"].tolist(),
+            "style_seconds": total["seconds"],
+            "style_share": min(1.0, total["seconds"] / ENOUGH),
+        }
+        for name, total in totals.items()
+    }
+
+
+def has_enough(sums: dict[str, Any]) -> bool:
+    """Whether a speaker's means are based on so much speech that more would hardly move them."""
+    return min(sums["voiced_seconds"], sums["style_seconds"]) >= ENOUGH
 
 
 def read_speakers(path: Path) -> dict[str, dict[str, Any]]:
-    """What `speaker_means` wrote."""
-    return json.loads(path.read_bytes())
+    """What `write_speaker_means` wrote.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no speaker means; run `wordweave pitch {path.parent}` first") from None
 
 
-def token_tasks(build: Path, stage: MakePitch | MakeStyle, table: str = "prosody") -> list[Task]:
-    """One task per part; its key covers the means of the part's own speakers."""
-    speakers, tasks = read_speakers(build / SPEAKERS), []
-    for part in parts(build):
-        name = part.name
-        column = files.read_table(build / "manifest" / name, columns=["speaker"]).column(0)
-        own = {speaker: speakers.get(speaker) for speaker in column.unique().to_pylist() if speaker}
-        means = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
-        said = part._asdict() if table == "manifest" else marker(build / table / name)
-        assert said is not None
-        source = {f"{table}/{name}": said["sha256"]}
-        tasks.append(task_of(stage, f"{stage.name}/{name}", source, part.samples, (means,)))
-    return tasks
-
-
-def model_path(build: Path, named: str, kind: str) -> str:
+def model_path(build: Path, setting: str, kind: str) -> str:
     """The model tokens are made with: the settings' own, else the build's, else (empty) the bundled one."""
     fitted = build / "codebooks" / f"{kind}.safetensors"
-    return named or (str(fitted) if fitted.is_file() else "")
+    return setting or (str(fitted) if fitted.is_file() else "")
 
 
-def pitch(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> dict[str, int]:
-    """Pitch tokens of every part."""
-    return tokens(build, settings, engine, "pitch", say=say)
+def load_pitch(build: Path, settings: Settings) -> pitches.PitchTokenizer:
+    """The pitch tokenizer of a build."""
+    return pitches.load(files.local(model_path(build, settings.pitch.model, "pitch")))
 
 
-def style(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> dict[str, int]:
-    """Style tokens of every part."""
-    return tokens(build, settings, engine, "style", say=say)
+def load_style(build: Path, settings: Settings) -> styles.StyleTokenizer | Wav2Vec2Style:
+    """The style tokenizer of a build."""
+    return styles.load(files.local(model_path(build, settings.style.codebook, "style")))
 
 
-def tokens(build: Path, settings: Settings, engine: Engine, table: str, *, say: Say) -> dict[str, int]:
-    """Pitch or style tokens of every part."""
-    prosody(build, settings, engine)
-    speaker_means(build, say=say)
-    stage, source = token_stage(build, settings, table)
-    return run_stage(stage, build, token_tasks(build, stage, source), engine)
+def pitch_tasks(run: Run) -> tuple[Stage, list[Task]]:
+    """One task per part of the prosody table."""
+    model = model_path(run.folder, run.settings.pitch.model, "pitch")
+    digest = load_pitch(run.folder, run.settings).hash
+    stage = MakePitch(model, digest, str(run.build / SPEAKERS))
+    return stage, token_tasks(run, stage, "prosody")
 
 
-def token_stage(build: Path, settings: Settings, table: str) -> tuple[MakePitch | MakeStyle, str]:
-    """The stage that makes pitch or style tokens, and the table it makes them of."""
-    speakers = str(build / SPEAKERS)
-    if table == "pitch":
-        model = model_path(build, settings.pitch.model, "pitch")
-        return MakePitch(model, pitches.load(files.local(model)).hash, speakers), "prosody"
-    codebook = model_path(build, settings.style.codebook, "style")
-    tokenizer = styles.load(files.local(codebook))
-    source = "manifest" if isinstance(tokenizer, Wav2Vec2Style) else "prosody"
-    return MakeStyle(codebook, tokenizer.hash, speakers), source
+def style_tasks(run: Run) -> tuple[Stage, list[Task]]:
+    """One task per part of the prosody table; of the manifest, for a wav2vec2 classifier."""
+    tokenizer = load_style(run.folder, run.settings)
+    codebook = model_path(run.folder, run.settings.style.codebook, "style")
+    stage = MakeStyle(codebook, tokenizer.hash, str(run.build / SPEAKERS))
+    return stage, token_tasks(run, stage, "manifest" if isinstance(tokenizer, Wav2Vec2Style) else "prosody")
 
 
-def fit_pitch(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> Path:
-    """Train the VQ-VAE on F0 drawn from every part; an up-to-date one is left as it is."""
-    wanted, path = fit_key(build, settings, engine, "pitch")
-    if wanted is None:
+def token_tasks(run: Run, stage: MakePitch | MakeStyle, source: str) -> list[Task]:
+    """One task per part; its key covers the means of the part's own speakers."""
+    speakers = read_speakers(run.build / SPEAKERS)
+
+    def means(name: str) -> str:
+        column = files.read_table(run.build / "manifest" / name, columns=["speaker"]).column(0)
+        own = {speaker: speakers.get(speaker) for speaker in column.unique().to_pylist() if speaker}
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+    arguments = ((means(name),) for name in part_names(run.build))
+    return table_tasks(run.build, stage, stage.name, source, "pitch", arguments)
+
+
+# Fitting -----------------------------------------------------------------------------------------------------------
+
+
+def fit_pitch(run: Run) -> Path:
+    """Train the VQ-VAE on F0 sampled from every part; an up-to-date one is kept."""
+    settings, path = run.settings.pitch, run.build / "codebooks" / "pitch.safetensors"
+    key = prosody_fit_key(run, "pitch")
+    if is_fitted(path, key):
         return path
-    speakers, taken = read_speakers(speaker_means(build)), []
-    limit, filled = int(settings.pitch.fit_hours * 3600 * 200), 0
-    for row in drawn(
-        build, settings, ["id", "speaker", "samples", "hertz", "voiced"], settings.pitch.fit_hours
-    ):
-        f0 = contour(row)
+    speakers, contours = read_speakers(write_speaker_means(run)), []
+    limit, filled = int(settings.fit_hours * 3600 * 200), 0
+    for row in sampled_prosody(run, ["hertz", "voiced"], settings.fit_hours, settings.seed):
+        f0 = row_f0(row)
         if f0 is not None and filled < limit:
-            taken.append((f0, speakers.get(row["speaker"], {}).get("pitch_mean")))
+            contours.append((f0, speakers.get(row["speaker"], {}).get("pitch_mean")))
             filled += len(f0)
-    say(f"fit pitch: {settings.pitch.steps} steps on {filled / 200 / 3600:.2f} h of F0")
-    made = pitch_training.fit(taken, steps=settings.pitch.steps, seed=settings.pitch.seed)
-    return keep(made, path, wanted)
-
-
-def fit_style(build: Path, settings: Settings, engine: Engine, *, say: Say = lambda line: None) -> Path:
-    """Cluster seconds drawn from every part; they are placed among the styles of the bundled one."""
-    wanted, path = fit_key(build, settings, engine, "style")
-    if wanted is None:
-        return path
-    features, names = [], []
-    for row in drawn(build, settings, ["id", "speaker", "samples", "style"], settings.style.fit_hours):
-        if row["style"] is not None:
-            features.append(style_features(row))
-            names.append(row["speaker"])
-    bundled = styles.load()
-    assert isinstance(bundled, styles.StyleTokenizer)
-    say(f"fit style: k-means of {sum(map(len, features))} seconds into {settings.style.clusters} clusters")
-    made = styles.fit(
-        features, names, like=bundled, clusters=settings.style.clusters, seed=settings.style.seed
-    )
-    return keep(made, path, wanted)
-
-
-def fit_key(build: Path, settings: Settings, engine: Engine, kind: str) -> tuple[str | None, Path]:
-    """The key of a model to fit, None where it stands; and its place."""
-    from dataclasses import asdict
-
-    tasks = prosody(build, settings, engine)
-    path = build / "codebooks" / f"{kind}.safetensors"
-    asked = [kind, asdict(getattr(settings, kind)), [task.key for task in tasks]]
-    wanted = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    stands = path.exists() and (marker(path) or {}).get("key") == wanted
-    return (None if stands else wanted), path
-
-
-def keep(model: pitches.PitchTokenizer | styles.StyleTokenizer, path: Path, wanted: str) -> Path:
-    """Write a fitted model and its done marker."""
-    save(model, path)
-    write_atomically(marker_of(path), json.dumps({"key": wanted}).encode())
+    run.say(f"fit pitch: {settings.steps} steps on {filled / 200 / 3600:.2f} h of F0")
+    model = pitch_training.fit(contours, steps=settings.steps, seed=settings.seed)
+    publish_model(model.save, path, {"key": key})
     return path
 
 
-def drawn(build: Path, settings: Settings, columns: list[str], hours: float) -> Iterator[dict[str, Any]]:
-    """A share of the rows that holds about so many hours; whether a row is in it hangs on its id alone."""
-    samples = sum(part.samples for part in parts(build))
+def fit_style(run: Run) -> Path:
+    """Cluster seconds sampled from every part; they are placed among the styles of the bundled codebook."""
+    settings, path = run.settings.style, run.build / "codebooks" / "style.safetensors"
+    key = prosody_fit_key(run, "style")
+    if is_fitted(path, key):
+        return path
+    features, speakers = [], []
+    for row in sampled_prosody(run, ["style"], settings.fit_hours, settings.seed):
+        if row["style"] is not None:
+            features.append(row_style(row))
+            speakers.append(row["speaker"])
+    bundled = styles.load()
+    assert isinstance(bundled, styles.StyleTokenizer)
+    run.say(f"fit style: k-means of {sum(map(len, features))} seconds into {settings.clusters} clusters")
+    model = styles.fit(features, speakers, like=bundled, clusters=settings.clusters, seed=settings.seed)
+    publish_model(model.save, path, {"key": key})
+    return path
+
+
+def prosody_fit_key(run: Run, kind: str) -> str:
+    """The key of a pitch or style model to fit; the prosody table is brought up to date for it."""
+    stage, tasks = prosody_tasks(run)
+    run_stage(stage, run.build, tasks, run.engine)
+    settings = getattr(run.settings, kind)
+    return fit_key(run.build, stage, settings, without=("enabled", "model", "codebook"), more=(identity(),))
+
+
+def is_fitted(path: Path, key: str) -> bool:
+    """Whether a model was fitted with this key."""
+    return path.exists() and (read_marker(path) or {}).get("key") == key
+
+
+def sampled_prosody(run: Run, columns: list[str], hours: float, seed: int) -> Iterator[dict[str, Any]]:
+    """A share of the rows that holds about `hours` hours; whether a row is in it depends on (seed, id) alone."""
+    samples = sum(part.samples for part in parts(run.build))
     share = min(1.0, hours * 3600 * 16_000 / max(samples, 1))
-    for row in read_rows(build, columns):
-        digest = hashlib.sha256(f"{settings.pitch.seed}|prosody|{row['id']}".encode()).digest()
-        if int.from_bytes(digest[:8], "little") / 2**64 < share:
+    for row in read_rows(run.build, ["id", "speaker", *columns]):
+        if fraction(seed, "prosody", row["id"]) < share:
             yield row
+
+
+# Steps -------------------------------------------------------------------------------------------------------------
+
+
+def any_enabled(settings: Settings) -> bool:
+    """Whether pitch or style tokens go into speech."""
+    return settings.pitch.enabled or settings.style.enabled
+
+
+PROSODY_STEP = Step(
+    "prosody",
+    "Measure F0 and style features",
+    table="prosody",
+    after=("ingest",),
+    wanted=any_enabled,
+    tasks=prosody_tasks,
+    uses_gpu=True,
+    decodes=True,
+)
+PITCH_STEP = Step(
+    "pitch",
+    "Make pitch tokens",
+    table="pitch",
+    after=("ingest", "prosody"),
+    wanted=lambda settings: settings.pitch.enabled,
+    prepare=prepare_tokens,
+    tasks=pitch_tasks,
+    reads_all=True,
+    member="pitch.npy",
+)
+STYLE_STEP = Step(
+    "style",
+    "Make style tokens",
+    table="style",
+    after=("ingest", "prosody"),
+    wanted=lambda settings: settings.style.enabled,
+    prepare=prepare_tokens,
+    tasks=style_tasks,
+    reads_all=True,
+    member="style.npy",
+)

@@ -1,10 +1,16 @@
 """Which utterances are held out, and what became of each: two rules that every later step shares."""
 
-import hashlib
-from collections.abc import Iterable
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+
+from corpus import files
+from corpus.keyed import fraction
+from pipelines.layout import SPLIT, origin, part_names
+from pipelines.steps.base import Run
 
 
 @dataclass(frozen=True)
@@ -16,30 +22,28 @@ class Split:
     seed: int
     smallest: str = ""  # this id is held out where no hash falls below the share
 
-    def of(self, name: str, speaker: str | None = None) -> str:
+    def split_of(self, name: str, speaker: str | None = None) -> str:
         """The split of an utterance or document: "train" or "valid"."""
         if self.speakers and speaker is not None:
             return "valid" if speaker in self.speakers else "train"
-        return "valid" if name == self.smallest or draw(self.seed, name) < self.share else "train"
+        return "valid" if name == self.smallest or hash_fraction(self.seed, name) < self.share else "train"
 
 
-def draw(seed: int, name: str) -> float:
-    """A number in [0, 1) that hangs on (seed, name) alone.
-
-    >>> draw(0, "a") == draw(0, "a") != draw(1, "a")
-    True
-    """
-    return int.from_bytes(hashlib.sha256(f"{seed}|split|{name}".encode()).digest()[:8], "big") / 2**64
+def hash_fraction(seed: int, name: str) -> float:
+    """A number in [0, 1) that depends on (seed, name) alone."""
+    return fraction(seed, "split", name)
 
 
-def choose(rows: Iterable[tuple[str, str | None, int]], *, by: str, share: float, seed: int) -> Split:
+def choose_held_out(
+    rows: Iterable[tuple[str, str | None, int]], *, by: str, share: float, seed: int
+) -> Split:
     """Choose what is held out from (id, speaker, samples) of the usable utterances, in one pass and bounded memory.
 
-    By speaker: speakers in the order of their hash are held out while their hours together stay within the share; one
-    that would exceed it is passed over. Where no speaker fits, or there are fewer than two, utterances are held out by
-    hash instead. By hash: an utterance is held out when its hash falls below the share; at least one is.
+    By speaker: speakers in the order of their hash are held out while their total hours stay within the share; one that
+    would exceed it is passed over. Where no speaker fits, or there are fewer than two, utterances are held out by hash
+    instead. By hash: an utterance is held out when its hash falls below the share; at least one is.
 
-    >>> choose([("a", "s", 9), ("b", "t", 1)], by="speaker", share=0.2, seed=0).speakers
+    >>> choose_held_out([("a", "s", 9), ("b", "t", 1)], by="speaker", share=0.2, seed=0).speakers
     ('t',)
     """
     hours: dict[str, int] = {}
@@ -48,40 +52,75 @@ def choose(rows: Iterable[tuple[str, str | None, int]], *, by: str, share: float
         total += samples
         if speaker is not None:
             hours[speaker] = hours.get(speaker, 0) + samples
-        value = draw(seed, name)
+        value = hash_fraction(seed, name)
         if value < least:
             smallest, least = name, value
-    held, filled = [], 0
+    speakers, filled = [], 0
     if by == "speaker" and len(hours) > 1 and share > 0:
-        for speaker in sorted(hours, key=lambda speaker: draw(seed, speaker)):
+        for speaker in sorted(hours, key=lambda speaker: hash_fraction(seed, speaker)):
             if filled + hours[speaker] <= share * total:
-                held.append(speaker)
+                speakers.append(speaker)
                 filled += hours[speaker]
-    return Split(tuple(sorted(held)), share, seed, smallest if share > 0 and least >= share else "")
+    return Split(tuple(sorted(speakers)), share, seed, smallest if share > 0 and least >= share else "")
 
 
-FATES = ("interleaved", "speech", "rejected")
+def held_out(run: Run) -> Split:
+    """The held-out rule, chosen from the manifest alone and written to split.json.
+
+    Once chosen it is kept, whatever recordings come later, as long as its settings are the same and it holds out
+    something: what a model was not trained on stays so.
+    """
+    build, shards = run.folder, run.settings.shards
+
+    def usable() -> Iterator[tuple[str, str | None, int]]:
+        for name in part_names(build):
+            columns = ["id", "speaker", "samples", "reject"]
+            for row in files.read_table(build / "manifest" / name, columns=columns).to_pylist():
+                if row["reject"] is None:
+                    yield row["id"], row["speaker"], row["samples"]
+
+    settings = {"by": shards.hold_out_by, "share": shards.valid, "seed": shards.seed, "origin": origin(build)}
+    path = build / SPLIT
+    try:
+        fields = json.loads(path.read_bytes())
+        kept = Split(tuple(fields["speakers"]), fields["share"], fields["seed"], fields["smallest"])
+        same = {name: fields.get(name) for name in settings} == settings
+        if same and (
+            not kept.share or any(kept.split_of(name, speaker) == "valid" for name, speaker, _ in usable())
+        ):
+            return kept
+    except (OSError, ValueError, KeyError):  # none yet, or of an earlier version
+        pass
+    split = choose_held_out(usable(), by=shards.hold_out_by, share=shards.valid, seed=shards.seed)
+    files.write(path, json.dumps({**dataclasses.asdict(split), **settings}, indent=1).encode())
+    return split
 
 
-def fates(
-    manifest: pa.Table, units: pa.Table, words: pa.Table, *, unaligned: str
-) -> list[tuple[str, str | None, str | None, str | None]]:
-    """What became of each row: (fate, stage, reason, detail), the first stage that rejected it named.
+OUTCOMES = ("interleaved", "speech", "rejected")
+Outcome = tuple[str, str | None, str | None, str | None]
+"""(one of OUTCOMES, step, reason, detail): the last three of the first step that rejected the row."""
+
+
+def outcomes(tables: Sequence[tuple[str, pa.Table]], *, keep_unaligned: bool) -> list[Outcome]:
+    """What became of each row of a part.
 
     "interleaved": in every stream. "speech": no usable word times, but units, and the build keeps such recordings.
     "rejected": in no shard.
+
+    Args:
+        tables: step -> its table, with the columns `reject` and `detail`, in the order of the build.
     """
-    found: list[tuple[str, str | None, str | None, str | None]] = []
     columns = [
-        (stage, table.column("reject").to_pylist(), table.column("detail").to_pylist())
-        for stage, table in (("ingest", manifest), ("units", units), ("align", words))
+        (step, table.column("reject").to_pylist(), table.column("detail").to_pylist())
+        for step, table in tables
     ]
-    for row in range(manifest.num_rows):
-        first = next(((stage, codes[row], said[row]) for stage, codes, said in columns if codes[row]), None)
-        if first is None:
+    found: list[Outcome] = []
+    for row in range(tables[0][1].num_rows):
+        rejects = [(step, codes[row], details[row]) for step, codes, details in columns if codes[row]]
+        if not rejects:
             found.append(("interleaved", None, None, None))
-        elif first[0] == "align" and unaligned == "speech":
-            found.append(("speech", *first))
+        elif keep_unaligned and {step for step, _, _ in rejects} == {"align"}:
+            found.append(("speech", *rejects[0]))
         else:
-            found.append(("rejected", *first))
+            found.append(("rejected", *rejects[0]))
     return found

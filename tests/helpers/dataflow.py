@@ -1,4 +1,4 @@
-"""A stage that listens, for tests of engines; and a loopback imitation of Google's storage and Dataflow services.
+"""A stage that decodes, for tests of engines; and a loopback imitation of Google's storage and Dataflow services.
 
 The imitation answers what clients of Cloud Storage (JSON API) and Dataflow (REST) ask, over real HTTP. It keeps the job
 it is given, and does not run it.
@@ -16,31 +16,31 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 
-from pipelines.steps.units import ListeningStage
+from pipelines.steps.audio import AudioStage, AudioWorker
 
-HEARD = pa.schema(
+HASHES = pa.schema(
     [("id", pa.string()), ("sum", pa.string()), ("reject", pa.string()), ("detail", pa.string())]
 )
 
 
 @dataclass(frozen=True)
-class Hear(ListeningStage):
+class HashWaveforms(AudioStage):
     """The sha256 of every waveform: equal bytes out only for equal samples in."""
 
     device: str = "cuda"
-    name: ClassVar[str] = "hear"
+    name: ClassVar[str] = "hash"
     version: ClassVar[int] = 1
     outside_key: ClassVar[tuple[str, ...]] = ("device",)
-    schema: ClassVar[pa.Schema] = HEARD
 
-    def setup(self):
-        pass
+    def open(self):
+        return AudioWorker(self, HASHES, hash_batch)
 
-    def made(self, batch, rows):
-        sums = [None if wave is None else hashlib.sha256(wave.tobytes()).hexdigest() for _, wave, _ in rows]
-        rejects = [reject and reject.reason for _, _, reject in rows]
-        details = [reject and reject.detail for _, _, reject in rows]
-        return pa.record_batch([batch.column("id"), sums, rejects, details], schema=HEARD)
+
+def hash_batch(batch, rows):
+    sums = [None if wave is None else hashlib.sha256(wave.tobytes()).hexdigest() for _, wave, _ in rows]
+    rejects = [reject and reject.reason for _, _, reject in rows]
+    details = [reject and reject.detail for _, _, reject in rows]
+    return pa.record_batch([batch.column("id"), sums, rejects, details], schema=HASHES)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A stage for tests of engines: known bytes, a known time, and a line in a file for each time it was made."""
+"""A stage for tests of engines: known bytes, a known duration, and a line in a file for each run."""
 
 import os
 import time
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from corpus import files
-from pipelines.execution.task import Task, task_of
+from pipelines.execution.task import FileWorker, Stage, Task, make_task
 
 
 @dataclass(frozen=True)
-class Copy:
-    """Writes its input once more, after so many seconds; who made what when stands in `log`."""
+class Copy(Stage):
+    """Writes its input twice, after `seconds`; process ids and outputs go to `log`."""
 
     log: str
     seconds: float = 0.0
@@ -19,8 +19,9 @@ class Copy:
     version: ClassVar[int] = 1
     outside_key: ClassVar[tuple[str, ...]] = ("log", "seconds")
 
-    def setup(self):
-        self.note("setup")
+    def open(self):
+        self.note("open")
+        return FileWorker(self, self.make)
 
     def make(self, build, task, temporary):
         time.sleep(self.seconds)
@@ -39,4 +40,4 @@ class Copy:
 def copies(build, stage, count) -> list[Task]:
     for number in range(count):
         files.write(build / "in" / str(number), str(number).encode())
-    return [task_of(stage, f"out/{n}", {f"in/{n}": str(n)}, 16_000) for n in range(count)]
+    return [make_task(stage, f"out/{n}", {f"in/{n}": str(n)}, 16_000) for n in range(count)]

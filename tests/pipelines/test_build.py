@@ -1,6 +1,5 @@
 """A whole build on speech made on the spot: nothing lost, nothing invented, the same bytes however it ran."""
 
-import hashlib
 import json
 import os
 import random
@@ -18,66 +17,13 @@ import soundfile
 from click.testing import CliRunner
 
 import wordweave
-from pipelines import build as steps
+from corpus.toml import write_toml
 from pipelines import settings
-from pipelines.execution.runner import Engine
-from pipelines.reports.report import report
+from pipelines.build import run_step
+from pipelines.engines.beam import BeamEngine
+from tests.helpers.builds import LOCAL, build_settings, fit_units, hashes, members, run_build
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def asked(manifest: Path, **sections: dict) -> settings.Settings:
-    """Settings of a small build: parts of one minute, a vocabulary of 400, mfcc units with a codebook of their own."""
-    said = settings.read(ROOT / "config" / "demo.toml")
-    said = settings.replace(said, "units", encoder="mfcc")
-    said = settings.replace(said, "corpus", source=str(manifest), part_minutes=1.0)
-    said = settings.replace(said, "text", size=400, documents=[])
-    for section, changes in sections.items():
-        said = settings.replace(said, section, **changes)
-    return said
-
-
-def run(folder: Path, said: settings.Settings, engine: Engine) -> dict:
-    steps.ingest(folder, said)
-    steps.fit_units(folder, said, engine)
-    steps.encode(folder, said, engine)
-    steps.align(folder, said, engine)
-    steps.interleave(folder, said, engine)
-    return report(folder)
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of everything another program reads: shards, vocabulary, index, tables, codebook, report."""
-    kinds = (
-        "*.tar",
-        "vocabulary.json",
-        "tokenizer.json",
-        "index.json",
-        "*.parquet",
-        "*.safetensors",
-        "report.json",
-    )
-    paths = sorted(path for kind in kinds for path in folder.rglob(kind))
-    assert paths
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
-def members(folder: Path, stream: str) -> dict[str, dict]:
-    """Every sample of one stream by its key."""
-    from shards.samples import read_samples
-
-    return {
-        sample["__key__"]: sample
-        for path in sorted((folder / "shards" / stream).glob("*.tar"))
-        for sample in read_samples(path)
-    }
-
-
-@pytest.fixture(scope="session")
-def built(spoken_corpus, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("built")
-    run(folder, asked(spoken_corpus), Engine("local"))
-    return folder
 
 
 def test_every_utterance_is_in_a_shard_or_in_the_rejects_and_the_samples_add_up(built, spoken_corpus):
@@ -146,9 +92,9 @@ def test_five_lines_of_plain_webdataset_read_a_shard(built, monkeypatch, capsys)
 
 @pytest.mark.slow
 def test_one_and_two_workers_and_a_plain_loop_give_the_same_bytes(built, spoken_corpus, tmp_path):
-    for engine in (Engine("beam", 1), Engine("beam", 2)):
+    for engine in (BeamEngine(1), BeamEngine(2)):
         folder = tmp_path / f"workers{engine.workers}"
-        run(folder, asked(spoken_corpus), engine)
+        run_build(folder, build_settings(spoken_corpus), engine)
         assert hashes(folder) == hashes(built)
 
 
@@ -166,7 +112,7 @@ def test_a_build_killed_at_random_moments_ends_with_the_bytes_of_an_unbroken_one
     built, spoken_corpus, tmp_path
 ):
     config, folder = tmp_path / "x.toml", tmp_path / "build"
-    config.write_text(settings.write(asked(spoken_corpus)))
+    config.write_text(write_toml(build_settings(spoken_corpus)))
     words = [
         sys.executable,
         "-m",
@@ -203,7 +149,7 @@ def test_a_build_killed_at_random_moments_ends_with_the_bytes_of_an_unbroken_one
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_run_with_one_line_and_the_next_run_finishes(built, spoken_corpus, tmp_path):
     config, folder = tmp_path / "x.toml", tmp_path / "build"
-    config.write_text(settings.write(asked(spoken_corpus)))
+    config.write_text(write_toml(build_settings(spoken_corpus)))
     words = [
         sys.executable,
         "-m",
@@ -242,15 +188,15 @@ def test_a_second_run_does_nothing_and_one_changed_setting_redoes_its_stage_and_
 ):
     folder = tmp_path / "copy"
     shutil.copytree(built, folder)
-    said, engine = asked(spoken_corpus), Engine("local")
+    said, engine = build_settings(spoken_corpus), LOCAL
 
     def done(said):
-        steps.ingest(folder, said)
-        codebook = steps.fit_units(folder, said, engine).stat().st_mtime_ns
+        run_step("ingest", folder, said)
+        codebook = fit_units(folder, said, engine).stat().st_mtime_ns
         stages = (
-            steps.encode(folder, said, engine),
-            steps.align(folder, said, engine),
-            steps.interleave(folder, said, engine),
+            run_step("units", folder, said, engine),
+            run_step("align", folder, said, engine),
+            run_step("interleave", folder, said, engine),
         )
         return codebook, [stage["done"] for stage in stages]
 
@@ -266,12 +212,12 @@ def test_a_second_run_does_nothing_and_one_changed_setting_redoes_its_stage_and_
 
 
 def test_two_runs_on_one_build_are_refused(tmp_path):
-    from pipelines.execution.runner import alone
+    from pipelines.execution.runner import build_lock
 
-    with alone(tmp_path), alone(tmp_path):  # a build holds what its stages hold
+    with build_lock(tmp_path), build_lock(tmp_path):  # a build holds what its stages hold
         code = (
-            "from pathlib import Path; from pipelines.execution.runner import alone;"
-            f"alone(Path({str(tmp_path)!r})).__enter__()"
+            "from pathlib import Path; from pipelines.execution.runner import build_lock;"
+            f"build_lock(Path({str(tmp_path)!r})).__enter__()"
         )
         other = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
@@ -343,8 +289,8 @@ def bad_corpus(folder: Path, good: Path) -> tuple[Path, dict[str, str | None]]:
 def test_bad_input_becomes_a_reject_with_its_reason_and_stops_nothing(spoken_corpus, tmp_path):
     manifest, wanted = bad_corpus(tmp_path / "bad", spoken_corpus)
     outside = {path for path in tmp_path.rglob("*") if "build" not in path.parts}
-    said = run(
-        tmp_path / "build", asked(manifest, units={"clusters": 50, "fit_frames": 5000}), Engine("local")
+    said = run_build(
+        tmp_path / "build", build_settings(manifest, units={"clusters": 50, "fit_frames": 5000}), LOCAL
     )
     rejects = [
         json.loads(line) for line in (tmp_path / "build/report/rejects.jsonl").read_text().splitlines()
@@ -367,8 +313,10 @@ def test_bad_input_becomes_a_reject_with_its_reason_and_stops_nothing(spoken_cor
 
 def test_recordings_without_usable_words_stay_in_the_speech_stream_when_asked(spoken_corpus, tmp_path):
     manifest, wanted = bad_corpus(tmp_path / "bad", spoken_corpus)
-    said = asked(manifest, units={"clusters": 50, "fit_frames": 5000}, corpus={"unaligned": "speech"})
-    summary = run(tmp_path / "build", said, Engine("local"))
+    said = build_settings(
+        manifest, units={"clusters": 50, "fit_frames": 5000}, corpus={"keep_unaligned": True}
+    )
+    summary = run_build(tmp_path / "build", said, LOCAL)
     kept = {
         name
         for name, reason in wanted.items()
@@ -386,10 +334,10 @@ def test_recordings_without_usable_words_stay_in_the_speech_stream_when_asked(sp
 
 def test_unsafe_ids_can_be_kept_under_safe_keys(spoken_corpus, tmp_path):
     manifest, _ = bad_corpus(tmp_path / "bad", spoken_corpus)
-    run(
+    run_build(
         tmp_path / "build",
-        asked(manifest, units={"clusters": 50, "fit_frames": 5000}, corpus={"ids": "escape"}),
-        Engine("local"),
+        build_settings(manifest, units={"clusters": 50, "fit_frames": 5000}, corpus={"ids": "escape"}),
+        LOCAL,
     )
     kept = members(tmp_path / "build", "interleaved")
     assert kept["=2E=2E=2Foutside"]["json"]["source_id"] == "../outside"
@@ -407,8 +355,8 @@ def test_unsafe_ids_can_be_kept_under_safe_keys(spoken_corpus, tmp_path):
         (["build", "{config}"], "build is empty; set it there or give --build"),
         (["ingest", "csv", ".", "b"], "'csv' is not one of 'jsonl', 'table'"),
         (["units", "nowhere", "--workers", "0"], "0 is not in the range x>=1"),
-        (["units", "b", "--engine", "dask"], "'dask' is not one of"),
-        (["train", "b", "--config", "{config}"], "has no"),
+        (["units", "b", "--engine", "dask"], "need one of beam, local, spark, got 'dask'"),
+        (["train", "b", "--config", "{config}"], "unknown keys 'align', 'corpus'"),
     ],
 )
 def test_bad_usage_is_one_clear_line_and_exit_code_2(words, line, tmp_path, monkeypatch):
@@ -428,7 +376,7 @@ def test_bad_usage_is_one_clear_line_and_exit_code_2(words, line, tmp_path, monk
         (["units", "nowhere"], "no finished manifest here; run `wordweave ingest` first"),
         (["report", "nowhere"], "no build here"),
         (["show", "nowhere"], "no finished shards here"),
-        (["train", "nowhere"], "no shards here"),
+        (["train", "nowhere"], "need shards, got none"),
         (["generate", "nowhere"], "nowhere"),
         (["verify", "nowhere"], "nowhere"),
     ],
@@ -442,14 +390,14 @@ def test_a_build_that_is_not_there_is_one_clear_line_and_exit_code_1(words, line
 
 
 def test_stages_in_their_order_are_told_when_one_is_missing(spoken_corpus, tmp_path):
-    said = asked(spoken_corpus)
-    steps.ingest(tmp_path, said)
+    said = build_settings(spoken_corpus)
+    run_step("ingest", tmp_path, said)
     for step, line in (
-        (steps.encode, "run `wordweave fit units"),
-        (steps.interleave, "run `wordweave units"),
+        ("units", "run `wordweave fit units"),
+        ("interleave", "run `wordweave units"),
     ):
         with pytest.raises(ValueError, match=line):
-            step(tmp_path, said, Engine("local"))
+            run_step(step, tmp_path, said)
 
 
 def test_each_part_table_has_the_rows_of_its_manifest_part(built):
@@ -469,8 +417,8 @@ def test_the_front_door_prints_one_line_of_json(built):
 def test_given_word_times_go_into_the_shard_as_they_are(spoken_corpus, tmp_path):
     from praatio import textgrid
 
-    said = asked(spoken_corpus, align={"backend": "given", "options": {}}, units={"clusters": 50})
-    run(tmp_path, said, Engine("local"))
+    said = build_settings(spoken_corpus, align={"backend": "given", "options": {}}, units={"clusters": 50})
+    run_build(tmp_path, said, LOCAL)
     kept = members(tmp_path, "interleaved")
     assert len(kept) == 24
     for key, sample in kept.items():
@@ -488,14 +436,14 @@ def test_any_hubert_directory_and_layer_makes_units(spoken_corpus, tmp_path):
     front = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
     HubertModel(HubertConfig(**shape, **front)).save_pretrained(tmp_path / "hubert")
     units = {"encoder": str(tmp_path / "hubert"), "layer": 2, "clusters": 60}
-    run(tmp_path / "build", asked(spoken_corpus, units=units), Engine("local"))
+    run_build(tmp_path / "build", build_settings(spoken_corpus, units=units), LOCAL)
     sample = next(iter(members(tmp_path / "build", "speech").values()))
     assert (sample["json"]["unit_rate"], sample["json"]["unit_hop"]) == (50.0, 320)
     assert len(sample["units.npy"]) == (sample["json"]["samples"] - 400) // 320 + 1
     codebook = str(tmp_path / "build" / "codebooks" / "units.safetensors")
-    other = asked(spoken_corpus, units={**units, "layer": 1, "codebook": codebook})
+    other = build_settings(spoken_corpus, units={**units, "layer": 1, "codebook": codebook})
     with pytest.raises(ValueError, match="layer"):  # a codebook of one layer refuses the features of another
-        steps.fit_units(tmp_path / "build", other, Engine("local"))
+        fit_units(tmp_path / "build", other, LOCAL)
 
 
 def test_a_tokenizer_of_the_users_own_is_taken_as_it_is(built, spoken_corpus, tmp_path):
@@ -506,8 +454,8 @@ def test_a_tokenizer_of_the_users_own_is_taken_as_it_is(built, spoken_corpus, tm
     shutil.copy(built / "shards" / "tokenizer.json", tmp_path / "tokenizer")
     special = {"bos_token": "</s>", "eos_token": None}
     (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(special))
-    said = asked(spoken_corpus, text={"tokenizer": str(tmp_path / "tokenizer")})
-    steps.interleave(tmp_path / "build", said, Engine("local"))
+    said = build_settings(spoken_corpus, text={"tokenizer": str(tmp_path / "tokenizer")})
+    run_step("interleave", tmp_path / "build", said, LOCAL)
     vocabulary = Vocabulary.load(tmp_path / "build" / "shards")
     assert (vocabulary.bos, vocabulary.eos) == (1, None)
     assert vocabulary.hash != Vocabulary.load(built / "shards").hash
@@ -522,8 +470,8 @@ def test_text_documents_make_the_text_stream_longer_and_bad_ones_are_counted_out
         '{"text": "Once more."}\n{"title": "none"}\nnot json\n{"text": "..."}\n'
     )
     documents = [str(tmp_path / "good.txt"), str(tmp_path / "mixed.jsonl")]
-    said = asked(spoken_corpus, text={"documents": documents}, units={"clusters": 50})
-    run(tmp_path / "build", said, Engine("local"))
+    said = build_settings(spoken_corpus, text={"documents": documents}, units={"clusters": 50})
+    run_build(tmp_path / "build", said, LOCAL)
     kept = members(tmp_path / "build", "text")
     texts = [sample["json"]["text"] for key, sample in kept.items() if "synth" not in key]
     assert sorted(texts) == ["Once more.", "The boat was small.", "They went out together."]
@@ -535,8 +483,11 @@ def test_every_strategy_builds_shards_that_verify(built, spoken_corpus, tmp_path
     from shards.verify import verify
 
     shutil.copytree(built, tmp_path / "build")
-    steps.interleave(
-        tmp_path / "build", asked(spoken_corpus, interleave={"strategy": strategy}), Engine("local")
+    run_step(
+        "interleave",
+        tmp_path / "build",
+        build_settings(spoken_corpus, interleave={"strategy": strategy}),
+        LOCAL,
     )
     assert verify(tmp_path / "build") == []
 

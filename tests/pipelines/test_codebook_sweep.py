@@ -17,14 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wordweave
-from pipelines import build as steps
+from corpus.audio import decode
 from pipelines import settings as toml
-from pipelines.build import draw_rows, gather_frames, map_tasks
-from pipelines.execution.runner import Engine, run_stage
-from pipelines.execution.task import ahead
+from pipelines.build import make_run, run_step
+from pipelines.execution.runner import run_stage
+from pipelines.layout import part_tasks
 from pipelines.reports.codebook_card import write_card
-from pipelines.steps import codebook_sweep as lab
-from pipelines.tokenize import listen, listen_all, verify_units
+from pipelines.steps import codebook, codebook_sweep, units
+from pipelines.steps.base import prefetch, row_utterance
+from pipelines.steps.codebook import gather_frames, subsample_rows
+from pipelines.tokenize import tokenize_file, tokenize_files, verify_units
+from tests.helpers.builds import LOCAL, fit_units
 from units import verify
 from units.encoders import load_encoder
 from units.kmeans import Codebook, fit
@@ -32,11 +35,10 @@ from units.quality import describe
 from units.quantizers import load_codebook
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCAL = Engine("local")
 CENTRES = np.random.default_rng(0).normal(size=(30, 39)).astype(np.float32)
 
 
-def asked(manifest: Path, **units) -> toml.Settings:
+def build_settings(manifest: Path, **units) -> toml.Settings:
     said = toml.replace(toml.Settings(), "corpus", source=str(manifest), part_minutes=1.0)
     return toml.replace(said, "units", **{"encoder": "mfcc", "clusters": 30, "fit_frames": 800, **units})
 
@@ -52,7 +54,7 @@ def manifest(spoken_corpus) -> Path:
 @pytest.fixture(scope="module")
 def ingested(manifest, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("lab")
-    steps.ingest(folder, asked(manifest))
+    run_step("ingest", folder, build_settings(manifest))
     return folder
 
 
@@ -61,7 +63,7 @@ def fresh(ingested, manifest, tmp_path) -> tuple[Path, toml.Settings]:
     """A build with a manifest and nothing else, and its settings."""
     folder = tmp_path / "build"
     shutil.copytree(ingested, folder)
-    return folder, asked(manifest)
+    return folder, build_settings(manifest)
 
 
 def units_of(build: Path) -> list[list[int]]:
@@ -93,7 +95,7 @@ def hubert(tmp_path_factory) -> str:
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(), max_size=20))
 def test_reading_ahead_changes_neither_items_nor_order(items):
-    assert list(ahead(iter(items))) == items
+    assert list(prefetch(iter(items))) == items
 
 
 def test_one_item_is_made_while_the_one_before_is_worked_on_and_no_more():
@@ -106,7 +108,7 @@ def test_one_item_is_made_while_the_one_before_is_worked_on_and_no_more():
                 second.set()
             yield i
 
-    reading = ahead(items())
+    reading = prefetch(items())
     assert next(reading) == 0
     assert second.wait(5)  # without anybody asking for it
     time.sleep(0.05)
@@ -119,14 +121,14 @@ def test_what_goes_wrong_ahead_is_said_in_its_turn():
         yield 1
         raise ValueError("no third")
 
-    reading = ahead(items())
+    reading = prefetch(items())
     assert next(reading) == 1
     with pytest.raises(ValueError, match="no third"):
         next(reading)
 
 
 def test_a_reader_that_stops_early_leaves_no_thread():
-    reading = ahead(iter(range(100)))
+    reading = prefetch(iter(range(100)))
     next(reading)
     reading.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
@@ -134,8 +136,8 @@ def test_a_reader_that_stops_early_leaves_no_thread():
 
 def test_the_sample_is_never_larger_than_asked_and_the_same_each_time(fresh):
     folder, said = fresh
-    stage, encoder = steps.frame_sampling(folder, said)
-    tasks = map_tasks(folder, stage, "frames")
+    stage, encoder = codebook.frame_sampling(make_run(folder, said))
+    tasks = part_tasks(folder, stage, "frames")
     run_stage(stage, folder, tasks, LOCAL, quiet=True)
     everything = gather_frames(folder, tasks, encoder.dimension, limit=10**9, seed=0)
     assert 700 < len(everything) < 900
@@ -143,7 +145,7 @@ def test_the_sample_is_never_larger_than_asked_and_the_same_each_time(fresh):
     assert some.shape == (300, 39)
     assert np.array_equal(some, again)
     assert not np.array_equal(some, other)
-    assert np.array_equal(some, everything[draw_rows(len(everything), 300, 0)])
+    assert np.array_equal(some, everything[subsample_rows(len(everything), 300, 0)])
     exact = len(everything)
     for limit in (exact - 1, exact, exact + 1):
         assert len(gather_frames(folder, tasks, 39, limit=limit, seed=0)) == min(limit, exact)
@@ -152,21 +154,21 @@ def test_the_sample_is_never_larger_than_asked_and_the_same_each_time(fresh):
 def test_a_fit_sees_at_most_the_frames_asked_for(fresh):
     folder, said = fresh
     for frames in (200, 600):
-        path = steps.fit_units(folder, toml.replace(said, "units", fit_frames=frames), LOCAL)
+        path = fit_units(folder, toml.replace(said, "units", fit_frames=frames), LOCAL)
         assert 0.8 * frames < load_codebook(path).provenance["frames"] <= frames
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 5))
 def test_drawn_rows_are_in_order_and_different(count, limit, seed):
-    rows = draw_rows(count, limit, seed).tolist()
+    rows = subsample_rows(count, limit, seed).tolist()
     assert rows == sorted(set(rows))
     assert len(rows) == min(count, limit)
     assert set(rows) <= set(range(count))
 
 
 def test_every_row_is_drawn_equally_often():
-    times = np.bincount(np.concatenate([draw_rows(20, 5, seed) for seed in range(4000)]), minlength=20)
+    times = np.bincount(np.concatenate([subsample_rows(20, 5, seed) for seed in range(4000)]), minlength=20)
     assert np.abs(times - 1000).max() < 5 * np.sqrt(1000 * 0.75)
 
 
@@ -181,27 +183,27 @@ def test_foreign_codebooks_are_used_as_they_are_named(fresh, tmp_path):
     rows = pq.read_table(folder / "manifest" / "part-00000.parquet").to_pylist()
     for name in ("centres.npy", "fairseq.pt", "quantizer.pt"):
         used = toml.replace(said, "units", codebook=str(tmp_path / name))
-        steps.remember(folder, used)
-        assert steps.fit_units(folder, used, LOCAL) == tmp_path / name
-        assert steps.encode(folder, used, LOCAL)["done"] > 0
-        codebook = load_codebook(tmp_path / name)
+        toml.write_settings(folder, used)
+        assert fit_units(folder, used, LOCAL) == tmp_path / name
+        assert run_step("units", folder, used, LOCAL)["done"] > 0
+        book = load_codebook(tmp_path / name)
         stored = pq.read_table(folder / "units" / "part-00000.parquet")["units"].to_pylist()
-        for row, units in zip(rows, stored, strict=True):
-            (features,) = encoder.encode([steps.decode(steps.utterance(row))])
-            assert codebook.assign(features).tolist() == units
+        for row, sequence in zip(rows, stored, strict=True):
+            (features,) = encoder.encode([decode(row_utterance(row))])
+            assert book.assign(features).tolist() == sequence
         assert verify_units(folder, 5)["units_differ"] == 0
-        assert listen(folder, Path(rows[0]["audio"])).startswith("[Hu")
+        assert tokenize_file(folder, Path(rows[0]["audio"])).startswith("[Hu")
 
 
 def test_recordings_are_heard_alike_by_one_process_and_by_several(fresh, tmp_path):
     folder, said = fresh
     rows = pq.read_table(folder / "manifest" / "part-00000.parquet").to_pylist()
     recordings = [Path(row["audio"]) for row in rows[:3]] + [tmp_path / "gone.wav"]
-    steps.remember(folder, said)
-    steps.fit_units(folder, said, LOCAL)
-    alone, together = (listen_all(folder, recordings, workers) for workers in (1, 2))
+    toml.write_settings(folder, said)
+    fit_units(folder, said, LOCAL)
+    alone, together = (tokenize_files(folder, recordings, workers) for workers in (1, 2))
     assert str(alone.pop(recordings[-1])) == str(together.pop(recordings[-1]))
-    assert alone == together == {path: listen(folder, path) for path in recordings[:-1]}
+    assert alone == together == {path: tokenize_file(folder, path) for path in recordings[:-1]}
 
 
 def test_a_codebook_of_another_size_or_dimension_is_refused_by_name(fresh, tmp_path):
@@ -212,9 +214,10 @@ def test_a_codebook_of_another_size_or_dimension_is_refused_by_name(fresh, tmp_p
         ("seven.npy", "has 7 units, units.clusters asks for 30"),
         ("narrow.npy", "5 dimensions"),
     ):
-        for step in (steps.fit_units, steps.encode):
+        named = toml.replace(said, "units", codebook=str(tmp_path / name))
+        for step in ("fit units", "units"):
             with pytest.raises(ValueError, match=f"{name}: .*{line}"):
-                step(folder, toml.replace(said, "units", codebook=str(tmp_path / name)), LOCAL)
+                run_step(step, folder, named)
 
 
 def test_a_pickled_codebook_needs_trust_in_the_settings(fresh, tmp_path):
@@ -224,8 +227,8 @@ def test_a_pickled_codebook_needs_trust_in_the_settings(fresh, tmp_path):
     joblib.dump(cluster.KMeans(30, n_init=1, max_iter=1, random_state=0).fit(CENTRES), tmp_path / "km.bin")
     named = toml.replace(said, "units", codebook=str(tmp_path / "km.bin"))
     with pytest.raises(ValueError, match=r"km.bin: .*any code"):
-        steps.encode(folder, named, LOCAL)
-    assert steps.encode(folder, toml.replace(named, "units", trust_pickle=True), LOCAL)["done"] > 0
+        run_step("units", folder, named, LOCAL)
+    assert run_step("units", folder, toml.replace(named, "units", trust_pickle=True), LOCAL)["done"] > 0
     assert max(map(max, units_of(folder))) < 30
 
 
@@ -274,19 +277,19 @@ def test_the_automatic_dtype_is_measured_once_written_down_and_used(fresh, huber
     monkeypatch.setattr(verify, "HALF_LIMIT", limit)
     monkeypatch.setattr(verify, "fast_half_types", lambda device: ["bfloat16"])
     said = toml.replace(said, "units", encoder=hubert, dtype="auto")
-    steps.fit_units(folder, said, LOCAL)
+    fit_units(folder, said, LOCAL)
     assert (
         load_codebook(folder / "codebooks" / "units.safetensors").provenance["encoder"]["dtype"] == "float32"
     )
-    assert steps.units_stage(folder, said).dtype == dtype
+    assert units.units_stage(make_run(folder, said)).dtype == dtype
     written = json.loads((folder / "codebooks" / "dtype.json").read_text())
     assert written["dtype"] == dtype
     assert 0 <= written["share"] < 0.5
     assert written["frames"] > 1000
     monkeypatch.setattr(verify, "choose_dtype", None)  # not asked again
-    assert steps.encode(folder, said, LOCAL)["done"] > 0
-    asked_for = steps.units_stage(folder, toml.replace(said, "units", dtype=dtype))
-    assert asked_for == steps.units_stage(folder, said)
+    assert run_step("units", folder, said, LOCAL)["done"] > 0
+    asked_for = units.units_stage(make_run(folder, toml.replace(said, "units", dtype=dtype)))
+    assert asked_for == units.units_stage(make_run(folder, said))
 
 
 def test_a_recording_that_no_encoder_can_use_is_rejected_and_the_others_stay(tmp_path):
@@ -298,10 +301,10 @@ def test_a_recording_that_no_encoder_can_use_is_rejected_and_the_others_stay(tmp
         soundfile.write(tmp_path / f"{i}.wav", wave.astype(np.float32), 16_000, subtype="FLOAT")
         rows.append({"id": f"u{i}", "audio": f"{i}.wav", "text": "a"})
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    folder, said = tmp_path / "build", asked(tmp_path / "manifest.jsonl", clusters=5, fit_frames=60)
-    steps.ingest(folder, said)
-    steps.fit_units(folder, said, LOCAL)
-    steps.encode(folder, said, LOCAL)
+    folder, said = tmp_path / "build", build_settings(tmp_path / "manifest.jsonl", clusters=5, fit_frames=60)
+    run_step("ingest", folder, said)
+    fit_units(folder, said, LOCAL)
+    run_step("units", folder, said, LOCAL)
     table = pq.read_table(folder / "units" / "part-00000.parquet").to_pylist()
     assert [row["reject"] for row in table] == [None, "units.failed", None]
     assert "need samples in [-1, 1]" in table[1]["detail"]
@@ -325,16 +328,16 @@ def test_an_imported_codebook_is_bound_to_its_encoder_and_outlives_a_fit(fresh, 
     assert codebook.provenance["imported"] == "theirs.npy"
     assert codebook.provenance["encoder"] == load_encoder("mfcc").provenance
     before = path.read_bytes()
-    said = steps.recall(folder)
+    said = toml.read_settings(folder)
     assert said.units.clusters == 7
-    heard: list[str] = []
-    assert steps.fit_units(folder, said, LOCAL, say=heard.append) == path
+    messages: list[str] = []
+    assert fit_units(folder, said, LOCAL, say=messages.append) == path
     assert path.read_bytes() == before
-    assert "was imported (theirs.npy) and stays" in heard[0]
-    assert steps.encode(folder, said, LOCAL)["done"] > 0
+    assert "was imported (theirs.npy) and is kept" in messages[0]
+    assert run_step("units", folder, said, LOCAL)["done"] > 0
     assert set().union(*units_of(folder)) <= set(range(7))
     with pytest.raises(ValueError, match=r"units.safetensors: .*frame_rate 25.0, this one has 50.0"):
-        steps.encode(folder, toml.replace(said, "units", encoder="mfcc-50hz"), LOCAL)
+        run_step("units", folder, toml.replace(said, "units", encoder="mfcc-50hz"), LOCAL)
 
 
 def test_a_linear_quantizer_can_be_imported_and_encodes_as_before(fresh, tmp_path):
@@ -343,10 +346,10 @@ def test_a_linear_quantizer_can_be_imported_and_encodes_as_before(fresh, tmp_pat
     layers = torch.nn.Sequential(torch.nn.Linear(39, 8), torch.nn.LeakyReLU(), torch.nn.Linear(8, 30))
     torch.save({"model_cfg": {}, "model_weight": layers.state_dict()}, tmp_path / "theirs.pt")
     direct = toml.replace(said, "units", codebook=str(tmp_path / "theirs.pt"))
-    steps.encode(folder, direct, LOCAL)
+    run_step("units", folder, direct, LOCAL)
     before = units_of(folder)
-    lab.import_codebook(folder, said, tmp_path / "theirs.pt")
-    steps.encode(folder, steps.recall(folder), LOCAL)
+    codebook.import_codebook(folder, said, tmp_path / "theirs.pt")
+    run_step("units", folder, toml.read_settings(folder), LOCAL)
     assert units_of(folder) == before
 
 
@@ -354,7 +357,7 @@ def test_what_cannot_be_imported_is_refused_by_name_and_changes_nothing(fresh, t
     joblib = pytest.importorskip("joblib")
     cluster = pytest.importorskip("sklearn.cluster")
     folder, said = fresh
-    steps.fit_units(folder, said, LOCAL)
+    fit_units(folder, said, LOCAL)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     joblib.dump(cluster.KMeans(30, n_init=1, max_iter=1, random_state=0).fit(CENTRES), tmp_path / "km.bin")
     np.save(tmp_path / "narrow.npy", CENTRES[:, :5])
@@ -376,7 +379,7 @@ def test_trust_is_remembered_for_a_codebook_named_in_the_settings(fresh, tmp_pat
     cluster = pytest.importorskip("sklearn.cluster")
     folder, said = fresh
     joblib.dump(cluster.KMeans(30, n_init=1, max_iter=1, random_state=0).fit(CENTRES), tmp_path / "km.bin")
-    steps.remember(folder, toml.replace(said, "units", codebook=str(tmp_path / "km.bin")))
+    toml.write_settings(folder, toml.replace(said, "units", codebook=str(tmp_path / "km.bin")))
     assert run("fit", "units", folder)[0] == 1
     assert run("fit", "units", folder, "--trust-pickle")[0] == 0
     assert run("fit", "units", folder) == (0, {"codebook": str(tmp_path / "km.bin")})
@@ -385,12 +388,12 @@ def test_trust_is_remembered_for_a_codebook_named_in_the_settings(fresh, tmp_pat
 def test_a_sweep_has_the_numbers_of_each_fit_and_keeps_no_codebook(fresh, hubert):
     folder, said = fresh
     said = toml.replace(said, "units", encoder=hubert)
-    heard: list[str] = []
-    rows = lab.sweep(folder, said, LOCAL, layers=[1, 3], clusters=[20, 5], say=heard.append)
+    messages: list[str] = []
+    rows = codebook_sweep.sweep(make_run(folder, said, say=messages.append), layers=[1, 3], clusters=[20, 5])
     assert [(row["layer"], row["clusters"]) for row in rows] == [(1, 5), (1, 20), (3, 5), (3, 20)]
     assert json.loads((folder / "codebooks" / "sweep.json").read_text()) == rows
     assert [path.name for path in (folder / "codebooks").iterdir()] == ["sweep.json"]
-    assert len(heard) == 5
+    assert len(messages) == 5
     for less, more in (rows[:2], rows[2:]):
         assert more["inertia"] < less["inertia"]
         assert 0 < less["explained"] < more["explained"] < 1
@@ -400,7 +403,7 @@ def test_a_sweep_has_the_numbers_of_each_fit_and_keeps_no_codebook(fresh, hubert
         assert row["used"] == row["clusters"]  # of the frames it was fitted on
         assert row["frames"] <= said.units.fit_frames
     one = toml.replace(said, "units", layer=3, clusters=20)
-    book = load_codebook(steps.fit_units(folder, one, LOCAL))
+    book = load_codebook(fit_units(folder, one, LOCAL))
     assert book.provenance["inertia"] == rows[3]["inertia"]
 
 
@@ -419,12 +422,12 @@ def test_a_sweep_is_asked_for_in_one_word_or_two(fresh):
 def test_the_card_counts_every_unit_of_the_build(fresh):
     folder, said = fresh
     with pytest.raises(ValueError, match="no codebook here"):
-        write_card(folder)
-    steps.fit_units(folder, said, LOCAL)
+        write_card(folder, toml.read_settings(folder))
+    fit_units(folder, said, LOCAL)
     with pytest.raises(ValueError, match=r"part-00000.parquet: not finished; run `wordweave units"):
-        write_card(folder)
-    steps.encode(folder, said, LOCAL)
-    made = write_card(folder)
+        write_card(folder, toml.read_settings(folder))
+    run_step("units", folder, said, LOCAL)
+    made = write_card(folder, toml.read_settings(folder))
     same = made["stability"]["same"]
     assert 0 < same["10 dB"] < same["20 dB"] < same["+6 dB gain"] <= 1
     assert "What noise and gain change" in (folder / "codebooks" / "units.html").read_text()
@@ -438,15 +441,15 @@ def test_the_card_counts_every_unit_of_the_build(fresh):
     page = (folder / "codebooks" / "units.html").read_text()
     assert f"{made['units']['used']} of 30" in page
     again = [(folder / "codebooks" / f"units.{kind}").read_bytes() for kind in ("json", "html")]
-    write_card(folder)
+    write_card(folder, toml.read_settings(folder))
     assert [(folder / "codebooks" / f"units.{kind}").read_bytes() for kind in ("json", "html")] == again
 
 
 def test_the_second_seed_is_the_reference(fresh):
     folder, said = fresh
-    steps.fit_units(folder, said, LOCAL)
-    stage, _ = steps.frame_sampling(folder, said)
-    tasks = map_tasks(folder, stage, "frames")
+    fit_units(folder, said, LOCAL)
+    stage, _ = codebook.frame_sampling(make_run(folder, said))
+    tasks = part_tasks(folder, stage, "frames")
     run_stage(stage, folder, tasks, LOCAL, quiet=True)
     features = gather_frames(folder, tasks, 39, limit=said.units.fit_frames, seed=0)
     marked = json.loads((folder / "codebooks" / "units.safetensors.done").read_text())
@@ -473,20 +476,20 @@ def add_phones(manifest: Path, folder: Path) -> Path:
 
 
 def test_the_card_tells_how_units_follow_given_phones(manifest, tmp_path):
-    folder, said = tmp_path / "build", asked(add_phones(manifest, tmp_path))
+    folder, said = tmp_path / "build", build_settings(add_phones(manifest, tmp_path))
     said = toml.replace(said, "align", backend="given")
-    steps.ingest(folder, said)
-    steps.fit_units(folder, said, LOCAL)
-    steps.encode(folder, said, LOCAL)
-    steps.align(folder, said, LOCAL)
-    phones = write_card(folder)["phones"]
+    run_step("ingest", folder, said)
+    fit_units(folder, said, LOCAL)
+    run_step("units", folder, said, LOCAL)
+    run_step("align", folder, said, LOCAL)
+    phones = write_card(folder, toml.read_settings(folder))["phones"]
     assert phones["utterances"] == 8
     assert phones["aligner"].startswith("given")
     assert phones["pnmi_shuffled"] < phones["pnmi"] < 1
     assert phones["phone_purity"] > 0.1
     assert "phone_purity" in (folder / "codebooks" / "units.html").read_text()
-    assert write_card(folder, phones=0)["phones"] == {"left_out": "not asked for"}
-    assert write_card(folder, phones=2)["phones"]["utterances"] == 2
+    assert write_card(folder, toml.read_settings(folder), phones=0)["phones"] == {"left_out": "not asked for"}
+    assert write_card(folder, toml.read_settings(folder), phones=2)["phones"]["utterances"] == 2
 
 
 @pytest.mark.slow
@@ -498,12 +501,12 @@ def test_the_memory_of_a_fit_does_not_grow_with_the_corpus(manifest, tmp_path):
         named = ({**row, "id": f"{row['id']}-{i}"} for i in range(copies) for row in rows)
         path.write_text("".join(json.dumps(row) + "\n" for row in named))
         config = tmp_path / f"{copies}.toml"
-        config.write_text(toml.write(asked(path, fit_frames=5000)))
+        config.write_text(toml.write(build_settings(path, fit_frames=5000)))
         program = (
             "import resource, sys; from pathlib import Path; from pipelines import build, settings;"
             "from pipelines.execution.runner import Engine;"
-            "said = settings.read(Path(sys.argv[1])); at = Path(sys.argv[2]);"
-            "build.ingest(at, said); build.fit_units(at, said, Engine('local'));"
+            "said = read_toml(Path(sys.argv[1]), settings.Settings); at = Path(sys.argv[2]);"
+            "build.ingest(at, said); build.fit_units(at, said, LOCAL);"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
         )
         words = [sys.executable, "-c", program, str(config), str(tmp_path / f"build-{copies}")]

@@ -1,6 +1,7 @@
 """`wordweave plan`: the arithmetic by hand, and what it says of a corpus against a build of all of it."""
 
 import math
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 import wordweave
 from pipelines import settings
-from pipelines.operations.cost_estimate import Workers, lines, parts, predict
+from pipelines.operations.cost_estimate import Workers, lines, parts, predict, readable
 from pipelines.operations.cost_measure import Cost, Measured, through
 
 MEASURED = Measured(
@@ -97,20 +98,24 @@ def test_the_line_through_two_measurements_gives_both_back(few, more, slope, res
     assert line.of(few + more) == pytest.approx(high[1], rel=1e-6, abs=1e-3)
 
 
-def test_the_table_says_every_step_and_folder():
-    said = predict(MEASURED, DEFAULT, 570_000.0, Workers(workers=500, price=0.04))
-    told = "\n".join(lines(said))
-    for name in ("units", "align", "k-means", "tokenizer", "shards", "corpus.part_minutes", "570,000 h"):
-        assert name in told
+def test_the_table_shows_each_step_with_its_hours_and_cost_and_each_folder_with_its_bytes():
+    estimate = predict(MEASURED, DEFAULT, 570_000.0, Workers(workers=500, price=0.04))
+    cells = [re.split(r"  +", line.strip()) for line in lines(estimate)]
+    for step in estimate["steps"]:
+        assert [step["step"], step["who"], f"{step['hours']:,.4g}", f"{step['cost']:,.2f}"] in cells
+    for folder, size in estimate["storage"].items():
+        assert [folder, readable(size)] in cells
+    assert len(estimate["steps"]) == 9
+    assert ["total", f"{estimate['total_hours']:,.4g}", f"{estimate['cost']:,.2f}"] in cells
 
 
 @pytest.mark.slow
 def test_a_plan_from_a_sample_is_within_a_quarter_of_a_build_of_everything(spoken_corpus, tmp_path):
     """Bytes of every folder, the number of parts, and CPU time, which other work on the machine does not move."""
     from benchmarks.plan import compare
-    from tests.pipelines.test_build import asked
+    from tests.helpers.builds import build_settings
 
-    planned, made = compare(asked(spoken_corpus), tmp_path, 1.5)
+    planned, made = compare(build_settings(spoken_corpus), tmp_path, 1.5)
     for name, held in made["bytes"].items():
         assert planned["bytes"][name] == pytest.approx(held, rel=0.25), name
     assert abs(planned["parts"] - made["parts"]) <= 1

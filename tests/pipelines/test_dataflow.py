@@ -14,12 +14,10 @@ from apache_beam.transforms.environments import DockerEnvironment
 
 from corpus import files
 from corpus.records import Unusable
-from pipelines.engines import beam as engine
-from pipelines.engines import dataflow
-from pipelines.engines import predecode as waves
-from pipelines.execution.task import Task, done, run_task
-from pipelines.layout import map_tasks
-from tests.helpers.dataflow import Hear, services, submitted
+from pipelines.engines import beam_pipeline, dataflow, dataflow_preflight, predecode
+from pipelines.execution.task import Task, is_done
+from pipelines.layout import part_tasks
+from tests.helpers.dataflow import HashWaveforms, services, submitted
 from tests.pipelines.test_engines import COMMANDS, begun, everything, invoke, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +51,7 @@ def proto(stage, words, todo=None, block=dataflow.BLOCK):
     """The pipeline of one stage as Dataflow would get it."""
     options = PipelineOptions([*words, "--runner=DataflowRunner"])
     pipeline = beam.Pipeline(runner="FnApiRunner", options=options)
-    engine.graph(pipeline, stage, Path("/nowhere"), todo or tasks(stage), options)
+    beam_pipeline.make_graph(pipeline, stage, Path("/nowhere"), todo or tasks(stage), options)
     return pipeline.to_runner_api(default_environment=DockerEnvironment.from_container_image(IMAGE))
 
 
@@ -68,13 +66,13 @@ def environment(made, transform):
 
 
 def test_the_stage_on_the_gpu_alone_has_hints_and_every_step_has_the_image():
-    made = proto(Hear(), (*GPU, "--decode_apart"))
+    made = proto(HashWaveforms(), (*GPU, "--decode_apart"))
     hinted = {
         name: dict(environment(made, one).resource_hints)
         for name, one in leaves(made).items()
         if one.environment_id
     }
-    assert hinted.pop("hear") == HINTS
+    assert hinted.pop("hash") == HINTS
     assert len(hinted) >= 3
     assert not any(hinted.values())
     for one in made.components.environments.values():
@@ -82,14 +80,14 @@ def test_the_stage_on_the_gpu_alone_has_hints_and_every_step_has_the_image():
 
 
 def test_a_stage_that_needs_no_gpu_gets_none():
-    made = proto(Hear(device="cpu"), (*GPU, "--decode_apart"))
+    made = proto(HashWaveforms(device="cpu"), (*GPU, "--decode_apart"))
     assert not any(one.resource_hints for one in made.components.environments.values())
     assert not any("Decode" in name for name in leaves(made))
 
 
 def test_a_reshuffle_stands_between_decoding_and_the_gpu():
-    made = proto(Hear(), (*GPU, "--decode_apart"))
-    (taken,) = leaves(made)["hear"].inputs.values()
+    made = proto(HashWaveforms(), (*GPU, "--decode_apart"))
+    (taken,) = leaves(made)["hash"].inputs.values()
     makers = {
         one.unique_name
         for one in made.components.transforms.values()
@@ -103,19 +101,21 @@ def test_a_reshuffle_stands_between_decoding_and_the_gpu():
 
 
 def test_two_builds_of_the_graph_have_the_same_names():
-    first, second = (proto(Hear(), (*GPU, "--decode_apart")) for _ in range(2))
+    first, second = (proto(HashWaveforms(), (*GPU, "--decode_apart")) for _ in range(2))
     names = [
         sorted(one.unique_name for one in made.components.transforms.values()) for made in (first, second)
     ]
     assert names[0] == names[1]
-    assert {"Tasks", "Spread", "Decode", "Decoded", "hear"} <= set(names[0])
+    assert {"Tasks", "Spread", "Decode", "Decoded", "hash"} <= set(names[0])
 
 
 def real_stages():
-    from pipelines.steps.interleave import WriteShard
+    from pipelines.steps.align import AlignWords
+    from pipelines.steps.codebook import SampleFrames
+    from pipelines.steps.interleave import Rates, WriteShard
     from pipelines.steps.prosody import MakePitch, MakeStyle, MeasureProsody
     from pipelines.steps.split import Split
-    from pipelines.steps.units import AlignWords, EncodeUnits, SampleFrames
+    from pipelines.steps.units import EncodeUnits
     from shards.strategies import make_strategy
 
     split = Split(("anna",), 0.1, 0)
@@ -127,7 +127,7 @@ def real_stages():
         MakePitch("", "hash", "gs://b/speakers.json"),
         MakeStyle("", "hash", "gs://b/speakers.json"),
         WriteShard(
-            "gs://b/shards", "hash", "spoken", "reject", split, (640, 360), make_strategy("spirit"), 0, True
+            "gs://b/shards", "hash", "spoken", False, split, Rates(640, 360), make_strategy("spirit"), 0, True
         ),
     ]
 
@@ -195,29 +195,30 @@ def corpus(spoken_corpus, tmp_path_factory):
 
 def plain(stage, build):
     """What a plain loop makes of a build, by output."""
-    todo = map_tasks(build, stage, "plain")
-    assert "failed" not in [run_task(stage, build, task) for task in todo]
+    todo, worker = part_tasks(build, stage, "plain"), stage.open()
+    worker = stage.open()
+    assert "failed" not in [worker.run(build, task) for task in todo]
     return {task.output.split("/")[1]: (build / task.output).read_bytes() for task in todo}
 
 
 def test_recordings_decoded_by_another_worker_give_the_same_bytes_and_leave_nothing_behind(corpus):
     import pyarrow.parquet as pq
 
-    stage, wanted = Hear(), plain(Hear(), corpus)
-    todo = map_tasks(corpus, stage, "apart")
+    stage, wanted = HashWaveforms(), plain(HashWaveforms(), corpus)
+    todo = part_tasks(corpus, stage, "apart")
     for task in todo:
-        waves.decode_task(corpus, task)
-    assert list((corpus / "waves").glob("*.wav"))
+        predecode.decode_task(corpus, task)
+    assert list((corpus / "decoded").glob("*.wav"))
     for task in todo:
-        assert waves.run_decoded(stage, corpus, task) == "done"
-        assert done(corpus, task)
+        assert predecode.run_decoded(stage.open(), corpus, task) == "done"
+        assert is_done(corpus, task)
         assert (corpus / task.output).read_bytes() == wanted[Path(task.output).name]
-    assert not list((corpus / "waves").iterdir())
+    assert not list((corpus / "decoded").iterdir())
     rejects = [
         reason for task in todo for reason in pq.read_table(corpus / task.output)["reject"].to_pylist()
     ]
     assert rejects.count("audio.missing") == 1
-    assert [waves.run_decoded(stage, corpus, task) for task in todo] == ["skipped"] * len(todo)
+    assert [predecode.run_decoded(stage.open(), corpus, task) for task in todo] == ["skipped"] * len(todo)
 
 
 def test_an_external_pool_of_workers_decodes_and_encodes_to_the_bytes_of_a_plain_loop(corpus, tmp_path):
@@ -248,27 +249,27 @@ def test_an_external_pool_of_workers_decodes_and_encodes_to_the_bytes_of_a_plain
                 if probe.connect_ex(("localhost", port)) == 0:
                     break
             time.sleep(0.1)
-        stage, wanted = Hear(), plain(Hear(), corpus)
-        todo = map_tasks(corpus, stage, "pool")
+        stage, wanted = HashWaveforms(), plain(HashWaveforms(), corpus)
+        todo = part_tasks(corpus, stage, "pool")
         options = PipelineOptions(["--direct_num_workers=2", "--decode_apart"])  # local runners know no hints
         runner = FnApiRunner(default_environment=ExternalEnvironment(f"localhost:{port}"))
         with beam.Pipeline(runner=runner, options=options) as pipeline:
-            engine.graph(pipeline, stage, corpus, todo, options)
+            beam_pipeline.make_graph(pipeline, stage, corpus, todo, options)
     finally:
         pool.terminate()
         pool.wait()
     assert {Path(task.output).name: (corpus / task.output).read_bytes() for task in todo} == wanted
-    assert not list((corpus / "waves").iterdir())
+    assert not list((corpus / "decoded").iterdir())
 
 
 def test_many_tasks_are_listed_in_files_and_not_in_the_job(tmp_path, corpus):
-    stage = Hear(device="cpu")
+    stage = HashWaveforms(device="cpu")
     many = [
         Task(f"out/{i:07d}", ("manifest/p",), f"{i:064d}", 1, ("train", (("manifest", "p", 0, i),)), ("h",))
         for i in range(3000)
     ]
     pipeline = beam.Pipeline(runner="FnApiRunner", options=PipelineOptions())
-    dataflow.tasks_of(pipeline, tmp_path, many)
+    dataflow.task_collection(pipeline, tmp_path, many)
     assert len(pipeline.to_runner_api().SerializeToString()) < 100_000
     listed = [
         task
@@ -276,11 +277,11 @@ def test_many_tasks_are_listed_in_files_and_not_in_the_job(tmp_path, corpus):
         for task in dataflow.read_block(path.read_bytes())
     ]
     assert sorted(listed, key=lambda task: task.output) == many
-    todo = map_tasks(corpus, stage, "blocks")
+    todo = part_tasks(corpus, stage, "blocks")
     with beam.Pipeline(runner="FnApiRunner", options=PipelineOptions()) as pipeline:
-        made = dataflow.tasks_of(pipeline, corpus, todo, block=1)
-        _ = made | beam.ParDo(engine.RunTask(stage, str(corpus)))
-    assert all(done(corpus, task) for task in todo)
+        made = dataflow.task_collection(pipeline, corpus, todo, block=1)
+        _ = made | beam.ParDo(beam_pipeline.RunTask(stage, str(corpus)))
+    assert all(is_done(corpus, task) for task in todo)
 
 
 @pytest.fixture
@@ -292,7 +293,7 @@ def cloud(monkeypatch):
 
 def submit(cloud, stage, *words):
     build = files.to_path("gs://bucket/build")
-    engine.run(
+    beam_pipeline.run(
         stage,
         build,
         tasks(stage),
@@ -302,9 +303,9 @@ def submit(cloud, stage, *words):
 
 
 def test_a_submission_uploads_the_pipeline_and_names_image_hints_and_job(cloud):
-    submit(cloud, Hear(), *GPU, "--decode_apart", "--machine_type=g2-standard-8")
+    submit(cloud, HashWaveforms(), *GPU, "--decode_apart", "--machine_type=g2-standard-8")
     (job,) = cloud.jobs
-    assert job["name"].startswith("wordweave-hear-")
+    assert job["name"].startswith("wordweave-hash-")
     (pool,) = job["environment"]["workerPools"]
     assert pool["machineType"] == "g2-standard-8"
     assert {image["containerImage"] for image in pool["sdkHarnessContainerImages"]} == {IMAGE}
@@ -316,20 +317,20 @@ def test_a_submission_uploads_the_pipeline_and_names_image_hints_and_job(cloud):
         for name, one in leaves(made).items()
         if one.environment_id
     }
-    assert hinted.pop("hear") == HINTS
+    assert hinted.pop("hash") == HINTS
     assert not any(hinted.values())
 
 
 def test_the_same_stage_of_the_same_build_is_the_same_job(cloud):
-    submit(cloud, Hear(device="cpu"))
-    submit(cloud, Hear(device="cpu"))
+    submit(cloud, HashWaveforms(device="cpu"))
+    submit(cloud, HashWaveforms(device="cpu"))
     assert len({job["name"] for job in cloud.jobs}) == 1
 
 
 def test_a_job_that_fails_is_said_in_one_line(cloud):
     cloud.state = "JOB_STATE_CANCELLED"
-    with pytest.raises(ValueError, match="hear: the Dataflow job failed"):
-        submit(cloud, Hear(device="cpu"))
+    with pytest.raises(ValueError, match="hash: the Dataflow job failed"):
+        submit(cloud, HashWaveforms(device="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -358,7 +359,9 @@ def test_a_job_that_fails_is_said_in_one_line(cloud):
 def test_what_is_missing_or_wrong_is_said_before_anything_starts(cloud, drop, add, said):
     words = tuple(word for word in CLOUD if not word.startswith(drop))
     with pytest.raises(Unusable) as raised:
-        dataflow.ready((*words, f"--dataflow_endpoint=http://localhost:{cloud.port}", *add))
+        dataflow_preflight.check_submission(
+            (*words, f"--dataflow_endpoint=http://localhost:{cloud.port}", *add)
+        )
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not cloud.jobs
@@ -366,12 +369,12 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(cloud, drop, ad
 
 
 def test_what_is_whole_passes(cloud):
-    dataflow.ready((*CLOUD, f"--dataflow_endpoint=http://localhost:{cloud.port}", *GPU))
+    dataflow_preflight.check_submission((*CLOUD, f"--dataflow_endpoint=http://localhost:{cloud.port}", *GPU))
 
 
 def test_a_build_on_this_disk_is_refused():
-    with pytest.raises(Unusable, match=r"its workers cannot see build/x; need a build on gs://"):
-        dataflow.reaches("build/x", "cpu", PipelineOptions(list(CLOUD)))
+    with pytest.raises(Unusable, match=r"its workers cannot read build/x; need a build on gs://"):
+        dataflow_preflight.check_workers("build/x", "cpu", PipelineOptions(list(CLOUD)))
 
 
 @pytest.fixture
@@ -388,7 +391,7 @@ def test_every_command_says_what_a_submission_lacks_before_any_work(command, clo
     before = everything(tmp_path)
     words = ("--", *CLOUD, f"--dataflow_endpoint=http://localhost:{cloud.port}")
     for change, said in (
-        (words, f"its workers cannot see {build}; need a build on gs://"),
+        (words, f"its workers cannot read {build}; need a build on gs://"),
         ((*words, "--temp_location=gs://other/x"), "gs://other: no such bucket"),
         ([word for word in words if word != "--no_auth"], "no credentials: "),
     ):
@@ -401,19 +404,19 @@ def test_every_command_says_what_a_submission_lacks_before_any_work(command, clo
 def test_missing_credentials_are_said(no_credentials, monkeypatch, tmp_path):
     words = tuple(word for word in CLOUD if word != "--no_auth")
     with pytest.raises(Unusable, match=r"no credentials: .*gcloud auth application-default login"):
-        dataflow.ready(words)
+        dataflow_preflight.check_submission(words)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "gone.json"))
     with pytest.raises(Unusable, match=r"no credentials: .*gone\.json"):
-        dataflow.ready(words)
+        dataflow_preflight.check_submission(words)
 
 
 def test_a_build_on_a_gpu_without_one_is_refused():
     with pytest.raises(Unusable, match=r'units.device is "cuda"; need a GPU'):
-        dataflow.reaches("gs://bucket/build", "cuda", PipelineOptions(list(CLOUD)))
-    dataflow.reaches("gs://bucket/build", "cuda", PipelineOptions([*CLOUD, *GPU]))
+        dataflow_preflight.check_workers("gs://bucket/build", "cuda", PipelineOptions(list(CLOUD)))
+    dataflow_preflight.check_workers("gs://bucket/build", "cuda", PipelineOptions([*CLOUD, *GPU]))
 
 
 def test_without_the_client_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(dataflow, "client_missing", lambda: "google-cloud-dataflow-client")
+    monkeypatch.setattr(dataflow_preflight, "missing_google_packages", lambda: "google-cloud-dataflow-client")
     with pytest.raises(Unusable, match=r"pip install 'wordweave\[dataflow\]'"):
-        dataflow.ready(CLOUD)
+        dataflow_preflight.check_submission(CLOUD)

@@ -6,19 +6,25 @@ import pytest
 from click.testing import CliRunner
 
 import wordweave
+from pipelines.engines.requirements import find_java
 from pipelines.operations import doctor
 
 
 def states(build=None, only=None):
-    looks = {name: found for name, found in doctor.LOOKS.items() if only is None or name in only}
-    return {finding.name: finding for finding in doctor.examine(build, looks)}
+    checks = {name: check for name, check in doctor.CHECKS.items() if only is None or name in only}
+    return {finding.name: finding for finding in doctor.examine(build, checks)}
 
 
-def test_everything_is_looked_at_and_nothing_raises():
-    found = states(only=set(doctor.LOOKS) - {"torch", "cuda", "faiss"})
-    assert found.keys() == doctor.LOOKS.keys() - {"torch", "cuda", "faiss"}
-    assert {finding.state for finding in found.values()} <= {"ok", "lacks", "wrong"}
-    assert all(finding.said and "\n" not in finding.said for finding in found.values())
+def test_every_check_runs_and_none_raises():
+    import torch
+
+    found = states()
+    assert found.keys() == doctor.CHECKS.keys()
+    assert {finding.state for finding in found.values()} <= {"ok", "missing", "wrong"}
+    assert found["torch"].detail.startswith(f"torch {torch.__version__}, torchaudio ")
+    assert found["torch"].state == found["faiss"].state == "ok"
+    assert found["cuda"].state == ("ok" if torch.cuda.is_available() else "missing")
+    assert all(finding.detail and "\n" not in finding.detail for finding in found.values())
     assert found["python"].state == found["packages"].state == "ok"
 
 
@@ -26,8 +32,8 @@ def test_what_an_option_needs_is_lacking_and_not_wrong(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("JAVA_HOME", raising=False)
     found = states(only={"mfa", "spark"})
-    assert {finding.state for finding in found.values()} == {"lacks"}
-    assert "Java 17" in found["spark"].said
+    assert {finding.state for finding in found.values()} == {"missing"}
+    assert "Java 17" in found["spark"].detail
 
 
 def test_an_mfa_that_does_not_answer_is_wrong(monkeypatch, tmp_path):
@@ -36,7 +42,7 @@ def test_an_mfa_that_does_not_answer_is_wrong(monkeypatch, tmp_path):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     found = states(only={"mfa"})["mfa"]
-    assert (found.state, found.said) == ("wrong", "`mfa version` ended with 3: no kaldi")
+    assert (found.state, found.detail) == ("wrong", "`mfa version` ended with 3: no kaldi")
     program.write_text("#!/bin/sh\necho 3.1.0\n")
     assert states(only={"mfa"})["mfa"] == doctor.Finding("mfa", "ok", "mfa 3.1.0")
 
@@ -45,22 +51,22 @@ def test_a_package_of_a_version_that_is_not_asked_for_is_named(monkeypatch):
     monkeypatch.setattr(doctor, "version", lambda name: "0.0.1" if name == "click" else "99.0")
     found = states(only={"packages"})["packages"]
     assert found.state == "wrong"
-    assert "click 0.0.1, need >=8.1" in found.said
+    assert "click 0.0.1, need >=8.1" in found.detail
 
 
 def test_the_command_ends_with_1_where_something_is_wrong(monkeypatch):
     def boom():
         raise OSError("libcuda.so: cannot open\nshared object")
 
-    monkeypatch.setattr(doctor, "LOOKS", {"python": doctor.python, "torch": boom})
+    monkeypatch.setattr(doctor, "CHECKS", {"python": doctor.python, "torch": boom})
     result = CliRunner().invoke(wordweave.cli, ["doctor"])
     assert result.exit_code == 1
-    assert "wrong  torch          OSError: libcuda.so: cannot open shared object" in result.output
+    assert "wrong   torch          OSError: libcuda.so: cannot open shared object" in result.output
     assert result.output.splitlines()[-1] == "wordweave: doctor: 1 wrong: torch"
 
 
 def test_json_names_every_finding(monkeypatch):
-    monkeypatch.setattr(doctor, "LOOKS", {"python": doctor.python, "disk": doctor.LOOKS["disk"]})
+    monkeypatch.setattr(doctor, "CHECKS", {"python": doctor.python, "disk": doctor.CHECKS["disk"]})
     result = CliRunner().invoke(wordweave.cli, ["doctor", "--json"])
     said = json.loads(result.output.splitlines()[-1])
     assert [finding["name"] for finding in said["findings"]] == ["python", "disk"]
@@ -69,7 +75,7 @@ def test_json_names_every_finding(monkeypatch):
 def test_a_folder_without_a_build_is_wrong(tmp_path):
     found = {finding.name: finding for finding in doctor.examine(tmp_path, {})}
     assert found["build"].state == "wrong"
-    assert "no build here" in found["build"].said
+    assert "no build here" in found["build"].detail
 
 
 @pytest.mark.parametrize(
@@ -81,4 +87,4 @@ def test_java_versions_are_read(monkeypatch, tmp_path, said, version):
     program.write_text(f"#!/bin/sh\necho '{said}' >&2\n")
     program.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    assert doctor.java_version() == version
+    assert find_java()[1] == version

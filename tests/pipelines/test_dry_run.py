@@ -6,28 +6,26 @@ import pytest
 from click.testing import CliRunner
 
 import wordweave
-from pipelines import build as steps
+from corpus.toml import write_toml
 from pipelines import settings
-from pipelines.dry_run import preview
-from pipelines.execution.runner import Engine
-from tests.pipelines.test_build import asked, built  # noqa: F401 - the fixture
-from tests.pipelines.test_build import run as run_plain
+from pipelines.build import dry_run, run_step
+from tests.helpers.builds import LOCAL, build_settings, run_build
 from tests.pipelines.test_engines import everything
 
 
-def foreseen(folder, said):
-    """Stage -> (to do, standing) or what it waits for; nothing in the folder may change."""
+def planned(folder, said):
+    """Stage -> (to do, up to date) or what it waits for; nothing in the folder may change."""
     before = everything(folder)
-    found = preview(folder, said)
+    found = dry_run(folder, said)
     assert everything(folder) == before
-    return {plan.stage: plan.waits or (len(plan.todo), plan.standing) for plan in found}, found
+    return {plan.stage: plan.waits or (len(plan.todo), plan.up_to_date) for plan in found}, found
 
 
-def test_of_a_finished_build_everything_stands(built, spoken_corpus):  # noqa: F811
-    found, plans = foreseen(built, asked(spoken_corpus))
+def test_of_a_finished_build_everything_stands(built, spoken_corpus):
+    found, plans = planned(built, build_settings(spoken_corpus))
     assert list(found) == ["ingest", "fit units", "units", "align", "interleave"]
     assert all(todo == 0 < standing for todo, standing in found.values())
-    assert str(plans[2]) == f"units: all {found['units'][1]} stand"
+    assert str(plans[2]) == f"units: up to date ({found['units'][1]})"
 
 
 @pytest.mark.parametrize(
@@ -40,13 +38,13 @@ def test_of_a_finished_build_everything_stands(built, spoken_corpus):  # noqa: F
             "units",
             {"seed": 3},
             ["fit units"],
-            "not made yet",
+            "new",
             {"units": "fit units", "interleave": "fit units and units"},
         ),
     ],
 )
 def test_one_changed_setting_shows_its_stage_and_those_after_it(
-    built,  # noqa: F811
+    built,
     spoken_corpus,
     section,
     change,
@@ -54,8 +52,8 @@ def test_one_changed_setting_shows_its_stage_and_those_after_it(
     why,
     waits,
 ):
-    stands, _ = foreseen(built, asked(spoken_corpus))
-    found, plans = foreseen(built, settings.replace(asked(spoken_corpus), section, **change))
+    stands, _ = planned(built, build_settings(spoken_corpus))
+    found, plans = planned(built, settings.replace(build_settings(spoken_corpus), section, **change))
     assert {stage: found.pop(stage) for stage in waits} == waits
     for plan in plans:
         if plan.stage in redone:
@@ -73,14 +71,14 @@ def test_ten_recordings_more_show_the_parts_they_are_in_as_the_build_then_does(s
     ]
     source, build = tmp_path / "manifest.jsonl", tmp_path / "build"
     source.write_text("\n".join(rows[:14]))
-    said = asked(source, units={"clusters": 50, "fit_frames": 5000})
-    plans = preview(build, said)
+    said = build_settings(source, units={"clusters": 50, "fit_frames": 5000})
+    plans = dry_run(build, said)
     assert not build.exists()
     assert [plan.stage for plan in plans if plan.waits] == ["units", "interleave"]
-    run_plain(build, said, Engine("local"))
+    run_build(build, said, LOCAL)
     source.write_text("\n".join([*rows[14:], *rows[:14]]))
     config = tmp_path / "x.toml"
-    config.write_text(settings.write(said))
+    config.write_text(write_toml(said))
     before = everything(tmp_path)
     result = CliRunner().invoke(
         wordweave.cli, ["build", str(config), "--build", str(build), "--dry-run", "--json"]
@@ -88,13 +86,13 @@ def test_ten_recordings_more_show_the_parts_they_are_in_as_the_build_then_does(s
     assert result.exit_code == 0, result.output
     assert everything(tmp_path) == before
     shown = {row["stage"]: row for row in json.loads(result.stdout.strip().splitlines()[-1])["stages"]}
-    assert shown["ingest"]["reasons"].keys() == {"the source changed", "not made yet"}
+    assert shown["ingest"]["reasons"].keys() == {"the source changed", "new"}
     assert shown["ingest"]["reasons"]["the source changed"] == 1
-    assert shown["interleave"]["waits"] == "ingest and units and align"
-    assert "interleave: waits for ingest and units and align" in result.stderr
-    steps.ingest(build, said)
-    for stage, step in (("units", steps.encode), ("align", steps.align)):
-        done = step(build, said, Engine("local"))
-        assert (done["done"], done["skipped"]) == (shown[stage]["todo"], shown[stage]["standing"])
+    assert shown["interleave"]["waits"] == "ingest, units and align"
+    assert "interleave: waits for ingest, units and align" in result.stderr
+    run_step("ingest", build, said)
+    for stage in ("units", "align"):
+        done = run_step(stage, build, said)
+        assert (done["done"], done["skipped"]) == (shown[stage]["todo"], shown[stage]["up_to_date"])
         assert done["skipped"] >= 1
-        assert shown[stage]["reasons"] == {"manifest changed": 1, "not made yet": done["done"] - 1}
+        assert shown[stage]["reasons"] == {"manifest changed": 1, "new": done["done"] - 1}

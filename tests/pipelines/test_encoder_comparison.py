@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import wordweave
-from pipelines.reports.encoder_comparison import Heard, as_table, compare
+from pipelines.reports.encoder_comparison import LabelledUtterance, as_table, compare
 from pipelines.reports.phones import find_phones, read_speech, speech_with_phones, write_phones
 from units.pretraining.augment import with_noise
 from units.pretraining.targets import read_phones
@@ -25,7 +25,7 @@ def four(spoken_corpus):
 @pytest.fixture(scope="module")
 def phones(four, tmp_path_factory):
     path = tmp_path_factory.mktemp("phones") / "phones.jsonl"
-    return path, write_phones([four], path, listen=False)
+    return path, write_phones([four], path, transcribe=False)
 
 
 def test_phones_of_a_manifest_lie_inside_its_recordings_in_order(four, phones):
@@ -49,7 +49,10 @@ def test_without_a_transcript_there_are_phones_only_where_one_listens(four, tmp_
     assert rejects == {"text.missing": 1}
     heard = list(
         find_phones(
-            read_speech(path, {}), options={"phones": True, "minimum_score": None}, listen=True, rejects={}
+            read_speech(path, {}),
+            options={"phones": True, "minimum_score": None},
+            transcribe=True,
+            rejects={},
         )
     )
     assert len(heard[0][2]) > 20
@@ -102,7 +105,7 @@ def test_units_that_are_phones_tell_everything_about_a_new_speaker():
 
     wave = np.repeat(np.sign(np.random.default_rng(0).normal(size=100)), 640).astype(np.float32)
     phones = [("A" if wave[i * 640] > 0 else "B", i * 0.04, i * 0.04 + 0.04) for i in range(100)]
-    items = [Heard(wave, phones, "one"), Heard(wave, phones, "other")]
+    items = [LabelledUtterance(wave, phones, "one"), LabelledUtterance(wave, phones, "other")]
     encoder = Oracle()
     shown = table.views(encoder, [wave, wave], (20.0,))
     said = table.score(encoder, Codebook(np.array([[1.0], [-1.0]])), shown, items, lambda frames: frames)

@@ -18,10 +18,13 @@ from click.testing import CliRunner
 import wordweave
 from corpus import files
 from corpus.records import Unusable
-from pipelines import settings
+from corpus.toml import write_toml
 from pipelines.engines import spark
+from pipelines.engines.beam import BeamEngine
 from pipelines.engines.requirements import java
-from pipelines.execution.runner import Engine, run_stage
+from pipelines.engines.spark import SparkEngine
+from pipelines.execution.runner import run_stage
+from tests.helpers.builds import LOCAL
 from tests.helpers.stage import Copy, copies
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +33,7 @@ HERE = str(ROOT)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Engine:
+def cluster() -> SparkEngine:
     """Two executors, each a JVM of its own with its own Python workers."""
     try:
         java()
@@ -38,10 +41,10 @@ def cluster() -> Engine:
         pytest.skip(f"Spark: {error}")
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = HERE
-    engine = Engine("spark", 2, ("--conf", "spark.executor.memory=700m"), CLUSTER)
-    engine.ready()
+    engine = SparkEngine(2, ("--conf", "spark.executor.memory=700m"), CLUSTER)
+    engine.check()
     yield engine
-    spark.HELD.pop("spark").stop()
+    spark.SESSION.pop("spark").stop()
     os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
@@ -53,7 +56,7 @@ def outputs(build):
 @pytest.mark.filterwarnings("ignore")
 def test_spark_gives_the_bytes_of_a_plain_loop_and_loads_models_once_per_worker(cluster, tmp_path):
     found = {}
-    for engine in (Engine("local"), cluster):
+    for engine in (LOCAL, cluster):
         build = tmp_path / engine.name
         stage = Copy(str(tmp_path / f"{engine.name}.log"), 0.05)
         tasks = copies(build, stage, 8)
@@ -97,11 +100,11 @@ def test_a_killed_executor_costs_no_part_and_no_finished_work(cluster, tmp_path)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_whole_build_on_spark_has_the_bytes_of_a_plain_loop(cluster, spoken_corpus, tmp_path):
-    from tests.pipelines.test_build import asked, hashes, run
+    from tests.helpers.builds import build_settings, hashes, run_build
 
-    said = asked(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
-    for engine in (Engine("local"), cluster):
-        run(tmp_path / engine.name, said, engine)
+    said = build_settings(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
+    for engine in (LOCAL, cluster):
+        run_build(tmp_path / engine.name, said, engine)
     assert hashes(tmp_path / "spark") == hashes(tmp_path / "local")
 
 
@@ -110,7 +113,7 @@ def test_each_stage_has_workers_of_its_own_as_the_driver_is_then_and_those_befor
     tmp_path, monkeypatch
 ):
     monkeypatch.setenv("PYTHONPATH", HERE)
-    monkeypatch.setattr("pipelines.engines.beam_forkserver.HELD", {})
+    monkeypatch.setattr("pipelines.engines.beam_forkserver.CONNECTION", [])
     made = []
     for number in range(2):
         build = tmp_path / str(number)
@@ -118,7 +121,7 @@ def test_each_stage_has_workers_of_its_own_as_the_driver_is_then_and_those_befor
         monkeypatch.chdir(build)
         monkeypatch.setenv("NUMBER", str(number))
         stage = Copy("log-$NUMBER", 0.1)
-        run_stage(stage, build, copies(build, stage, 6), Engine("beam", 2), quiet=True)
+        run_stage(stage, build, copies(build, stage, 6), BeamEngine(2), quiet=True)
         pids = {int(pid) for word, pid in stage.notes() if word == "setup"}
         assert len(pids) == 2
         assert (build / f"log-{number}").is_file()
@@ -139,10 +142,10 @@ def hears_ctrl_c() -> None:
 def test_stopped_or_killed_a_run_says_one_line_at_most_and_leaves_no_worker(who, status, tmp_path):
     script = (
         "import pathlib; from commands.cli import cli, command; from tests.helpers.stage import Copy, copies\n"
-        "from pipelines.execution.runner import Engine, run_stage\n"
+        "from pipelines.execution.runner import run_stage\n"
         "def toy():\n"
         "    build = pathlib.Path('.').resolve(); stage = Copy(str(build / 'log'), 5.0)\n"
-        "    return run_stage(stage, build, copies(build, stage, 4), Engine('beam', 2), quiet=True)\n"
+        "    return run_stage(stage, build, copies(build, stage, 4), BeamEngine(2), quiet=True)\n"
         "command(cli, 'doctor')(toy); cli()"
     )
     process = subprocess.Popen(
@@ -176,7 +179,7 @@ def test_stopped_or_killed_a_run_says_one_line_at_most_and_leaves_no_worker(who,
 def test_a_build_stopped_by_ctrl_c_says_one_line_leaves_no_process_and_goes_on(
     words, spoken_corpus, tmp_path
 ):
-    from tests.pipelines.test_build import asked, hashes
+    from tests.helpers.builds import build_settings, hashes
 
     if "spark" in words:
         try:
@@ -184,7 +187,7 @@ def test_a_build_stopped_by_ctrl_c_says_one_line_leaves_no_process_and_goes_on(
         except Unusable as error:
             pytest.skip(f"Spark: {error}")
     config, build, whole = tmp_path / "x.toml", tmp_path / "build", tmp_path / "whole"
-    config.write_text(settings.write(asked(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})))
+    config.write_text(write_toml(build_settings(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})))
     start = [sys.executable, "-m", "wordweave", "build", str(config), "--build"]
     process = subprocess.Popen(
         [*start, str(build), *words], cwd=ROOT, start_new_session=True, text=True,
@@ -237,8 +240,8 @@ def pool() -> str:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_an_external_worker_pool_of_beam_gives_the_bytes_of_a_plain_loop(pool, tmp_path):
-    engine = Engine("beam", 2, ("--environment_type=EXTERNAL", f"--environment_config={pool}"))
-    engine.ready()
+    engine = BeamEngine(2, ("--environment_type=EXTERNAL", f"--environment_config={pool}"))
+    engine.check()
     stage = Copy(str(tmp_path / "log"), 0.2)
     tasks = copies(tmp_path, stage, 8)
     run_stage(stage, tmp_path, tasks, engine, quiet=True)
@@ -252,7 +255,7 @@ def stage_commands(group=wordweave.cli, before=()) -> dict[str, list[str]]:
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             found |= stage_commands(command, (*before, name))
-        elif any(parameter.name == "engine_words" for parameter in command.params):
+        elif any(parameter.name == "engine_arguments" for parameter in command.params):
             found[" ".join((*before, name))] = [*before, name]
     return found
 
@@ -303,7 +306,7 @@ LACKS = [
     ("--runner=FlinkRunner --flink_job_server_jar=gone.jar", "got no file gone.jar"),
     ("--runner=FlinkRunner --job_endpoint=localhost:1", "need a job server at --job_endpoint=HOST:PORT, got"),
     ("--runner=PortableRunner", "need a job server at --job_endpoint=HOST:PORT, got ''"),
-    ("--runner=DaskRunner", "loses rows"),
+    ("--runner=DaskRunner", "drops rows silently"),
     ("--runner=Dataflo", "need one of the runners DataflowRunner"),
     ("--runner", "beam: argument --runner: expected one argument"),
     ("--environment_tpye=EXTERNAL", "no option --environment_tpye, did you mean --environment_type?"),
@@ -329,7 +332,7 @@ def test_what_an_engine_lacks_is_one_line_before_any_work(command, tmp_path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_spark_without_java_is_one_line(command, tmp_path, monkeypatch):
     pytest.importorskip("pyspark", reason="the extra spark")
-    monkeypatch.setattr("pipelines.engines.spark.HELD", {})
+    monkeypatch.setattr("pipelines.engines.spark.SESSION", {})
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     build, config = begun(tmp_path)
     before = everything(tmp_path)
@@ -339,7 +342,7 @@ def test_spark_without_java_is_one_line(command, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("question", ["ready", "reaches"])
+@pytest.mark.parametrize("question", ["check", "check_access"])
 def test_every_command_asks_the_engine_before_any_work(command, question, tmp_path, monkeypatch):
     asked = []
 
@@ -347,12 +350,12 @@ def test_every_command_asks_the_engine_before_any_work(command, question, tmp_pa
         asked.append(of)
         raise Unusable("the workers are on strike")
 
-    monkeypatch.setattr(Engine, question, refuse)
+    monkeypatch.setattr(BeamEngine, question, refuse)
     build, config = begun(tmp_path, "cuda:1")
     before = everything(tmp_path)
     assert "the workers are on strike" in one_line(invoke(command, build, config))
     assert everything(tmp_path) == before
-    assert asked == ([()] if question == "ready" else [(build, "cuda:1")])
+    assert asked == ([()] if question == "check" else [(build, "cuda:1")])
     if command != "build":  # the settings that the build has
         said = CliRunner().invoke(wordweave.cli, [*COMMANDS[command], str(build)])
         assert "the workers are on strike" in one_line(said)

@@ -6,42 +6,42 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from pipelines import build as steps
 from pipelines import settings
-from pipelines.build import map_tasks
-from pipelines.execution.runner import Engine, run_stage
-from pipelines.steps import units as stages
-from pipelines.steps.fused import run_together
-from pipelines.steps.units import Kept, ListeningStage, reasons
+from pipelines.build import run_step
+from pipelines.execution.runner import run_stage
+from pipelines.layout import part_tasks
+from pipelines.steps import audio, fused
+from pipelines.steps.audio import AudioStage, AudioWorker, DecodedCache
+from pipelines.steps.base import Run, reject_columns
+from tests.helpers.builds import LOCAL
 
-LOCAL = Engine("local")
+POWER = pa.schema(
+    [("id", pa.string()), ("power", pa.float64()), ("reject", pa.string()), ("detail", pa.string())]
+)
 
 
 @dataclass(frozen=True)
-class Measure(ListeningStage):
+class Measure(AudioStage):
     """The power of each recording."""
 
     name: str
     device: str = "cpu"
     fails: bool = False
     version: ClassVar[int] = 1
-    outside_key: ClassVar[tuple[str, ...]] = ()
-    schema: ClassVar[pa.Schema] = pa.schema(
-        [("id", pa.string()), ("power", pa.float64()), ("reject", pa.string()), ("detail", pa.string())]
-    )
 
-    def setup(self):
-        pass
+    def open(self):
+        return AudioWorker(self, POWER, self.process)
 
-    def made(self, batch, rows):
+    def process(self, batch, rows):
         if self.fails:
             raise ValueError("no power today")
         power = [None if wave is None else float(np.mean(wave.astype(float) ** 2)) for _, wave, _ in rows]
-        columns = [batch.column("id"), pa.array(power, pa.float64()), *reasons([row[2] for row in rows])]
-        return pa.record_batch(columns, schema=self.schema)
+        rejects = reject_columns([row[2] for row in rows])
+        return pa.record_batch([batch.column("id"), pa.array(power, pa.float64()), *rejects], schema=POWER)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def build(tmp_path):
         rows.append({"id": f"u{i}", "audio": f"{i}.wav", "text": "a"})
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = settings.replace(settings.Settings(), "corpus", source=str(tmp_path / "manifest.jsonl"))
-    steps.ingest(tmp_path / "build", settings.replace(said, "corpus", part_minutes=0.02))
+    run_step("ingest", tmp_path / "build", settings.replace(said, "corpus", part_minutes=0.02))
     (tmp_path / "3.wav").unlink()
     return tmp_path / "build"
 
@@ -61,18 +61,22 @@ def build(tmp_path):
 @pytest.fixture
 def decodes(monkeypatch):
     """Ids of the recordings decoded, in order."""
-    found, plain = [], stages.decode
+    found, plain = [], audio.decode
 
     def decode(utterance):
         found.append(utterance.id)
         return plain(utterance)
 
-    monkeypatch.setattr(stages, "decode", decode)
+    monkeypatch.setattr(audio, "decode", decode)
     return found
 
 
-def planned(build, *asked):
-    return [(stage, map_tasks(build, stage, stage.name)) for stage in asked]
+def planned(build, *stages):
+    return [(stage, part_tasks(build, stage, stage.name)) for stage in stages]
+
+
+def run_fused(build, stages):
+    fused.run_fused(Run(build, settings.Settings(), LOCAL, ()), stages)
 
 
 def files(build):
@@ -82,7 +86,7 @@ def files(build):
 
 def test_two_stages_together_write_what_each_writes_alone_from_one_decode(build, decodes):
     both = planned(build, Measure("one"), Measure("two"))
-    run_together(build, both, LOCAL)
+    run_fused(build, both)
     assert sorted(decodes) == [f"u{i}" for i in range(6)]
     together = files(build)
     assert len(together) == 12  # three parts and three markers each
@@ -99,10 +103,10 @@ def test_only_parts_for_which_several_stages_wait_are_made_together(build, decod
     one, two = planned(build, Measure("one"), Measure("two"))
     run_stage(one[0], build, one[1], LOCAL)
     decodes.clear()
-    run_together(build, [one, two], LOCAL)
+    run_fused(build, [one, two])
     assert decodes == []
     (build / "one" / "part-00001.parquet.done").unlink()
-    run_together(build, [one, two], LOCAL)
+    run_fused(build, [one, two])
     assert sorted(decodes) == ["u2", "u3"]
     assert [path.name for path in (build / "two").glob("*.parquet")] == ["part-00001.parquet"]
 
@@ -110,23 +114,26 @@ def test_only_parts_for_which_several_stages_wait_are_made_together(build, decod
 def test_a_stage_that_fails_together_is_named_and_the_others_keep_what_they_made(build):
     one, two = planned(build, Measure("one"), Measure("two", fails=True))
     with pytest.raises(ValueError, match=r"two/part-00000.parquet.*no power today"):
-        run_together(build, [one, two], LOCAL)
+        run_fused(build, [one, two])
     assert len(list((build / "one").glob("*.parquet"))) == 3
+    one, two = planned(build, Measure("one", fails=True), Measure("two"))
+    run_fused(build, [one, two])
+    assert len(list((build / "two").glob("*.parquet"))) == 3
     with pytest.raises(ValueError, match=r"one/part-00000.parquet.*no power today"):
-        run_together(build, planned(build, Measure("one", fails=True), Measure("two")), LOCAL)
+        run_stage(one[0], build, one[1], LOCAL)
 
 
 def test_a_part_larger_than_the_memory_kept_is_decoded_again(build, decodes):
-    table = next(iter(pa.parquet.read_table(build / "manifest" / "part-00000.parquet").to_batches()))
-    small, large = Kept(samples=23_999), Kept(samples=24_000)
+    table = next(iter(pq.read_table(build / "manifest" / "part-00000.parquet").to_batches()))
+    small, large = DecodedCache(samples=23_999), DecodedCache(samples=24_000)
     for kept in (small, small, large, large):
-        assert [len(wave) for _, wave, _ in kept.rows(table)] == [12_000, 12_000]
+        assert [len(wave) for _, wave, _ in kept(table)] == [12_000, 12_000]
     assert len(decodes) == 6
 
 
 def test_many_threads_decode_in_order(build):
-    table = next(iter(pa.parquet.read_table(build / "manifest" / "part-00001.parquet").to_batches()))
-    one, many = list(stages.decoded(table)), list(stages.decoded(table, threads=4))
+    table = next(iter(pq.read_table(build / "manifest" / "part-00001.parquet").to_batches()))
+    one, many = audio.decode_batch(table), audio.decode_batch(table, threads=4)
     assert [row[0] for row in one] == [row[0] for row in many]
     assert [str(row[2]) for row in one] == [str(row[2]) for row in many]
     assert np.array_equal(one[0][1], many[0][1])

@@ -11,43 +11,42 @@ from hypothesis import strategies as st
 from benchmarks.plan_speed import measure
 from corpus.manifest import parts, write_manifest
 from corpus.records import Utterance
-from pipelines import build as steps
+from pipelines.build import run_step
 from pipelines.execution.planner import plan
-from pipelines.execution.runner import Engine, run_stage
-from pipelines.execution.task import marker, task_of
-from pipelines.reports.report import report
+from pipelines.execution.runner import run_stage
+from pipelines.execution.task import make_task, read_marker
+from tests.helpers.builds import LOCAL, build_settings, fit_units, hashes, members
 from tests.helpers.stage import Copy, copies
-from tests.pipelines.test_build import asked, hashes, members
 from tests.pipelines.test_task import Add, part
 
 
 def add_task(stage, name, digest="d"):
-    return task_of(stage, f"out/{name}", {f"in/{name}": digest}, 16_000)
+    return make_task(stage, f"out/{name}", {f"in/{name}": digest}, 16_000)
 
 
 def test_a_plan_says_why_finished_work_no_longer_counts(tmp_path):
     stage, names = Add(3), "abcde"
     for name in names:
         part(tmp_path, name, [name])
-    run_stage(stage, tmp_path, [add_task(stage, name) for name in "abcd"], Engine("local"), quiet=True)
+    run_stage(stage, tmp_path, [add_task(stage, name) for name in "abcd"], LOCAL, quiet=True)
     (tmp_path / "out" / "a").unlink()
     digests = dict(zip(names, ("d", "d", "d", "other", "d"), strict=True))
     found = plan(stage, tmp_path, [add_task(stage, name, digest) for name, digest in digests.items()])
     assert [task.output for task in found.todo] == ["out/a", "out/d", "out/e"]
-    assert found.reasons == {"its output is gone": 1, "in changed": 1, "not made yet": 1}
+    assert found.reasons == {"its output is missing": 1, "in changed": 1, "new": 1}
     changed = Add(4)
     found = plan(changed, tmp_path, [add_task(changed, "b")])
-    assert str(found) == "add: 1 to do, 0.00 h, 0 stand (1 number 3 -> 4)"
+    assert str(found) == "add: 1 to do, 0.00 h, 0 up to date (1 number 3 -> 4)"
     assert plan(Add(3, "elsewhere"), tmp_path, [add_task(Add(3, "elsewhere"), "b")]).todo == []
 
 
 def test_a_run_says_what_is_stale_and_redoes_it_alone(tmp_path, capsys):
     stage = Copy(str(tmp_path / "log"))
     tasks = copies(tmp_path, stage, 4)
-    run_stage(stage, tmp_path, tasks, Engine("local"), quiet=True)
-    again = [*tasks[:3], task_of(stage, "out/3", {"in/3": "new"}, 16_000)]
-    assert run_stage(stage, tmp_path, again, Engine("local"))["done"] == 1
-    assert "copy: 1 to do, 0.00 h, 3 stand (1 in changed)" in capsys.readouterr().err
+    run_stage(stage, tmp_path, tasks, LOCAL, quiet=True)
+    again = [*tasks[:3], make_task(stage, "out/3", {"in/3": "new"}, 16_000)]
+    assert run_stage(stage, tmp_path, again, LOCAL)["done"] == 1
+    assert "copy: 1 to do, 0.00 h, 3 up to date (1 in changed)" in capsys.readouterr().err
     assert [word for word, _ in stage.notes()][-1] == "out/3"
 
 
@@ -57,17 +56,17 @@ def test_another_attempt_that_was_killed_takes_no_marker_away(tmp_path, monkeypa
     stage = Copy(str(tmp_path / "log"))
     (task,) = copies(tmp_path, stage, 1)
     states = iter([False])  # the second attempt began before the first had ended
-    monkeypatch.setattr(runner, "done", lambda *_: next(states, True))
-    runner.run_task(stage, tmp_path, task)
-    monkeypatch.setattr(runner, "done", lambda *_: False)
+    monkeypatch.setattr(runner, "is_done", lambda *_: next(states, True))
+    stage.open().run(tmp_path, task)
+    monkeypatch.setattr(runner, "is_done", lambda *_: False)
 
     def killed(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("corpus.files.publish", killed)
     with pytest.raises(KeyboardInterrupt):
-        runner.run_task(stage, tmp_path, task)
-    assert marker(tmp_path / "out" / "0")["key"] == task.key
+        stage.open().run(tmp_path, task)
+    assert read_marker(tmp_path / "out" / "0")["key"] == task.key
 
 
 def rows(ids, seconds=30):
@@ -102,7 +101,7 @@ def test_recordings_that_come_later_change_the_last_part_alone(tmp_path_factory,
     assert (contents(folder / "end"), said[0]) == (contents(folder / "fresh"), said[1])
 
 
-def test_a_recording_that_leaves_or_changes_touches_its_part_alone(tmp_path):
+def test_a_recording_that_leaves_or_changes_touches_its_part_build_lock(tmp_path):
     old = [f"u{n}" for n in range(20)]
     write_manifest(rows(old), tmp_path / "m", part_minutes=2, growing=True)
     before = contents(tmp_path / "m")
@@ -131,14 +130,14 @@ def test_ten_recordings_more_redo_the_parts_they_are_in_and_the_last_shards(spok
     first, later = tmp_path / "first.jsonl", tmp_path / "later.jsonl"
     first.write_text("\n".join(map(json.dumps, rows[:14])))
     later.write_text("\n".join(map(json.dumps, [*rows[14:], *rows[:14]])))  # the new ones first
-    engine, build = Engine("local"), tmp_path / "build"
+    engine, build = LOCAL, tmp_path / "build"
 
     def run(source):
-        said = asked(source, units={"clusters": 50, "fit_frames": 5000}, shards={"samples": 4})
-        steps.ingest(build, said)
-        steps.fit_units(build, said, engine)
-        done = [step(build, said, engine) for step in (steps.encode, steps.align, steps.interleave)]
-        report(build)
+        said = build_settings(source, units={"clusters": 50, "fit_frames": 5000}, shards={"samples": 4})
+        run_step("ingest", build, said)
+        fit_units(build, said, engine)
+        done = [run_step(step, build, said, engine) for step in ("units", "align", "interleave")]
+        run_step("report", build, said)
         return done
 
     run(first)
@@ -165,4 +164,4 @@ def test_a_plan_over_many_parts_is_quick_and_small():
     grown = (many["peak_mb"] - few["peak_mb"]) / 40_000
     assert each * 1_000_000 < 60
     assert few["peak_mb"] + grown * 1_000_000 < 1000
-    assert many["plan"] == "units: 41 to do, 6.83 h, 40959 stand (41 dtype bfloat16 -> float32)"
+    assert many["plan"] == "units: 41 to do, 6.83 h, 40959 up to date (41 dtype bfloat16 -> float32)"

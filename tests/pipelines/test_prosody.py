@@ -10,43 +10,36 @@ import soundfile
 from click.testing import CliRunner
 
 import wordweave
-from pipelines import build as steps
 from pipelines import settings
-from pipelines.execution.runner import Engine
-from pipelines.reports.report import report
-from pipelines.steps import prosody as expressive
+from pipelines.build import make_run, run_step
+from pipelines.engines.beam import BeamEngine
+from pipelines.steps import prosody
 from shards.interleave import speech_tokens
 from shards.samples import read_utterance
 from shards.sequence import parse_spans
 from shards.stream import split
 from shards.vocabulary import Vocabulary
-from tests.pipelines.test_build import asked, bad_corpus, hashes, members
-from tests.pipelines.test_dry_run import foreseen
+from tests.helpers.builds import LOCAL, build_settings, fit_units, hashes, members, run_build
+from tests.pipelines.test_build import bad_corpus
+from tests.pipelines.test_dry_run import planned
 from tests.units.test_f0 import odd
 from units.deduplicate import deduplicate
 from units.prosody import pitch, style
 
 
 def wanted(manifest, **sections):
-    use = {"pitch": {"use": True}, "style": {"use": True}, "units": {"clusters": 60, "fit_frames": 5000}}
-    return asked(manifest, **{**use, **sections})
-
-
-def run(folder, said, engine):
-    steps.ingest(folder, said)
-    steps.fit_units(folder, said, engine)
-    steps.encode(folder, said, engine)
-    expressive.pitch(folder, said, engine)
-    expressive.style(folder, said, engine)
-    steps.align(folder, said, engine)
-    steps.interleave(folder, said, engine)
-    return report(folder)
+    use = {
+        "pitch": {"enabled": True},
+        "style": {"enabled": True},
+        "units": {"clusters": 60, "fit_frames": 5000},
+    }
+    return build_settings(manifest, **{**use, **sections})
 
 
 @pytest.fixture(scope="module")
 def built(spoken_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("expressive")
-    run(folder, wanted(spoken_corpus), Engine("local"))
+    run_build(folder, wanted(spoken_corpus), LOCAL)
     return folder
 
 
@@ -90,8 +83,8 @@ def test_the_speech_stream_taken_apart_gives_the_units_and_what_was_in_force_at_
 def test_units_and_words_are_those_of_a_build_without_pitch_and_style(built, spoken_corpus, tmp_path):
     plain = tmp_path / "plain"
     shutil.copytree(built, plain)
-    said = wanted(spoken_corpus, pitch={"use": False}, style={"use": False})
-    steps.interleave(plain, said, Engine("local"))
+    said = wanted(spoken_corpus, pitch={"enabled": False}, style={"enabled": False})
+    run_step("interleave", plain, said, LOCAL)
     vocabulary = Vocabulary.load(plain / "shards")
     assert (vocabulary.pitch, vocabulary.style) == (0, 0)
     one, other = members(plain, "interleaved"), members(built, "interleaved")
@@ -110,11 +103,11 @@ def test_tokens_are_measured_from_the_mean_over_all_of_a_speakers_utterances(bui
         for row in pq.read_table(path).to_pylist()
     ]
     assert speakers.keys() == {row["speaker"] for row in rows}
-    prosody = {
-        row["id"]: row for row in expressive.read_rows(built, ["id", "speaker", "hertz", "voiced", "style"])
+    measured = {
+        row["id"]: row for row in prosody.read_rows(built, ["id", "speaker", "hertz", "voiced", "style"])
     }
     for speaker, said in speakers.items():
-        own = [expressive.contour(row) for row in prosody.values() if row["speaker"] == speaker]
+        own = [prosody.row_f0(row) for row in measured.values() if row["speaker"] == speaker]
         voiced = np.concatenate([f0.hertz[f0.voiced] for f0 in own])
         assert said["pitch_mean"] == pytest.approx(voiced.mean(dtype=float), rel=1e-6)
         assert said["utterances"] == len(own)
@@ -122,8 +115,8 @@ def test_tokens_are_measured_from_the_mean_over_all_of_a_speakers_utterances(bui
     for path in sorted((built / "pitch").glob("*.parquet")):
         for row in pq.read_table(path).to_pylist():
             f0, mean = (
-                expressive.contour(prosody[row["id"]]),
-                speakers[prosody[row["id"]]["speaker"]]["pitch_mean"],
+                prosody.row_f0(measured[row["id"]]),
+                speakers[measured[row["id"]]["speaker"]]["pitch_mean"],
             )
             assert row["pitch"] == pitch.load().encode(f0, mean).tolist()
 
@@ -138,28 +131,28 @@ def test_each_table_has_the_rows_of_its_manifest_part(built):
 
 
 def test_a_second_run_does_nothing_and_another_model_redoes_its_own_table(built, spoken_corpus, tmp_path):
-    folder, said, engine = tmp_path / "copy", wanted(spoken_corpus), Engine("local")
+    folder, said, engine = tmp_path / "copy", wanted(spoken_corpus), LOCAL
     shutil.copytree(built, folder)
     before = hashes(folder)
-    for step in (expressive.pitch, expressive.style, steps.interleave):
-        assert step(folder, said, engine)["done"] == 0
+    for step in ("pitch", "style", "interleave"):
+        assert run_step(step, folder, said, engine)["done"] == 0
     assert hashes(folder) == before
     found = style.load()
     other = style.StyleTokenizer(found.corpus_mean + 1, found.deviation, found.classifier, found.codebook)
     other.save(folder / "codebooks" / "style.safetensors")
-    assert expressive.pitch(folder, said, engine)["done"] == 0
-    assert expressive.style(folder, said, engine)["done"] > 0
+    assert run_step("pitch", folder, said, engine)["done"] == 0
+    assert run_step("style", folder, said, engine)["done"] > 0
 
 
 def test_a_dry_run_shows_another_style_and_what_follows_alone(built, spoken_corpus, tmp_path):
-    stands, _ = foreseen(built, wanted(spoken_corpus))
+    stands, _ = planned(built, wanted(spoken_corpus))
     assert list(stands) == [
         "ingest", "fit units", "units", "prosody", "pitch", "style", "align", "interleave"
     ]  # fmt: skip
     assert all(todo == 0 < standing for todo, standing in stands.values())
     found, place = style.load(), tmp_path / "other.safetensors"
     style.StyleTokenizer(found.corpus_mean + 1, found.deviation, found.classifier, found.codebook).save(place)
-    changed, _ = foreseen(built, wanted(spoken_corpus, style={"use": True, "codebook": str(place)}))
+    changed, _ = planned(built, wanted(spoken_corpus, style={"enabled": True, "codebook": str(place)}))
     assert changed.pop("interleave") == "style"
     assert changed.pop("style") == (stands["style"][1], 0)
     assert changed.items() <= stands.items()
@@ -167,7 +160,7 @@ def test_a_dry_run_shows_another_style_and_what_follows_alone(built, spoken_corp
 
 @pytest.mark.slow
 def test_ten_recordings_more_of_known_speakers_redo_the_parts_they_are_in(built, spoken_corpus, tmp_path):
-    folder, engine, lines = tmp_path / "copy", Engine("local"), []
+    folder, engine, lines = tmp_path / "copy", LOCAL, []
     shutil.copytree(built, folder)
     rows = [json.loads(line) for line in spoken_corpus.read_text().splitlines()]
     for row in [*rows, *({**row, "id": f"{row['id']}-more"} for row in rows[:10])]:
@@ -179,18 +172,18 @@ def test_ten_recordings_more_of_known_speakers_redo_the_parts_they_are_in(built,
         sorted((folder / "manifest").glob("*.parquet")),
         json.loads((folder / "speakers.json").read_text()),
     )
-    assert all(expressive.heard_enough(speaker) for speaker in before.values())
-    steps.ingest(folder, said)
-    steps.fit_units(folder, said, engine)
-    steps.encode(folder, said, engine)
-    new, told = sorted((folder / "manifest").glob("*.parquet")), []
-    for table in (expressive.pitch, expressive.style):
-        done = table(folder, said, engine, say=told.append)
+    assert all(prosody.has_enough(speaker) for speaker in before.values())
+    run_step("ingest", folder, said)
+    fit_units(folder, said, engine)
+    run_step("units", folder, said, engine)
+    new, messages = sorted((folder / "manifest").glob("*.parquet")), []
+    for table in ("pitch", "style"):
+        done = run_step(table, folder, said, engine, messages.append)
         assert (done["done"], done["skipped"]) == (len(new) - len(old) + 1, len(old) - 1)
     assert json.loads((folder / "speakers.json").read_text()) == before
-    assert "speakers: the means of 4 stay, measured before the corpus changed" in told[0]
+    assert "speakers: the means of 4 are kept, measured before the corpus changed" in messages[0]
     (folder / "speakers.json").unlink()
-    done = expressive.pitch(folder, said, engine)
+    done = run_step("pitch", folder, said, engine)
     assert done["done"] == len(new)
 
 
@@ -202,40 +195,46 @@ def test_the_means_of_who_was_hardly_heard_follow_the_recordings(built, tmp_path
     speakers[first] |= {"pitch_mean": 99.0, "voiced_seconds": 15.9}
     speakers[second] |= {"pitch_mean": 99.0}
     path.write_text(json.dumps(speakers))
-    expressive.speaker_means(folder)
+    prosody.write_speaker_means(make_run(folder, settings.read_settings(folder)))
     speakers[first] = json.loads((built / "speakers.json").read_text())[first]
     assert json.loads(path.read_text()) == speakers
-    monkeypatch.setattr(expressive.MeasureProsody, "version", 99)
-    expressive.speaker_means(folder)
+    monkeypatch.setattr(prosody.MeasureProsody, "version", 99)
+    prosody.write_speaker_means(make_run(folder, settings.read_settings(folder)))
     assert path.read_bytes() == (built / "speakers.json").read_bytes()
 
 
 def test_pitch_and_style_can_be_fitted_on_the_build(built, spoken_corpus, tmp_path):
-    folder, engine = tmp_path / "copy", Engine("local")
+    folder, engine = tmp_path / "copy", LOCAL
     shutil.copytree(built, folder)
-    said = wanted(spoken_corpus, pitch={"use": True, "steps": 2}, style={"use": True, "clusters": 20})
-    made = expressive.fit_pitch(folder, said, engine), expressive.fit_style(folder, said, engine)
+    said = wanted(spoken_corpus, pitch={"enabled": True, "steps": 2}, style={"enabled": True, "clusters": 20})
+    made = (
+        prosody.fit_pitch(make_run(folder, said, engine)),
+        prosody.fit_style(make_run(folder, said, engine)),
+    )
     bytes_ = [path.read_bytes() for path in made]
     assert pitch.load(made[0]).provenance["steps"] == 2
     assert style.load(made[1]).codes == 20
     stamps = [path.stat().st_mtime_ns for path in made]
-    assert (expressive.fit_pitch(folder, said, engine), expressive.fit_style(folder, said, engine)) == made
+    assert (
+        prosody.fit_pitch(make_run(folder, said, engine)),
+        prosody.fit_style(make_run(folder, said, engine)),
+    ) == made
     assert [path.stat().st_mtime_ns for path in made] == stamps
     for path in made:
         path.unlink()
-    expressive.fit_pitch(folder, said, engine)
-    expressive.fit_style(folder, said, engine)
+    prosody.fit_pitch(make_run(folder, said, engine))
+    prosody.fit_style(make_run(folder, said, engine))
     assert [path.read_bytes() for path in made] == bytes_
-    expressive.pitch(folder, said, engine)
-    expressive.style(folder, said, engine)
-    steps.interleave(folder, said, engine)
+    run_step("pitch", folder, said, engine)
+    run_step("style", folder, said, engine)
+    run_step("interleave", folder, said, engine)
     assert Vocabulary.load(folder / "shards").style == 20
 
 
 def test_recordings_that_cannot_be_used_keep_their_reason(spoken_corpus, tmp_path):
     manifest, reasons = bad_corpus(tmp_path / "bad", spoken_corpus)
     said = wanted(manifest, units={"clusters": 40, "fit_frames": 4000})
-    summary = run(tmp_path / "build", said, Engine("local"))
+    summary = run_build(tmp_path / "build", said, LOCAL)
     assert summary["in"]["samples"] == summary["out"]["samples"] + summary["rejected"]["samples"]
     assert members(tmp_path / "build", "interleaved").keys() == {
         k for k, reason in reasons.items() if not reason
@@ -312,8 +311,8 @@ def test_a_missing_table_is_said_in_one_line(built, spoken_corpus, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(built, folder)
     shutil.rmtree(folder / "pitch")
-    with pytest.raises(ValueError, match="no pitch here; run `wordweave pitch"):
-        steps.interleave(folder, wanted(spoken_corpus), Engine("local"))
+    with pytest.raises(ValueError, match=r"pitch/part-00000.parquet: not finished; run `wordweave pitch"):
+        run_step("interleave", folder, wanted(spoken_corpus), LOCAL)
     (folder / "codebooks" / "style.safetensors").write_bytes(b"broken")
     result = CliRunner().invoke(wordweave.cli, ["style", str(folder), "--engine", "local"])
     assert (result.exit_code, "Traceback" in result.output) == (1, False), result.output
@@ -333,6 +332,6 @@ def test_settings_of_pitch_and_style_are_checked():
 @pytest.mark.slow
 def test_two_workers_of_beam_give_the_same_bytes(built, spoken_corpus, tmp_path):
     folder = tmp_path / "two"
-    run(folder, wanted(spoken_corpus), Engine("beam", 2))
+    run_build(folder, wanted(spoken_corpus), BeamEngine(2))
     assert hashes(folder) == hashes(built)
     assert (folder / "speakers.json").read_bytes() == (built / "speakers.json").read_bytes()

@@ -6,20 +6,18 @@ import pytest
 from click.testing import CliRunner
 
 import wordweave
-from pipelines import build as steps
 from pipelines import settings
 from pipelines.operations import prune
-from tests.pipelines.test_build import built  # noqa: F401 - the fixture
 
 
 @pytest.fixture
-def build(built, tmp_path):  # noqa: F811
+def build(built, tmp_path):
     """A finished build, copied."""
     return shutil.copytree(built, tmp_path / "build")
 
 
 def everything(build):
-    return {name: (build / name).read_bytes() for name, _ in prune.listed(build)}
+    return {name: (build / name).read_bytes() for name, _ in prune.list_files(build)}
 
 
 def put(build, *names):
@@ -31,7 +29,7 @@ def put(build, *names):
 LEFT = (
     "units/.part-00000.parquet.tmp-123-0a1b2c3d", ".manifest.unfinished/part-00000.parquet",
     "units/part-00000.parquet.failed", "words/part-99999.parquet", "words/part-99999.parquet.done",
-    "frames/part-00000.parquet", f"waves/{'a' * 32}-000.wav", f"todo/{'b' * 32}.jsonl",
+    "frames/part-00000.parquet", f"decoded/{'a' * 32}-000.wav", f"todo/{'b' * 32}.jsonl",
     "shards/speech/train-000099.tar",
 )  # fmt: skip
 MINE = (
@@ -40,7 +38,7 @@ MINE = (
     "keep.tar",
     "shards/speech/mine.tar",
     ".hidden",
-    "waves/song.wav",
+    "decoded/song.wav",
 )
 
 
@@ -58,19 +56,19 @@ def test_leftovers_go_and_files_of_others_and_the_build_itself_stay(build):
 
 
 def test_tables_of_other_settings_go_and_those_that_stand_stay(build):
-    said = steps.recall(build)
-    steps.remember(build, settings.replace(said, "align", options={"minimum_score": -40.0}))
+    said = settings.read_settings(build)
+    settings.write_settings(build, settings.replace(said, "align", options={"minimum_score": -40.0}))
     found = {stale.name: stale.why for stale in prune.find(build)}
-    names = {name for name, _ in prune.listed(build) if name.startswith("words/part-")}
+    names = {name for name, _ in prune.list_files(build) if name.startswith("words/part-")}
     assert found.keys() == names
     assert set(found.values()) == {"made with other settings, models or recordings"}
 
 
 def test_a_table_whose_models_are_gone_is_left_and_said(build):
-    said, lines = steps.recall(build), []
-    steps.remember(build, settings.replace(said, "units", encoder="/gone"))
+    said, lines = settings.read_settings(build), []
+    settings.write_settings(build, settings.replace(said, "units", encoder="/gone"))
     assert prune.find(build, say=lines.append) == []
-    assert any(line.startswith("prune: units/ is left as it is") for line in lines)
+    assert any(line.startswith("prune: units/ is kept") for line in lines)
 
 
 def test_the_command_lists_and_removes_only_with_yes(build):
@@ -88,4 +86,4 @@ def test_a_folder_that_is_no_build_is_refused_and_untouched(tmp_path):
     result = CliRunner().invoke(wordweave.cli, ["prune", str(tmp_path), "--yes"])
     assert result.exit_code == 1
     assert "no build here" in result.output
-    assert [name for name, _ in prune.listed(tmp_path)] == [LEFT[0]]
+    assert [name for name, _ in prune.list_files(tmp_path)] == [LEFT[0]]

@@ -11,8 +11,9 @@ import wordweave
 from aligners.given import GivenSettings, read_everything
 from aligners.match import Label
 from aligners.score import compare
+from corpus.toml import write_toml
 from pipelines import settings
-from tests.pipelines.test_build import ROOT, hashes, members
+from tests.helpers.builds import ROOT, hashes, members
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +103,7 @@ def test_the_given_times_of_real_textgrids_make_the_same_kind_of_build(real_spee
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = settings.replace(settings.Settings(), "align", backend="given")
     said = settings.replace(said, "units", clusters=100)
-    config.write_text(settings.write(said))
+    config.write_text(write_toml(said))
     words = [
         "build",
         str(config),

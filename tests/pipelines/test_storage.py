@@ -15,13 +15,14 @@ import wordweave
 from corpus import files
 from corpus.audio import decode, probe
 from corpus.records import Reject, Utterance
-from pipelines import build as steps
 from pipelines import settings
-from pipelines.execution.runner import Engine, run_stage
+from pipelines.build import run_step
+from pipelines.engines.beam import BeamEngine
+from pipelines.execution.runner import run_stage
 from pipelines.operations import prune
 from pipelines.reports.report import report
+from tests.helpers.builds import LOCAL, build_settings, fit_units, hashes, run_build
 from tests.helpers.stage import Copy, copies
-from tests.pipelines.test_build import asked, built, hashes, run  # noqa: F401 - the fixture
 from tests.pipelines.test_engines import COMMANDS, begun, everything, invoke, one_line
 from tests.pipelines.test_prune import LEFT, MINE, put
 
@@ -127,11 +128,11 @@ def test_what_a_store_holds_is_planned_as_on_the_disk(tmp_path):
     build = files.to_path("memory://builds") / "toy"
     stage = Copy(str(tmp_path / "log"))
     tasks = copies(build, stage, 5)
-    assert run_stage(stage, build, tasks, Engine("local"), quiet=True)["done"] == 5
+    assert run_stage(stage, build, tasks, LOCAL, quiet=True)["done"] == 5
     (build / "out" / "2").unlink()
     (build / "out" / "3.done").unlink()
     files.write(build / "out" / "4.done", b'{"key": "')
-    assert run_stage(stage, build, tasks, Engine("local"), quiet=True)["done"] == 3
+    assert run_stage(stage, build, tasks, LOCAL, quiet=True)["done"] == 3
     assert [files.read(build / "out" / str(n)) for n in range(5)] == [str(n).encode() * 2 for n in range(5)]
 
 
@@ -161,15 +162,15 @@ def test_a_build_on_s3_has_the_bytes_of_one_on_the_disk_and_trains(bucket, spoke
 
     place = files.to_path(bucket)
     uploaded(spoken_corpus, place / "corpus")
-    said = asked(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
-    run(tmp_path / "here", said, Engine("local"))
+    said = build_settings(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
+    run_build(tmp_path / "here", said, LOCAL)
     build = place / "build"
     there = settings.replace(said, "corpus", source=f"{bucket}/corpus/manifest.jsonl")
-    steps.ingest(build, there)
-    steps.fit_units(build, there, Engine("local"))
-    steps.encode(build, there, Engine("beam", 2))
-    steps.align(build, there, Engine("local"))
-    steps.interleave(build, there, Engine("local"))
+    run_step("ingest", build, there)
+    fit_units(build, there, LOCAL)
+    run_step("units", build, there, BeamEngine(2))
+    run_step("align", build, there, LOCAL)
+    run_step("interleave", build, there, LOCAL)
     report(build)
     copy = hashes(downloaded(build, tmp_path / "copy"))
     here = hashes(tmp_path / "here")
@@ -232,7 +233,7 @@ def test_a_bucket_that_may_only_be_read_is_one_line_before_any_work(command, buc
 
 
 @pytest.mark.slow
-def test_prune_takes_from_a_bucket_what_it_takes_from_a_disk(bucket, built, tmp_path):  # noqa: F811
+def test_prune_takes_from_a_bucket_what_it_takes_from_a_disk(bucket, built, tmp_path):
     place = files.to_path(bucket) / "pruned"
     local = shutil.copytree(built, tmp_path / "build")
     (local / ".lock").unlink()

@@ -1,4 +1,4 @@
-"""Part runner: a file counts only with its marker, whatever was killed when."""
+"""Tasks: a file counts only with its marker, whatever was killed when."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,14 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.execution.runner import Engine, run_stage
-from pipelines.execution.task import TableStage, Task, batches, done, key, marker, run_task
+from pipelines.engines.beam import BeamEngine
+from pipelines.execution import task as tasks
+from pipelines.execution.runner import run_stage
+from pipelines.execution.task import Stage, Task, is_done, key, read_marker
+from pipelines.steps.base import TableWorker, batches
+from tests.helpers.builds import LOCAL
 
 OUT = pa.schema([("id", pa.string()), ("value", pa.int64()), ("reject", pa.string())])
 
 
 @dataclass(frozen=True)
-class Add(TableStage):
+class Add(Stage):
     """A toy stage: adds a number; ids that start with "bad" are rejected, a part that holds "boom" fails."""
 
     number: int
@@ -25,10 +29,9 @@ class Add(TableStage):
     name: ClassVar[str] = "add"
     version: ClassVar[int] = 1
     outside_key: ClassVar[tuple[str, ...]] = ("place",)
-    schema: ClassVar[pa.Schema] = OUT
 
-    def setup(self):
-        pass
+    def open(self):
+        return TableWorker(self, OUT, self.process)
 
     def process(self, batch):
         ids = batch.column("id").to_pylist()
@@ -39,6 +42,10 @@ class Add(TableStage):
         return pa.record_batch(
             [batch.column("id"), values, ["text.empty" if no else None for no in bad]], schema=OUT
         )
+
+
+def run_task(stage, build, task):
+    return stage.open().run(build, task)
 
 
 def part(build, name, ids):
@@ -60,7 +67,7 @@ def test_a_task_is_done_once_and_skipped_after(tmp_path):
         {"id": "a", "value": 3, "reject": None},
         {"id": "bad1", "value": None, "reject": "text.empty"},
     ]
-    said = marker(tmp_path / "out/p")
+    said = read_marker(tmp_path / "out/p")
     assert (said["rows"], said["rejects"]) == (2, {"text.empty": 1})
 
 
@@ -82,7 +89,7 @@ def test_what_a_kill_leaves_is_never_taken_for_finished(tmp_path, left):
         (tmp_path / "out/p").unlink()
     else:
         (tmp_path / "out/p.done").write_text('{"key": "')
-    assert not done(tmp_path, task(stage, "p"))
+    assert not is_done(tmp_path, task(stage, "p"))
     assert run_task(stage, tmp_path, task(stage, "p")) == "done"
     assert (tmp_path / "out/p").read_bytes() == whole
 
@@ -98,11 +105,11 @@ def test_a_kill_between_data_and_marker_never_leaves_new_data_under_the_old_mark
     def kill(path, data):
         raise Killed
 
-    monkeypatch.setattr("pipelines.execution.task.write_atomically", kill)
+    monkeypatch.setattr(tasks.files, "write", kill)
     with pytest.raises(Killed):
         run_task(new, tmp_path, task(new, "p"))
-    assert not done(tmp_path, task(old, "p"))
-    assert not done(tmp_path, task(new, "p"))
+    assert not is_done(tmp_path, task(old, "p"))
+    assert not is_done(tmp_path, task(new, "p"))
 
 
 def test_a_failing_task_is_told_and_the_others_are_kept(tmp_path):
@@ -110,12 +117,12 @@ def test_a_failing_task_is_told_and_the_others_are_kept(tmp_path):
     part(tmp_path, "b", ["boom"])
     part(tmp_path, "c", ["y"])
     stage = Add(1)
-    tasks = [task(stage, name) for name in "abc"]
+    planned = [task(stage, name) for name in "abc"]
     with pytest.raises(ValueError, match=r"add: 1 of 3 tasks failed; first out/b: RuntimeError: boom"):
-        run_stage(stage, tmp_path, tasks, Engine("local"), quiet=True)
-    assert [done(tmp_path, one) for one in tasks] == [True, False, True]
+        run_stage(stage, tmp_path, planned, LOCAL, quiet=True)
+    assert [is_done(tmp_path, one) for one in planned] == [True, False, True]
     part(tmp_path, "b", ["mended"])
-    assert run_stage(stage, tmp_path, tasks, Engine("local"), quiet=True) == {
+    assert run_stage(stage, tmp_path, planned, LOCAL, quiet=True) == {
         "tasks": 3,
         "done": 1,
         "skipped": 2,
@@ -125,12 +132,12 @@ def test_a_failing_task_is_told_and_the_others_are_kept(tmp_path):
 
 def test_beam_in_process_gives_the_bytes_of_a_plain_loop(tmp_path):
     stage = Add(7)
-    for engine in ("local", "beam"):
-        build = tmp_path / engine
+    for engine in (LOCAL, BeamEngine()):
+        build = tmp_path / engine.name
         build.mkdir()
         for name in "abc":
             part(build, name, [name, "bad"])
-        run_stage(stage, build, [task(stage, name) for name in "abc"], Engine(engine), quiet=True)
+        run_stage(stage, build, [task(stage, name) for name in "abc"], engine, quiet=True)
     for name in "abc":
         assert (tmp_path / "local/out" / name).read_bytes() == (tmp_path / "beam/out" / name).read_bytes()
 

@@ -1,0 +1,150 @@
+"""Stages that map decoded recordings: decoding, a cache of it, and the worker that both share."""
+
+import abc
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from corpus import files
+from corpus.audio import decode
+from corpus.keyed import fraction
+from corpus.records import SAMPLE_RATE, Reject, Utterance
+from pipelines.execution.task import Stage, Task, run_task
+from pipelines.layout import part_names
+from pipelines.steps.base import batches, prefetch, row_utterance, write_results
+
+Row = tuple[Utterance | None, np.ndarray | None, Reject | None]
+"""A manifest row decoded: its utterance and waveform, or the reason why it has none."""
+AudioSource = Callable[[pa.RecordBatch, int], list[Row]]
+"""(batch of the manifest, threads) -> its rows, decoded."""
+
+
+def decode_row(row: Mapping[str, Any]) -> Row:
+    """One manifest row with its waveform, or with the reason why it has none."""
+    if row["reject"] is not None:
+        return None, None, Reject(row["reject"], row["detail"])
+    utterance = row_utterance(row)
+    try:
+        return utterance, decode(utterance), None
+    except Reject as reject:
+        return utterance, None, reject
+
+
+def iterate_rows(batch: pa.RecordBatch, threads: int = 1) -> Iterator[Row]:
+    """The rows of a batch, decoded one after another, or by threads."""
+    if threads == 1:
+        yield from map(decode_row, batch.to_pylist())
+        return
+    with ThreadPoolExecutor(threads, "decode") as pool:
+        yield from pool.map(decode_row, batch.to_pylist())
+
+
+def decode_batch(batch: pa.RecordBatch, threads: int = 1) -> list[Row]:
+    """The rows of a batch, decoded."""
+    return list(iterate_rows(batch, threads))
+
+
+class DecodedCache:
+    """Decoded recordings of a part, for the next stage that maps it. Memory is bounded: the rest is decoded again."""
+
+    def __init__(self, source: AudioSource = decode_batch, samples: int = 30 * 60 * SAMPLE_RATE):
+        self._source = source
+        self._left = samples
+        self._rows: dict[tuple[str, ...], list[Row]] = {}
+
+    def __call__(self, batch: pa.RecordBatch, threads: int = 1) -> list[Row]:
+        ids = tuple(batch.column("id").to_pylist())
+        rows = self._rows.get(ids)
+        if rows is None:
+            rows = self._source(batch, threads)
+            size = sum(len(wave) for _, wave, _ in rows if wave is not None)
+            if size <= self._left:
+                self._left -= size
+                self._rows[ids] = rows
+        return rows
+
+
+class AudioRunner(Protocol):
+    """The worker of a stage that `decodes`."""
+
+    def run(self, build: Path, task: Task, audio: AudioSource = decode_batch) -> str: ...
+
+
+class AudioStage(Stage):
+    """A stage made of decoded recordings; `pipelines.steps.fused` runs several on one decode."""
+
+    device: str
+
+    @abc.abstractmethod
+    def open(self) -> "AudioWorker":
+        """Load the models."""
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether its device is a GPU."""
+        return self.device.startswith("cuda")
+
+    @property
+    def decodes(self) -> bool:
+        """Every recording of a part is decoded."""
+        return True
+
+
+@dataclass(frozen=True)
+class AudioWorker:
+    """Maps decoded recordings to the rows of a table; the next batch is decoded while it works on this one."""
+
+    stage: AudioStage
+    schema: pa.Schema
+    process: Callable[[pa.RecordBatch, list[Row]], pa.RecordBatch]
+    notes: Mapping[str, Any] = field(default_factory=dict)  # kept in each done marker
+
+    def run(self, build: Path, task: Task, audio: AudioSource = decode_batch) -> str:
+        """Do one task unless it is done, with the recordings that `audio` gives."""
+
+        def make(build: Path, task: Task, temporary: Path) -> dict[str, Any]:
+            return self.make(build, task, temporary, audio)
+
+        return run_task(self.stage, make, build, task)
+
+    def make(
+        self, build: Path, task: Task, temporary: Path, audio: AudioSource = decode_batch
+    ) -> dict[str, Any]:
+        """Map the task's manifest part batch by batch."""
+        # workers on CPUs share the cores; a GPU waits for all the cores there are
+        threads = len(os.sched_getaffinity(0)) if self.stage.uses_gpu else 1
+        table = files.read_table(build / task.inputs[0])
+        decoded = prefetch((batch, audio(batch, threads)) for batch in batches(table))
+        results = ((batch, self.process(batch, rows)) for batch, rows in decoded)
+        return write_results(temporary, self.schema, results, self.notes)
+
+
+def sampled_rows(build: Path, count: int, table: str = "manifest") -> list[tuple[str, int]]:
+    """(part, row) of the `count` utterances of lowest hash that have no reject in `table`, in order of the manifest."""
+    chosen: list[tuple[float, str, int]] = []
+    for name in part_names(build):
+        ids = files.read_table(build / "manifest" / name, columns=["id"])["id"].to_pylist()
+        rejects = files.read_table(build / table / name, columns=["reject"])["reject"].to_pylist()
+        chosen += [
+            (fraction(0, "sample", one), name, row) for row, one in enumerate(ids) if rejects[row] is None
+        ]
+        chosen = sorted(chosen)[:count]
+    return sorted((name, row) for _, name, row in chosen)
+
+
+def sampled_speech(
+    build: Path, count: int, table: str = "manifest"
+) -> Iterator[tuple[Utterance, np.ndarray]]:
+    """The utterances of `sampled_rows` with their waveforms, but for those that cannot be decoded."""
+    for name, places in itertools.groupby(sampled_rows(build, count, table), key=lambda place: place[0]):
+        rows = files.read_table(build / "manifest" / name).take([row for _, row in places]).to_pylist()
+        for utterance, wave, _ in map(decode_row, rows):
+            if utterance is not None and wave is not None:  # the stage that meets the others reports them
+                yield utterance, wave

@@ -1,0 +1,96 @@
+"""The step `ingest`: source to manifest parts, and text documents to text parts."""
+
+from typing import Any
+
+from corpus import files, manifest
+from corpus.adapters import ADAPTERS, ChannelCheck, Intake
+from corpus.documents import read_documents, write_documents
+from pipelines.execution.planner import NEW, Plan
+from pipelines.execution.task import Task
+from pipelines.layout import Part, parts
+from pipelines.settings import one_of, write_settings
+from pipelines.steps.base import Run, Step
+
+
+def ingest(run: Run) -> dict[str, Any]:
+    """Read the source into manifest parts, and text documents into text parts."""
+    build, settings = run.folder, run.settings
+    corpus = settings.corpus
+    one_of("corpus.adapter", corpus.adapter, tuple(ADAPTERS))
+    channels = ChannelCheck()
+    intake = Intake(corpus.duration_tolerance, corpus.channels, corpus.checksum, channels)
+    rows = ADAPTERS[corpus.adapter](files.to_path(corpus.source), intake)
+    files.make_folder(build)
+    summary = manifest.write_manifest(
+        rows,
+        build / "manifest",
+        part_minutes=corpus.part_minutes,
+        min_seconds=corpus.min_seconds,
+        max_seconds=corpus.max_seconds,
+        ids=corpus.ids,
+        transcripts="optional" if corpus.keep_unaligned else "required",
+        growing=True,
+    )
+    documents = write_documents(
+        read_documents([files.to_path(name) for name in settings.text.documents]),
+        build / "text",
+        duplicates=settings.text.duplicates,
+    )
+    write_settings(build, settings)
+    run.say(
+        f"ingest: {summary.utterances} utterances in {summary.parts} parts, {count_rejects(summary.rejected)}; "
+        f"{documents.documents} documents, {count_rejects(documents.rejected)}"
+    )
+    if warning := channels.warning():
+        run.say(f"ingest: warning: {warning}")
+    if not summary.utterances:
+        first = f"; the first: {summary.first_reject}" if summary.first_reject else ""
+        raise ValueError(
+            f"{corpus.source}: need a usable utterance, got {summary.rows}, {count_rejects(summary.rejected)}{first}"
+        )
+    return {
+        "utterances": summary.utterances,
+        "samples": summary.samples,
+        "parts": summary.parts,
+        "rejected": summary.rejected,
+        "documents": documents.documents,
+        "documents_rejected": documents.rejected,
+    }
+
+
+def count_rejects(reasons: dict[str, int]) -> str:
+    """Counts by reason in words.
+
+    >>> count_rejects({"audio.missing": 2, "text.empty": 1}), count_rejects({})
+    ('3 rejected (audio.missing 2, text.empty 1)', '0 rejected')
+    """
+    listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+    return f"{sum(reasons.values())} rejected" + (f" ({listed})" if listed else "")
+
+
+def plan_ingest(run: Run) -> Plan:
+    """What reading the source again changes: parts of manifest and text."""
+    ingest(run)
+    result = Plan("ingest")
+    for table in ("manifest", "text"):
+        before, after = listed(run, table, old=True), listed(run, table)
+        for name, part in after.items():
+            if name in before and before[name].sha256 == part.sha256:
+                result.up_to_date += 1
+                continue
+            result.todo.append(Task(f"{table}/{name}", (), "", part.samples))
+            result.reasons["the source changed" if name in before else NEW] += 1
+        if removed := before.keys() - after.keys():
+            result.reasons[f"{table} parts removed"] += len(removed)
+    return result
+
+
+def listed(run: Run, table: str, *, old: bool = False) -> dict[str, Part]:
+    """Part name -> what the summary of the table holds, of the build as it is or as it would be."""
+    try:
+        return {part.name: part for part in parts(run.build if old else run.folder, table)}
+    except ValueError:  # none yet
+        return {}
+
+
+INGEST_STEP = Step("ingest", "Read the source into the manifest", once=ingest, plan=plan_ingest, rejects=True)
