@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from corpus import files
 from shards.samples import read_documents, read_index, read_samples
 from shards.vocabulary import Vocabulary
+from shards.write import MEMBERS
 
 _ROWS = 1000  # per row group: what is held in memory
 _ARRAYS = {"tokens": pa.int32(), "units": pa.int16(), "pitch": pa.int16(), "style": pa.int16()}
@@ -40,8 +41,8 @@ def export_parquet(build: Path | str, folder: Path | str) -> dict[str, int]:
     """Write `<folder>/<stream>/<split>-00000-of-00003.parquet`, one file per shard, and a README.md that names them.
 
     `datasets.load_dataset(folder, "interleaved")` reads the result. Columns: id, text, speaker, language, licence,
-    seconds, words, tokens (the materialised document) and the raw units, pitch and style; null where a stream has
-    none.
+    seconds, words, tokens (the materialised document), the raw units, pitch and style, and the members that the build
+    has added; null where a sample has none.
 
     Returns:
         "stream/split" -> rows.
@@ -49,15 +50,17 @@ def export_parquet(build: Path | str, folder: Path | str) -> dict[str, int]:
     folder = files.to_path(folder)
     rows: dict[str, int] = {}
     for stream, split, entries in _splits(build):
+        added = _added_members(build, entries)
+        schema = pa.schema([*_SCHEMA, *((name.removesuffix(".npy"), kind) for name, kind in added.items())])
         for number, entry in enumerate(entries):
             path = folder / stream / f"{split}-{number:05d}-of-{len(entries):05d}.parquet"
             samples = read_samples(files.join_path(build, f"shards/{entry['file']}"))
             with (
                 files.writing(path) as temporary,
-                pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer,
+                pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
             ):
-                while group := [_row(sample) for sample in islice(samples, _ROWS)]:
-                    writer.write_table(pa.Table.from_pylist(group, schema=_SCHEMA))
+                while group := [_row(sample, added) for sample in islice(samples, _ROWS)]:
+                    writer.write_table(pa.Table.from_pylist(group, schema=schema))
                     rows[f"{stream}/{split}"] = rows.get(f"{stream}/{split}", 0) + len(group)
     files.write(folder / "README.md", _card(build).encode())
     Vocabulary.load(files.join_path(build, "shards")).save(folder)
@@ -101,10 +104,24 @@ def _splits(build: Path | str) -> Iterator[tuple[str, str, list[dict[str, Any]]]
                 yield stream, split, entries
 
 
-def _row(sample: dict[str, Any]) -> dict[str, Any]:
+def _added_members(build: Path | str, entries: list[dict[str, Any]]) -> dict[str, pa.DataType]:
+    """The members outside the format with the Parquet type of each, from the first sample that has it."""
+    types: dict[str, pa.DataType] = {}
+    for entry in entries:
+        for name in sorted(set(entry.get("members", ())) - MEMBERS - types.keys()):
+            samples = read_samples(files.join_path(build, f"shards/{entry['file']}"), frozenset({name}))
+            array = next(sample[name] for sample in samples if name in sample)
+            types[name] = pa.from_numpy_dtype(array.dtype)
+            for _ in range(array.ndim):
+                types[name] = pa.list_(types[name])
+    return types
+
+
+def _row(sample: dict[str, Any], added: Iterable[str]) -> dict[str, Any]:
     record = sample["json"]
     words = [{"text": word[0], "start": word[2], "end": word[3]} for word in record.get("words") or ()]
     row = {name: record.get(name) for name in _FACTS} | {"seconds": record["seconds"], "words": words or None}
+    row |= {name.removesuffix(".npy"): sample[name].tolist() for name in added if name in sample}
     return row | {name: sample.get(f"{name}.npy") for name in _ARRAYS}
 
 

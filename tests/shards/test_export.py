@@ -11,8 +11,8 @@ from corpus import files
 from shards.export import _megatron_index, export_parquet, export_tokens
 from shards.samples import read_documents, read_samples
 from shards.vocabulary import Vocabulary
-from shards.write import STREAMS
-from tests.helpers.shards import toy_build, toy_vocabulary
+from shards.write import STREAMS, sample, write_index, write_shard
+from tests.helpers.shards import toy_build, toy_sample, toy_utterance, toy_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +28,15 @@ def test_parquet_holds_every_document_and_its_facts(build, tmp_path):
         documents = read_documents(build, stream)
         assert all(row["tokens"] == tokens.tolist() for row, tokens in zip(rows, documents, strict=True))
         shard = build / "shards" / stream / "train-000000.tar"
-        for row, sample in zip(rows, read_samples(shard)):
-            assert row["id"] == sample["__key__"]
-            assert row["seconds"] == sample["json"]["seconds"]
+        for row, stored in zip(rows, read_samples(shard)):
+            assert row["id"] == stored["__key__"]
+            assert row["seconds"] == stored["json"]["seconds"]
             assert (row["units"] is None) == (stream == "text")
             assert (row["words"] is None) == (stream != "interleaved")
             if stream == "interleaved":
-                assert row["units"] == sample["units.npy"].tolist()
+                assert row["units"] == stored["units.npy"].tolist()
                 assert [[w["text"], w["start"], w["end"]] for w in row["words"]] == [
-                    [word[0], *word[2:4]] for word in sample["json"]["words"]
+                    [word[0], *word[2:4]] for word in stored["json"]["words"]
                 ]
 
 
@@ -48,6 +48,23 @@ def test_the_card_names_each_stream_and_split(build, tmp_path):
         expected += [f'    path: "{stream}/train-*.parquet"']
     assert (tmp_path / "README.md").read_text().splitlines()[: len(expected) + 1] == [*expected, "---"]
     assert Vocabulary.load(tmp_path).hash == toy_vocabulary().hash
+
+
+def test_members_that_a_build_adds_become_columns(tmp_path):
+    row, path = toy_utterance(9), tmp_path / "shards/speech/train-000000.tar"
+    plain = toy_sample(row, "speech")
+    energy = np.array([[0.5, 1.0], [2.0, 3.0]], dtype=np.float32)
+    other = sample({**plain["json"], "id": "u2"}, plain["tokens.npy"], row, members={"energy.npy": energy})
+    path.parent.mkdir(parents=True)
+    write_index(
+        tmp_path / "shards",
+        {"speech": {"train": [write_shard(path, [plain, other], row.vocabulary)]}},
+        row.vocabulary,
+    )
+    export_parquet(tmp_path, tmp_path / "out")
+    table = pq.read_table(tmp_path / "out/speech/train-00000-of-00001.parquet")
+    assert table.column("energy").to_pylist() == [None, energy.tolist()]
+    assert str(table.schema.field("energy").type) == "list<element: list<element: float>>"
 
 
 @pytest.mark.parametrize("export", [export_parquet, export_tokens])
