@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from corpus import files
 from corpus.provenance import commit, versions
@@ -33,8 +35,11 @@ STREAMS_OF: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The streams of a row by its outcome."""
 
-Piece = tuple[str, str, int, int]
-"""Table, part, first row and row after the last one."""
+Piece = tuple[str, str, tuple[tuple[int, int], ...]]
+"""Table, part, and ranges [first, last) of its rows."""
+
+AT_ONCE = 32
+"""Parts that a shard task requests from an object store at the same time."""
 
 
 @dataclass(frozen=True)
@@ -69,22 +74,24 @@ class WriteShard(Stage):
     def open(self) -> FileWorker:
         """Load the vocabulary."""
         vocabulary = Vocabulary.load(self.vocabulary)
-        return FileWorker(self, functools.partial(self.write, vocabulary))
+        return FileWorker(self, functools.partial(self.write, vocabulary, {}))
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The tables that a speech sample is made from, manifest and words first."""
+        """The tables that decide which rows of the manifest are accepted, and that their samples are made from."""
         names = [
             "manifest",
-            "words",
             *(table for _, table in self.rejecting),
-            *(table for table, _ in self.members),
+            *self.tables_of("interleaved", "manifest"),
         ]
         return tuple(dict.fromkeys(names))
 
-    def inputs_of(self, table: str, name: str) -> tuple[str, ...]:
-        """Paths of the parts that samples of one part of manifest or text are made from."""
-        return tuple(f"{one}/{name}" for one in (("text",) if table == "text" else self.tables))
+    def tables_of(self, stream: str, table: str) -> tuple[str, ...]:
+        """The tables that samples of a stream from rows of manifest or text are made from, that one first."""
+        if stream == "text":
+            return (table,)
+        words = ["words"] if stream == "interleaved" else []
+        return tuple(dict.fromkeys(["manifest", *words, *(name for name, _ in self.members)]))
 
     def accepted(self, build: Path, table: str, name: str) -> dict[tuple[str, str], list[tuple[int, int]]]:
         """(stream, split) -> (row, samples) of the rows of one part that belong there."""
@@ -109,26 +116,55 @@ class WriteShard(Stage):
                 found.setdefault((stream, split), []).append((number, row["samples"]))
         return found
 
-    def write(self, vocabulary: Vocabulary, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
+    def write(
+        self, vocabulary: Vocabulary, last: dict[str, pa.Table], build: Path, task: Task, temporary: Path
+    ) -> dict[str, Any]:
         """Write one tar; the done marker keeps its entry of the index."""
-        stream, part, pieces = task.arguments
-        entry = write_shard(temporary, self.samples(vocabulary, build, stream, part, pieces), vocabulary)
+        stream, _split, pieces = task.arguments
+        entry = write_shard(temporary, self.samples(vocabulary, last, build, stream, pieces), vocabulary)
         return {"entry": {**entry, "file": Path(task.output).name}}
 
     def samples(
-        self, vocabulary: Vocabulary, build: Path, stream: str, part: str, pieces: tuple
+        self,
+        vocabulary: Vocabulary,
+        last: dict[str, pa.Table],
+        build: Path,
+        stream: str,
+        pieces: Sequence[Piece],
     ) -> Iterator[dict[str, Any]]:
-        """The samples of these row ranges, in order, a part at a time."""
-        for table, name, start, stop in pieces:
-            accepted = self.accepted(build, table, name).get((stream, part), [])
-            numbers = [row for row, _ in accepted if start <= row < stop]
-            paths = self.inputs_of(table, name)
-            tables = [files.read_table(build / path).take(numbers).to_pylist() for path in paths]
-            for rows in zip(*tables, strict=True):
+        """The samples of these rows, in order, a part at a time."""
+        for (_, _, ranges), tables in zip(pieces, self.read(last, build, stream, pieces), strict=True):
+            numbers = [row for first, stop in ranges for row in range(first, stop)]
+            for number, row in zip(numbers, tables[0].take(numbers).to_pylist(), strict=True):
                 if stream == "text":
-                    yield self.text_sample(vocabulary, rows[0])
+                    yield self.text_sample(vocabulary, row)
                 else:
-                    yield self.speech_sample(vocabulary, stream, dict(zip(self.tables, rows, strict=True)))
+                    named = dict(zip(self.tables_of(stream, "manifest"), tables, strict=True))
+                    words = named["words"].column("words")[number].as_py() if stream == "interleaved" else []
+                    columns = {
+                        column: named[table].column(column)[number].values for table, column in self.members
+                    }
+                    yield self.speech_sample(vocabulary, stream, row, words, columns)
+
+    def read(
+        self, last: dict[str, pa.Table], build: Path, stream: str, pieces: Sequence[Piece]
+    ) -> Iterator[list[pa.Table]]:
+        """The tables of each piece, requested many at a time and each once.
+
+        Args:
+            last: the tables of the last piece that this worker read, by path: consecutive shards share a part.
+        """
+        paths_of = [[f"{one}/{name}" for one in self.tables_of(stream, table)] for table, name, _ in pieces]
+        known = dict(last)
+        missing = [path for paths in paths_of for path in paths if path not in known]
+        contents = files.read_each(build, missing, AT_ONCE)
+        for paths in paths_of:
+            tables = [
+                known[path] if path in known else parse_table(build, path, next(contents)) for path in paths
+            ]
+            last.clear()
+            last.update(zip(paths, tables, strict=True))
+            yield tables
 
     def text_sample(self, vocabulary: Vocabulary, row: dict[str, Any]) -> dict[str, Any]:
         """A transcript or document as text alone."""
@@ -139,12 +175,20 @@ class WriteShard(Stage):
         return sample(text_metadata(key, vocabulary, eos=self.eos, text=row["text"], **facts), tokens)
 
     def speech_sample(
-        self, vocabulary: Vocabulary, stream: str, rows: dict[str, dict[str, Any]]
+        self,
+        vocabulary: Vocabulary,
+        stream: str,
+        manifest: dict[str, Any],
+        timed: list[dict[str, Any]],
+        columns: dict[str, pa.Array | None],
     ) -> dict[str, Any]:
-        """An utterance as speech alone, or interleaved by the strategy; `rows` are its rows by table."""
-        manifest, interleaved = rows["manifest"], stream == "interleaved"
-        columns = {column: np.array(rows[table][column], np.int16) for table, column in self.members}
-        timed = rows["words"]["words"] if interleaved else []
+        """An utterance as speech alone, or interleaved by the strategy.
+
+        Args:
+            manifest, timed: its row and its words.
+            columns: its values of each column that becomes a member; None where it has none.
+        """
+        arrays = {column: values.to_numpy() for column, values in columns.items() if values is not None}
         words = [Word(**{name: word[name] for name in FIELDS}) for word in timed]
         ids, ends = vocabulary.tokenizer.encode_words(
             [word.spoken if self.normalisation == "spoken" else word.text for word in words]
@@ -152,7 +196,7 @@ class WriteShard(Stage):
         utterance = replace(row_utterance(manifest), id=manifest["key"])
         tokenized = TokenizedUtterance(
             id=utterance.id,
-            units=columns.pop("units"),
+            units=arrays.pop("units"),
             unit_rate=SAMPLE_RATE / self.rates.hop,
             unit_centre=self.rates.centre / SAMPLE_RATE,
             text=ids,
@@ -161,14 +205,14 @@ class WriteShard(Stage):
             ends=np.array([word.end for word in words]),
             seconds=utterance.seconds,
             vocabulary=vocabulary,
-            pitch=columns.pop("pitch", None),
-            style=columns.pop("style", None),
+            pitch=arrays.pop("pitch", None),
+            style=arrays.pop("style", None),
             pitch_rate=self.rates.pitch,
             style_rate=self.rates.style,
         )
         more: dict[str, Any] = {}
         tokens: Sequence[int] | np.ndarray
-        if interleaved:
+        if stream == "interleaved":
             more = {"strategy": self.strategy, "seed": self.seed, "words": words}
             tokens = interleave(tokenized, self.strategy, span_generator(self.seed, 0, utterance.id))
         else:
@@ -183,8 +227,13 @@ class WriteShard(Stage):
             source_id=manifest["id"],
             **more,
         )
-        members = {f"{column}.npy": array for column, array in columns.items()}
+        members = {f"{column}.npy": array for column, array in arrays.items()}
         return sample(record, make_document(tokens, vocabulary, eos=self.eos), tokenized, members=members)
+
+
+def parse_table(build: Path, path: str, content: bytes | None) -> pa.Table:
+    """A Parquet file of a build from its bytes; without them it is read again, for the reason."""
+    return pq.read_table(pa.BufferReader(files.read(build / path) if content is None else content))
 
 
 # Assignment of rows to shards --------------------------------------------------------------------------------------
@@ -206,10 +255,14 @@ class ShardAssignment:
                 self.samples.append(0)
                 self._filled = 0
             pieces = self.shards[-1]
-            if pieces and pieces[-1][:2] == (table, name):
-                pieces[-1] = (table, name, pieces[-1][2], row + 1)
+            if not pieces or pieces[-1][:2] != (table, name):
+                pieces.append((table, name, ()))
+            ranges = pieces[-1][2]
+            if ranges and ranges[-1][1] == row:
+                ranges = (*ranges[:-1], (ranges[-1][0], row + 1))
             else:
-                pieces.append((table, name, row, row + 1))
+                ranges = (*ranges, (row, row + 1))
+            pieces[-1] = (table, name, ranges)
             self._filled += 1
             self.samples[-1] += samples
 
@@ -239,7 +292,7 @@ def assign_shards(
     tasks = []
     for (stream, split), assigned in assignments.items():
         for number, (pieces, samples) in enumerate(zip(assigned.shards, assigned.samples, strict=True)):
-            paths = [path for table, name, _, _ in pieces for path in stage.inputs_of(table, name)]
+            paths = [f"{one}/{name}" for table, name, _ in pieces for one in stage.tables_of(stream, table)]
             output = f"shards/{stream}/{split}-{number:06d}.tar"
             inputs = {path: hashes[path] for path in paths}
             tasks.append(make_task(stage, output, inputs, samples, (stream, split, tuple(pieces))))
