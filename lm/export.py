@@ -1,9 +1,9 @@
 """Export a trained model for `transformers` and vLLM, with a tokenizer that has the speech tokens."""
 
 import itertools
-import shutil
 from pathlib import Path
 
+from corpus import files
 from lm.generate import load
 from shards.text import Tokenizer as Text
 from shards.vocabulary import Vocabulary
@@ -12,7 +12,7 @@ _PROBES = ("they went out together", "two  spaces", "Ünïcödé ﬁne ① ½", 
 
 
 def export(source: str | Path, output: str | Path) -> Path:
-    """Copy a model directory (a checkpoint, or `best/` of a run) into a Hugging Face directory with tokenizer files.
+    """Write a trained model (a checkpoint, sharded or not, or `best/` of a run) as a Hugging Face directory.
 
     Its tokenizer reads what `Vocabulary.render` writes, "<s>[Text] the cat[Speech][Hu3][Hu5]": names in brackets are
     tokens, and text after `[Text]` starts with a space. They are not "special" tokens, so decoding with
@@ -21,16 +21,17 @@ def export(source: str | Path, output: str | Path) -> Path:
     Raises:
         ValueError: the source is no model of this project, or its tokenizer cannot hold more tokens at the right ids.
     """
-    source, output = Path(source), Path(output)
+    source, output = files.to_path(source), Path(output)
     if source.resolve() == output.resolve():
         raise ValueError(f"{output}: is the source itself; name another folder")
-    _, vocabulary = load(source)  # refuses damaged files and ones that do not match
+    model, vocabulary = load(source)  # refuses damaged files and ones that do not match
     output.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(vocabulary)
     tokenizer.save_pretrained(output)
     vocabulary.save(output / "vocabulary")
-    for name in ("config.json", "model.safetensors"):
-        shutil.copyfile(source / name, output / name)
+    model.save_pretrained(
+        output, vocabulary_hash=vocabulary.hash, bos_token_id=vocabulary.bos, eos_token_id=vocabulary.eos
+    )
     return output
 
 

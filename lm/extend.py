@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lm.model import read_config, read_weights, replace, write_weights
+from corpus import files
+from lm.model import read_config, read_weights, write_weights
 from shards.vocabulary import Vocabulary
 
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
@@ -39,7 +40,7 @@ def add_speech_tokens(
     Raises:
         ValueError: the source is no such model, or has fewer rows than the tokenizer has ids.
     """
-    source, output = Path(source), Path(output)
+    source, output = files.to_path(source), files.to_path(output)
     settings, stored = read_config(source)
     if initialise not in ("random", "covariance"):
         raise ValueError(f"initialise: need 'random' or 'covariance', got {initialise!r}")
@@ -64,8 +65,7 @@ def add_speech_tokens(
             weights[name] = torch.cat((text, new_rows(text, count, scale, generator)))
         else:
             weights[name] = tensor
-    output.mkdir(parents=True, exist_ok=True)
-    config = json.loads((source / "config.json").read_text())
+    config = files.read_record(source / "config.json")
     config |= {"vocab_size": vocabulary.padded_size, "vocabulary_hash": vocabulary.hash}
     if rope_theta is not None:
         config["rope_theta"] = rope_theta
@@ -73,7 +73,7 @@ def add_speech_tokens(
             config["rope_parameters"] |= {"rope_theta": rope_theta}
     write_weights(output, weights)
     vocabulary.save(output)
-    replace(output / "config.json", json.dumps(config, indent=2, sort_keys=True).encode())
+    files.write(output / "config.json", json.dumps(config, indent=2, sort_keys=True).encode())
     return output
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corpus import files
 from lm.model import Cache, Model
 from shards.vocabulary import KINDS, Vocabulary
 
@@ -24,7 +25,8 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> tuple[
     Raises:
         ValueError: either is missing or damaged, or they do not match.
     """
-    folder = Path(directory) / "vocabulary"  # in an export tokenizer.json is that of transformers
+    directory = files.to_path(directory)
+    folder = directory / "vocabulary"  # in an export tokenizer.json is that of transformers
     vocabulary = Vocabulary.load(folder if folder.is_dir() else directory)
     return Model.from_pretrained(directory, vocabulary=vocabulary, device=device).eval(), vocabulary
 

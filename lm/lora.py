@@ -5,11 +5,13 @@ Face's names, so that code that saves, loads or shards a model needs no special 
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -30,8 +32,7 @@ class Adapted(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.scale = alpha / rank
         self.lora_down = nn.Parameter(torch.empty(rank, inputs, device=linear.weight.device))
-        self.lora_up = nn.Parameter(torch.zeros(outputs, rank, device=linear.weight.device))
-        nn.init.kaiming_uniform_(self.lora_down, a=math.sqrt(5))
+        self.lora_up = nn.Parameter(torch.empty(outputs, rank, device=linear.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
         change = F.linear(F.linear(x, self.lora_down), self.lora_up)
@@ -45,6 +46,35 @@ def adapt(layers: nn.Module, *, rank: int, alpha: float, targets: Collection[str
         for name, child in list(parent.named_children()):
             if name in targets and isinstance(child, nn.Linear):
                 setattr(parent, name, Adapted(child, rank, alpha))
+    if not any(parameter.is_meta for parameter in layers.parameters()):
+        initialise_adapters(layers)
+
+
+def initialise_adapters(model: nn.Module) -> None:
+    """Give adapters their start values from torch's generator: no change to the model; sharded or not."""
+    for module in model.modules():
+        if isinstance(module, Adapted):
+            with initialised(module.lora_down) as whole:
+                nn.init.kaiming_uniform_(whole, a=math.sqrt(5))
+            nn.init.zeros_(module.lora_up)
+
+
+@contextmanager
+def initialised(parameter: Tensor) -> Iterator[Tensor]:
+    """A whole tensor for the block to fill in place; a sharded parameter then gets its part of it."""
+    if not isinstance(parameter, DTensor):
+        yield parameter
+        return
+    whole = torch.empty(parameter.shape, dtype=parameter.dtype)
+    yield whole
+    with torch.no_grad():
+        parameter.copy_(shard_like(whole, parameter))
+
+
+def shard_like(tensor: Tensor, parameter: DTensor) -> DTensor:
+    """The part of a whole tensor that a process has of a parameter, without communication."""
+    mesh = parameter.device_mesh
+    return distribute_tensor(tensor.to(mesh.device_type), mesh, parameter.placements, src_data_rank=None)
 
 
 def merge(model: nn.Module, weights: dict[str, Any]) -> None:

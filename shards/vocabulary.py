@@ -294,13 +294,14 @@ class Vocabulary:
                 raise ValueError(
                     f"tokenizer file: need tokenizer.json or tokenizer.model, got {text['file']!r}"
                 )
+            sha256 = text["sha256"]
             content = files.read(files.join_path(folder, text["file"]))
             tokenizer = Tokenizer(content, text["file"], text["bos"], text["eos"])
             counts = {name: record[name] for name in ("units", "pitch", "style", "tasks", "multiple")}
             vocabulary = Vocabulary(tokenizer, **counts)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a usable vocabulary: {error}") from error
-        if tokenizer.sha256 != text["sha256"]:
+        if tokenizer.sha256 != sha256:
             raise ValueError(
                 f"{files.join_path(folder, text['file'])}: sha256 must be the one in {FILE}, the file was changed"
             )

@@ -1,4 +1,4 @@
-"""Held-out documents: packed, scored, and the n-gram entropies that a model has to beat on them.
+"""Held-out documents: packing, scoring, and the n-gram baselines that a model should beat on them.
 
 The loss and the entropies count the same tokens: every token of a held-out document but its first.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lm.model import IGNORE, Model
-from lm.training.distributed import together
+from lm.training.distributed import all_reduce_sum
 from shards.vocabulary import KINDS
 
 
@@ -20,12 +20,12 @@ from shards.vocabulary import KINDS
 class HeldOut:
     """One stream's held-out documents, packed into N rows of L tokens.
 
-    `yardsticks` maps a name to the cost in nats, under an n-gram, of every predicted token in row order:
-    `unigram_entropy` (the held-out tokens' own frequencies: no unigram does better on them), `unigram` (frequencies
-    in training), `bigram` (pairs in training, of this stream alone) and `mixture_bigram` (pairs of all streams as they
-    are mixed). A model of a mixture is not told a document's stream: whether `[Text]` or `[Speech]` follows BOS, and
-    whether a text will turn into speech at all, it can only guess, while `bigram` knows. So of markers and first
-    tokens `mixture_bigram` is what it can be held to.
+    `ngram_baselines` maps a name to the cost in nats, under an n-gram, of every predicted token in row order:
+    `unigram_entropy` (the held-out tokens' own frequencies: no unigram is better on them), `unigram` (frequencies in
+    training), `bigram` (pairs in training, of this stream alone) and `mixture_bigram` (pairs of all streams in the
+    proportions of the mixture). A model of a mixture does not know a document's stream: it can only guess whether
+    `[Text]` or `[Speech]` follows BOS, and whether a text will switch to speech at all, while `bigram` knows. So for
+    markers and first tokens `mixture_bigram` is the fair baseline.
     """
 
     stream: str
@@ -33,7 +33,7 @@ class HeldOut:
     positions: Tensor  # (N, L) int64
     documents: Tensor  # (N, L) int64, -1 in padding
     targets: Tensor  # (N, L) int64, IGNORE in padding
-    yardsticks: dict[str, np.ndarray]  # each (P,) float64, P the predicted tokens
+    ngram_baselines: dict[str, np.ndarray]  # each (P,) float64, P the predicted tokens
 
 
 def prepare(
@@ -43,31 +43,31 @@ def prepare(
     *,
     vocabulary_size: int,
     sequence_length: int,
-    most_tokens: int = 100_000,
-    most_training_tokens: int = 5_000_000,
+    max_tokens: int = 100_000,
+    max_training_tokens: int = 5_000_000,
     mixture: "NGrams | None" = None,
 ) -> HeldOut:
     """Pack held-out documents and count the n-grams of the training documents.
 
     Args:
         held_out, training: documents, each (n,) int.
-        vocabulary_size: ids in use; each counts once more than seen in the unigram of the training documents.
-        sequence_length: L; a longer document is cut, and every token but its first still predicted once.
-        most_tokens, most_training_tokens: read no further than this (whole documents).
-        mixture: n-grams of all streams as they are mixed (`mixed`); None: this stream is all there is.
+        vocabulary_size: ids in use; each is counted once more than it occurs in the unigram of the training documents.
+        sequence_length: L; a longer document is cut, and every token but its first is still predicted once.
+        max_tokens, max_training_tokens: read at most this many (whole documents).
+        mixture: n-grams of all streams (`mix_ngrams`); None: this stream is the only one.
 
     Raises:
         ValueError: no held-out document has two tokens.
     """
-    documents = list(_first(held_out, most_tokens))
-    tokens, positions, numbers, targets = pack(documents, sequence_length)
+    documents = list(_up_to(held_out, max_tokens))
+    tokens, positions, numbers, targets = pack_rows(documents, sequence_length)
     if not len(tokens):
         raise ValueError(
-            f"stream {stream!r}: has no held-out document of two tokens; rebuild with a larger part held out"
+            f"stream {stream!r}: need a held-out document of two tokens, got none; hold out a larger share of the build"
         )
     predicted = targets != IGNORE
     before, after = tokens[predicted], targets[predicted]
-    pairs = NGrams(_first(training, most_training_tokens), vocabulary_size)
+    pairs = NGrams(_up_to(training, max_training_tokens), vocabulary_size)
     own = np.bincount(after, minlength=vocabulary_size) / len(after)
     return HeldOut(
         stream,
@@ -94,17 +94,19 @@ def evaluate(
     rank: int = 0,
     world: int = 1,
 ) -> dict[str, Any]:
-    """Loss on held-out documents beside what n-grams reach there, in nats per predicted token, all and per kind.
+    """Loss on held-out documents next to the n-gram baselines, in nats per predicted token, in total and per kind.
 
     Args:
         kind_of: (V,) int, kind of each id, on the model's device.
-        rows: so many rows at a time on each of `world` processes.
+        rows: number of rows at a time on each of `world` processes.
     """
     losses = torch.zeros(test.targets.shape, dtype=torch.float64, device=kind_of.device)
     count = len(test.tokens)
     for start in range(0, count, rows * world):
         mine = start + rank * rows
-        first = min(mine, count - 1)  # past the end: repeat the last row, for the other processes' sake
+        first = min(
+            mine, count - 1
+        )  # past the end: repeat the last row, because the other processes wait for this one
         part = slice(first, first + rows)
         tokens, positions, documents, targets = (
             getattr(test, name)[part].to(losses.device)
@@ -116,7 +118,7 @@ def evaluate(
     predicted = test.targets != IGNORE
     kind = kind_of.cpu()[test.targets[predicted]].numpy()
     before = kind_of.cpu()[test.tokens[predicted]].numpy()
-    costs = {"loss": together(losses).cpu()[predicted].numpy(), **test.yardsticks}
+    costs = {"loss": all_reduce_sum(losses).cpu()[predicted].numpy(), **test.ngram_baselines}
 
     def mean(chosen: np.ndarray) -> dict[str, Any]:
         return {name: float(cost[chosen].mean()) for name, cost in costs.items()} | {
@@ -131,7 +133,7 @@ def evaluate(
 
 
 def mean_loss(scores: Mapping[str, Any], mixture: Mapping[str, float]) -> float:
-    """One number of an evaluation: the streams' losses, weighted as they are mixed."""
+    """One number of an evaluation: the streams' losses, weighted as in the mixture."""
     return sum(scores[name]["loss"] * weight for name, weight in mixture.items()) / sum(mixture.values())
 
 
@@ -148,15 +150,15 @@ def sentence(stream: str, score: Mapping[str, Any]) -> str:
     )
 
 
-def pack(
+def pack_rows(
     documents: Iterable[np.ndarray], length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Lay documents one after the other into rows of `length`; only one longer than a row goes over its end.
+    """Pack documents one after the other into rows of `length`; only one longer than a row crosses its end.
 
     Returns:
         tokens, positions, documents (-1 in padding), targets (IGNORE in padding): each (N, length) int64.
 
-    >>> tokens, positions, documents, targets = pack([np.array([1, 2, 3]), np.array([4, 5, 6, 7, 8])], 3)
+    >>> tokens, positions, documents, targets = pack_rows([np.array([1, 2, 3]), np.array([4, 5, 6, 7, 8])], 3)
     >>> tokens.tolist(), targets.tolist()
     ([[1, 2, 0], [4, 5, 6], [7, 0, 0]], [[2, 3, -1], [5, 6, 7], [8, -1, -1]])
     """
@@ -181,20 +183,20 @@ def pack(
     return out[0], out[1], out[2], out[3]
 
 
-def mixed(
+def mix_ngrams(
     streams: Mapping[str, Iterable[np.ndarray]],
     mixture: Mapping[str, float],
     vocabulary_size: int,
     *,
-    most_tokens: int = 5_000_000,
+    max_tokens: int = 5_000_000,
 ) -> "NGrams":
-    """N-grams of several streams, each counted as often as its share of the mixture says.
+    """N-grams of several streams, each weighted by its share of the mixture.
 
     >>> one, two = [np.array([0, 1])] * 3, [np.array([0, 2])]
-    >>> mixed({"a": one, "b": two}, {"a": 0.5, "b": 0.5}, 3).unigram(np.array([1, 2])).tolist()
+    >>> mix_ngrams({"a": one, "b": two}, {"a": 0.5, "b": 0.5}, 3).unigram(np.array([1, 2])).tolist()
     [0.42857142857142855, 0.42857142857142855]
     """
-    read = {name: list(_first(streams[name], most_tokens)) for name in mixture}
+    read = {name: list(_up_to(streams[name], max_tokens)) for name in mixture}
     predicted = {name: sum(max(len(one) - 1, 0) for one in documents) for name, documents in read.items()}
     total, weights = sum(predicted.values()), sum(mixture.values())
     documents, counts = [], []
@@ -207,9 +209,9 @@ def mixed(
 class NGrams:
     """Unigram and bigram probabilities of a corpus.
 
-    The unigram adds one to every count; a document's first token, which nobody predicts, does not count. The bigram
+    The unigram adds one to every count; a document's first token, which is not predicted, does not count. The bigram
     mixes pair frequencies with the unigram after Witten and Bell: the more different tokens followed `a`, the more
-    is kept for ones not yet seen there.
+    probability is reserved for unseen ones.
 
     Source: Witten & Bell 1991, "The zero-frequency problem", method C.
 
@@ -223,7 +225,7 @@ class NGrams:
     def __init__(
         self, documents: Iterable[np.ndarray], vocabulary_size: int, times: Sequence[float] | None = None
     ):
-        """`times`: how often each document counts; None: once."""
+        """`times`: weight of each document; None: 1."""
         self.size = vocabulary_size
         counts = np.zeros(vocabulary_size)
         pairs, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
@@ -234,8 +236,8 @@ class NGrams:
             pairs.append(document[:-1] * vocabulary_size + document[1:])
             weights.append(np.full(len(pairs[-1]), weight))
         self.probabilities = (counts + 1) / (counts + 1).sum()
-        self.pairs, place = np.unique(np.concatenate(pairs), return_inverse=True)
-        self.pair_counts = np.bincount(place, np.concatenate(weights), minlength=len(self.pairs))
+        self.pairs, index = np.unique(np.concatenate(pairs), return_inverse=True)
+        self.pair_counts = np.bincount(index, np.concatenate(weights), minlength=len(self.pairs))
         first = self.pairs // vocabulary_size
         self.seen = np.bincount(first, weights=self.pair_counts, minlength=vocabulary_size)
         self.followers = np.bincount(first, minlength=vocabulary_size)
@@ -251,14 +253,14 @@ class NGrams:
         at = np.minimum(np.searchsorted(self.pairs, pair), len(self.pairs) - 1)
         count = np.where(self.pairs[at] == pair, self.pair_counts[at], 0)
         seen, followers = self.seen[before], self.followers[before]
-        mixed = (count + followers * unigram) / np.maximum(seen + followers, 1)
-        return np.where(seen > 0, mixed, unigram)
+        smoothed = (count + followers * unigram) / np.maximum(seen + followers, 1)
+        return np.where(seen > 0, smoothed, unigram)
 
 
-def _first(documents: Iterable[np.ndarray], most_tokens: int) -> Iterable[np.ndarray]:
+def _up_to(documents: Iterable[np.ndarray], max_tokens: int) -> Iterable[np.ndarray]:
     read = 0
     for document in documents:
         yield document
         read += len(document)
-        if read >= most_tokens:
+        if read >= max_tokens:
             return

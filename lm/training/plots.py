@@ -1,21 +1,24 @@
-"""Draw a run's log: the training loss, the held-out losses, and the entropies they have to fall below."""
+"""Plots of a run's log: the training loss, the held-out losses, and the entropies they should fall below."""
 
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from corpus import files
 
-def draw(output: str | Path) -> Path:
-    """Read log.jsonl of a run and write loss.png beside it; returns its path."""
+
+def plot_loss(output: str | Path) -> Path:
+    """Read log.jsonl of a run and write loss.png next to it; returns its path."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.ticker import EngFormatter
 
-    output = Path(output)
-    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    output = files.to_path(output)
+    lines = [json.loads(line) for line in files.read(output / "log.jsonl").splitlines()]
     steps = [line for line in lines if "loss" in line]
     tests = [line for line in lines if "held_out" in line]
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
@@ -30,20 +33,22 @@ def draw(output: str | Path) -> Path:
         axes.axhline(entropy, color=color, linestyle=":", label=f"its unigram entropy, {entropy:.2f}")
     if tests:
         best = min(tests, key=lambda line: line["held_out_loss"])
-        axes.axvline(best["tokens"], color="0.8", zorder=0, label="best checkpoint")
-    axes.set(xlabel="tokens read", ylabel="nats per token")
+        axes.axvline(best["tokens"], color="0.8", zorder=0, label="lowest held-out loss")
+    axes.set(xlabel="tokens", ylabel="nats per token")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.legend(loc="outside lower center", fontsize="small", ncols=4, frameon=False)
-    figure.savefig(output / "loss.png", dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
     pyplot.close(figure)
+    files.write(output / "loss.png", picture.getvalue())
     return output / "loss.png"
 
 
-def board(output: str | Path, step: int) -> Callable[[Mapping[str, Any]], None]:
-    """Open `output`/tensorboard from `step` on; gives back what writes a line of the log into it.
+def tensorboard_writer(output: str | Path, step: int) -> Callable[[Mapping[str, Any]], None]:
+    """Open `output`/tensorboard from `step` on; returns a function that adds a line of the log.
 
     Raises:
-        ValueError: TensorBoard is not installed.
+        ValueError: TensorBoard is not installed, or the output is a URL.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -51,6 +56,8 @@ def board(output: str | Path, step: int) -> Callable[[Mapping[str, Any]], None]:
         raise ValueError(
             "train.tensorboard: needs the package tensorboard; `pip install tensorboard`, or set it to false"
         ) from error
+    if files.is_url(output):
+        raise ValueError(f"train.tensorboard: needs a local output folder, got {output}; set it to false")
     writer = SummaryWriter(str(Path(output) / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(line: Mapping[str, Any]) -> None:
@@ -62,7 +69,7 @@ def board(output: str | Path, step: int) -> Callable[[Mapping[str, Any]], None]:
     return write
 
 
-def scalars(line: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
+def scalars(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """The numbers of a line of the log, by path.
 
     >>> dict(scalars({"loss": 2.5, "kinds": {"text": 3.0, "unit": 2.0}}))
@@ -70,6 +77,6 @@ def scalars(line: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, fl
     """
     for name, value in line.items():
         if isinstance(value, Mapping):
-            yield from scalars(value, f"{before}{name}/")
+            yield from scalars(value, f"{prefix}{name}/")
         else:
-            yield before + name, value
+            yield prefix + name, value

@@ -190,6 +190,10 @@ def test_presets_have_the_sizes_their_names_say():
     assert 100 < millions("135m") < 140
 
 
+def number_config(folder):
+    (folder / "config.json").write_text("7")
+
+
 def broken_config(folder):
     (folder / "config.json").write_text("{")
 
@@ -226,7 +230,8 @@ def missing_tensor(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (broken_config, "config.json: not JSON"),
+        (broken_config, "config.json: not a usable record: need JSON"),
+        (number_config, "config.json: not a usable record: need a JSON object, got 7"),
         (other_kind, "config.json: model_type: .* got 'mamba'"),
         (truncated, "model.safetensors: missing or damaged"),
         (empty, "model.safetensors: missing or damaged"),
@@ -264,7 +269,7 @@ def test_a_save_that_fails_leaves_the_old_weights(tmp_path, monkeypatch):
     [
         ({"num_key_value_heads": 3}, "num_key_value_heads: must divide"),
         ({"head_dim": 7}, "head_dim: must be even"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling: this decoder knows 'llama3', got 'yarn'"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling: need 'llama3', got 'yarn'"),
     ],
 )
 def test_impossible_shapes_are_refused(changes, message):

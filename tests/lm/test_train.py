@@ -1,4 +1,4 @@
-"""lm/train.py on a toy corpus: what it learns, writes, resumes and refuses."""
+"""The trainer on a toy corpus: what it learns, writes, resumes and refuses."""
 
 import dataclasses
 import itertools
@@ -16,16 +16,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
+from click.testing import CliRunner
 
+from corpus import files
+from lm import model as model_module
+from lm.export import export
 from lm.lora import adapt
 from lm.model import IGNORE, Model, preset
 from lm.training import train as training
-from lm.training.held_out import NGrams, mixed, pack, prepare
+from lm.training.held_out import NGrams, mix_ngrams, pack_rows, prepare
 from lm.training.train import STREAMS, TrainSettings, learning_rate, make_optimisers, read_batch, train
-from shards.read import Packed
+from shards.read import Packed, open_stream
+from shards.samples import read_documents
 from shards.vocabulary import Vocabulary
 from tests.helpers.lm import toy_build, toy_vocabulary
+from wordweave import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +46,7 @@ def build(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_curve(request, monkeypatch):
     if "curve" not in request.node.name:
-        monkeypatch.setattr(training, "draw", lambda output: None)
+        monkeypatch.setattr(training, "plot_loss", lambda output: None)
 
 
 @pytest.fixture
@@ -264,9 +271,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     ) as caught:
         train(settings, resume=True)
     assert "\n" not in str(caught.value)
-    tokens = np.load(f"{settings.output}/alarm-000009-0.npy", allow_pickle=False)
+    tokens = np.load(f"{settings.output}/bad-batch-000009-0.npy", allow_pickle=False)
     assert tokens.shape == (4, 64)
-    rows = json.loads(Path(f"{settings.output}/alarm-000009-0.json").read_text())["sequences"]
+    rows = json.loads(Path(f"{settings.output}/bad-batch-000009-0.json").read_text())["sequences"]
     bad = seen[1]  # of the second step; those after it were prefetched
     assert np.array_equal(bad.tokens, tokens)
     documents = [1 + np.count_nonzero(np.diff(row)) for row in bad.documents.numpy()]
@@ -277,16 +284,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(toy, monkeypatch):
-    settings = toy()
+    settings, save = toy(), model_module.save_file
     train(dataclasses.replace(settings, tokens=256 * 8))
     good = weights_of(f"{settings.output}/step-000008")
 
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+    def full(tensors, path, **options):
+        if "training" in path.name:  # the model still fits, the moments do not
+            raise OSError(28, "No space left on device")
+        save(tensors, path, **options)
 
-    monkeypatch.setattr("torch.save", full)
+    monkeypatch.setattr("lm.model.save_file", full)
     with pytest.raises(
-        ValueError, match=r"step-000012: cannot be written .*No space left.* is .*step-000008"
+        ValueError, match=r"step-000012: cannot be written \(.*the disk of .*run.* is full.* is .*step-000008"
     ):
         train(settings, resume=True)
     assert same(weights_of(f"{settings.output}/step-000008"), good)
@@ -298,7 +307,9 @@ def test_a_full_disk_under_the_best_model_is_one_clear_line(toy, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lm.model.save_file", full)
-    with pytest.raises(ValueError, match=r"best: cannot be written .*No space left.* checkpoint is None"):
+    with pytest.raises(
+        ValueError, match=r"best: cannot be written \(.*the disk of .*best is full.* checkpoint is None"
+    ):
         train(toy(evaluate_every=2))
 
 
@@ -342,8 +353,13 @@ def test_a_stream_the_build_lacks_is_one_clear_line(toy, build, tmp_path):
 
 
 def test_sequences_longer_than_any_document_are_filled_with_several(toy):
-    summary = train(toy(sequence_length=1024, batch_tokens=1024, tokens=2048))
-    assert summary["best"]["streams"]["text"]["tokens"] > 0
+    settings = toy(sequence_length=1024, batch_tokens=1024, tokens=2048)
+    summary = train(settings)
+    texts = list(read_documents(settings.build, "text", "valid"))
+    assert summary["best"]["streams"]["text"]["tokens"] == sum(len(text) - 1 for text in texts)
+    row = next(open_stream(settings.build, settings.mixture, seed=0, sequence_length=1024))
+    assert max(len(text) for text in texts) < 1024
+    assert row.documents[-1] > 1
 
 
 def test_tensorboard_gets_the_numbers_of_the_log(toy):
@@ -390,17 +406,81 @@ def test_training_goes_on_from_a_model_directory(toy):
     assert same(weights_of(second["model"]), weights_of(first["model"]))
 
 
+def test_training_from_and_to_urls_is_training_on_a_disk(toy, build):
+    local = toy(save_every=6, schedule="constant", warmup=0.0)
+    remote = files.to_path("memory://trained")
+    train(local)
+    for path in sorted(build.rglob("*")):
+        if path.is_file():
+            files.write(remote / "build" / path.relative_to(build).as_posix(), path.read_bytes())
+    config = Path(local.output).with_suffix(".toml")
+    table = dataclasses.asdict(local)
+    config.write_text(
+        tomli_w.dumps({k: v for k, v in table.items() if k not in ("build", "output") and v is not None})
+    )
+    words = ["train", "memory://trained/build", f"--config={config}", "--output=memory://trained/run"]
+    for more in (["--tokens=1536"], ["--resume"]):  # 6 of 12 steps, then the others
+        result = CliRunner().invoke(cli, words + more)
+        assert result.exit_code == 0, result.output
+    assert not any(name.endswith(".tmp") for name in files.names_in(remote / "run"))
+    lines = [json.loads(line) for line in files.read(remote / "run" / "log.jsonl").splitlines()]
+    assert [line["step"] for line in lines] == [line["step"] for line in log_of(local)]
+    assert [path.name for path in sorted((remote / "run").glob("step-*"))] == ["step-000006", "step-000012"]
+    for name in ("step-000006", "step-000012", "best"):
+        assert same(weights_of(remote / "run" / name), weights_of(f"{local.output}/{name}"))
+
+
+def test_an_old_checkpoint_is_refused_with_the_way_out(toy):
+    settings = toy()
+    train(settings)
+    (Path(settings.output) / "step-000012" / "optimisers.pt").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"earlier version \(optimisers.pt\).*with start_from = '.*step-000012'"
+    ):
+        train(settings, resume=True)
+
+
+def test_a_gradient_that_is_not_finite_is_named(toy, monkeypatch):
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, most: torch.tensor(math.inf))
+    with pytest.raises(ValueError, match=r"step 0: the gradient norm is inf, the loss \d\.\d{3}; tokens and"):
+        train(toy())
+
+
+def test_the_best_model_is_written_at_most_every_so_many_minutes(toy):
+    often, rarely = toy("often", evaluate_every=2), toy("rarely", evaluate_every=2, best_minutes=60.0)
+    summaries = [train(settings) for settings in (often, rarely)]
+    assert [summary["best"]["step"] for summary in summaries] == [12, 12]  # always at the end
+    assert json.loads((Path(rarely.output) / "step-000008" / "state.json").read_text())["best"]["step"] == 2
+    assert json.loads((Path(often.output) / "step-000008" / "state.json").read_text())["best"]["step"] == 8
+    assert same(weights_of(summaries[0]["model"]), weights_of(summaries[1]["model"]))
+
+
+def test_lanes_are_a_setting_of_the_order(toy):
+    first = train(toy("first", lanes=64))["final"]["loss"]
+    second = train(toy("second", lanes=48))["final"]["loss"]
+    assert first != second
+
+
+def test_a_chunked_loss_is_the_whole_loss(toy, monkeypatch):
+    whole, chunked = toy("whole"), toy("chunked", chunk=50)
+    train(whole)
+    train(chunked)
+    for a, b in zip(log_of(whole), log_of(chunked), strict=True):
+        if "loss" in a:
+            assert math.isclose(a["loss"], b["loss"], rel_tol=1e-4)
+
+
 def truncate(folder, name):
     path = Path(folder) / name
     path.write_bytes(path.read_bytes()[:-50])
 
 
-@pytest.mark.parametrize("name", ["optimisers.pt", "model.safetensors", "state.json"])
+@pytest.mark.parametrize("name", ["training.safetensors", "model.safetensors", "state.json"])
 def test_a_truncated_checkpoint_is_one_clear_line(name, toy):
     settings = toy()
     train(settings)
     truncate(f"{settings.output}/step-000012", name)
-    with pytest.raises(ValueError, match=rf"step-000012/{name}: .*(damaged|cannot be read)") as caught:
+    with pytest.raises(ValueError, match=rf"step-000012/{name}: .*(damaged|not a usable)") as caught:
         train(settings, resume=True)
     assert "\n" not in str(caught.value)
 
@@ -434,12 +514,12 @@ def test_a_build_with_another_vocabulary_is_refused(toy, tmp_path):
     ("changes", "message"),
     [
         ({"batch_tokens": 100}, "train.batch_tokens: need a multiple of sequence_length 64, got 100"),
-        ({"optimiser": "sgd"}, "train.optimiser: one of muon, adamw, got 'sgd'"),
+        ({"optimiser": "sgd"}, "train.optimiser: need one of muon, adamw, got 'sgd'"),
         ({"schedule": "step"}, "train.schedule: .* got 'step'"),
         ({"mixture": {"song": 1.0}}, "train.mixture: need weights >= 0 of text, speech, interleaved"),
         ({"mixture": {"text": 0.0}}, "train.mixture: .* not all 0"),
         ({"lora_rank": 4}, r"train.lora_rank: .* a model to adapt \(start_from\)"),
-        ({"lora_targets": ["lm_head"]}, r"train.lora_targets: some of q_proj, .* got \['lm_head'\]"),
+        ({"lora_targets": ["lm_head"]}, r"train.lora_targets: need some of q_proj, .* got \['lm_head'\]"),
         ({"dropout": 1.0}, "train.dropout: need less than 1, got 1.0"),
         ({"learning_rate": math.nan}, "train.learning_rate: need a finite number >= 0, got nan"),
         ({"sharding": "shard"}, "train.sharding: muon needs whole matrices"),
@@ -475,7 +555,7 @@ def test_schedules_warm_up_and_end_where_they_say(schedule, toy):
 def test_packing_predicts_every_token_but_the_first_once():
     rng = np.random.default_rng(0)
     documents = [rng.integers(0, 50, n) for n in (1, 2, 9, 30, 4)]
-    tokens, positions, numbers, targets = pack(documents, 8)
+    tokens, positions, numbers, targets = pack_rows(documents, 8)
     assert targets[targets != IGNORE].tolist() == [id for document in documents for id in document[1:]]
     assert ((numbers >= 0) == (targets != IGNORE)).all()
     inside = (numbers[:, 1:] == numbers[:, :-1]) & (numbers[:, 1:] >= 0)
@@ -483,7 +563,7 @@ def test_packing_predicts_every_token_but_the_first_once():
     assert (positions[:, 1:][inside] == positions[:, :-1][inside] + 1).all()
 
 
-def test_the_yardsticks_are_what_a_slow_count_gives():
+def test_the_ngram_baselines_are_those_of_a_slow_count():
     training_documents = [np.array([0, 1, 2, 1, 2, 1]), np.array([0, 2, 2])]
     test = prepare("text", [np.array([0, 1, 2, 2])], training_documents, vocabulary_size=4, sequence_length=8)
     unigram = {
@@ -492,28 +572,32 @@ def test_the_yardsticks_are_what_a_slow_count_gives():
         0: 1 / 11,
         3: 1 / 11,
     }  # 7 predicted tokens: three 1, four 2; one more for each id
-    assert np.allclose(test.yardsticks["unigram"], [-math.log(unigram[i]) for i in (1, 2, 2)])
+    assert np.allclose(test.ngram_baselines["unigram"], [-math.log(unigram[i]) for i in (1, 2, 2)])
     own = {1: 1 / 3, 2: 2 / 3}
-    assert np.allclose(test.yardsticks["unigram_entropy"], [-math.log(own[i]) for i in (1, 2, 2)])
+    assert np.allclose(test.ngram_baselines["unigram_entropy"], [-math.log(own[i]) for i in (1, 2, 2)])
     # after 0 came 1 and 2; after 1 came 2 twice; after 2 came 1 twice and 2 once
     bigram = [(1 + 2 * unigram[1]) / 4, (2 + 1 * unigram[2]) / 3, (1 + 2 * unigram[2]) / 5]
-    assert np.allclose(test.yardsticks["bigram"], [-math.log(p) for p in bigram])
+    assert np.allclose(test.ngram_baselines["bigram"], [-math.log(p) for p in bigram])
 
 
-def test_the_yardstick_of_a_mixture_counts_every_stream_by_its_share():
+def test_the_baseline_of_a_mixture_counts_every_stream_by_its_share():
     streams = {"a": [np.array([0, 1, 2]), np.array([0, 1, 3])], "b": [np.array([0, 2, 2, 2, 2])]}
-    even = mixed(streams, {"a": 1.0, "b": 1.0}, 5)  # four predicted tokens each: as if put together
+    even = mix_ngrams(streams, {"a": 1.0, "b": 1.0}, 5)  # four predicted tokens each: as if put together
     together = NGrams([one for own in streams.values() for one in own], 5)
     every = np.arange(5)
     for before in every:
         pair = np.full(5, before), every
         assert np.allclose(even.bigram(*pair), together.bigram(*pair))
-    thrice = mixed(streams, {"a": 3.0, "b": 1.0}, 5)  # of eight tokens six are a's: each counts 1.5, b's 0.5
+    thrice = mix_ngrams(
+        streams, {"a": 3.0, "b": 1.0}, 5
+    )  # of eight tokens six are a's: each counts 1.5, b's 0.5
     odd = NGrams([*streams["a"] * 3, *streams["b"]], 5)
     assert np.allclose(thrice.pair_counts, odd.pair_counts / 2)
     test = prepare("a", streams["a"], streams["a"], vocabulary_size=5, sequence_length=8, mixture=even)
     after_bos = test.tokens[test.targets != IGNORE].numpy() == 0
-    assert (test.yardsticks["mixture_bigram"][after_bos] > test.yardsticks["bigram"][after_bos]).all()
+    assert (
+        test.ngram_baselines["mixture_bigram"][after_bos] > test.ngram_baselines["bigram"][after_bos]
+    ).all()
 
 
 def test_bigram_probabilities_sum_to_one():
@@ -524,7 +608,7 @@ def test_bigram_probabilities_sum_to_one():
 
 
 def test_a_stream_without_held_out_documents_is_one_clear_line():
-    with pytest.raises(ValueError, match="stream 'speech': has no held-out document"):
+    with pytest.raises(ValueError, match="stream 'speech': need a held-out document"):
         prepare("speech", [], [], vocabulary_size=4, sequence_length=8)
 
 
@@ -533,11 +617,11 @@ def test_every_preset_file_can_be_read(path):
     assert TrainSettings("b", "o", **tomllib.loads(path.read_text())).build == "b"
 
 
-def run_processes(count, settings):
+def run_processes(count, settings, *options):
     """Train in `count` processes as a user would."""
     config = Path(settings.output).with_suffix(".toml")
     fixed = {key: value for key, value in dataclasses.asdict(settings).items() if value is not None}
-    shape = ", ".join(f"{key} = {value}" for key, value in fixed.pop("shape").items())
+    shape = ", ".join(f"{key} = {json.dumps(value)}" for key, value in fixed.pop("shape").items())
     mixture = ", ".join(f"{key} = {value}" for key, value in fixed.pop("mixture").items())
     lines = [f"{key} = {json.dumps(value)}" for key, value in fixed.items() if key not in ("build", "output")]
     lines += [f"shape = {{ {shape} }}", f"mixture = {{ {mixture} }}"]
@@ -547,11 +631,16 @@ def run_processes(count, settings):
         *("-m", "wordweave", "train", settings.build),
         f"--config={config}",
         f"--output={settings.output}",
+        *options,
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1  # only the first process speaks
+    assert len(done.stdout.splitlines()) == 1  # only the first process prints
+
+
+SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+COMMON = {"dropout": 0.0, "optimiser": "adamw", "schedule": "constant", "warmup": 0.0, "micro_batch": 1}
 
 
 def losses_of(settings):
@@ -561,19 +650,30 @@ def losses_of(settings):
 @pytest.mark.slow
 @pytest.mark.parametrize("adapting", [False, True])
 @pytest.mark.parametrize("sharding", ["replicate", "shard"])
-def test_two_processes_train_as_one_and_their_checkpoint_goes_on_in_one(sharding, adapting, toy, adapters):
-    common = {
-        **(adapters if adapting else {}),
-        "dropout": 0.0,
-        "optimiser": "adamw",
-        "schedule": "constant",
-        "warmup": 0.0,
-        "micro_batch": 1,
-        "sharding": sharding,
-    }
+def test_two_processes_train_as_one_and_their_checkpoint_resumes_in_one(sharding, adapting, toy, adapters):
+    common = COMMON | {"sharding": sharding} | (adapters if adapting else {})
+    if not adapting:
+        common["shape"] = SHAPE | {"tie_word_embeddings": True}
     one, two = toy("one", **common), toy("two", **common)
     train(one)
     run_processes(2, dataclasses.replace(two, tokens=256 * 8))
+    step = Path(two.output) / "step-000008"
+    assert (step / "shards").exists() == (sharding == "shard")
+    assert (step / "model.safetensors").exists() == (sharding == "replicate" or adapting)
+    assert export(step, Path(two.output) / "export").joinpath("model.safetensors").exists()
+    for name, weight in weights_of(f"{one.output}/step-000008").items():
+        for folder in (step, Path(two.output) / "export"):
+            torch.testing.assert_close(weights_of(folder)[name], weight, rtol=1e-2, atol=1e-3)
     train(two, resume=True)  # step 8 was saved by two processes
     assert np.allclose(losses_of(two), losses_of(one), rtol=1e-2)
     assert {line["step"] for line in log_of(two)} == {line["step"] for line in log_of(one)}
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_one_process_resumes_in_two_sharded_ones(toy):
+    one, two = toy("one", **COMMON), toy("two", **COMMON, sharding="shard")
+    train(one)
+    train(dataclasses.replace(two, tokens=256 * 8))
+    run_processes(2, two, "--resume")
+    assert np.allclose(losses_of(two), losses_of(one), rtol=1e-2)
+    assert (Path(two.output) / "step-000012" / "shards").exists()

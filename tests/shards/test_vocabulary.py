@@ -102,6 +102,15 @@ def test_a_changed_vocabulary_file_is_refused_by_name(tmp_path, key, value):
         Vocabulary.load(path)
 
 
+def test_a_vocabulary_file_without_a_hash_of_its_tokenizer_is_refused(tmp_path):
+    path = toy_vocabulary().save(tmp_path)
+    record = json.loads(path.read_text())
+    del record["tokenizer"]["sha256"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"vocabulary\.json: not a usable vocabulary: 'sha256'"):
+        Vocabulary.load(path)
+
+
 def test_a_changed_tokenizer_file_is_refused_by_name(tmp_path):
     toy_vocabulary().save(tmp_path)
     path = tmp_path / "tokenizer.json"
