@@ -115,10 +115,10 @@ def verify(build: Path, utterances: int) -> dict[str, Any]:
     utterances, sampled by hash, against a second encoding of each alone.
     """
     from pipelines.tokenize import verify_units
+    from shards.samples import read_index
     from shards.verify import verify as find
 
-    if not (build / "shards" / "index.json").is_file():
-        raise ValueError(f"{build}: no finished shards here; run `wordweave interleave` first")
+    read_index(build)
     findings = find(build)
     for line in findings:
         say(f"  {line}")
@@ -146,8 +146,6 @@ def export(build: Path, folder: Path, form: str) -> dict[str, Any]:
     """
     from shards.export import export_parquet, export_tokens
 
-    if not (build / "shards" / "index.json").is_file():
-        raise ValueError(f"{build}: no finished shards here; run `wordweave interleave` first")
     counts = export_parquet(build, folder) if form == "parquet" else export_tokens(build, folder)
     for name, count in counts.items():
         say(f"  {name}: {count} {'documents' if form == 'parquet' else 'tokens'}")

@@ -77,11 +77,12 @@ def export_tokens(build: Path | str, folder: Path | str) -> dict[str, int]:
         "stream/split" -> tokens.
     """
     folder = files.to_path(folder)
+    splits = list(_splits(build))
     vocabulary = Vocabulary.load(files.join_path(build, "shards"))
     dtype = np.dtype("<u2" if vocabulary.padded_size <= 1 << 16 else "<i4")
     counts: dict[str, int] = {}
     vocabulary.save(folder)
-    for stream, split, _ in _splits(build):
+    for stream, split, _ in splits:
         path = folder / f"{stream}_{split}.bin"
         lengths = []
         with files.writing(path) as temporary, open(temporary, "wb") as file:

@@ -102,7 +102,9 @@ def read_index(build: Path | str) -> dict[str, Any]:
     """
     path = files.join_path(build, "shards/index.json")
     if not files.to_path(path).exists():
-        raise ValueError(f"{build}: no finished shards here; run `wordweave interleave` first")
+        raise ValueError(
+            f"{build}: need shards, got none; run `wordweave build` or `wordweave interleave` first"
+        )
     index = files.read_record(path, "streams", "vocabulary", format="wordweave shards")
     if index.get("schema") not in READABLE:
         readable = " or ".join(map(str, READABLE))

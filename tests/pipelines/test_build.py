@@ -375,7 +375,7 @@ def test_bad_usage_is_one_clear_line_and_exit_code_2(words, line, tmp_path, monk
     [
         (["units", "nowhere"], "no finished manifest here; run `wordweave ingest` first"),
         (["report", "nowhere"], "no build here"),
-        (["show", "nowhere"], "no finished shards here"),
+        (["show", "nowhere"], "need shards, got none"),
         (["train", "nowhere"], "need shards, got none"),
         (["generate", "nowhere"], "nowhere"),
         (["verify", "nowhere"], "nowhere"),

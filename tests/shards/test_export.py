@@ -137,5 +137,5 @@ def test_the_command_names_what_is_missing(tmp_path):
         wordweave.cli, ["export", str(tmp_path), str(tmp_path / "a"), "--format", "tokens"]
     )
     assert result.exit_code == 1
-    assert "no finished shards here; run `wordweave interleave` first" in result.output
+    assert "need shards, got none; run `wordweave build` or" in result.output
     assert CliRunner().invoke(wordweave.cli, ["export", str(tmp_path), str(tmp_path)]).exit_code == 2

@@ -509,7 +509,7 @@ def test_wrong_use_of_the_loader_is_an_error_of_one_line(build, change, rule):
 
 
 def test_a_folder_without_an_index_is_no_build(tmp_path):
-    with pytest.raises(ValueError, match="no finished shards here; run `wordweave interleave` first"):
+    with pytest.raises(ValueError, match="need shards, got none; run `wordweave build` or"):
         open_stream(tmp_path, THIRDS, **STREAM)
 
 
