@@ -37,6 +37,7 @@ from units.encoders import load_encoder  # noqa: E402
 from units.prosody import style  # noqa: E402
 from units.prosody.f0 import F0  # noqa: E402
 from units.prosody.f0 import identity as f0_identity  # noqa: E402
+from units.prosody.style_features import pool  # noqa: E402
 
 FIVE = ("neutral", "angry", "fear", "happy", "bored")
 AROUSED = {"angry": 1, "happy": 1, "fear": 1, "neutral": 0, "bored": 0, "sad": 0}
@@ -63,8 +64,8 @@ def read(cache: Path | None) -> list[dict[str, Any]]:
     rows = read_rows(cache)
     for row in rows:
         row["waveform"] = soundfile.read(row["path"], dtype="float32")[0]
-        row["windows"] = style.pool(row["waveform"], row["f0"], hop=HOP[row["set"]])
-        row["seconds"] = style.pool(row["waveform"], row["f0"])
+        row["windows"] = pool(row["waveform"], row["f0"], hop=HOP[row["set"]])
+        row["seconds"] = pool(row["waveform"], row["f0"])
     return rows
 
 
@@ -98,7 +99,7 @@ def read_seams(rows: list[dict[str, Any]]) -> list[Seam]:
     """Every two clips of one actor, and the features of the four seconds of both in one waveform."""
     acted = [row for row in rows if row["set"] == "emotion"]
     return [
-        (left, right, style.pool(*joined(left, right)))
+        (left, right, pool(*joined(left, right)))
         for left in acted
         for right in acted
         if left is not right and left["speaker"] == right["speaker"]
@@ -130,7 +131,7 @@ def leave_one_out(
         made = {row["id"]: tokenizer.assign(row["seconds"], means[row["speaker"]]) for row in acted}
         tokens = {name: tokenizer.centroids[found].mean(axis=0) for name, found in made.items()}
         own = {
-            row["id"]: tokenizer.place(row["seconds"], means[row["speaker"]]).mean(axis=0) for row in acted
+            row["id"]: tokenizer.embed(row["seconds"], means[row["speaker"]]).mean(axis=0) for row in acted
         }
         train = [row for row in acted if row["speaker"] != speaker]
         test = [row for row in acted if row["speaker"] == speaker]

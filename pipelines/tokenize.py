@@ -22,6 +22,7 @@ from shards.stream import merge
 from units.deduplicate import deduplicate
 from units.prosody import style as styles
 from units.prosody.f0 import extract
+from units.prosody.style_features import pool
 
 Tokenizer = Callable[[Path], str]
 
@@ -60,7 +61,7 @@ def make_tokenizer(build: Path) -> Tokenizer:
         f0 = extract(wave, device=settings.units.device)
         style_tokens = None
         if isinstance(style, styles.StyleTokenizer):
-            style_tokens = style.assign(styles.pool(wave, f0), None)
+            style_tokens = style.assign(pool(wave, f0), None)
         elif style is not None:
             style_tokens = style.encode(wave)
         pitch_tokens = pitch.encode(f0, None) if pitch else None

@@ -77,7 +77,7 @@ def load_encoder(
     """
     name = str(name_or_path)
     if layer is not None and not isinstance(layer, int | np.integer):
-        raise ValueError(f"encoder.layer: need a whole number, got {layer!r}")
+        raise ValueError(f"encoder.layer: need an integer, got {layer!r}")
     if name in MFCC_RATES:
         if layer is not None or device != "cpu" or dtype != "float32" or normalize is not None or settings:
             raise ValueError(f"encoder {name}: has no layer, device, dtype or other settings; leave them out")

@@ -27,7 +27,7 @@ DEVICES = ("auto", "cpu", "gpu")
 NOT_FEATURES = {"dtype", "chunking", "window_seconds", "context_seconds"}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Codebook:
     """K centroids; a frame has unit k where centroid k is the nearest.
 
@@ -39,13 +39,13 @@ class Codebook:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        centroids = np.array(self.centroids, dtype=np.float32, order="C")  # our own copy, made read-only
+        centroids = np.array(self.centroids, dtype=np.float32, order="C")  # a read-only copy
         if centroids.ndim != 2 or 0 in centroids.shape:
             raise ValueError(f"codebook: need centroids of shape (K, D), got {centroids.shape}")
         if not np.isfinite(centroids).all():
             raise ValueError("codebook: need finite centroids, got NaN or infinity")
         centroids.setflags(write=False)
-        object.__setattr__(self, "centroids", centroids)
+        self.centroids = centroids
 
     @property
     def clusters(self) -> int:
@@ -150,7 +150,7 @@ class Codebook:
             # half of the difference of the squared distances, above 0 where `first` is nearer
             gap = ((first - second) * (x.double() - (first + second) / 2)).sum(1)
             rounding = 1e-13 * self.dimension * self._reach * (lengths.double() + self._reach)
-            # the gap moves by at most the way times the distance of the two centroids
+            # the gap changes by at most the movement times the distance of the two centroids
             sure &= gap.abs() > rounding + moved * lengths.double() * (first - second).norm(dim=1)
             units = torch.where(gap >= 0, ids[:, 0], ids[:, 1])
         if self.clusters > 2:
@@ -264,7 +264,7 @@ def fit(
         number of clusters without frames (0 unless there are fewer different frames than clusters), and `fitted_on`.
 
     Raises:
-        ValueError: fewer frames than clusters, wrong shape, NaN, or no GPU where one is asked for.
+        ValueError: fewer frames than clusters, wrong shape, NaN, or no GPU where one is required.
     """
     import faiss  # not needed to use a codebook
 
@@ -284,8 +284,8 @@ def fit(
         raise ValueError(f"kmeans: need iterations >= 1 and restarts >= 1, got {iterations} and {restarts}")
     if seeding not in SEEDINGS:
         raise ValueError(f"kmeans.seeding: need one of {list(SEEDINGS)}, got {seeding!r}")
-    place = fit_device(device)
-    train = train_with_faiss if place == "cpu" else partial(train_with_torch, device=place)
+    runs_on = fit_device(device)
+    train = train_with_faiss if runs_on == "cpu" else partial(train_with_torch, device=runs_on)
     centroids = train(
         features, clusters, iterations=iterations, restarts=restarts, seed=seed, seeding=seeding
     )
@@ -313,7 +313,7 @@ def fit(
         "inertia": float(squares.mean()),
         "dead": int((np.bincount(units, minlength=clusters) == 0).sum()),
         "faiss": faiss.__version__,
-        "fitted_on": "cpu" if place == "cpu" else "gpu",
+        "fitted_on": "cpu" if runs_on == "cpu" else "gpu",
     }
     return Codebook(centroids, provenance)
 

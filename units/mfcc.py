@@ -13,7 +13,7 @@ from units.waveform import check_waveform
 FRAME = 400  # samples: 25 ms
 SHIFT = 160  # samples: 10 ms
 BLOCK = 6_000  # frames transformed at a time: bounded memory for hours-long recordings
-# Rate -> 10 ms frames from one feature frame to the next, place of the first, frames averaged around it. Averaging
+# Rate -> 10 ms frames from one feature frame to the next, index of the first, frames averaged around it. Averaging
 # helps: PNMI of 501 units with MFA's phones (35 utterances of one voice, k-means on 150 others) at 25 Hz was 0.525 from
 # single frames, 0.546, 0.565, 0.565 and 0.555 from means of 3, 5, 7 and 9; shuffled 0.29 to 0.28.
 GRIDS = {25: (4, 1, 5), 50: (2, 0, 3), 100: (1, 0, 1)}
@@ -44,7 +44,7 @@ class MfccEncoder:
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """(F, 39) float32 per waveform, F = (T - minimum) // hop + 1; (0, 39) where it is shorter than `minimum`.
 
-        A coefficient that never changes, as in silence, is 0.
+        A constant coefficient, as in silence, is 0.
 
         >>> [features.shape for features in MfccEncoder().encode([np.zeros(16_000), np.zeros(719)])]
         [(24, 39), (0, 39)]
@@ -60,20 +60,19 @@ class MfccEncoder:
         features = torch.cat([cepstra, first, second]).T.numpy()
         features -= features.mean(axis=0)
         spread = features.std(axis=0)
-        features /= np.where(
-            spread < 1e-6, np.inf, spread
-        )  # far below any speech, above the rounding of a constant
+        # 1e-6 is far below any speech and above the rounding of a constant
+        features /= np.where(spread < 1e-6, np.inf, spread)
         centres = self._step * np.arange((len(waveform) - self.minimum) // self.hop + 1) + self._first
         around = range(-(self._width // 2), self._width // 2 + 1)
-        taken = [features[np.clip(centres + i, 0, len(features) - 1)] for i in around]
-        return np.mean(taken, axis=0).astype(np.float32)
+        shifted = [features[np.clip(centres + i, 0, len(features) - 1)] for i in around]
+        return np.mean(shifted, axis=0).astype(np.float32)
 
 
 def mel_cepstra(waveform: np.ndarray) -> torch.Tensor:
     """(F, 13) float64 cepstra every 10 ms, as Kaldi computes them.
 
-    In double precision, so that what the number of threads moves is rounded away. No dither: the same waveform has to
-    give the same units.
+    In double precision, so that differences by the number of threads are rounded away. No dither: the same waveform has
+    to give the same units.
     """
     frames = (len(waveform) - FRAME) // SHIFT + 1
     blocks = []

@@ -1,4 +1,4 @@
-"""The quality card of a codebook: how its units are used, what they cost in bits, how well they follow phones."""
+"""Measures of a codebook: how its units are used, their bitrate, how well they match phones."""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +8,7 @@ import numpy as np
 
 from units.deduplicate import deduplicate
 
-SMOOTHING = (
-    1.0  # frames of the overall phone distribution added to every unit's own, for scoring unseen speakers
-)
+SMOOTHING = 1.0  # frames of the overall phone distribution added to each unit's own, to score unseen speakers
 
 
 def describe(units: Sequence[np.ndarray], *, clusters: int, frame_rate: float) -> dict[str, Any]:
@@ -42,7 +40,7 @@ def describe(units: Sequence[np.ndarray], *, clusters: int, frame_rate: float) -
 
 
 class Usage:
-    """The counts behind `describe`, an utterance at a time: memory hangs on K and the longest run alone."""
+    """The counts behind `describe`, one utterance at a time: memory depends on K and the longest run only."""
 
     def __init__(self, clusters: int):
         self.clusters = clusters
@@ -62,7 +60,7 @@ class Usage:
         self._runs = runs
 
     def card(self, frame_rate: float) -> dict[str, Any]:
-        """What `describe` gives."""
+        """The result of `describe`."""
         counts, runs = self._frames, self._runs
         frames, kept = int(counts.sum()), int(runs.sum())
         if frames == 0:
@@ -100,11 +98,11 @@ def phone_quality(
     speakers: Sequence[str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How much units tell about phones.
+    """How much information units carry about phones.
 
-    On little speech `pnmi` is high even for units that know nothing, so it stands beside `pnmi_shuffled`, the same with
-    phones dealt out anew. `xpnmi` has no such floor: it predicts each speaker's phones from tables learnt on the
-    others, 1 - cross-entropy / H(phone); units worse than none give less than 0.
+    On little speech `pnmi` is high even for random units, so compare it with `pnmi_shuffled`, the same with permuted
+    phones. `xpnmi` has no such floor: it predicts each speaker's phones from tables learnt on the others,
+    1 - cross-entropy / H(phone); it is below 0 for units that mislead.
 
     Args:
         units: (F,) integers of each utterance.
@@ -113,21 +111,21 @@ def phone_quality(
         seed: of the shuffling.
 
     Returns:
-        JSON-able: `frames`, `phones` (different ones), `pnmi` I(unit; phone) / H(phone), `pnmi_shuffled`,
+        JSON-able: `frames`, `phones` (number of different ones), `pnmi` I(unit; phone) / H(phone), `pnmi_shuffled`,
         `phone_purity` (share of frames that have the commonest phone of their unit), `cluster_purity` (the commonest
         unit of their phone), `unit_nats_given_phone` H(unit | phone), and `xpnmi` if there are two speakers or more.
 
     Raises:
         ValueError: units and phones of an utterance differ in length, or no frame has a phone.
 
-    Source: Hsu et al. 2021 (HuBERT), arXiv:2106.07447, section IV-E; `xpnmi` is ours.
+    Source: Hsu et al. 2021 (HuBERT), arXiv:2106.07447, section IV-E; `xpnmi` is our own.
 
     >>> quality = phone_quality([np.array([3, 3, 5, 5])], [np.array(["a", "a", "b", "b"])])
     >>> quality["pnmi"], quality["phone_purity"], quality["cluster_purity"]
     (1.0, 1.0, 1.0)
     """
     if [len(sequence) for sequence in units] != [len(sequence) for sequence in phones]:
-        raise ValueError("units, phones: need as many of each for every utterance")
+        raise ValueError("units, phones: need equal lengths for every utterance")
     unit = np.concatenate([np.zeros(0, np.int64), *(np.asarray(sequence, np.int64) for sequence in units)])
     phone = np.concatenate([np.zeros(0, "U1"), *(np.asarray(sequence, dtype=str) for sequence in phones)])
     known = phone != ""
@@ -164,7 +162,7 @@ def phones_at_frames(
     Args:
         phones: (name, start, end), half-open intervals in seconds, in order.
         frames: F.
-        centre: of frame 0, in samples; hop: from frame to frame, in samples; as the encoder says.
+        centre: of frame 0, in samples; hop: from frame to frame, in samples; as in the encoder.
 
     Returns:
         (F,) strings.
@@ -176,9 +174,9 @@ def phones_at_frames(
     starts = np.array([start for _, start, _ in phones])
     ends = np.array([end for _, _, end in phones])
     names = np.array([name for name, _, _ in phones] + [""])
-    place = np.searchsorted(starts, times, side="right") - 1
-    inside = (place >= 0) & (times < np.append(ends, -math.inf)[place])
-    return names[np.where(inside, place, len(phones))]
+    index = np.searchsorted(starts, times, side="right") - 1
+    inside = (index >= 0) & (times < np.append(ends, -math.inf)[index])
+    return names[np.where(inside, index, len(phones))]
 
 
 def contingency(unit: np.ndarray, phone: np.ndarray) -> np.ndarray:
@@ -189,13 +187,13 @@ def contingency(unit: np.ndarray, phone: np.ndarray) -> np.ndarray:
 
 
 def entropy(counts: np.ndarray) -> float:
-    """Bits of the distribution that the counts give."""
+    """Entropy in bits of the distribution of the counts."""
     share = counts[counts > 0] / counts.sum()
     return max(0.0, float(-(share * np.log2(share)).sum()))
 
 
 def normalized_information(table: np.ndarray) -> float:
-    """I(unit; phone) / H(phone) of a table of counts; 0 if there is but one phone."""
+    """I(unit; phone) / H(phone) of a table of counts; 0 if there is only one phone."""
     of_phones = entropy(table.sum(axis=0))
     if of_phones == 0:
         return 0.0
@@ -207,14 +205,13 @@ def held_out_information(unit: np.ndarray, phone: np.ndarray, speaker: np.ndarra
     table = contingency(unit, phone)
     bits = 0.0
     for name in np.unique(speaker):
-        mine = speaker == name
+        own = speaker == name
         others = table.copy()
-        np.subtract.at(others, (unit[mine], phone[mine]), 1)
-        overall = (
-            others.sum(axis=0) + 1 / table.shape[1]
-        )  # a phone that only this speaker says is not impossible
+        np.subtract.at(others, (unit[own], phone[own]), 1)
+        # so that a phone of this speaker alone has a probability
+        overall = others.sum(axis=0) + 1 / table.shape[1]
         overall = overall / overall.sum()
         share = (others + SMOOTHING * overall) / (others.sum(axis=1, keepdims=True) + SMOOTHING)
-        bits -= np.log2(share[unit[mine], phone[mine]]).sum()
+        bits -= np.log2(share[unit[own], phone[own]]).sum()
     of_phones = entropy(table.sum(axis=0))
     return float(1 - bits / len(unit) / of_phones) if of_phones else 0.0

@@ -1,4 +1,4 @@
-"""Codebooks that others made: read without running code, unless the caller says that the file may."""
+"""Third-party codebooks, read without running code, unless the caller trusts the file."""
 
 import hashlib
 import json
@@ -18,16 +18,16 @@ from units.kmeans import Codebook, check_encoder, check_features
 from units.tensor_files import hash_file, load_weights_only, read_artifact, write_artifact
 
 FORMAT = "wordweave linear quantizer 1"
-MOST_ROLLS = 10_000  # of the reference
+MAX_ROLLS = 10_000  # of the reference
 SLOPE = 0.01  # of torch's LeakyReLU
 
 
 @dataclass(frozen=True)
 class LinearQuantizer:
-    """A small network in the place of centroids, as in Spirit LM's release: its best-scoring label is the unit.
+    """A small network instead of centroids, as in Spirit LM's release: its best-scoring label is the unit.
 
-    The last label is a blank, as in CTC. A blank frame takes the unit of the frame before it, the first frame that of
-    the last one, again and again until no blank is left; only if all frames are blank it stays.
+    The last label is a blank, as in CTC. A blank frame gets the unit of the frame before it, the first frame that of
+    the last one, repeated until no blank is left; blanks remain only if all frames are blank.
 
     `matrices` and `biases` are those of the linear layers, (out, in) and (out,) float32, with leaky ReLU in between.
 
@@ -72,13 +72,15 @@ class LinearQuantizer:
         Raises:
             ValueError: wrong shape, or NaN or infinite features.
         """
-        x = check_features(features, self.dimension).astype(np.float64)  # so that no batch decides a near tie
+        x = check_features(features, self.dimension).astype(
+            np.float64
+        )  # so that a near tie does not depend on the batch
         for i, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
             x = (np.where(x > 0, x, SLOPE * x) if i else x) @ matrix.T.astype(np.float64) + bias
         return fill_blanks(x.argmax(axis=1).astype(np.int32), blank=self.clusters - 1)
 
     def check(self, encoder: Encoder) -> None:
-        """Refuse an encoder it was not made for, as `Codebook.check` does."""
+        """Refuse an encoder of other features, as `Codebook.check` does."""
         check_encoder(self, encoder)
 
     def save(self, path: str | Path) -> None:
@@ -89,7 +91,7 @@ class LinearQuantizer:
 
 
 def fill_blanks(units: np.ndarray, *, blank: int) -> np.ndarray:
-    """Give each blank frame the unit before it; blanks at the start take the unit of the end.
+    """Give each blank frame the unit before it; blanks at the start get the last unit.
 
     >>> fill_blanks(np.array([9, 9, 3, 9, 4, 9, 9]), blank=9)
     array([4, 4, 3, 3, 4, 4, 4])
@@ -97,7 +99,7 @@ def fill_blanks(units: np.ndarray, *, blank: int) -> np.ndarray:
     array([9, 9])
     """
     units = units.copy()
-    for _ in range(MOST_ROLLS):
+    for _ in range(MAX_ROLLS):
         blanks = units == blank
         if not blanks.any() or blanks.all():
             break
@@ -108,14 +110,14 @@ def fill_blanks(units: np.ndarray, *, blank: int) -> np.ndarray:
 def load_codebook(
     path: str | Path, *, encoder: Encoder | None = None, trust_pickle: bool = False
 ) -> Codebook | LinearQuantizer:
-    """A codebook from any file we know.
+    """A codebook from a file of any known kind.
 
     Args:
         path: our own `.safetensors`; centroids (K, D) as `.npy`; or saved by torch: Spirit LM's linear quantizer
             {`model_cfg`, `model_weight`} or centroids {`cluster_centers`, `n_clusters`}; or, with `trust_pickle`, a
             scikit-learn k-means saved by joblib.
-        encoder: what it was made for, if the file does not say; other encoders will then be refused.
-        trust_pickle: allow a file that may run any code while it is read.
+        encoder: whose features it quantizes, if the file does not state it; other encoders will then be refused.
+        trust_pickle: accept a file that can run any code while it is read.
 
     Raises:
         ValueError: broken or of no known kind, or a pickle without `trust_pickle`; names the file.
@@ -143,7 +145,7 @@ def load_codebook(
 
 
 def load_safetensors(path: Path) -> Codebook | LinearQuantizer:
-    """One of our own files."""
+    """A codebook in one of our own files."""
     arrays, record = read_artifact(path, kind="codebook", command="wordweave fit units")
     if record.get("format") != FORMAT:
         return kmeans.load(path)
@@ -164,17 +166,17 @@ def read_npy(path: Path) -> Codebook:
 
 
 def read_saved(path: Path, trust_pickle: bool) -> Codebook | LinearQuantizer:
-    """What torch saved, or what joblib saved if we may."""
+    """A file saved by torch, or by joblib if it is trusted."""
     try:
-        with torch.serialization.safe_globals(numpy_parts()):
+        with torch.serialization.safe_globals(numpy_globals()):
             content = load_weights_only(path)
     except ValueError as error:
         if not trust_pickle:
             raise ValueError(
                 f"{error}; a pickle, as of scikit-learn, can run any code while it is read: "
-                "it needs trust_pickle=True (`--trust-pickle`)"
+                "set trust_pickle=True (`--trust-pickle`) if you trust it"
             ) from error
-        import joblib  # comes with scikit-learn, which such a file needs anyway
+        import joblib  # comes with scikit-learn, which such a file needs
 
         content = {"cluster_centers": joblib.load(path).cluster_centers_}
     match content:
@@ -182,7 +184,7 @@ def read_saved(path: Path, trust_pickle: bool) -> Codebook | LinearQuantizer:
             numbers = [name.split(".")[-2:-1] for name in weights if name.endswith(".weight")]
             if not numbers or not all(number and number[0].isdecimal() for number in numbers):
                 raise ValueError(
-                    "model_weight: need layers named by number, as 0.weight, got " + brief(weights)
+                    "model_weight: need layers named by number, as 0.weight, got " + first_names(weights)
                 )
             names = sorted({int(number[0]) for number in numbers})
             plain = {name.split(".", name.count(".") - 1)[-1]: tensor for name, tensor in weights.items()}
@@ -192,19 +194,19 @@ def read_saved(path: Path, trust_pickle: bool) -> Codebook | LinearQuantizer:
             codebook = Codebook(np.asarray(centres))
             if int(content.get("n_clusters", codebook.clusters)) != codebook.clusters:
                 raise ValueError(
-                    f"n_clusters says {content['n_clusters']}, there are {codebook.clusters} centroids"
+                    f"n_clusters: need the number of centroids, {codebook.clusters}, got {content['n_clusters']}"
                 )
             return codebook
-    raise ValueError("need model_weight of a linear quantizer or cluster_centers, found neither")
+    raise ValueError("need model_weight of a linear quantizer or cluster_centers, got neither")
 
 
-def brief(weights: dict) -> str:
+def first_names(weights: dict) -> str:
     """The first names."""
     return str([str(name) for name in weights][:3])
 
 
-def numpy_parts() -> list[Callable | tuple[Callable, str]]:
-    """What a pickled array of plain numbers is made of; none of it runs code of the file."""
+def numpy_globals() -> list[Callable | tuple[Callable, str]]:
+    """Classes and functions in a pickled array of plain numbers; none of them runs code of the file."""
     from numpy._core import multiarray
 
     dtypes: list[Callable | tuple[Callable, str]] = [

@@ -29,8 +29,9 @@ from pipelines.steps.codebook import fit_key
 from units.prosody import pitch as pitches
 from units.prosody import pitch_training
 from units.prosody import style as styles
-from units.prosody.f0 import F0, extract, identity
-from units.prosody.style import ENOUGH, FEATURES
+from units.prosody.f0 import F0, extract_batch, identity
+from units.prosody.style import ENOUGH
+from units.prosody.style_features import FEATURES, pool
 from units.prosody.wav2vec2_style import Wav2Vec2Style
 
 PROSODY = pa.schema(
@@ -68,7 +69,9 @@ class MeasureProsody(AudioStage):
 
 def measure_batch(device: str, batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:
     """The prosody of a batch of decoded recordings."""
-    measured = [None if wave is None else measure(wave, device) for _, wave, _ in rows]
+    waves = [wave for _, wave, _ in rows if wave is not None]
+    contours = iter(extract_batch(waves, device=device))
+    measured = [None if wave is None else measure(wave, next(contours)) for _, wave, _ in rows]
     columns = [[None if row is None else row[i] for row in measured] for i in range(3)]
     names = ("hertz", "voiced", "style")
     arrays = [pa.array(column, PROSODY.field(name).type) for name, column in zip(names, columns, strict=True)]
@@ -77,10 +80,9 @@ def measure_batch(device: str, batch: pa.RecordBatch, rows: list[Row]) -> pa.Rec
     return pa.record_batch([*manifest, *arrays, *rejects], schema=PROSODY)
 
 
-def measure(wave: np.ndarray, device: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def measure(wave: np.ndarray, f0: F0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """F0, voicing and style features of one recording."""
-    f0 = extract(wave, device=device)
-    return f0.hertz, f0.voiced, styles.pool(wave, f0).ravel()
+    return f0.hertz, f0.voiced, pool(wave, f0).ravel()
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def style_batch(
         mean = None
         if speaker:
             sums = np.array(speaker["style_sum"])
-            mean = styles.shrunk(sums, speaker["style_seconds"], tokenizer.corpus_mean)
+            mean = styles.shrink(sums, speaker["style_seconds"], tokenizer.corpus_mean)
         tokens.append(None if row["style"] is None else tokenizer.assign(row_style(row), mean))
     return token_batch(batch, tokens, STYLE)
 
@@ -235,7 +237,7 @@ def sum_speakers(rows: Iterator[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             continue
         zero = {"utterances": 0, "hertz": 0.0, "frames": 0, "sum": np.zeros(len(FEATURES)), "seconds": 0}
         total = totals.setdefault(row["speaker"], zero)
-        sums, seconds = styles.total([row_style(row)])
+        sums, seconds = styles.sum_voiced([row_style(row)])
         total["utterances"] += 1
         total["hertz"] += float(f0.hertz[f0.voiced].sum(dtype=np.float64))
         total["frames"] += int(f0.voiced.sum())

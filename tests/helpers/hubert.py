@@ -1,4 +1,4 @@
-"""Small random HuBERTs of every layout, and noise that stands for speech."""
+"""Small random HuBERTs of every layout, and noise in place of speech."""
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ LAYOUTS = {
 
 
 def random_hubert(layout: str) -> HubertModel:
-    """With norms and biases away from the ones and zeros of fresh ones."""
+    """With norms and biases that differ from the initial ones and zeros."""
     torch.manual_seed(0)
     model = HubertModel(HubertConfig(**LAYOUTS[layout])).eval()
     with torch.no_grad():
@@ -63,12 +63,13 @@ def transformers_alone(model, waveform, layer):
 
 
 def flat_codebook(features, clusters=100):
-    """Units as fine as possible: every frame drawn is a centroid."""
+    """Units as fine as possible: every sampled frame is a centroid."""
     frames = np.concatenate(features)
     return Codebook(frames[np.random.default_rng(0).permutation(len(frames))[:clusters]])
 
 
 def as_on_a_gpu(encoder):
-    """The same encoder with the way of a GPU: recordings in one signal, attention masked, one batch ahead."""
-    encoder._together, encoder._transformer.padded, encoder.exact = True, True, False
+    """The same encoder with the algorithm for a GPU: recordings in one signal, attention masked, one batch ahead."""
+    assert (encoder._on_device, encoder._transformer.padded, encoder.exact) == (False, False, True)
+    encoder._on_device, encoder._transformer.padded, encoder.exact = True, True, False
     return encoder

@@ -1,4 +1,4 @@
-"""The encoder inside the package: small, whole, described by its card, and what a build takes unless told otherwise."""
+"""The bundled encoder: small, complete, documented, and the default of a build."""
 
 import hashlib
 import json
@@ -43,8 +43,8 @@ def test_it_is_compact_and_runs_at_25_hz_with_501_units(compact):
 
 
 def test_its_card_names_these_very_files():
-    said = json.loads((FOLDER / "pretraining.json").read_text())
-    for name, digest in said["files"].items():
+    record = json.loads((FOLDER / "pretraining.json").read_text())
+    for name, digest in record["files"].items():
         assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == digest, name
     card = (FOLDER / "README.md").read_text()
     for word in (
@@ -52,12 +52,12 @@ def test_its_card_names_these_very_files():
         "LibriSpeech",
         "seed",
         "wordweave fit encoder",
-        said["stages"][0]["data"]["sha256"],
+        record["stages"][0]["data"]["sha256"],
     ):
         assert word in card
 
 
-def test_transformers_opens_it_and_hears_the_same(compact, spoken):
+def test_transformers_opens_it_and_gives_the_same_features(compact, spoken):
     from transformers import AutoFeatureExtractor, HubertModel
 
     model = HubertModel.from_pretrained(FOLDER, dtype=torch.float32).eval()
@@ -70,12 +70,12 @@ def test_transformers_opens_it_and_hears_the_same(compact, spoken):
 
 
 def test_a_batch_gives_the_units_of_each_alone(compact, spoken):
-    together = encode_units(*compact, spoken)
-    for wave, units in zip(spoken, together):
+    batched = encode_units(*compact, spoken)
+    for wave, units in zip(spoken, batched):
         assert np.array_equal(encode_units(*compact, [wave])[0], units)
 
 
-def test_units_hardly_hear_gain_and_mostly_ignore_noise_with_a_codebook_in_use(compact, spoken):
+def test_gain_changes_few_units_and_noise_a_minority_with_a_codebook_in_use(compact, spoken):
     clean = np.concatenate(encode_units(*compact, spoken))
     louder = np.concatenate(encode_units(*compact, [wave * 2 for wave in spoken]))
     softer = np.concatenate(encode_units(*compact, [wave / 2 for wave in spoken]))
@@ -94,43 +94,43 @@ def three(spoken_corpus):
     return path
 
 
-def test_a_build_takes_it_with_its_codebook_and_fits_one_only_when_asked(three, tmp_path):
-    said = settings.replace(settings.Settings(), "corpus", source=str(three))
-    assert said.units.is_bundled
-    steps.ingest(tmp_path, said)
-    steps.encode(tmp_path, said, LOCAL)  # no fit before it
+def test_a_build_uses_it_with_its_codebook_and_fits_one_only_on_request(three, tmp_path):
+    build_settings = settings.replace(settings.Settings(), "corpus", source=str(three))
+    assert build_settings.units.is_bundled
+    steps.ingest(tmp_path, build_settings)
+    steps.encode(tmp_path, build_settings, LOCAL)  # no fit before it
     target = tmp_path / "codebooks" / "units.safetensors"
     assert target.read_bytes() == bundled_codebook().read_bytes()
-    assert steps.ready_codebook(tmp_path, said, LOCAL) == target
-    steps.fit_units(tmp_path, said, LOCAL)
+    assert steps.ready_codebook(tmp_path, build_settings, LOCAL) == target
+    steps.fit_units(tmp_path, build_settings, LOCAL)
     fitted = target.read_bytes()
     assert fitted != bundled_codebook().read_bytes()
-    steps.ready_codebook(tmp_path, said, LOCAL)
-    assert target.read_bytes() == fitted  # what was asked for stays
+    steps.ready_codebook(tmp_path, build_settings, LOCAL)
+    assert target.read_bytes() == fitted  # the requested one stays
 
 
 def test_its_third_layer_has_a_codebook_too_and_a_build_goes_from_one_to_the_other(three, tmp_path):
-    said = settings.replace(settings.Settings(), "corpus", source=str(three))
-    lower = settings.replace(said, "units", layer=3)
+    build_settings = settings.replace(settings.Settings(), "corpus", source=str(three))
+    lower = settings.replace(build_settings, "units", layer=3)
     assert lower.units.is_bundled
-    assert not settings.replace(said, "units", layer=2).units.is_bundled
-    steps.ingest(tmp_path, said)
-    steps.encode(tmp_path, said, LOCAL)
+    assert not settings.replace(build_settings, "units", layer=2).units.is_bundled
+    steps.ingest(tmp_path, build_settings)
+    steps.encode(tmp_path, build_settings, LOCAL)
     target = tmp_path / "codebooks" / "units.safetensors"
     steps.ready_codebook(tmp_path, lower, LOCAL)
     assert target.read_bytes() == bundled_codebook(3).read_bytes() != bundled_codebook().read_bytes()
     assert steps.encode(tmp_path, lower, LOCAL)["done"] > 0
-    steps.ready_codebook(tmp_path, said, LOCAL)
+    steps.ready_codebook(tmp_path, build_settings, LOCAL)
     assert target.read_bytes() == bundled_codebook().read_bytes()
 
 
 def test_a_build_that_changes_to_it_drops_the_codebook_of_another_encoder(three, tmp_path):
-    said = settings.replace(settings.Settings(), "corpus", source=str(three))
-    before = settings.replace(said, "units", encoder="mfcc")
-    steps.ingest(tmp_path, said)
+    build_settings = settings.replace(settings.Settings(), "corpus", source=str(three))
+    before = settings.replace(build_settings, "units", encoder="mfcc")
+    steps.ingest(tmp_path, build_settings)
     steps.ready_codebook(tmp_path, before, LOCAL)
     target = tmp_path / "codebooks" / "units.safetensors"
     assert kmeans.load(target).provenance["encoder"]["encoder"] == "mfcc"
-    steps.ready_codebook(tmp_path, said, LOCAL)
+    steps.ready_codebook(tmp_path, build_settings, LOCAL)
     assert target.read_bytes() == bundled_codebook().read_bytes()
-    assert not settings.replace(said, "units", clusters=100).units.is_bundled
+    assert not settings.replace(build_settings, "units", clusters=100).units.is_bundled

@@ -78,7 +78,7 @@ def model(tmp_path_factory):
 
 
 def fairseq_names(model):
-    """The model's weights under fairseq's names: `renamed`, written out the other way round."""
+    """The model's weights under fairseq's names: the inverse of `renamed`."""
     names = {
         "feature_projection.layer_norm": "layer_norm",
         "feature_projection.projection": "post_extract_proj",
@@ -96,8 +96,8 @@ def fairseq_names(model):
         "label_embs_concat": torch.zeros(9),
     }
     for name, tensor in model.state_dict().items():
-        for ours, theirs in names.items():
-            name = name.replace(ours, theirs)
+        for new, old in names.items():
+            name = name.replace(new, old)
         name = re.sub(r"(conv_layers\.\d+)\.conv\.", r"\1.0.", name)
         weights[re.sub(r"(layers\.\d+)\.layer_norm", r"\1.self_attn_layer_norm", name)] = tensor
     return weights
@@ -127,8 +127,8 @@ def test_a_checkpoint_trained_on_normalised_waveforms_normalises_them(model, tmp
     torch.save(spirit_file(model[0], {"normalize": True}), tmp_path / "mhubert.pt")
     waveform = np.random.default_rng(0).normal(size=20_000).astype(np.float32) * 0.1 + 0.3
     expected = torch.nn.functional.layer_norm(torch.from_numpy(waveform), waveform.shape).numpy()
-    ours = load_encoder(tmp_path / "mhubert.pt").encode([waveform])[0]
-    assert np.abs(ours - load_encoder(model[1]).encode([expected])[0]).max() < 1e-4
+    found = load_encoder(tmp_path / "mhubert.pt").encode([waveform])[0]
+    assert np.abs(found - load_encoder(model[1]).encode([expected])[0]).max() < 1e-4
 
 
 def test_fairseqs_own_files_are_read_with_their_objects_left_inert(model, tmp_path, as_if_fairseq):

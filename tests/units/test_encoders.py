@@ -1,4 +1,4 @@
-"""What an encoder is: the features of transformers, its frames in their places, its identity, what it refuses."""
+"""Encoders: the features of transformers, the times of frames, identity, and what is refused."""
 
 import json
 
@@ -39,8 +39,8 @@ def test_features_equal_those_of_torchaudio_with_the_same_weights(huberts, layou
     with torch.no_grad():
         layers, _ = theirs.extract_features(torch.from_numpy(waveform)[None])
     for layer in (1, 2, 3):
-        ours = load_encoder(folder, layer).encode([waveform])[0]
-        assert np.abs(ours - layers[layer - 1][0].numpy()).max() < 1e-4
+        features = load_encoder(folder, layer).encode([waveform])[0]
+        assert np.abs(features - layers[layer - 1][0].numpy()).max() < 1e-4
 
 
 @given(
@@ -83,9 +83,9 @@ def test_each_frame_sees_its_own_receptive_field_and_nothing_else_before_attenti
             changed[edge] += 0.5
             touched = (frames(changed) != before).any(dim=1).nonzero().flatten().tolist()
             assert frame in touched
-            seen = range(encoder.hop * frame, encoder.hop * frame + encoder.minimum)
+            samples = range(encoder.hop * frame, encoder.hop * frame + encoder.minimum)
             overlapping = [k for k in range(len(before)) if edge in range(k * 320, k * 320 + 400)]
-            assert edge in seen
+            assert edge in samples
             assert touched == overlapping
 
 
@@ -183,7 +183,7 @@ def test_identity_follows_weights_and_settings_and_not_the_place(huberts, tmp_pa
 def test_blocks_above_the_layer_are_not_loaded(huberts):
     encoder = load_encoder(huberts["base"][1], 1)
     assert len(encoder._transformer.blocks) == 1
-    with pytest.raises(ValueError, match=r"encoder.layer: need a whole number 0 <= layer <= 3, got 4"):
+    with pytest.raises(ValueError, match=r"encoder.layer: need an integer 0 <= layer <= 3, got 4"):
         load_encoder(huberts["base"][1], 4)
 
 

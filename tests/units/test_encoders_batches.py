@@ -1,4 +1,4 @@
-"""No result depends on the batch it is in, on the number of threads, or on the way of a GPU."""
+"""No result depends on the batch it is in, on the number of threads, or on the algorithm for a GPU."""
 
 import numpy as np
 import pytest
@@ -24,10 +24,10 @@ def test_no_unit_depends_on_the_batch_it_is_in(huberts, layout, lengths, batch_s
     rng = np.random.default_rng(seed)
     waveforms = [speech_like(rng, samples) for samples in lengths]
     encoder = load_encoder(huberts[layout][1], 3, batch_seconds=batch_seconds)
-    together = encoder.encode(waveforms)
+    batch_features = encoder.encode(waveforms)
     alone = [encoder.encode([waveform])[0] for waveform in waveforms]
     codebook = flat_codebook(alone) if sum(map(len, alone)) else Codebook(np.zeros((1, 32)))
-    for one, batched in zip(alone, together):
+    for one, batched in zip(alone, batch_features):
         assert one.shape == batched.shape
         assert np.allclose(one, batched, rtol=0, atol=1e-5)
         assert np.array_equal(codebook.assign(one), codebook.assign(batched))
@@ -44,7 +44,7 @@ def test_on_one_thread_batched_features_are_those_of_one_by_one_to_the_last_bit(
 
 
 @pytest.mark.parametrize("layout", ["base", "few wide kernels"])
-def test_no_bit_hangs_on_the_number_of_threads(huberts, threads, layout):
+def test_no_bit_depends_on_the_number_of_threads(huberts, threads, layout):
     rng = np.random.default_rng(0)
     waveforms = [speech_like(rng, samples) for samples in (23_000, 470, 41_000, 1_700, 160_000, 300)]
     encoder = load_encoder(huberts[layout][1], window_seconds=4, context_seconds=1)
@@ -58,7 +58,7 @@ def test_no_bit_hangs_on_the_number_of_threads(huberts, threads, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_way_of_a_gpu_gives_the_same_features(huberts, layout):
+def test_the_algorithm_for_a_gpu_gives_the_same_features(huberts, layout):
     rng = np.random.default_rng(0)
     lengths = (8_000, 8_000, 1_690, 23_457, 300, 64_001, 2_001)
     waveforms = [speech_like(rng, samples) for samples in lengths]
@@ -76,27 +76,29 @@ def test_where_batches_move_features_a_recording_on_the_fence_is_encoded_alone(h
     encoder = as_on_a_gpu(load_encoder(huberts["base"][1]))
     alone = [encoder.encode([waveform])[0] for waveform in waveforms]
     frame = alone[2][5].astype(np.float64)
-    way = rng.normal(size=32)
-    way -= way @ frame / (frame @ frame) * frame
-    centroids = np.stack([frame + way, frame - way, *rng.normal(size=(3, 32)) * 9])  # frame 5 between two
+    direction = rng.normal(size=32)
+    direction -= direction @ frame / (frame @ frame) * frame
+    centroids = np.stack(
+        [frame + direction, frame - direction, *rng.normal(size=(3, 32)) * 9]
+    )  # frame 5 between two
     codebook, plain = Codebook(centroids), encoder._features
 
     expected = encode_units(encoder, codebook, waveforms[2:3])[0]
-    over = (way if expected[5] else -way) / np.linalg.norm(way)  # to the other side
+    step = (direction if expected[5] else -direction) / np.linalg.norm(direction)  # to the other side
 
     batches = []
 
-    def moved(recordings, batch, shared):  # as much as another order of sums would
+    def moved(recordings, batch, shared):  # as much as another order of sums does
         batches.append([len(recordings[piece.index]) for piece in batch])
         features = plain(recordings, batch, shared)
         if len(batch) == 1:
             return features
         length = features.norm(dim=1, keepdim=True)
-        return features + 3e-6 * length * torch.from_numpy(over).float()
+        return features + 3e-6 * length * torch.from_numpy(step).float()
 
     monkeypatch.setattr(encoder, "_features", moved)
-    together = encoder.encode(waveforms)[2]
-    assert codebook.assign(together).tolist() != expected.tolist()
+    batch_features = encoder.encode(waveforms)[2]
+    assert codebook.assign(batch_features).tolist() != expected.tolist()
     batches.clear()
     assert encode_units(encoder, codebook, waveforms)[2].tolist() == expected.tolist()
     assert batches == [[24_000, 16_000, 9_000, 8_000], [24_000]]
@@ -108,7 +110,7 @@ def test_where_batches_move_features_a_recording_on_the_fence_is_encoded_alone(h
 def test_a_compiled_encoder_gives_the_same_features(huberts):
     rng = np.random.default_rng(0)
     waveforms = [speech_like(rng, samples) for samples in (8_000, 1_690, 23_457)]
-    plain, compiled = (load_encoder(huberts["base"][1], compiled=way) for way in (False, True))
+    plain, compiled = (load_encoder(huberts["base"][1], compiled=on) for on in (False, True))
     try:
         found = compiled.encode(waveforms)
     except Exception as error:

@@ -16,7 +16,7 @@ def test_windows_of_a_long_recording_keep_every_frame_in_its_place(huberts):
     windowed = load_encoder(huberts["base"][1], 2, window_seconds=4, context_seconds=1).encode([waveform])[0]
     assert windowed.shape == whole.shape
     scale = np.abs(whole).max()
-    assert np.abs(windowed - whole).max() < 0.5 * scale  # attention sees less: near, not equal
+    assert np.abs(windowed - whole).max() < 0.5 * scale  # attention spans less: near, not equal
     before_attention = load_encoder(huberts["base"][1], 0, window_seconds=4, context_seconds=1).encode(
         [waveform]
     )[0]
@@ -31,7 +31,7 @@ def test_windows_are_bounded_in_order_and_keep_each_frame_once(huberts, samples,
     pieces = encoder._pieces(0, samples)
     kept = [k for p in pieces for k in range(p.start // 640 + p.first, p.start // 640 + p.first + p.kept)]
     assert kept == list(range(encoder.settings.frames(samples)))
-    assert kept == [k for p in pieces for k in range(p.place, p.place + p.kept)]
+    assert kept == [k for p in pieces for k in range(p.frame, p.frame + p.kept)]
     assert all(encoder.settings.frames(p.stop - p.start) <= window * 25 for p in pieces)
     for piece in pieces[1:]:
         assert piece.first == context * 25

@@ -39,8 +39,8 @@ def test_units_of_real_speech_do_not_depend_on_batch_or_order(huberts, real_spee
     alone = [encoder.encode([waveform])[0] for waveform in real_speech]
     codebook = fit(np.concatenate(alone), clusters=100, iterations=5, encoder=encoder)
     for order in (np.arange(20), np.arange(20)[::-1]):
-        together = encoder.encode([real_speech[i] for i in order])
-        for i, features in zip(order, together):
+        batched = encoder.encode([real_speech[i] for i in order])
+        for i, features in zip(order, batched):
             assert np.array_equal(codebook.assign(features), codebook.assign(alone[i]))
 
 

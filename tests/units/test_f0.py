@@ -115,7 +115,7 @@ def test_recordings_computed_as_one_signal_have_the_f0_they_have_alone(monkeypat
         for piece, found in zip(batch, network.decode([piece.x for piece in batch], 900), strict=True):
             hertz[piece.recording].append(found[piece.first : piece.first + piece.kept].numpy())
     for one, found in zip(alone, map(np.concatenate, hertz), strict=True):
-        filled, voiced = f0.filled(found)
+        filled, voiced = f0.interpolated(found)
         frames = np.arange(len(one)) * len(found) // len(one)
         assert np.array_equal(voiced[frames], one.voiced)
         assert np.abs(filled[frames] - one.hertz).max() < 0.01
@@ -177,7 +177,7 @@ def odd() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("extractor", f0.EXTRACTORS)
 @pytest.mark.parametrize("name", odd())
-def test_whatever_comes_in_f0_is_defined(name, extractor, capsys):
+def test_f0_is_defined_for_any_waveform(name, extractor, capsys):
     wave = odd()[name]
     found = extract(wave, extractor=extractor)
     assert len(found) == len(wave) // 80 + 1
@@ -222,7 +222,7 @@ def test_interpolation_fills_gaps_with_lines_and_holds_the_ends():
         ({"waveform": np.zeros((2, 100))}, r"need shape \(T,\)"),
     ],
 )
-def test_wrong_use_is_said(change, message):
+def test_wrong_use_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         extract(**{"waveform": np.zeros(100, np.float32), **change})
 
@@ -246,5 +246,7 @@ def test_an_hour_is_computed_in_bounded_memory():
         "print(peak() - before)\n"
     )
     root = Path(__file__).resolve().parents[2]
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
-    assert float(said.stdout) < 0.8  # GiB for 20 minutes
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert float(result.stdout) < 0.8  # GiB for 20 minutes

@@ -166,7 +166,7 @@ def test_every_cluster_has_frames_when_there_are_enough_different_ones(seeding, 
     assert set(codebook.assign(features).tolist()) == set(range(50))
 
 
-def test_a_codebook_of_fewer_different_frames_than_clusters_says_so():
+def test_a_codebook_of_fewer_different_frames_than_clusters_reports_dead_ones():
     features = np.repeat(np.random.default_rng(0).normal(size=(10, 4)), 20, axis=0)
     assert fit(features, clusters=16).provenance["dead"] == 6
 
@@ -260,8 +260,8 @@ def test_files_that_are_no_codebook_are_refused_by_name(tmp_path):
         ("[1]", "need a provenance in its metadata"),
         (json.dumps({"format": kmeans.FORMAT}), "need a provenance in its metadata"),
     ):
-        said = {"wordweave": metadata}
-        save_file({"centroids": np.eye(3, dtype=np.float32)}, tmp_path / "odd.safetensors", said)
+        record = {"wordweave": metadata}
+        save_file({"centroids": np.eye(3, dtype=np.float32)}, tmp_path / "odd.safetensors", record)
         for load in (kmeans.load, load_codebook):
             with pytest.raises(ValueError, match=rf"odd.safetensors: {message}"):
                 load(tmp_path / "odd.safetensors")

@@ -14,7 +14,7 @@ from units.prosody.pitch_training import CodebookAverages, fit, random_network
 
 
 def contour(seconds: float, seed: int, mean: float = 150.0) -> F0:
-    """F0 of an invented speaker: slow movement around a mean, voiced and unvoiced by turns."""
+    """F0 of an artificial speaker: slow changes around a mean, alternately voiced and unvoiced."""
     rng = np.random.default_rng(seed)
     n = round(seconds * 200) + 1
     time = np.arange(n) / 200
@@ -91,7 +91,7 @@ def test_the_context_of_a_chunk_is_as_long_as_the_network_reaches(settings):
     assert torch.equal(a[..., (1 + context) * per_token :], b[..., (1 + context) * per_token :])
 
 
-def test_a_known_speaker_is_measured_from_his_mean_and_an_unknown_one_from_the_recordings():
+def test_f0_is_relative_to_the_mean_of_a_known_speaker_or_else_of_the_recording():
     one = contour(4, 0)
     higher = F0(one.hertz + 40, one.voiced)
     assert np.allclose(pitch.features(one), pitch.features(higher), atol=1e-3)
@@ -101,7 +101,7 @@ def test_a_known_speaker_is_measured_from_his_mean_and_an_unknown_one_from_the_r
 
 
 @pytest.mark.parametrize("name", odd())
-def test_whatever_comes_in_tokens_are_defined(name):
+def test_tokens_are_defined_for_any_waveform(name):
     tokenizer = load()
     tokens = tokenizer.encode(odd()[name])
     assert len(tokens) == (len(odd()[name]) // 80 + 1) // 16
@@ -125,11 +125,11 @@ def test_the_bundled_tokenizer_keeps_the_pitch_of_a_gliding_voice():
     assert (found.voiced != true.voiced[: len(found)]).mean() < 0.1
 
 
-def test_the_bundled_tokenizer_says_where_it_comes_from():
-    said = load().provenance
-    assert any("LibriSpeech" in line for line in said["attribution"])
-    assert {"command", "data", "recordings", "seed", "f0", "left out"} <= said.keys()
-    assert json.loads(pitch.BUNDLED.with_suffix(".json").read_text()) == said
+def test_the_bundled_tokenizer_records_its_origin():
+    record = load().provenance
+    assert any("LibriSpeech" in line for line in record["attribution"])
+    assert {"command", "data", "recordings", "seed", "f0", "left out"} <= record.keys()
+    assert json.loads(pitch.BUNDLED.with_suffix(".json").read_text()) == record
     assert pitch.BUNDLED.stat().st_size < 1_000_000
 
 
@@ -255,7 +255,7 @@ def test_dead_codes_are_seeded_again():
         (lambda: fit([(F0(np.ones(500, np.float32), np.zeros(500, bool)), None)]), "need voiced speech"),
     ],
 )
-def test_wrong_use_is_said(call, message):
+def test_wrong_use_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

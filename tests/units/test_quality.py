@@ -58,11 +58,11 @@ def test_units_that_cannot_be_are_refused():
         describe([np.zeros(0, int)], clusters=5, frame_rate=25.0)
 
 
-def speech(seed, frames, knows):
-    """Units that tell the phone with probability `knows`, for two speakers."""
+def speech(seed, frames, accuracy):
+    """Units that equal the phone with probability `accuracy`, for two speakers."""
     rng = np.random.default_rng(seed)
     phones = [rng.integers(0, 10, frames) for _ in range(2)]
-    units = [np.where(rng.random(frames) < knows, phone, rng.integers(0, 10, frames)) for phone in phones]
+    units = [np.where(rng.random(frames) < accuracy, phone, rng.integers(0, 10, frames)) for phone in phones]
     return units, [np.array([f"p{phone}" for phone in sequence]) for sequence in phones]
 
 
@@ -107,7 +107,7 @@ def test_frames_without_a_phone_do_not_count():
 
 
 def test_phones_that_do_not_fit_their_units_are_refused():
-    with pytest.raises(ValueError, match="need as many of each"):
+    with pytest.raises(ValueError, match="need equal lengths"):
         phone_quality([np.array([0, 1])], [np.array(["a"])])
     with pytest.raises(ValueError, match="need at least one frame with a phone"):
         phone_quality([np.array([0])], [np.array([""])])

@@ -68,8 +68,8 @@ def test_the_released_linear_quantizer_gives_the_labels_of_its_network(tmp_path,
 def test_a_linear_quantizer_saved_by_us_comes_back(tmp_path):
     torch.save(released_quantizer()[1], tmp_path / "theirs.pt")
     quantizer = load_codebook(tmp_path / "theirs.pt", encoder=load_encoder("mfcc"))
-    quantizer.save(tmp_path / "ours.safetensors")
-    back = load_codebook(tmp_path / "ours.safetensors")
+    quantizer.save(tmp_path / "own.safetensors")
+    back = load_codebook(tmp_path / "own.safetensors")
     assert isinstance(back, LinearQuantizer)
     assert back.hash == quantizer.hash
     features = np.random.default_rng(1).normal(size=(50, 39))
@@ -82,7 +82,7 @@ def test_plain_centroids_are_read_from_npy_torch_and_our_own_files(tmp_path):
     np.save(tmp_path / "centres.npy", CENTRES)
     torch.save({"cluster_centers": torch.from_numpy(CENTRES), "n_clusters": 7}, tmp_path / "tensor.pt")
     torch.save({"cluster_centers": CENTRES, "n_clusters": np.int64(7)}, tmp_path / "array.pt")
-    Codebook(CENTRES).save(tmp_path / "ours.safetensors")
+    Codebook(CENTRES).save(tmp_path / "own.safetensors")
     for path in tmp_path.iterdir():
         codebook = load_codebook(path)
         assert np.array_equal(codebook.centroids, CENTRES)
@@ -108,7 +108,7 @@ def test_a_scikit_learn_file_needs_trust(tmp_path):
     model = cluster.KMeans(3, n_init=1, random_state=0).fit(CENTRES)
     joblib.dump(model, tmp_path / "km.bin")
     with pytest.raises(
-        ValueError, match=r"km.bin: .*can run any code while it is read: it needs trust_pickle=True"
+        ValueError, match=r"km.bin: .*can run any code while it is read: set trust_pickle=True"
     ):
         load_codebook(tmp_path / "km.bin")
     trusted = load_codebook(tmp_path / "km.bin", trust_pickle=True)
@@ -147,8 +147,8 @@ def test_files_that_hold_no_codebook_are_refused_by_name(tmp_path):
     messages = {
         "flat.npy": r"need centroids of shape \(K, D\), got \(5,\)",
         "half.npy": "",
-        "other.pt": "need model_weight of a linear quantizer or cluster_centers, found neither",
-        "odd.pt": "n_clusters says 4, there are 3 centroids",
+        "other.pt": "need model_weight of a linear quantizer or cluster_centers, got neither",
+        "odd.pt": "n_clusters: need the number of centroids, 3, got 4",
         "broken.pt": "need linear layers that follow each other",
         "gone.pt": "no such codebook",
     }
@@ -158,7 +158,7 @@ def test_files_that_hold_no_codebook_are_refused_by_name(tmp_path):
 
 
 class Careless:
-    """An encoder whose frames know how many waveforms they were encoded with."""
+    """An encoder whose frames depend on the number of waveforms in the call."""
 
     def encode(self, waveforms):
         return [np.full((4, 1), float(len(waveforms) if len(waveform) > 5 else 1)) for waveform in waveforms]

@@ -1,4 +1,4 @@
-"""Style tokens: one a second, of its own second, the same whoever speaks and however loud, defined for anything."""
+"""Style tokens: one per second, of that second, independent of speaker and level, defined for any waveform."""
 
 import json
 import os
@@ -12,14 +12,15 @@ import pytest
 from tests.units.test_f0 import odd, voice
 from units.prosody import style
 from units.prosody.f0 import F0, extract
-from units.prosody.style import FEATURES, StyleTokenizer, fit, load, pool, windows
+from units.prosody.style import StyleTokenizer, fit, load
+from units.prosody.style_features import FEATURES, pool, windows
 from units.prosody.wav2vec2_style import Wav2Vec2Style
 
 RATE = 16_000
 
 
 def spoken(kind: str, seconds: float = 4.0, seed: int = 0, level: float = 120.0) -> tuple[np.ndarray, F0]:
-    """An invented way to speak: "calm" is low, even and slow, "excited" high, moving and fast; and its true F0."""
+    """An artificial style: "calm" is low, even and slow, "excited" high, varied and fast; and its true F0."""
     rng = np.random.default_rng(seed)
     samples = round(seconds * RATE)
     time = np.arange(samples) / RATE
@@ -38,13 +39,13 @@ def spoken(kind: str, seconds: float = 4.0, seed: int = 0, level: float = 120.0)
 
 @pytest.fixture(scope="module")
 def toy() -> StyleTokenizer:
-    """Fitted on two speakers who speak calmly and excitedly."""
-    made = [
+    """Fitted on two speakers, each calm and excited."""
+    rows = [
         (pool(*spoken(kind, 20, seed, level), hop=0.25), name, kind)
         for seed, (name, level) in enumerate([("low", 100.0), ("high", 180.0)])
         for kind in ("calm", "excited")
     ]
-    features, speakers, styles = zip(*made)
+    features, speakers, styles = zip(*rows)
     return fit(features, speakers, styles=styles, clusters=12)
 
 
@@ -58,7 +59,7 @@ def test_there_is_one_token_per_started_second(samples, tokens):
     assert ((found >= 0) & (found < 100)).all()
 
 
-def test_a_token_sees_its_own_second_and_a_little_before_it():
+def test_a_token_depends_on_its_own_second_and_a_little_before_it():
     wave, f0 = spoken("calm", 6)
     other, other_f0 = spoken("excited", 6)
     changed = np.concatenate([wave[: 4 * RATE], other[4 * RATE :]])
@@ -67,19 +68,19 @@ def test_a_token_sees_its_own_second_and_a_little_before_it():
         np.concatenate([f0.voiced[:800], other_f0.voiced[800:]]),
     )
     before, after = pool(wave, f0), pool(changed, mixed)
-    scale = np.abs(changed).max() / np.abs(wave).max()  # all is measured from the loudest sample on
+    scale = np.abs(changed).max() / np.abs(wave).max()  # all levels are relative to the loudest sample
     assert scale < 1.5
     assert np.allclose(before[:3], after[:3], atol=1e-2)
     moved = np.abs(before - after).max(axis=1)
     assert moved[3] < 0.1 * moved[4]  # the last of its 160 frames ends 10 ms after its second
     assert (moved[4:] > 0.5).all()
-    places = windows(6 * RATE)
-    assert (places[1] == [40, 200]).all()
+    spans = windows(6 * RATE)
+    assert (spans[1] == [40, 200]).all()
 
 
-def test_the_last_partial_second_is_pooled_with_what_was_before_it():
-    places = windows(2 * RATE + 160)
-    assert places.tolist() == [[0, 100], [40, 200], [101, 202]]
+def test_the_last_partial_second_is_pooled_with_what_precedes_it():
+    spans = windows(2 * RATE + 160)
+    assert spans.tolist() == [[0, 100], [40, 200], [101, 202]]
     assert np.isfinite(pool(*spoken("calm", 2.01))).all()
 
 
@@ -88,7 +89,7 @@ def test_the_recording_level_does_not_matter():
     assert np.allclose(pool(wave, f0), pool(0.01 * wave, f0), atol=2e-3)
 
 
-def test_seconds_without_a_voice_are_no_numbers_and_get_the_token_of_the_mean(toy):
+def test_unvoiced_seconds_are_nan_and_get_the_token_of_the_mean(toy):
     wave, f0 = spoken("calm", 3)
     wave[RATE:], f0.voiced[200:] = 0, False
     features = pool(wave, f0)
@@ -100,7 +101,7 @@ def test_seconds_without_a_voice_are_no_numbers_and_get_the_token_of_the_mean(to
 
 
 def test_styles_differ_speakers_do_not(toy):
-    """Another voice, measured from its own mean, falls to the same tokens as the fitted ones by their style."""
+    """Another voice, measured from its own mean, gets the tokens of the fitted ones of the same style."""
     tokens = {}
     for name, level in (("low", 100.0), ("new", 140.0)):
         features = {kind: pool(*spoken(kind, 20, 5, level)) for kind in ("calm", "excited")}
@@ -121,13 +122,13 @@ def test_a_change_of_style_inside_a_recording_shows(toy):
         *(np.concatenate([getattr(calm[1], x)[:800], getattr(excited[1], x)]) for x in ("hertz", "voiced"))
     )
     mean = toy.speaker_mean([pool(wave, f0)] * 2)
-    places = toy.centroids[toy.assign(pool(wave, f0), mean)]
-    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    spans = toy.centroids[toy.assign(pool(wave, f0), mean)]
+    steps = np.linalg.norm(np.diff(spans, axis=0), axis=1)
     assert steps.argmax() == 3
     assert steps[3] > 2 * max(steps[1], steps[5])
 
 
-def test_the_mean_of_a_little_speech_is_drawn_to_that_of_the_corpus(toy):
+def test_the_mean_of_a_little_speech_is_shrunk_to_that_of_the_corpus(toy):
     features = pool(*spoken("calm", 40, 1, 300.0))
     far = [np.linalg.norm(toy.speaker_mean([features[:n]]) - toy.corpus_mean) for n in (0, 2, 8, 16, 32)]
     assert far[0] == 0
@@ -152,18 +153,18 @@ def test_the_classifier_is_the_logistic_regression_of_scikit_learn():
     assert np.allclose(np.square(found.roots(x.astype(np.float32))), wanted, atol=1e-3)
 
 
-def test_reading_aloud_takes_no_more_windows_than_acting():
+def test_unlabelled_speech_contributes_no_more_windows_than_labelled():
     rng = np.random.default_rng(0)
     acted = [rng.normal(size=(50, len(FEATURES))) + i for i in range(2)]
-    made = fit(
+    found = fit(
         [*acted, rng.normal(size=(900, len(FEATURES)))], ["a", "a", "b"], styles=["x", "y", None], clusters=5
     )
-    assert made.provenance["windows"] == 200
-    assert made.classifier.names == ("x", "y")
+    assert found.provenance["windows"] == 200
+    assert found.classifier.names == ("x", "y")
 
 
 @pytest.mark.parametrize("name", odd())
-def test_whatever_comes_in_tokens_are_defined(name):
+def test_tokens_are_defined_for_any_waveform(name):
     wave = odd()[name]
     features = pool(wave, extract(wave))
     assert len(features) == -(-len(wave) // RATE)
@@ -184,13 +185,13 @@ def test_fitting_repeats_and_saving_and_loading_keeps_everything(toy, tmp_path):
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-def test_the_bundled_codebook_says_where_it_comes_from():
-    said = load().provenance
+def test_the_bundled_codebook_records_its_origin():
+    record = load().provenance
     assert load().codes == 100
-    assert any("EmoDB" in line for line in said["attribution"])
-    told = json.loads(style.BUNDLED.with_suffix(".json").read_text())
-    assert said.items() <= told.items()
-    assert load().classifier.names == tuple(told["styles"])
+    assert any("EmoDB" in line for line in record["attribution"])
+    stored = json.loads(style.BUNDLED.with_suffix(".json").read_text())
+    assert record.items() <= stored.items()
+    assert load().classifier.names == tuple(stored["styles"])
 
 
 @pytest.mark.parametrize("kind", ["missing", "cut", "foreign", "other features"])
@@ -208,15 +209,15 @@ def test_a_file_that_is_no_style_codebook_is_named(kind, tmp_path, toy):
         load(path)
 
 
-def test_wrong_use_is_said(toy):
+def test_wrong_use_is_refused(toy):
     with pytest.raises(ValueError, match="need 201 frames for 16000 samples, got 3"):
         pool(np.zeros(RATE, np.float32), F0(np.ones(3, np.float32), np.ones(3, bool)))
     with pytest.raises(ValueError, match="need at least 100 voiced windows"):
         fit([pool(*spoken("calm", 3))], ["a"])
     with pytest.raises(ValueError, match="need recordings of at least two"):
         style.fit_classifier([np.zeros((3, 27))], ["calm"])
-    with pytest.raises(ValueError, match="deviation: need 27 finite numbers"):
-        StyleTokenizer(toy.corpus_mean, np.ones(3), toy.classifier, toy.codebook)
+    with pytest.raises(ValueError, match="deviation: need 27 finite float32 numbers"):
+        StyleTokenizer(toy.corpus_mean, np.ones(3, np.float32), toy.classifier, toy.codebook)
     with pytest.raises(ValueError, match="need slopes of shape"):
         style.StyleClassifier(("a", "b"), np.zeros((27, 3)), np.zeros(2))
 
@@ -245,12 +246,12 @@ def test_an_hour_has_no_seams_and_bounded_memory():
     )
     root = str(Path(__file__).resolve().parents[2])
     path = {**os.environ, "PYTHONPATH": root}
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=path)
-    assert said.returncode == 0, said.stderr
-    assert float(said.stdout) < 1.5  # GiB; the hour itself is 0.2
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=path)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < 1.5  # GiB; the hour itself is 0.2
 
 
-# The classifier of others ------------------------------------------------------------------------------------------
+# A third-party classifier -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

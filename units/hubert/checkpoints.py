@@ -16,7 +16,7 @@ from units.hubert.settings import HubertSettings
 from units.tensor_files import load_weights_only, read_safetensors
 
 NORMALIZE_EPSILON = 1e-7  # of transformers' feature extractor
-NUMBERS = {  # of a configuration: least and most
+NUMBERS = {  # of a configuration: minimum and maximum
     "hidden_size": (1, 65_536),
     "intermediate_size": (1, 1_048_576),
     "num_hidden_layers": (0, 1_000),
@@ -50,14 +50,12 @@ def read_hubert(
         ValueError: no such model, not a HuBERT, or a file is missing, broken or incomplete; names the file.
     """
     name = str(name_or_path)
-    if not name:
-        raise ValueError("encoder: need a name or a path, got ''")
     if name.startswith("torchaudio:"):
-        config, found, normalize = read_bundle(name.removeprefix("torchaudio:"))
-        return checked(name, config, normalize, layer, lambda _: found)
+        config, weights, normalize = read_bundle(name.removeprefix("torchaudio:"))
+        return checked(name, config, normalize, layer, lambda _: weights)
     if Path(name).suffix == ".pt":
-        config, found, normalize = read_fairseq(Path(name))
-        return checked(name, config, normalize, layer, lambda _: found)
+        config, weights, normalize = read_fairseq(Path(name))
+        return checked(name, config, normalize, layer, lambda _: weights)
     folder = find_folder(name)
     config = read_json(folder / "config.json")
     if config.get("model_type") not in MODEL_TYPES:
@@ -66,8 +64,8 @@ def read_hubert(
             f"got {config.get('model_type')!r}"
         )
     preprocessor = folder / "preprocessor_config.json"
-    said = read_json(preprocessor) if preprocessor.exists() else {"do_normalize": False}
-    normalized, rate = said.get("do_normalize", True), said.get("sampling_rate", SAMPLE_RATE)
+    given = read_json(preprocessor) if preprocessor.exists() else {"do_normalize": False}
+    normalized, rate = given.get("do_normalize", True), given.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         raise ValueError(f"{preprocessor}: need sampling_rate {SAMPLE_RATE}, got {rate!r}")
     return checked(
@@ -88,9 +86,9 @@ def checked(
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     needed = weight_names(config, settings.layers if layer is None else min(layer, settings.layers))
-    found = read(needed)
-    check_weights(source, found, needed)
-    weights = {name: found[name].float() for name in needed}
+    weights = read(needed)
+    check_weights(source, weights, needed)
+    weights = {name: weights[name].float() for name in needed}
     shapes = expected_shapes(config)
     for name, tensor in weights.items():
         shape = shapes.get(re.sub(r"(encoder\.layers)\.\d+\.", r"\1.*.", name))
@@ -101,23 +99,25 @@ def checked(
     return settings, without_weight_norm(weights)
 
 
-def check_weights(source: str, found: dict[str, torch.Tensor], needed: list[str]) -> None:
+def check_weights(source: str, weights: dict[str, torch.Tensor], needed: list[str]) -> None:
     """Refuse weights that are not all there, or not finite numbers."""
-    missing = [name for name in needed if name not in found]
+    missing = [name for name in needed if name not in weights]
     if missing:
         raise ValueError(
             f"{source}: need all weights of its configuration, {len(missing)} missing: {missing[0]}, ..."
         )
     for name in needed:
-        if not found[name].is_floating_point() or not found[name].isfinite().all():
+        if not weights[name].is_floating_point() or not weights[name].isfinite().all():
             raise ValueError(
                 f"{source}: weight {name}: need finite floating point numbers, "
-                f"got {found[name].dtype} with NaN, infinity or whole numbers"
+                f"got {weights[name].dtype} with NaN, infinity or integers"
             )
 
 
 def find_folder(name_or_path: str) -> Path:
     """The directory itself, or where the hub's cache holds the model of that name."""
+    if not name_or_path:
+        raise ValueError("encoder: need a name or a path, got ''")
     path = Path(name_or_path)
     if path.is_dir():
         return path
@@ -132,10 +132,10 @@ def find_folder(name_or_path: str) -> Path:
         folder = Path(snapshot_download(name_or_path, allow_patterns=[*settings, "model*.safetensors*"]))
         if not list(folder.glob("model*.safetensors")):
             folder = Path(snapshot_download(name_or_path, allow_patterns=[*settings, "pytorch_model.bin"]))
-    except (OSError, ValueError) as error:  # everything of huggingface_hub is one of them
+    except (OSError, ValueError) as error:  # all errors of huggingface_hub are one of them
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"{name_or_path}: neither a directory nor a model the hub gives us: {reason}"
+            f"{name_or_path}: neither a directory nor a model that could be downloaded from the hub: {reason}"
         ) from error
     return folder
 
@@ -166,22 +166,22 @@ def settings_from_config(config: dict[str, Any], normalize: float | None) -> Hub
 
 
 def check_config(config: dict[str, Any]) -> None:
-    """Refuse numbers of another type or out of all proportion, before they decide how much is read or made.
+    """Refuse numbers of another type or out of range, before they decide how much memory is used.
 
     >>> check_config({"hidden_size": 768, "num_attention_heads": 7})
     Traceback (most recent call last):
     ...
     ValueError: num_attention_heads: need a divisor of hidden_size 768, got 7
     """
-    for name, (least, most) in NUMBERS.items():
-        value = config.get(name, least)
-        if type(value) is not int or not least <= value <= most:
-            raise ValueError(f"{name}: need a whole number from {least} to {most}, got {value!r}")
+    for name, (minimum, maximum) in NUMBERS.items():
+        value = config.get(name, minimum)
+        if type(value) is not int or not minimum <= value <= maximum:
+            raise ValueError(f"{name}: need an integer from {minimum} to {maximum}, got {value!r}")
     for name in ("conv_dim", "conv_kernel", "conv_stride"):
         values = config.get(name, [1])
         whole = isinstance(values, list | tuple) and all(type(x) is int and 0 < x <= 65_536 for x in values)
         if not whole or not 0 < len(values) <= 32:
-            raise ValueError(f"{name}: need 1 to 32 whole numbers of at least 1, got {str(values)[:100]}")
+            raise ValueError(f"{name}: need 1 to 32 integers of at least 1, got {str(values)[:100]}")
     if len({len(config.get(name, range(7))) for name in ("conv_dim", "conv_kernel", "conv_stride")}) > 1:
         raise ValueError("conv_dim, conv_kernel, conv_stride: need equal lengths")
     epsilon = config.get("layer_norm_eps", 1e-5)
@@ -240,8 +240,8 @@ def read_weights(
     elif (folder / "pytorch_model.bin").exists():
         files = [folder / "pytorch_model.bin"]
     else:
-        raise ValueError(f"{folder}: need model.safetensors or pytorch_model.bin, found neither")
-    found: dict[str, torch.Tensor] = {}
+        raise ValueError(f"{folder}: need model.safetensors or pytorch_model.bin, got neither")
+    weights: dict[str, torch.Tensor] = {}
     for file in files:
         if file.suffix == ".safetensors":
             tensors, _ = read_safetensors(file, lambda name: canonical(name) in needed)
@@ -250,8 +250,8 @@ def read_weights(
             if not isinstance(tensors, dict):
                 raise ValueError(f"{file}: need a dict of tensors, got {type(tensors).__name__}")
         named = {canonical(name): tensor for name, tensor in tensors.items()}
-        found |= {name: named[name] for name in needed if isinstance(named.get(name), torch.Tensor)}
-    return found
+        weights |= {name: named[name] for name in needed if isinstance(named.get(name), torch.Tensor)}
+    return weights
 
 
 def without_weight_norm(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -277,7 +277,7 @@ def read_bundle(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor], flo
     except (OSError, RuntimeError, UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"torchaudio:{name}: its weights are not in torch's cache, nor to be had: {reason}"
+            f"torchaudio:{name}: its weights are not in torch's cache and could not be downloaded: {reason}"
         ) from error
     params = bundle._params
     convolutions = params["extractor_conv_layer_config"]
@@ -295,17 +295,17 @@ def read_bundle(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor], flo
         "num_attention_heads": params["encoder_num_heads"],
         "do_stable_layer_norm": params["encoder_layer_norm_first"],
     }
-    found = {}
-    for theirs, tensor in (
+    weights = {}
+    for name, tensor in (
         getattr(model, "model", model).state_dict().items()
     ):  # `.model`: inside a normalising wrapper
-        ours = theirs.replace("encoder.feature_projection.", "feature_projection.")
-        found[canonical_name(ours.replace("encoder.transformer.", "encoder."))] = tensor
-    return config, found, 1e-5 if bundle._normalize_waveform else None
+        name = name.replace("encoder.feature_projection.", "feature_projection.")
+        weights[canonical_name(name.replace("encoder.transformer.", "encoder."))] = tensor
+    return config, weights, 1e-5 if bundle._normalize_waveform else None
 
 
 def expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the matrices that tie the sizes of a configuration together."""
+    """Shapes of the matrices that follow from the sizes of a configuration."""
     width, inner = config.get("hidden_size", 768), config.get("intermediate_size", 3072)
     kernels = config.get("conv_kernel", (10, 3, 3, 3, 3, 2, 2))
     channels = [1, *config.get("conv_dim", [512] * len(kernels))]

@@ -79,9 +79,7 @@ class HubertEncoder:
     ):
         layer = settings.layers if layer is None else layer
         if type(layer) is not int or not 0 <= layer <= settings.layers:
-            raise ValueError(
-                f"encoder.layer: need a whole number 0 <= layer <= {settings.layers}, got {layer!r}"
-            )
+            raise ValueError(f"encoder.layer: need an integer 0 <= layer <= {settings.layers}, got {layer!r}")
         if batch_seconds is not None and not batch_seconds > 0:
             raise ValueError(f"encoder.batch_seconds: need more than 0, got {batch_seconds}")
         if dtype not in DTYPES:

@@ -1,7 +1,7 @@
 """HuBERT checkpoints in fairseq's format, read without fairseq and without running anything stored in them.
 
 Two layouts are known: that of Spirit LM (`model_cfg`, `task_cfg`, `model_weight`) and fairseq's own (`cfg` or `args`,
-`model`), which also stores objects of fairseq's classes. Where such an object stands we put an inert one.
+`model`), which also stores objects of fairseq's classes: such an object is replaced by an inert one.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from units.tensor_files import load_weights_only
 
 FAIRSEQ_CLASS = re.compile(r"(fairseq|omegaconf|examples)(\.\w+)+")
 NORMALIZE_EPSILON = 1e-5  # fairseq normalises with torch's layer norm
-MOST_CONVOLUTIONS = 32
+MAX_CONVOLUTIONS = 32
 
 RENAMED = [  # pattern of fairseq -> name in transformers.HubertModel
     (r"feature_extractor\.conv_layers\.(\d+)\.0\.(weight|bias)", r"feature_extractor.conv_layers.\1.conv.\2"),
@@ -42,7 +42,7 @@ RENAMED = [  # pattern of fairseq -> name in transformers.HubertModel
 
 
 class Inert:
-    """Stands where a checkpoint holds an object of a class that we neither have nor need."""
+    """Replaces an object in a checkpoint of a class that is neither installed nor needed."""
 
     def __init__(self, *_: Any):
         pass
@@ -77,7 +77,9 @@ def read_fairseq(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], f
         raise ValueError(
             f"{file}: need model_cfg, task_cfg and model_weight, or cfg and model, got {sorted(content)}"
         )
-    if "conv_feature_layers" not in model:  # of a fine-tuned model, the pre-trained one's settings lie deeper
+    if (
+        "conv_feature_layers" not in model
+    ):  # of a fine-tuned model, the pre-trained one's settings are nested deeper
         nested = model.get("w2v_args") or {}
         model = nested.get("model", model) if isinstance(nested, dict) else model
     try:
@@ -88,7 +90,7 @@ def read_fairseq(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], f
 
 
 def config_from_fairseq(model: dict[str, Any]) -> dict[str, Any]:
-    """The Hugging Face configuration that says the same; defaults as in fairseq's HuBERT.
+    """The equivalent Hugging Face configuration; defaults as in fairseq's HuBERT.
 
     >>> config = config_from_fairseq({"conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 3"})
     >>> config["conv_kernel"], config["conv_stride"]
@@ -155,7 +157,7 @@ def parse_convolutions(expression: str | list) -> list[tuple[int, int, int]]:
                 if (
                     isinstance(first, list)
                     and isinstance(second, int)
-                    and len(first) * second <= MOST_CONVOLUTIONS
+                    and len(first) * second <= MAX_CONVOLUTIONS
                 ):
                     return first * second
         raise ValueError("unknown expression")
@@ -166,34 +168,34 @@ def parse_convolutions(expression: str | list) -> list[tuple[int, int, int]]:
         good = all(isinstance(layer, tuple) and len(layer) == 3 and min(layer) > 0 for layer in layers)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         good = False
-    if not good or not 0 < len(layers) <= MOST_CONVOLUTIONS:
+    if not good or not 0 < len(layers) <= MAX_CONVOLUTIONS:
         raise ValueError(
             "conv_feature_layers: need lists of (channels, kernel, stride) joined by + and *, "
-            f"at most {MOST_CONVOLUTIONS} in all, got {str(expression)[:100]!r}"
+            f"at most {MAX_CONVOLUTIONS} in all, got {str(expression)[:100]!r}"
         )
     return layers
 
 
 def renamed(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors that transformers knows too, under its names; heads and label embeddings fall away."""
-    found = {}
+    """The tensors that transformers has too, under its names; heads and label embeddings are dropped."""
+    kept = {}
     for name, tensor in weights.items():
         for prefix in ("w2v_encoder.", "w2v_model."):
             name = name.removeprefix(prefix)
         for pattern, new in RENAMED:
             if re.fullmatch(pattern, name) and isinstance(tensor, torch.Tensor):
-                found[re.sub(pattern, new, name)] = tensor
-    return found
+                kept[re.sub(pattern, new, name)] = tensor
+    return kept
 
 
 def load_inert(file: Path) -> Any:
-    """`torch.load` of tensors, plain containers and, as inert objects, what fairseq's classes made."""
+    """`torch.load` of tensors, plain containers and, made inert, objects of fairseq's classes."""
     names = {"fairseq.data.dictionary.Dictionary"}
-    with suppress(Exception):  # not a zip file, or broken: the loading below says so
+    with suppress(Exception):  # not a zip file, or broken: the loading below reports it
         names |= set(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    # one stand-in each, as torch tells them apart by class
-    stand_ins: list[Any] = [
+    # one class for each name, as torch distinguishes them by class
+    inert: list[Any] = [
         (type("Inert", (Inert,), {}), name) for name in names if FAIRSEQ_CLASS.fullmatch(name)
     ]
-    with torch.serialization.safe_globals([*stand_ins, argparse.Namespace]):
+    with torch.serialization.safe_globals([*inert, argparse.Namespace]):
         return load_weights_only(file)

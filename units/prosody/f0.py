@@ -80,18 +80,18 @@ def extract_batch(
         raise ValueError(f"f0.extractor: need one of {', '.join(EXTRACTORS)}, got {extractor!r}")
     waveforms = [check_waveform(waveform, i) for i, waveform in enumerate(waveforms)]
     if extractor == "autocorrelation":
-        return [F0(*filled(_autocorrelation(waveform))) for waveform in waveforms]
-    found = []
+        return [F0(*interpolated(_autocorrelation(waveform))) for waveform in waveforms]
+    contours = []
     for waveform, hertz in zip(waveforms, fcpe.load(device).hertz(waveforms), strict=True):
-        hertz, voiced = filled(hertz)
+        hertz, voiced = interpolated(hertz)
         frames = np.arange(len(waveform) // HOP + 1)
         # from every 10 ms to every 5, as the reference: the nearest one at or before
         frames = frames * len(hertz) // len(frames)
-        found.append(F0(hertz[frames], voiced[frames]))
-    return found
+        contours.append(F0(hertz[frames], voiced[frames]))
+    return contours
 
 
-def filled(hertz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def interpolated(hertz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """F0 (n,), 0 or NaN where unvoiced -> F0 interpolated there, and where it is voiced."""
     voiced = hertz >= LOWEST
     return interpolate(hertz, voiced), voiced
@@ -124,7 +124,7 @@ def _autocorrelation(waveform: np.ndarray) -> np.ndarray:
     """(T // 80 + 1,) float64 Hz, 0 where unvoiced: the strongest peak of each frame's normalised autocorrelation.
 
     Frames of 40 ms; the autocorrelation of the windowed frame is divided by that of the window. A lag of an octave
-    more must be better by 0.03. No smoothing from frame to frame.
+    more must score better by 0.03. No smoothing from frame to frame.
 
     Source: Boersma 1993, without the path search.
     """
@@ -133,10 +133,10 @@ def _autocorrelation(waveform: np.ndarray) -> np.ndarray:
     padded = np.pad(waveform.astype(np.float64), size // 2)
     loudest = np.abs(waveform).max(initial=0.0)
     own = np.fft.irfft(np.abs(np.fft.rfft(window, 2 * size)) ** 2)[: size // 2]
-    found = np.zeros(len(waveform) // HOP + 1)
-    for start in range(0, len(found), _BLOCK):
-        places = np.arange(start, min(len(found), start + _BLOCK))[:, None] * HOP + np.arange(size)
-        frames = padded[places]
+    hertz = np.zeros(len(waveform) // HOP + 1)
+    for start in range(0, len(hertz), _BLOCK):
+        samples = np.arange(start, min(len(hertz), start + _BLOCK))[:, None] * HOP + np.arange(size)
+        frames = padded[samples]
         loud = np.abs(frames).max(axis=1) > 0.03 * loudest
         frames = (frames - frames.mean(axis=1, keepdims=True)) * window
         power = np.abs(np.fft.rfft(frames, 2 * size)) ** 2
@@ -153,5 +153,5 @@ def _autocorrelation(waveform: np.ndarray) -> np.ndarray:
         bend = before - 2 * peak + after
         shift = np.where(bend < 0, (before - after) / (2 * np.where(bend < 0, bend, -1)), 0)
         voiced = loud & (peak > 0.45) & np.isfinite(score.max(axis=1))
-        found[start : start + len(lag)] = np.where(voiced, SAMPLE_RATE / (lag + np.clip(shift, -0.5, 0.5)), 0)
-    return found
+        hertz[start : start + len(lag)] = np.where(voiced, SAMPLE_RATE / (lag + np.clip(shift, -0.5, 0.5)), 0)
+    return hertz

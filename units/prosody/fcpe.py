@@ -6,8 +6,8 @@ The weights are those in the wheel of torchfcpe (MIT). The command above convert
 named weights (43 MB, which is why it is not bundled); where that file lies in units/data, torchfcpe is not needed.
 
 The network is convolutions along time and one group norm over all of it, so a recording of any length is computed in
-blocks that see exactly what the whole would show them: the norm's statistics are computed first, and every block gets
-as many frames of context as the convolutions reach. On a GPU, blocks of many recordings are computed at once, with
+blocks that give exactly what the whole would: the norm's statistics are computed first, and every block gets as many
+frames of context as the convolutions reach. On a GPU, blocks of many recordings are computed at once, with
 frames of zeros between them and always the same number of rows, so that no result depends on its neighbours.
 """
 
@@ -37,7 +37,7 @@ BLOCKS = 6
 TAPS = 31  # of the convolution along time in each block
 GROUPS = 4  # of the group norm
 EPSILON = 1e-5  # torch's own for norms
-REACH = 2 + BLOCKS * (TAPS // 2)  # frames the convolutions see to either side
+REACH = 2 + BLOCKS * (TAPS // 2)  # frames to either side that a frame depends on
 FRAMES = 3_000  # computed at a time: bounded memory
 DEVICE_ROWS = 16_384  # computed at a time on a GPU
 
@@ -46,7 +46,7 @@ def read_weights() -> dict[str, torch.Tensor]:
     """The network's weights by name, float32.
 
     Raises:
-        ValueError: neither the converted file nor torchfcpe is there.
+        ValueError: neither the converted file nor torchfcpe is installed.
     """
     if CONVERTED.exists():
         return read_safetensors(CONVERTED)[0]
@@ -66,17 +66,17 @@ def renamed(theirs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         "norm": "norm",
     }
     for i in range(BLOCKS):
-        for name, place in {"norm": "0", "widen": "2", "depthwise": "4.conv", "narrow": "6"}.items():
-            names[f"blocks.{i}.{name}"] = f"net.encoder_layers.{i}.conformer.net.{place}"
-    found = {
-        f"{name}.{part}": theirs[f"{place}.{part}"]
-        for name, place in names.items()
+        for name, layer in {"norm": "0", "widen": "2", "depthwise": "4.conv", "narrow": "6"}.items():
+            names[f"blocks.{i}.{name}"] = f"net.encoder_layers.{i}.conformer.net.{layer}"
+    weights = {
+        f"{name}.{part}": theirs[f"{layer}.{part}"]
+        for name, layer in names.items()
         for part in ("weight", "bias")
     }
     direction = theirs["output_proj.weight_v"]
     scale = theirs["output_proj.weight_g"] / direction.norm(dim=1, keepdim=True)
-    found |= {"output.weight": direction * scale, "output.bias": theirs["output_proj.bias"]}
-    return found | {"cents": theirs["cent_table"]}
+    weights |= {"output.weight": direction * scale, "output.bias": theirs["output_proj.bias"]}
+    return weights | {"cents": theirs["cent_table"]}
 
 
 @lru_cache(maxsize=1)
@@ -100,15 +100,15 @@ class Fcpe:
     def hertz(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """(T,) float32 at 16 kHz each -> (T // 160 + 1,) float32 Hz each, 0 where the network is not confident."""
         device = self.filters.device
-        found: list[list[torch.Tensor]] = [[] for _ in waveforms]
+        blocks: list[list[torch.Tensor]] = [[] for _ in waveforms]
         with one_thread():
             spectra = (log_mel(torch.from_numpy(x).to(device), self.filters) for x in waveforms)
             pieces = (piece for i, mel in enumerate(spectra) for piece in self.pieces(i, mel))
             for batch in batches(pieces, 1 if device.type == "cpu" else DEVICE_ROWS):
                 rows = 0 if device.type == "cpu" else DEVICE_ROWS
                 for piece, hertz in zip(batch, self.decode([piece.x for piece in batch], rows), strict=True):
-                    found[piece.recording].append(hertz[piece.first : piece.first + piece.kept])
-            return [torch.cat(blocks).cpu().numpy() for blocks in found]
+                    blocks[piece.recording].append(hertz[piece.first : piece.first + piece.kept])
+            return [torch.cat(several).cpu().numpy() for several in blocks]
 
     def pieces(self, recording: int, mel: torch.Tensor) -> "Iterator[Piece]":
         """A recording's mel spectra (frames, 128) in blocks with context, through the first convolution and norm."""
@@ -124,10 +124,10 @@ class Fcpe:
             yield Piece(recording, x, start - first, stop - start)
 
     def first(self, mel: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """(stop - start, 512): the first convolution, which sees zeros outside the recording."""
+        """(stop - start, 512): the first convolution, with zeros outside the recording."""
         before, after = int(start > 0), int(stop < len(mel))
-        seen = F.pad(mel[start - before : stop + after], (0, 0, 1 - before, 1 - after))
-        return self.convolve3(seen, "first")
+        padded = F.pad(mel[start - before : stop + after], (0, 0, 1 - before, 1 - after))
+        return self.convolve3(padded, "first")
 
     def convolve3(self, x: torch.Tensor, name: str) -> torch.Tensor:
         """(frames + 2, C) -> (frames, C out): a convolution of three frames."""
@@ -139,7 +139,7 @@ class Fcpe:
 
         Args:
             pieces: one, or several that are computed as one signal, with gaps of zeros between them.
-            rows: that signal is padded to so many.
+            rows: at least; the signal is padded with zeros.
         """
         gap = TAPS // 2
         spans, total = [], 0
@@ -212,7 +212,7 @@ def batches(pieces: Iterator[Piece], rows: int) -> Iterator[list[Piece]]:
 
 
 def log_mel(waveform: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
-    """(T // 160 + 1, 128) log mel spectra; the last frame is there twice."""
+    """(T // 160 + 1, 128) log mel spectra; the last frame is repeated."""
     samples = len(waveform)
     left = (WINDOW - SHIFT) // 2
     right = max(left, WINDOW - samples - left)

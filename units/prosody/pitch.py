@@ -28,7 +28,7 @@ from units.threads import one_thread
 FORMAT = "wordweave pitch 1"
 BUNDLED = Path(__file__).parents[1] / "data" / "pitch.safetensors"
 CODES = 64
-MOST_HALVINGS = 8  # of F0 frames per token: a token per 1.28 s
+MAX_HALVINGS = 8  # of F0 frames per token: a token per 1.28 s
 CHUNK = 4_096  # tokens computed at a time: bounded memory for hours-long recordings
 CONTEXT = 128  # tokens of context on either side of a chunk, at least; more where the network reaches further
 
@@ -194,13 +194,13 @@ class PitchTokenizer:
         tokens = x.shape[1] // per_token
         if tokens == 0:
             return np.zeros(0, np.int16)
-        found = []
+        codes = []
         with torch.inference_mode(), one_thread():
             for first, start, stop, last in chunks(tokens, context):
                 # frames after the last token belong to the last chunk: convolutions read them, as in one piece
                 piece = x[None, :, first * per_token : x.shape[1] if last == tokens else last * per_token]
-                found.append(self.network.encode(piece)[0, start - first : stop - first])
-        return torch.cat(found).numpy().astype(np.int16)
+                codes.append(self.network.encode(piece)[0, start - first : stop - first])
+        return torch.cat(codes).numpy().astype(np.int16)
 
     def decode(self, tokens: np.ndarray, speaker_mean: float | None = None) -> F0:
         """F0 of pitch tokens, as many frames for each as the encoder reads.
@@ -216,12 +216,12 @@ class PitchTokenizer:
             )
         codes = torch.from_numpy(tokens.astype(np.int64))
         per_token, context = self.network.settings.per_token, self.network.settings.context
-        found = [torch.zeros(2, 0)]
+        pieces = [torch.zeros(2, 0)]
         with torch.inference_mode(), one_thread():
             for first, start, stop, last in chunks(len(codes), context):
                 decoded = self.network.decode(codes[None, first:last])[0]
-                found.append(decoded[:, (start - first) * per_token : (stop - first) * per_token])
-        hertz, voiced = torch.cat(found, dim=1).numpy()
+                pieces.append(decoded[:, (start - first) * per_token : (stop - first) * per_token])
+        hertz, voiced = torch.cat(pieces, dim=1).numpy()
         mean = UNVOICED_HERTZ if speaker_mean is None else speaker_mean
         return F0(np.maximum(hertz + np.float32(mean), 1.0), voiced > 0.5)
 
@@ -282,8 +282,8 @@ def load(path: str | Path | None = None) -> PitchTokenizer:
 
 
 def load_released(folder: Path) -> PitchTokenizer:
-    """The layout of SPEC 11: `config.yaml` beside `model.pt`."""
-    import yaml  # comes with transformers
+    """The layout of SPEC 11: `config.yaml` and `model.pt`."""
+    import yaml  # a dependency of transformers
 
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -298,9 +298,9 @@ def load_released(folder: Path) -> PitchTokenizer:
         raise ValueError(
             f"{folder / 'config.yaml'}: need features norm_f0_interp,vuv, strides of 2 and one level, got {config}"
         )
-    if type(downs[0]) is not int or not 1 <= downs[0] <= MOST_HALVINGS:
+    if type(downs[0]) is not int or not 1 <= downs[0] <= MAX_HALVINGS:
         raise ValueError(
-            f"{folder / 'config.yaml'}: encoder_params.downs_t: need an integer from 1 to {MOST_HALVINGS}, "
+            f"{folder / 'config.yaml'}: encoder_params.downs_t: need an integer from 1 to {MAX_HALVINGS}, "
             f"got {downs[0]!r}"
         )
     settings = PitchSettings(
@@ -325,11 +325,11 @@ def fill(settings: PitchSettings, weights: Mapping[str, torch.Tensor]) -> PitchN
     network = PitchNetwork(settings)
     own = network.state_dict()
     for name, tensor in own.items():
-        found = weights.get(name)
-        if found is None or found.shape != tensor.shape:
-            got = "nothing" if found is None else tuple(found.shape)
+        given = weights.get(name)
+        if given is None or given.shape != tensor.shape:
+            got = "nothing" if given is None else tuple(given.shape)
             raise ValueError(f"weight {name}: need shape {tuple(tensor.shape)}, got {got}")
-        if not torch.isfinite(found).all():
+        if not torch.isfinite(given).all():
             raise ValueError(f"weight {name}: need finite numbers")
     network.load_state_dict({name: weights[name].float() for name in own})
     return network.requires_grad_(False).eval()

@@ -64,9 +64,9 @@ def fit(
     with one_thread():
         for step in range(steps):
             chosen = torch.multinomial(starts, batch, replacement=True, generator=generator)
-            places = (torch.rand(batch, generator=generator) * starts[chosen]).long()
+            offsets = (torch.rand(batch, generator=generator) * starts[chosen]).long()
             x = torch.stack(
-                [data[i][:, p : p + frames] for i, p in zip(chosen.tolist(), places.tolist(), strict=True)]
+                [data[i][:, p : p + frames] for i, p in zip(chosen.tolist(), offsets.tolist(), strict=True)]
             )
             x[:, 0] /= UNIT
             latent = network.encoder(x)

@@ -1,4 +1,4 @@
-"""Style tokens as Spirit LM's release makes them, from a wav2vec2 classifier that a user holds."""
+"""Style tokens as Spirit LM's release makes them, from a wav2vec2 classifier that the user has."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ TOKEN_RATE = 1.0  # Hz
 class Wav2Vec2Style:
     """Style tokens as Spirit LM's release makes them: a wav2vec2 classifier's best label per 50 frames (1 s).
 
-    The waveform is brought to mean 0 and variance 1 and seen whole, 100 s at a time; hidden states go through the
-    projector, are averaged over blocks of 50 (the last one over what is left) and classified.
+    The waveform is normalised to mean 0 and variance 1 and encoded 100 s at a time; hidden states go through the
+    projector, are averaged over blocks of 50 (the last one over the remainder) and classified.
 
-    Source: SPEC 3 and 11. Its tokens know the whole recording and hardly change inside it (PEERS).
+    Source: SPEC 3 and 11. Its tokens depend on the whole recording and hardly change inside it (PEERS).
     """
 
     rate = TOKEN_RATE
@@ -42,10 +42,10 @@ class Wav2Vec2Style:
         known = model.state_dict()
         old = {"conv.weight_g": "conv.parametrizations.weight.original0"}
         old["conv.weight_v"] = "conv.parametrizations.weight.original1"
-        for before, now in old.items():
-            weights = {name.replace(before, now): tensor for name, tensor in weights.items()}
+        for before, after in old.items():
+            weights = {name.replace(before, after): tensor for name, tensor in weights.items()}
         wrong = [name for name, x in known.items() if name not in weights or weights[name].shape != x.shape]
-        wrong = [name for name in wrong if not name.endswith("masked_spec_embed")]  # for training alone
+        wrong = [name for name in wrong if not name.endswith("masked_spec_embed")]  # only for training
         if wrong:
             raise ValueError(
                 f"{file}: need all weights of its configuration, {wrong[0]} is missing or differs"
@@ -62,8 +62,8 @@ class Wav2Vec2Style:
         """(T,) float32 at 16 kHz -> (S,) int16, one token per started 50 frames of 20 ms; none for under 25 ms."""
         waveform = check_waveform(waveform)
         chunk = 100 * SAMPLE_RATE
-        found = [self._encode(waveform[start : start + chunk]) for start in range(0, len(waveform), chunk)]
-        return np.concatenate([np.zeros(0, np.int16), *found])
+        tokens = [self._encode(waveform[start : start + chunk]) for start in range(0, len(waveform), chunk)]
+        return np.concatenate([np.zeros(0, np.int16), *tokens])
 
     def _encode(self, waveform: np.ndarray) -> np.ndarray:
         torch, model = self._torch, self._model
