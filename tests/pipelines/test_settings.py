@@ -1,10 +1,11 @@
 """The TOML file: what is asked is what is done, and a mistake is named."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from corpus.toml import read_toml, write_toml
+from corpus.toml import load_toml, read_toml, write_toml
 from pipelines import settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,3 +43,12 @@ def test_a_mistake_is_named_with_the_rule(tmp_path, text, line):
 def test_a_whole_number_passes_for_a_float(tmp_path):
     (tmp_path / "x.toml").write_text("[corpus]\npart_minutes = 5")
     assert read_toml(tmp_path / "x.toml", settings.Settings).corpus.part_minutes == 5.0
+
+
+def test_the_full_config_holds_every_key_with_its_default():
+    """Except the share held out."""
+    written = load_toml(ROOT / "config" / "corpus.toml")
+    defaults = dataclasses.asdict(settings.Settings())
+    assert written["shards"].pop("valid") == 0.1
+    assert defaults["shards"].pop("valid") == 0.05
+    assert written == defaults
