@@ -7,6 +7,7 @@ import pytest
 
 from corpus.toml import load_toml, read_toml, write_toml
 from pipelines import settings
+from shards.strategies import STRATEGIES, make_strategy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +32,14 @@ def test_what_is_written_reads_back_equal(path, tmp_path):
             "[interleave]\ntext_words = [30, 10]",
             r"interleave: strategy spirit: text_words: need \[min, max\]",
         ),
+        (
+            "[interleave]\nratio = 0.5",
+            r"interleave.ratio: need one of the numbers of strategy spirit \(text_words, speech_words\); remove ratio",
+        ),
+        (
+            "[interleave]\nstrategy = 'word'\ntext_words = [1, 2]",
+            r"strategy word \(none\); remove text_words",
+        ),
         ("[units", r"cannot be read as TOML"),
     ],
 )
@@ -38,6 +47,11 @@ def test_a_mistake_is_named_with_the_rule(tmp_path, text, line):
     (tmp_path / "x.toml").write_text(text)
     with pytest.raises(ValueError, match=line):
         read_toml(tmp_path / "x.toml", settings.Settings)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_has_the_same_numbers_in_settings_as_alone(name):
+    assert settings.InterleaveSettings(strategy=name).make_strategy() == make_strategy(name)
 
 
 def test_a_whole_number_passes_for_a_float(tmp_path):
