@@ -7,7 +7,7 @@ from typing import Any
 
 from corpus import files
 from corpus.toml import one_of, read_toml, write_toml
-from shards.strategies import STRATEGIES, Strategy, make_strategy, numbers_of
+from shards.strategies import STRATEGIES, Strategy, make_strategy, parameters_of
 from units.encoders import bundled_codebook
 
 
@@ -184,21 +184,21 @@ class InterleaveSettings:
             self.make_strategy()
         except ValueError as error:
             raise ValueError(f"interleave: {error}") from error
-        own = numbers_of(self.strategy)
-        others = {name for strategy in STRATEGIES for name in numbers_of(strategy)} - set(own)
+        own = parameters_of(self.strategy)
+        others = {name for strategy in STRATEGIES for name in parameters_of(strategy)} - set(own)
         for name in sorted(others):
             item = self.__dataclass_fields__[name]
             default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
             if getattr(self, name) != default:
                 raise ValueError(
-                    f"interleave.{name}: need one of the numbers of strategy {self.strategy} "
+                    f"interleave.{name}: need one of the parameters of strategy {self.strategy} "
                     f"({', '.join(own) or 'none'}); remove {name} or choose another strategy"
                 )
 
     def make_strategy(self) -> Strategy:
         """The strategy that these settings name."""
         return make_strategy(
-            self.strategy, **{name: getattr(self, name) for name in numbers_of(self.strategy)}
+            self.strategy, **{name: getattr(self, name) for name in parameters_of(self.strategy)}
         )
 
 

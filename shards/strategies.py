@@ -1,8 +1,8 @@
 """Where an utterance switches between text and speech: one settings class per strategy, and a registry of them.
 
-A strategy is a frozen dataclass of its own numbers. Given a number of words and a random generator, it draws spans:
-neighbouring words in one modality. Its fields are hashed into the keys of shards and written into samples, so a number
-added to one strategy changes nothing of another.
+A strategy is a frozen dataclass of its own parameters. Given a number of words and a random generator, it draws spans:
+neighbouring words in one modality. Its fields are hashed into the keys of shards and written into samples, so a
+parameter added to one strategy changes nothing of another.
 """
 
 import abc
@@ -47,7 +47,7 @@ class Strategy(abc.ABC):
     span.
     """
 
-    name: str = field(init=False)  # a field, so that it is hashed and written with the numbers
+    name: str = field(init=False)  # a field, so that it is hashed and written with the parameters
     uses_task_markers: ClassVar[bool] = False  # whether it needs `[ASR]` and `[TTS]` in the vocabulary
 
     @abc.abstractmethod
@@ -214,45 +214,45 @@ STRATEGIES: dict[str, type[Strategy]] = {
 """The settings class of each strategy by name."""
 
 
-def numbers_of(name: str) -> list[str]:
-    """The numbers that a strategy has.
+def parameters_of(name: str) -> list[str]:
+    """Names of the parameters of a strategy.
 
     Raises:
         ValueError: no such strategy.
 
-    >>> numbers_of("poisson"), numbers_of("word")
+    >>> parameters_of("poisson"), parameters_of("word")
     (['ratio', 'mean_words'], [])
     """
     if name not in STRATEGIES:
         raise ValueError(f"strategy {name!r}: need one of {', '.join(STRATEGIES)}")
-    return [number.name for number in fields(STRATEGIES[name]) if number.init]
+    return [parameter.name for parameter in fields(STRATEGIES[name]) if parameter.init]
 
 
-def make_strategy(name: str, **numbers: Any) -> Strategy:
-    """A strategy by name with its own numbers; a list is as good as a tuple.
+def make_strategy(name: str, **parameters: Any) -> Strategy:
+    """A strategy by name with its own parameters; a list is as good as a tuple.
 
     Raises:
-        ValueError: no such strategy, a number it does not have, or a value outside its range.
+        ValueError: no such strategy, a parameter it does not have, or a value outside its range.
 
     >>> make_strategy("spirit", speech_words=[3, 9])
     Spirit(name='spirit', text_words=(10, 30), speech_words=(3, 9))
     """
-    unknown = sorted(numbers.keys() - set(numbers_of(name)))
+    unknown = sorted(parameters.keys() - set(parameters_of(name)))
     if unknown:
-        known = ", ".join(numbers_of(name)) or "none"
-        raise ValueError(f"strategy {name}: unknown number {unknown[0]!r}; known: {known}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in numbers.items()}
+        known = ", ".join(parameters_of(name)) or "none"
+        raise ValueError(f"strategy {name}: unknown parameter {unknown[0]!r}; known: {known}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in parameters.items()}
     return STRATEGIES[name](**values)
 
 
 def strategy_of(record: Mapping[str, Any]) -> Strategy:
-    """The strategy that a sample's JSON describes. Shards of schema 1 hold the numbers of all strategies: those that
+    """The strategy that a sample's JSON describes. Shards of schema 1 hold the parameters of all strategies: those that
     this one does not have are left out.
 
     >>> strategy_of({"name": "poisson", "ratio": 0.4, "trials": 39})
     Poisson(name='poisson', ratio=0.4, mean_words=10.0)
     """
-    known = numbers_of(record["name"])
+    known = parameters_of(record["name"])
     return _strategy_of(
         record["name"], tuple((key, _hashable(value)) for key, value in record.items() if key in known)
     )
@@ -263,9 +263,9 @@ def _hashable(value: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _strategy_of(name: str, numbers: tuple[tuple[str, Any], ...]) -> Strategy:
+def _strategy_of(name: str, parameters: tuple[tuple[str, Any], ...]) -> Strategy:
     """Made once per description: a loader asks for every sample."""
-    return make_strategy(name, **dict(numbers))
+    return make_strategy(name, **dict(parameters))
 
 
 def draw_spans(words: int, strategy: Strategy | str, rng: np.random.Generator) -> Spans:

@@ -34,7 +34,7 @@ def test_what_is_written_reads_back_equal(path, tmp_path):
         ),
         (
             "[interleave]\nratio = 0.5",
-            r"interleave.ratio: need one of the numbers of strategy spirit \(text_words, speech_words\); remove ratio",
+            r"interleave.ratio: need one of the parameters of strategy spirit \(text_words, speech_words\)",
         ),
         (
             "[interleave]\nstrategy = 'word'\ntext_words = [1, 2]",
@@ -50,7 +50,7 @@ def test_a_mistake_is_named_with_the_rule(tmp_path, text, line):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_strategy_has_the_same_numbers_in_settings_as_alone(name):
+def test_a_strategy_has_the_same_parameters_in_settings_as_alone(name):
     assert settings.InterleaveSettings(strategy=name).make_strategy() == make_strategy(name)
 
 

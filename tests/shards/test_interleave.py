@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from shards.interleave import interleave, interleave_spans, speech_tokens, text_tokens
 from shards.sequence import make_document, parse_spans
-from shards.strategies import STRATEGIES, draw_spans, make_strategy, numbers_of, span_generator, strategy_of
+from shards.strategies import (
+    STRATEGIES,
+    draw_spans,
+    make_strategy,
+    parameters_of,
+    span_generator,
+    strategy_of,
+)
 from shards.stream import merge_ids, split
 from shards.utterance import TokenizedUtterance
 from tests.helpers.shards import toy_utterance, toy_vocabulary
@@ -279,7 +286,7 @@ def test_an_impossible_utterance_cannot_be_made(field, value, rule):
 
 
 @pytest.mark.parametrize(
-    ("name", "numbers", "rule"),
+    ("name", "parameters", "rule"),
     [
         ("spirits", {}, "strategy 'spirits': need one of spirit, poisson"),
         ("spirit", {"text_words": (0, 3)}, r"spirit: text_words: need .*got \[0, 3\]"),
@@ -288,13 +295,13 @@ def test_an_impossible_utterance_cannot_be_made(field, value, rule):
         ("poisson", {"ratio": 1.5}, "poisson: ratio: need"),
         ("poisson", {"mean_words": float("inf")}, "poisson: mean_words: need"),
         ("binomial", {"trials": 0}, "binomial: trials: need at least 1, got 0"),
-        ("spirit", {"ratio": 0.5}, "spirit: unknown number 'ratio'; known: text_words, speech_words"),
-        ("word", {"trials": 3}, "word: unknown number 'trials'; known: none"),
+        ("spirit", {"ratio": 0.5}, "spirit: unknown parameter 'ratio'; known: text_words, speech_words"),
+        ("word", {"trials": 3}, "word: unknown parameter 'trials'; known: none"),
     ],
 )
-def test_an_impossible_strategy_is_refused(name, numbers, rule):
+def test_an_impossible_strategy_is_refused(name, parameters, rule):
     with pytest.raises(ValueError, match=rule):
-        make_strategy(name, **numbers)
+        make_strategy(name, **parameters)
 
 
 def test_an_utterance_without_words_has_no_spans():
@@ -302,7 +309,7 @@ def test_an_utterance_without_words_has_no_spans():
         draw_spans(0, "spirit", span_generator(0, 0, ""))
 
 
-def test_a_strategy_is_described_by_its_name_and_its_own_numbers_alone():
+def test_a_strategy_is_described_by_its_name_and_its_own_parameters_alone():
     described = {name: asdict(make_strategy(name)) for name in STRATEGIES}
     assert described == {
         "spirit": {"name": "spirit", "text_words": (10, 30), "speech_words": (5, 15)},
@@ -318,7 +325,7 @@ def test_a_strategy_is_described_by_its_name_and_its_own_numbers_alone():
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_comes_back_from_the_json_of_a_sample(name):
     strategy = make_strategy(name)
-    numbers_of_all = {"text_words": [1, 9], "ratio": 0.9, "trials": 7}  # as in schema 1
+    of_all = {"text_words": [1, 9], "ratio": 0.9, "trials": 7}  # as in schema 1
     assert strategy_of(json.loads(json.dumps(asdict(strategy)))) == strategy
-    own = {key: value for key, value in numbers_of_all.items() if key in numbers_of(name)}
-    assert strategy_of({"name": name, **numbers_of_all}) == make_strategy(name, **own)
+    own = {key: value for key, value in of_all.items() if key in parameters_of(name)}
+    assert strategy_of({"name": name, **of_all}) == make_strategy(name, **own)
