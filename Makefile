@@ -14,7 +14,7 @@ BENCHMARKS ?= kmeans units_speed align shards_speed build_speed build_memory # l
 READY := .venv/ready
 export OMP_NUM_THREADS ?= 1
 
-help: ## say what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: SOURCE=manifest.jsonl BUILD=$(BUILD) WORKERS=$(WORKERS) CONFIG=$(CONFIG) TRAIN=$(TRAIN) STUDY=$(STUDY) SPEECH=$(SPEECH) SEED=$(SEED) OUTPUT=$(OUTPUT) PYTHON=$(PYTHON)"
 
@@ -30,7 +30,7 @@ $(READY): .venv/pyvenv.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev,docs]"
 	touch $@
 
-demo: $(READY) ## the whole path on speech made on the spot: synth, build, train, generate
+demo: $(READY) ## the whole path on synthetic speech: demo corpus, build, training, generation
 	$(BIN)/wordweave demo-corpus build/demo-speech
 	$(BIN)/wordweave build config/demo.toml --workers $(WORKERS)
 	$(BIN)/wordweave train build/demo --config config/lm/demo.toml
@@ -38,7 +38,7 @@ demo: $(READY) ## the whole path on speech made on the spot: synth, build, train
 	$(BIN)/wordweave generate build/demo --all-directions
 	@echo "look at build/demo/report/index.html and build/demo/model/loss.png"
 
-corpus: $(READY) ## a build of your recordings: make corpus SOURCE=manifest.jsonl BUILD=build/name
+corpus: $(READY) ## build shards from your recordings: make corpus SOURCE=manifest.jsonl BUILD=build/name
 	@test -n "$(SOURCE)" || { echo "wordweave: SOURCE: need a manifest, got nothing; make corpus SOURCE=manifest.jsonl BUILD=build/name" >&2; exit 2; }
 	$(BIN)/wordweave build $(CONFIG) --source $(SOURCE) --build $(BUILD) --workers $(WORKERS)
 
@@ -48,16 +48,16 @@ train: $(READY) ## train the compact model on BUILD
 evaluate: $(READY) ## score the model of BUILD on the synthetic test sets
 	$(BIN)/wordweave evaluate $(BUILD)
 
-study: $(READY) ## the paper's claim in miniature: STUDY=config/study/quick.toml (10 minutes) or full.toml (an hour)
+study: $(READY) ## the paper's main claim at small scale: STUDY=config/study/quick.toml (10 minutes) or full.toml (an hour)
 	$(BIN)/wordweave study build/study --config $(STUDY) --workers $(WORKERS)
 
-encoder: $(READY) ## remake the bundled encoder and its units in OUTPUT from SPEECH with SEED; run again, it goes on
+encoder: $(READY) ## remake the bundled encoder and its codebook in OUTPUT from SPEECH with SEED; run again to resume
 	@mkdir -p $(OUTPUT)
 	test -s $(OUTPUT)/phones.jsonl || $(BIN)/wordweave phones $(SPEECH)/unlabelled/manifest.jsonl --transcribe --output $(OUTPUT)/phones.jsonl
 	$(BIN)/wordweave fit encoder $(SPEECH)/unlabelled/manifest.jsonl $(SPEECH)/dev/manifest.jsonl $(SPEECH)/emotion/manifest.jsonl \
 	  --config config/encoder/compact.toml --phones $(OUTPUT)/phones.jsonl --seed $(SEED) --output $(OUTPUT) --resume
 
-report: $(READY) ## where the hours of BUILD went
+report: $(READY) ## report what became of every second of BUILD
 	$(BIN)/wordweave report $(BUILD)
 
 test: $(READY) ## fast tests (at most 5 minutes on two idle cores)
@@ -74,15 +74,15 @@ lint: $(READY) ## format, style, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-docs: $(READY) ## the documentation site, build/docs/index.html; a link to nowhere is an error
+docs: $(READY) ## the documentation site, build/docs/index.html; a broken link is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
-check: lint test test-slow ## all that CI runs
+check: lint test test-slow ## everything that CI runs
 
 bench: $(READY) ## every benchmark, tables on stdout
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-lock: ## write constraints.txt anew from the versions the index gives today; needs all three Pythons
+lock: ## update constraints.txt to the newest versions in the index; needs all three Pythons
 	python3 .ci/lock.py python3.11 python3.12 python3.13
 
 clean: ## remove builds and caches (not .venv)

@@ -1,8 +1,8 @@
 """A small English acoustic model of our own, which needs no download: sound -> log probabilities of 39 phones.
 
-It is the bundled encoder (`load_encoder("compact")`, 25 frames a second) with the layer that told phones apart while it
+It is the bundled encoder (`load_encoder("compact")`, 25 frames a second) with the layer that classified phones while it
 was trained: the cosine of a frame to one direction per phone. The phones were those that pocketsphinx aligned, frame by
-frame, so that its times are boundaries, not the late peaks of a model that is only told the order of phones. Between
+frame, so that its times are boundaries, not the late peaks of a model trained only on the order of phones. Between
 frames probabilities are interpolated, four to a frame. Words become phones through pocketsphinx's dictionary and the
 spelling model. Card: `data/ctc-en.json`.
 
@@ -37,7 +37,7 @@ PHONES = (
     "K", "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH",
 )
 # fmt: on
-"""What it tells apart; silence is CTC's blank."""
+"""Its classes; silence is CTC's blank."""
 
 TEMPERATURE = 0.1  # that the layer was trained with
 TARGETS = (

@@ -29,7 +29,7 @@ import numpy as np
 MODEL = Path(__file__).parent / "data" / "g2p-en.npz"
 ORDER = 7
 NGRAMS = 400_000  # after pruning; 0.9 MB on disk
-HELD_OUT = 20  # one word in so many is never learned from
+HELD_OUT = 20  # one word in N is held out of training
 LONGEST_CHUNK = 2  # phones of one letter, as in x:K-S
 BEAM = 12  # hypotheses kept per letter; 12 -> 48 changed no held-out error in the third digit
 STEP = 1 / 8  # nats: log probabilities are stored in whole steps

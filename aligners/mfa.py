@@ -38,7 +38,7 @@ ANALYSIS = (
 
 USAGE = 2  # exit status of a wrong command line, which no other choice of utterances cures
 FAILURES = 6  # runs that may fail before a part is not divided any more
-GRACE = 5.0  # seconds between the request to end and the end: a container must hear of it
+GRACE = 5.0  # seconds between the request to end and the end: a container must receive it
 LOG_BYTES = 20_000  # how much of its output is kept: it may print without end
 INSTALL = "try `conda env create -f aligners/data/mfa-environment.yaml` and command='conda run -n mfa mfa'"
 
@@ -83,7 +83,7 @@ class Mfa(Aligner):
     name = "mfa"
     measures = ANALYSIS
     batch_minutes = (
-        300.0  # starting takes most of a minute, and speaker adaptation wants a speaker's speech together
+        300.0  # starting takes most of a minute, and speaker adaptation needs a speaker's speech in one batch
     )
 
     def __init__(self, settings: MfaSettings):
@@ -284,7 +284,7 @@ def run(
 
 
 def kill_strays(root: Path) -> None:
-    """Kill what left the process group (a database server) and has a root of ours in its environment; Linux alone."""
+    """Kill what left the process group (a database server) and has our own root in its environment; on Linux only."""
     mine = str(os.getpid())
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):

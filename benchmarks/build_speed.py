@@ -29,7 +29,7 @@ def children_cpu() -> float:
 
 
 def repeated(manifest: Path, times: int) -> str:
-    """The lines of a manifest, with paths that hold anywhere, so many times under other ids."""
+    """The lines of a manifest, with absolute paths, N times under different ids."""
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     for row in rows:
         row["audio"] = str((manifest.parent / row["audio"]).resolve())

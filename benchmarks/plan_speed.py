@@ -25,7 +25,7 @@ SHA = "0123456789abcdef" * 4
 
 
 def write_build(build: Path, parts: int) -> None:
-    """A manifest of so many parts, and of each a units file with its marker."""
+    """A manifest of N parts, and a units file with its marker for each."""
     from pipelines.layout import map_tasks
 
     (build / "manifest").mkdir(parents=True)

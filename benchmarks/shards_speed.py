@@ -3,7 +3,7 @@
     python -m benchmarks.shards_speed [--utterances 3000]
 
 CPU seconds of one process, best of seven, so that a busy machine disturbs little. The data are random words and units
-of the lengths of read speech (30 words, 12 s), made on the spot.
+of the lengths of read speech (30 words, 12 s), generated here.
 """
 
 import argparse

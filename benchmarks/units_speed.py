@@ -12,7 +12,7 @@ it, noise of typical lengths is used.
 On a GPU wall time is compared, of FLAC files to units by `EncodeUnits`, decoding included, against the bare
 transformers model that gets batches of equal length which lie on the device already; hours of audio per hour are said.
 
-With `--long`, one recording of so many hours is made on the spot and encoded by the bundled encoder: speed, and the
+With `--long`, one recording of N hours is synthesised and encoded by the bundled encoder: speed, and the
 peak memory beside the samples themselves.
 """
 

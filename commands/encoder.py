@@ -34,13 +34,15 @@ SOURCE = click.Path(exists=True, path_type=Path)
     help="Distil this encoder: a directory in Hugging Face format (HuBERT, wav2vec2 or Whisper).",
 )
 @click.option(
-    "--start", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Go on from this encoder."
+    "--start",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Continue from this encoder.",
 )
 @click.option(
     "--control", is_flag=True, help="Leave the target `own` out: what a further iteration is judged against."
 )
 @click.option("--device", help="In place of the file's: cpu, cuda.")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint, exactly.")
+@click.option("--resume", is_flag=True, help="Resume exactly from the last checkpoint.")
 @click.option(
     "--stop-after", type=click.IntRange(min=1), help="Stop at this step with a checkpoint; rates stay."
 )
@@ -204,12 +206,12 @@ def phones(sources: tuple[Path, ...], output: Path, transcribe: bool) -> dict[st
     "--fit", "fit_on", type=SOURCE, multiple=True, help="Speech for k-means; default: that scored itself."
 )
 @click.option(
-    "--phones", "phones_file", type=FILE, help="A file of `wordweave phones`; default: aligned on the spot."
+    "--phones", "phones_file", type=FILE, help="A file of `wordweave phones`; default: aligned now."
 )
 @click.option("--align", "backend", default="pocketsphinx", help="Who finds the phones.", show_default=True)
 @click.option("--speaker", "speakers", multiple=True, help="Score these speakers alone.")
 @click.option(
-    "--most", type=click.FloatRange(min=0, min_open=True), help="Score so many seconds of a speaker, at most."
+    "--most", type=click.FloatRange(min=0, min_open=True), help="Score at most this many seconds per speaker."
 )
 @click.option("--clusters", type=click.IntRange(min=2), default=501, show_default=True)
 @click.option(

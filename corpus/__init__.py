@@ -1,1 +1,1 @@
-"""What comes in: utterances, their manifest, audio and text, adapters, and demo speech made on the spot."""
+"""Inputs: utterances, their manifest, audio and text, adapters, and synthetic demo speech."""

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 class Order:
     """The rows of a source, put into the order of an earlier manifest; kept in a file, not in memory.
 
-    Rows are told apart by their id; of several with one id, the first is the first.
+    Rows are identified by their id; of several with one id, the first counts.
     """
 
     def __init__(self, parts: list[Path], database: Path):

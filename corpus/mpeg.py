@@ -231,7 +231,7 @@ class Tag(NamedTuple):
     padding: int  # and after it
 
     def sound(self, count: int, kind: Kind) -> tuple[int, int]:
-        """The first sample of the sound in so many frames, and its samples."""
+        """The first sample of the sound in N frames, and the number of its samples."""
         first, last = self.delay + DECODER_DELAY, count * kind.samples
         if abs(self.frames - count) <= 2:  # else the tag is not true, and what is there counts
             last = min(last, self.frames * kind.samples - max(0, self.padding - DECODER_DELAY))

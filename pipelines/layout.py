@@ -103,6 +103,6 @@ def origin(build: Path) -> str:
 
 
 def corpus_hash(build: Path) -> str:
-    """sha256 over manifest and text: tells whether something that is kept was fitted on the present corpus."""
+    """sha256 over manifest and text: shows whether something that is kept was fitted on the present corpus."""
     digests: Iterable[str] = [part.sha256 for table in ("manifest", "text") for part in parts(build, table)]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()

@@ -121,7 +121,7 @@ class Stream:
         self._round_robin.next()
 
     def keep(self, lanes: Iterable[int]) -> None:
-        """Read these lanes only; sequences of others can still be skipped, at no cost."""
+        """Read these lanes only; those of other lanes can still be skipped, at no cost."""
         self._readers = {lane: self._readers[lane] for lane in lanes}
 
     def cursors(self, lane: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Shared cases: real speech where it is there, and a small spoken corpus made on the spot."""
+"""Shared cases: real speech where it is there, and a small synthetic spoken corpus."""
 
 import os
 from collections.abc import Callable, Iterator

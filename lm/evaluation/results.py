@@ -22,7 +22,7 @@ SENTIMENT = ("expresso", "emov", "sentiment")
 
 
 class Comparison(NamedTuple):
-    """One number of ours and the paper's."""
+    """One of our own numbers and the paper's."""
 
     testset: str
     direction: str

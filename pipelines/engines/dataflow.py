@@ -52,7 +52,7 @@ class GpuOptions(PipelineOptions):
 
 
 def hints(stage: Stage, options: PipelineOptions) -> dict[str, str]:
-    """Resource hints of a stage: none unless it uses a GPU and one is asked for. Beam wants strings."""
+    """Resource hints of a stage: none unless it uses a GPU and one is asked for. Beam needs strings."""
     gpu = options.view_as(GpuOptions)
     if not stage.uses_gpu or not gpu.gpu_accelerator:
         return {}
@@ -146,7 +146,7 @@ class ReadBlock(beam.DoFn):
 
 
 def wait(result: Any, stage: Stage) -> None:
-    """Wait for a job; a driver that is stopped stops its job, which would go on being paid for.
+    """Wait for a job; a driver that is stopped stops its job, which would otherwise continue to cost money.
 
     Raises:
         ValueError: the job failed, in one line.

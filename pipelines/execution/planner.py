@@ -53,7 +53,7 @@ def plan(stage: Stage, build: Path, tasks: list[Task]) -> Plan:
     """Compare each task with what the build holds."""
     result = Plan(stage.name)
     for task, content in read_contents(build, tasks):
-        # most tasks are up to date: they are told by their bytes, without parsing
+        # most tasks are up to date: comparing bytes shows it without parsing
         if task.key.encode() in content and content.endswith(b"}"):
             result.up_to_date += 1
             continue

@@ -68,7 +68,7 @@ class WriteShard(Stage):
     rejecting: tuple[tuple[str, str], ...] = (("units", "units"), ("align", "words"))  # step, its table
     members: tuple[tuple[str, str], ...] = (("units", "units"),)  # table, its column that becomes a member
     name: ClassVar[str] = "interleave"
-    version: ClassVar[int] = 3  # 3: randomness of corpus.keyed, a strategy without the numbers of others
+    version: ClassVar[int] = 3  # 3: randomness of corpus.keyed, each strategy with its own numbers only
     outside_key: ClassVar[tuple[str, ...]] = ("vocabulary",)
 
     def open(self) -> FileWorker:

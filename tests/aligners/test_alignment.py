@@ -22,7 +22,7 @@ class NoSettings:
 
 
 class Fake(Aligner):
-    """Answers with what its function makes of the item."""
+    """Returns its function's result for the item."""
 
     name = "fake"
     settings = NoSettings()

@@ -41,7 +41,7 @@ temporary = pathlib.Path(options["--temporary_directory"])
 assert temporary.is_dir() and pathlib.Path(os.environ["MFA_ROOT_DIR"]).is_dir()
 assert not corpus.is_relative_to(temporary) and not output.is_relative_to(temporary)  # it would clean them away
 assert "MFA_PROFILE" not in os.environ
-if behaviour == "hangs on one" and any("xyzzy" in lab.read_text() for lab in labs):
+if behaviour == "blocks on one" and any("xyzzy" in lab.read_text() for lab in labs):
     time.sleep(600)
 if behaviour == "crashes on one" and any("xyzzy" in lab.read_text() for lab in labs):
     sys.exit("RuntimeError: broken wave")
@@ -123,7 +123,7 @@ with open(output / "alignment_analysis.csv", "w", newline="") as file:
 
 @pytest.fixture
 def fake(tmp_path):
-    """fake(behaviour) -> (aligner settings, function that reads what the fake was told)."""
+    """fake(behaviour) -> (aligner settings, function that reads the arguments that the fake received)."""
 
     def make(behaviour="well", version="3.4.3"):
         program, log = tmp_path / "mfa", tmp_path / "log"
@@ -247,7 +247,7 @@ def test_an_utterance_it_could_not_export_says_why(fake):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "reason"), [("hangs on one", "align.timeout"), ("crashes on one", "align.backend_error")]
+    ("behaviour", "reason"), [("blocks on one", "align.timeout"), ("crashes on one", "align.backend_error")]
 )
 def test_the_utterance_that_hangs_or_crashes_it_costs_itself_only(fake, behaviour, reason):
     settings, calls = fake(behaviour)
@@ -482,13 +482,13 @@ def test_tools_print_the_command_they_run_and_run_it(words, line, tmp_path):
     import wordweave
 
     program = tmp_path / "mfa"
-    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/told\nexit ${{STATUS:-0}}\n')
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/arguments\nexit ${{STATUS:-0}}\n')
     program.chmod(0o755)
     run = lambda *more: CliRunner().invoke(wordweave.cli, ["mfa", *words, *more])  # noqa: E731
     dry = run("--dry-run", "--mfa-command", "conda run mfa")
     assert (dry.exit_code, dry.stderr.strip()) == (0, f"conda run mfa {line}")
     assert run("--mfa-command", str(program)).exit_code == 0
-    assert (tmp_path / "told").read_text().strip() == line.replace("'", "")
+    assert (tmp_path / "arguments").read_text().strip() == line.replace("'", "")
     failed = run("--mfa-command", f"env STATUS=3 {program}")
     assert failed.exit_code == 1
     assert "exit status 3" in failed.output

@@ -63,7 +63,7 @@ def accounted(path, content: bytes) -> tuple[str, int]:
 
 
 def frames_of(path) -> int:
-    """What a reference decoder, told nothing, gives."""
+    """The output of a reference decoder without options."""
     with soundfile.SoundFile(path) as sound:
         return len(sound.read(1 << 22, dtype="float32"))
 

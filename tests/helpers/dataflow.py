@@ -1,6 +1,6 @@
-"""A stage that decodes, for tests of engines; and a loopback imitation of Google's storage and Dataflow services.
+"""A stage that decodes, for tests of engines; and a loopback stub of Google's storage and Dataflow services.
 
-The imitation answers what clients of Cloud Storage (JSON API) and Dataflow (REST) ask, over real HTTP. It keeps the job
+The stub answers what clients of Cloud Storage (JSON API) and Dataflow (REST) ask, over real HTTP. It keeps the job
 it is given, and does not run it.
 """
 

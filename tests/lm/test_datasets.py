@@ -1,4 +1,4 @@
-"""Converters: small imitations of published sets, in their layout, become test sets or are refused."""
+"""Converters: small stand-ins for published sets, in their layout, become test sets or are refused."""
 
 import csv
 import dataclasses

@@ -145,7 +145,7 @@ def test_an_answer_is_told_as_text_token_string_and_units(vocabulary):
 
 @pytest.fixture
 def front_door(model, vocabulary, tmp_path, monkeypatch):
-    """Runs `wordweave generate` on a small model; hearing a recording gives [Hu9]."""
+    """Runs `wordweave generate` on a small model; every recording is tokenised to [Hu9]."""
     model.save_pretrained(tmp_path / "model" / "best", vocabulary_hash=vocabulary.hash)
     vocabulary.save(tmp_path / "model" / "best")
     (tmp_path / "a.wav").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""A whole build on speech made on the spot: nothing lost, nothing invented, the same bytes however it ran."""
+"""A whole build on synthetic speech: nothing lost, nothing invented, the same bytes however it ran."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Dataflow: hints, image, names and pickles of what is submitted, and the submission itself to a loopback imitation."""
+"""Dataflow: hints, image, names and pickles of what is submitted, and the submission itself to a loopback stub."""
 
 import logging
 import os
@@ -56,7 +56,7 @@ def proto(stage, words, todo=None, block=dataflow.BLOCK):
 
 
 def leaves(made):
-    """Name -> transform, for those that are not made of others."""
+    """Name -> transform, for those without inner transforms."""
     found = made.components.transforms.values()
     return {one.unique_name: one for one in found if not one.subtransforms}
 
@@ -194,7 +194,7 @@ def corpus(spoken_corpus, tmp_path_factory):
 
 
 def plain(stage, build):
-    """What a plain loop makes of a build, by output."""
+    """The bytes of every output of a plain loop."""
     todo, worker = part_tasks(build, stage, "plain"), stage.open()
     worker = stage.open()
     assert "failed" not in [worker.run(build, task) for task in todo]

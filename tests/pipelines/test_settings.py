@@ -1,4 +1,4 @@
-"""The TOML file: what is asked is what is done, and a mistake is named."""
+"""The TOML file: its settings are those of the build, and a mistake is named."""
 
 import dataclasses
 from pathlib import Path

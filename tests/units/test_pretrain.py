@@ -1,4 +1,4 @@
-"""Pre-training: a tiny network learns, a stopped run goes on exactly, what is saved is a HuBERT."""
+"""Pre-training: a tiny network learns, an interrupted run resumes exactly, what is saved is a HuBERT."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A recipe of stages: one command trains them, fits the units, writes the card, and goes on where it was stopped."""
+"""A recipe of stages: one command trains them, fits the units, writes the card, and resumes after an interruption."""
 
 import json
 from dataclasses import asdict, replace

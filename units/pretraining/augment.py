@@ -71,7 +71,7 @@ def disturbed(
     *,
     noise: float,
 ) -> np.ndarray:
-    """A crop heard in another room through another microphone, with noise.
+    """A crop as recorded in another room by another microphone, with noise.
 
     Args:
         crop: (T,) float32.
@@ -103,7 +103,7 @@ def disturbed(
 
 
 def with_noise(waveform: np.ndarray, snr: float, seed: int) -> np.ndarray:
-    """The waveform in white noise, so many dB below its own power."""
+    """The waveform in white noise, `snr` dB below its own power."""
     noise = generator(seed, "white noise").standard_normal(len(waveform))
     scale = np.sqrt(np.mean(waveform.astype(np.float64) ** 2) / max(float(np.mean(noise**2)), 1e-12))
     return (waveform + noise * scale * 10 ** (-snr / 20)).astype(np.float32)

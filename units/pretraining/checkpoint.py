@@ -1,4 +1,4 @@
-"""What a pre-training run leaves on disk: the encoder as others read it, the log, and a checkpoint to go on from."""
+"""What a pre-training run leaves on disk: the encoder as others read it, the log, and a checkpoint to resume from."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def write_checkpoint(
     asked: dict[str, Any],
     sums: dict[str, float],
 ) -> None:
-    """Everything a run needs to go on exactly; all of it or nothing appears."""
+    """Everything a run needs to resume exactly, written atomically."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}

@@ -62,7 +62,7 @@ class Grid:
     centre: int
 
     def frames(self, samples: int) -> int:
-        """Frames that so many samples give."""
+        """Number of frames of N samples."""
         return max(0, (samples - self.minimum) // self.hop + 1)
 
 
@@ -233,7 +233,7 @@ def start_from_whisper(student: Any, folder: Path) -> list[str]:
 class CosineHead(torch.nn.Module):
     """Scores by the cosine to one direction per class, over a temperature of 0.1, as in HuBERT, but without projection.
 
-    A linear head finds a class in directions of little variance, which k-means does not see. Here what tells no class
+    A linear head finds a class in directions of little variance, which k-means does not see. Here what distinguishes no class
     apart makes every cosine smaller: features turn towards their classes.
     """
 

@@ -23,7 +23,7 @@ from units.pretraining.networks import frame_grid
 from units.pretraining.train import PretrainSettings, Progress, Recording, is_used, pretrain
 
 NOISY = 3
-"""Every so many recordings the codebook hears one of them once more, in noise."""
+"""One recording in N is added to the k-means data a second time, in noise."""
 SNR = (10.0, 30.0)  # dB, of that white noise
 MOST_FRAMES = 200_000
 AT_ONCE = 16  # recordings encoded together
@@ -68,7 +68,7 @@ def follow(
 
     Args:
         recordings: all, as for `pretrain`.
-        resume: a finished stage is not redone, one that was stopped goes on exactly, the others begin.
+        resume: a finished stage is not redone, one that was interrupted resumes exactly, the others start.
         progress: is called with each line of the stages' logs, with `stage` in it.
 
     Returns:
@@ -200,7 +200,7 @@ def card(written: dict[str, Any]) -> str:
         ]
     lines += [
         f"Codebook: {book['clusters']} clusters of {book['frames']} frames, inertia {book['inertia']:.2f};",
-        f"every third recording was heard once more in white noise of {SNR[0]:g} to {SNR[1]:g} dB.",
+        f"every third recording was added a second time in white noise of {SNR[0]:g} to {SNR[1]:g} dB.",
         "",
         "Accuracy on frames that were not masked, in training's noise and, for validation speakers, without:",
         "",

@@ -1,10 +1,10 @@
-"""Pre-training a compact HuBERT: predict clusters of what is masked, and of what is heard through noise.
+"""Pre-training a compact HuBERT: predict clusters of masked frames, and of frames in noise.
 
 A step takes crops of a few recordings and makes two views of each: one nearly as recorded, one in noise, in another
 room. Stretches of both are masked. Every frame of both predicts the clusters of the recording as it was (masked frames
 count once, others half), and the two views are pulled towards the same features, so that noise moves few units.
 
-A step is made from (seed, step) alone, so that a run stopped after any checkpoint goes on exactly where it was.
+A step is made from (seed, step) alone, so that a run resumes exactly from any checkpoint.
 
 Source: Hsu et al. 2021 (HuBERT), arXiv:2106.07447; targets of undisturbed speech behind disturbed input as in Chen et
 al. 2022 (WavLM), arXiv:2110.13900. What is ours was measured, see docs/benchmarks.md.
@@ -72,7 +72,7 @@ class PretrainSettings:
 
     targets: dict[str, int] = field(default_factory=lambda: {"logmel": 100, "mfcc": 200})
     phones: str = ""  # file of phones, for the target of that name
-    start: str = ""  # folder of an encoder to go on from; "own" targets are clusters of its features
+    start: str = ""  # folder of an encoder to continue from; "own" targets are clusters of its features
     own_layer: int = 5
     steps: int = 10_000
     end: int = 0  # step it ends at while rates are still as for `steps`; 0: at `steps`
@@ -89,7 +89,9 @@ class PretrainSettings:
         str, ...
     ] = ()  # targets scored by cosine, which shapes what k-means will see; others linearly
     unmasked_weight: float = 0.5
-    consistency: float = 0.0  # above 0: two views of each crop, pulled together with this weight
+    consistency: float = (
+        0.0  # above 0: weight of the loss that pulls two views of each crop towards each other
+    )
     validation: tuple[str, ...] = ()  # speakers
     leave_out: tuple[str, ...] = ()  # speakers that are not even read
     shares: dict[str, float] = field(
@@ -459,7 +461,7 @@ def pretrain(
 
     Args:
         recordings: all, those of validation speakers too; too short ones are counted in `too_short`.
-        resume: go on from the checkpoint in `output`; the settings and data must be those it was made with. What is
+        resume: continue from the checkpoint in `output`; the settings and data must be those it was made with. What is
             finished is not done again.
         stop_after: end at this step as if interrupted, with a checkpoint.
         cache: folder of the teacher's features; default: `output`.

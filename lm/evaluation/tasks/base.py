@@ -1,4 +1,4 @@
-"""An evaluation task: what it can be told, and the protocol by which `evaluate` runs it."""
+"""An evaluation task: its options, and the protocol by which `evaluate` runs it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

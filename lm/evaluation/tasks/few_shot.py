@@ -324,7 +324,7 @@ def plain(text: str) -> str:
 
 
 def asr_of_vocoded(tokens: str, vocoder: str, recogniser: str) -> str:
-    """A recogniser's transcript of what a vocoder makes of tokens; empty for no units."""
+    """A recogniser's transcript of a vocoder's output for tokens; empty for no units."""
     if "[Hu" not in tokens:
         return ""
     with tempfile.TemporaryDirectory() as folder:

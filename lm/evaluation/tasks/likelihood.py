@@ -40,7 +40,7 @@ def likelihoods(
     likelihood but in the last bits: each document attends to itself alone.
 
     Args:
-        batch_tokens: about so many tokens in one forward pass; a longer sequence makes a batch of its own.
+        batch_tokens: approximate number of tokens of one forward pass; a longer sequence is a batch of its own.
 
     Raises:
         ValueError: a sequence without a prompt or an ending, an id the model does not know, or more positions than it
