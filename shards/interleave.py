@@ -65,7 +65,7 @@ _MANY = 16
 def _check_task_markers(spans_of_each: Iterable[Sequence[Span]], vocabulary: Vocabulary) -> None:
     if not vocabulary.tasks and any(spans[-1].task for spans in spans_of_each):
         raise ValueError(
-            "strategy concatenated: need a vocabulary with tasks=True, for its markers [ASR] and [TTS]"
+            "spans with [ASR] or [TTS]: need a vocabulary with tasks=True, got one without these markers"
         )
 
 

@@ -31,7 +31,7 @@ def build_vocabulary(run: Run, split: Split) -> "Vocabulary":
     vocabulary = Vocabulary(
         load_tokenizer(files.local(path)),
         units=settings.units.clusters,
-        tasks=settings.interleave.tasks or settings.interleave.strategy == "concatenated",
+        tasks=settings.interleave.tasks or settings.interleave.make_strategy().uses_task_markers,
         **{kind: count_codes(run, kind) for kind in token_kinds(run)},
     )
     vocabulary.save(run.folder / "shards")
