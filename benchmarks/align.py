@@ -246,7 +246,7 @@ def workers(real: Batch) -> dict:
 def joined(
     batch: Batch, seconds: float, pauses: list[int]
 ) -> tuple[Utterance, np.ndarray, list[tuple[float, float]]]:
-    """Utterances one after the other, each once or until there are `seconds`, pauses between; (start, seconds) of each."""
+    """Utterances in sequence, each once or until there are `seconds`, with pauses between; (start, seconds) of each."""
     rng, parts, text, places, at = np.random.default_rng(0), [], [], [], 0.0
     while at < seconds:
         for utterance, wave in batch:

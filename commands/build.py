@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 BACKEND = click.Choice(list(BACKENDS))
 STEP_COMMANDS = {
     "units": "Encode utterances to units.",
-    "pitch": "Make pitch tokens.\n\n    12.5 per second, from F0 relative to the speaker's mean. They go into shards "
-    "with `enabled = true` under [pitch].",
-    "style": "Make style tokens.\n\n    One per second, relative to the speaker's mean. They go into shards with "
-    "`enabled = true` under [style].",
+    "pitch": "Encode utterances to pitch tokens.\n\n    From F0 relative to the speaker's mean. Shards contain them if [pitch] has "
+    "`enabled = true`.",
+    "style": "Encode utterances to style tokens.\n\n    One per second, relative to the speaker's mean. Shards contain them if "
+    "[style] has `enabled = true`.",
     "interleave": "Write the shards.\n\n    Writes the speech, text and interleaved shards of BUILD, their vocabulary "
     "and index.",
 }
@@ -86,7 +86,7 @@ def ingest(adapter: str, source: Path, build: Path, config: Path | None) -> dict
 
 @cli.group()
 def fit() -> None:
-    """Fit a tokenizer's model on a build."""
+    """Fit the model of a tokenizer on a build."""
 
 
 @command(fit, "units")
@@ -143,7 +143,7 @@ def fit_units(
 def fit_pitch(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
     """Train the VQ-VAE of pitch tokens.
 
-    On F0 sampled from all parts of BUILD by (seed, id). Default: the bundled one.
+    Uses F0 sampled from all parts of BUILD by (seed, id). Without this command, BUILD uses the bundled model.
     """
     from pipelines.build import make_run
     from pipelines.steps import prosody
@@ -158,7 +158,8 @@ def fit_pitch(build: Path, config: Path | None, engine: "Engine") -> dict[str, A
 def fit_style(build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
     """Fit the codebook of style tokens.
 
-    On seconds of speech sampled from all parts of BUILD by (seed, id). Default: the bundled one.
+    Uses seconds of speech sampled from all parts of BUILD by (seed, id). Without this command, BUILD uses the bundled
+    codebook.
     """
     from pipelines.build import make_run
     from pipelines.steps import prosody

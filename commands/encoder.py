@@ -1,4 +1,4 @@
-"""An encoder of one's own: phones to learn from, pre-training, and the table that says what an encoder is worth."""
+"""Pre-train your own encoder: phone targets, training, and a comparison with other encoders."""
 
 import dataclasses
 from pathlib import Path
@@ -22,11 +22,11 @@ SOURCE = click.Path(exists=True, path_type=Path)
     "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the encoder."
 )
 @click.option(
-    "--config", type=FILE, help="TOML file, see config/encoder/pure.toml and, of stages, compact.toml."
+    "--config", type=FILE, help="TOML file, see config/encoder/pure.toml; for stages, compact.toml."
 )
-@click.option("--steps", type=click.IntRange(min=1), help="In place of the file's.")
-@click.option("--seed", type=int, help="In place of the file's.")
-@click.option("--phones", type=FILE, help="Learn phones too: a file of `wordweave phones`.")
+@click.option("--steps", type=click.IntRange(min=1), help="Overrides the config file.")
+@click.option("--seed", type=int, help="Overrides the config file.")
+@click.option("--phones", type=FILE, help="Train on phones too: a file of `wordweave phones`.")
 @click.option(
     "--teacher",
     "teacher_path",
@@ -39,43 +39,47 @@ SOURCE = click.Path(exists=True, path_type=Path)
     help="Continue from this encoder.",
 )
 @click.option(
-    "--control", is_flag=True, help="Leave the target `own` out: what a further iteration is judged against."
+    "--without-own-target",
+    is_flag=True,
+    help="Leave out the target `own`: the control run for a further iteration.",
 )
-@click.option("--device", help="In place of the file's: cpu, cuda.")
+@click.option("--device", help="cpu or cuda. Overrides the config file.")
 @click.option("--resume", is_flag=True, help="Resume exactly from the last checkpoint.")
 @click.option(
-    "--stop-after", type=click.IntRange(min=1), help="Stop at this step with a checkpoint; rates stay."
+    "--stop-after",
+    type=click.IntRange(min=1),
+    help="Stop at this step with a checkpoint; the learning-rate schedule is unchanged.",
 )
 def fit_encoder(
     sources: tuple[Path, ...],
     output: Path,
     config: Path | None,
-    control: bool,
+    without_own_target: bool,
     resume: bool,
     stop_after: int | None,
-    **said: Any,
+    **options: Any,
 ) -> dict[str, Any]:
     """Pre-train a compact HuBERT.
 
-    SOURCES are JSONL manifests or builds; transcripts are not needed. OUTPUT opens with `transformers` and is what
-    `[units] encoder` names. A config with [[stages]] trains them one after the other and fits a codebook too; there
-    --resume also skips what is finished and begins what is not there yet.
+    SOURCES are JSONL manifests or builds; transcripts are not needed. `transformers` can read OUTPUT, and `[units]
+    encoder` can name it. A config with [[stages]] trains them in sequence and then fits a codebook; there --resume
+    also skips finished stages and starts missing ones.
     """
     from pipelines.reports.phones import read_speech
     from units.pretraining.recipe import follow
     from units.pretraining.train import Recording, pretrain
 
-    given = {name: str(v) if isinstance(v, Path) else v for name, v in said.items() if v is not None}
+    given = {name: str(v) if isinstance(v, Path) else v for name, v in options.items() if v is not None}
     recipe = read_recipe(config, given, output)
     if recipe and (stop_after or "steps" in given):
         raise click.UsageError(
-            f"{config}: has stages, which say their own steps; leave --steps and --stop-after out"
+            f"{config}: has stages with their own steps; leave out --steps and --stop-after"
         )
     settings = None if recipe else read_pretraining(config, given)
-    if control:
+    if without_own_target:
         if settings is None or "own" not in settings.targets or len(settings.targets) == 1:
             raise click.UsageError(
-                "--control: need a target beside `own` in one stage; see config/encoder/own.toml"
+                "--without-own-target: need another target than `own` in one stage; see config/encoder/own.toml"
             )
         targets = {name: classes for name, classes in settings.targets.items() if name != "own"}
         settings = dataclasses.replace(settings, targets=targets)
@@ -136,7 +140,7 @@ def read_recipe(config: Path | None, options: dict[str, Any], output: Path) -> "
 
 
 def read_pretraining(config: Path | None, options: dict[str, Any]) -> "PretrainSettings":
-    """Settings from a TOML file and the options beside it; a mistake in them is bad usage."""
+    """Settings from a TOML file and the options; a mistake in them is wrong usage."""
     from corpus.toml import fill
     from units.pretraining.train import PretrainSettings
 
@@ -185,10 +189,10 @@ def with_targets(table: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--transcribe",
     is_flag=True,
-    help="Where there is no transcript, take the words that pocketsphinx recognises.",
+    help="Recognise recordings without a transcript with pocketsphinx.",
 )
 def phones(sources: tuple[Path, ...], output: Path, transcribe: bool) -> dict[str, Any]:
-    """Phones and their times, for `fit encoder` and `compare`.
+    """Write phones and their times, for `fit encoder` and `compare`.
 
     SOURCES are JSONL manifests or builds, in English.
     """
@@ -200,43 +204,51 @@ def phones(sources: tuple[Path, ...], output: Path, transcribe: bool) -> dict[st
 @command(cli)
 @click.argument("encoders", nargs=-1, required=True)
 @click.option(
-    "--speech", type=SOURCE, multiple=True, required=True, help="Speech with transcripts: what is scored."
+    "--speech", type=SOURCE, multiple=True, required=True, help="Speech with transcripts to score on."
 )
 @click.option(
-    "--fit", "fit_on", type=SOURCE, multiple=True, help="Speech for k-means; default: that scored itself."
+    "--fit", "fit_on", type=SOURCE, multiple=True, help="Speech to fit k-means on; default: that of --speech."
 )
 @click.option(
-    "--phones", "phones_file", type=FILE, help="A file of `wordweave phones`; default: aligned now."
+    "--phones", "phones_file", type=FILE, help="A file of `wordweave phones`; default: align the speech."
 )
-@click.option("--align", "backend", default="pocketsphinx", help="Who finds the phones.", show_default=True)
-@click.option("--speaker", "speakers", multiple=True, help="Score these speakers alone.")
 @click.option(
-    "--most", type=click.FloatRange(min=0, min_open=True), help="Score at most this many seconds per speaker."
+    "--align", "backend", default="pocketsphinx", help="Aligner for the phone labels.", show_default=True
+)
+@click.option("--speaker", "speakers", multiple=True, help="Score only these speakers.")
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Score at most this many seconds per speaker.",
 )
 @click.option("--clusters", type=click.IntRange(min=2), default=501, show_default=True)
 @click.option(
-    "--seeds", type=click.IntRange(min=1), default=1, help="Fits of k-means to average.", show_default=True
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Number of k-means fits to average.",
+    show_default=True,
 )
 def compare(
     encoders: tuple[str, ...], speech: tuple[Path, ...], fit_on: tuple[Path, ...], phones_file: Path | None,
-    backend: str, speakers: tuple[str, ...], most: float | None, clusters: int, seeds: int,
+    backend: str, speakers: tuple[str, ...], max_seconds: float | None, clusters: int, seeds: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """What encoders are worth, on one table.
+    """Compare encoders in one table.
 
-    ENCODERS are "compact", "mfcc", "logmel" (a baseline), folders in Hugging Face format and so on; "NAME@4" takes
-    layer 4. Units should tell phones of speakers never seen (xPNMI), and stay in noise and at another gain.
+    ENCODERS are "compact", "mfcc", "logmel" (a baseline) or folders, for example in Hugging Face format; "NAME@4" is
+    layer 4. Good units carry phone information on unseen speakers (xPNMI), and do not change with noise and gain.
     """
     from pipelines.reports.encoder_comparison import as_table, brief_row
     from pipelines.reports.encoder_comparison import compare as run
     from pipelines.reports.phones import speech_with_phones, waveforms_of
 
     rejects: dict[str, int] = {}
-    items = speech_with_phones(speech, phones_file, backend, set(speakers), most, rejects)
+    items = speech_with_phones(speech, phones_file, backend, set(speakers), max_seconds, rejects)
     waves = waveforms_of(fit_on, rejects) if fit_on else [item.waveform for item in items]
     for reason, count in sorted(rejects.items()):
         say(f"compare: left out {count}: {reason}")
     if len({item.speaker for item in items}) < 2:
-        say("compare: no xPNMI: it needs two speakers at least, named in the field `speaker`")
+        say("compare: no xPNMI: need at least 2 speakers in the field `speaker`")
     rows = run(
         encoders, waves, items, clusters=clusters, seeds=range(seeds), report=lambda row: say(brief_row(row))
     )

@@ -42,7 +42,7 @@ from commands.cli import FILE, FOLDER, cli, command
 @click.option(
     "--shots",
     type=click.IntRange(min=0),
-    help="Solved examples; default as in the paper, none for sentiment.",
+    help="Number of examples in a few-shot prompt; default as in the paper, none for sentiment.",
 )
 @click.option(
     "--samples-per-prompt",

@@ -110,7 +110,11 @@ def train(
 )
 @click.option("--count", type=click.IntRange(min=1), default=1, help="Answers per prompt.", show_default=True)
 @click.option(
-    "--length", type=click.IntRange(min=1), default=40, help="New tokens, at most.", show_default=True
+    "--length",
+    type=click.IntRange(min=1),
+    default=40,
+    help="Maximum number of new tokens.",
+    show_default=True,
 )
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True)
 @click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=0.95, show_default=True)

@@ -50,7 +50,7 @@ def print_kinds(ctx: click.Context, parameter: click.Parameter, value: bool) -> 
     "--shots",
     type=click.IntRange(min=0),
     default=5,
-    help="Examples before a question of mmlu.",
+    help="Number of examples before a question of mmlu.",
     show_default=True,
 )
 @click.option("--partial", is_flag=True, help="Accept an incomplete copy and mark results as partial.")

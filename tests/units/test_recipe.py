@@ -207,7 +207,7 @@ def test_a_control_continues_without_clusters_of_its_own_features(four, tmp_path
     config.write_text(iteration.replace("clusters = 12\nlower = [1]", "steps = 4\nown_layer = 2"))
     words = ["fit", "encoder", four, "--config", config, "--start", tmp_path / "out"]
     made = []
-    for name, more in (("own", []), ("control", ["--control"])):
+    for name, more in (("own", []), ("control", ["--without-own-target"])):
         said = [*words, "--output", tmp_path / name, *more]
         result = CliRunner().invoke(wordweave.cli, [str(word) for word in said])
         assert result.exit_code == 0, result.output
@@ -225,7 +225,11 @@ def test_a_control_continues_without_clusters_of_its_own_features(four, tmp_path
         ("steps = 4\nend = 5", (), "pretrain.end: need a step up to steps, 4, got 5"),
         ("network = 3", (), "recipe.toml: stages 2.network: need a table [stages 2.network], got 3"),
         ("steps = 4", ("--steps", "2"), "leave --steps and --stop-after out"),
-        ("steps = 4", ("--control",), "--control: need a target beside `own` in one stage"),
+        (
+            "steps = 4",
+            ("--without-own-target",),
+            "--without-own-target: need another target than `own` in one stage",
+        ),
     ],
 )
 def test_a_mistake_in_a_recipe_is_one_line_of_bad_usage(four, tmp_path, more, words, line):

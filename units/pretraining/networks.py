@@ -233,8 +233,8 @@ def start_from_whisper(student: Any, folder: Path) -> list[str]:
 class CosineHead(torch.nn.Module):
     """Scores by the cosine to one direction per class, over a temperature of 0.1, as in HuBERT, but without projection.
 
-    A linear head finds a class in directions of little variance, which k-means does not see. Here what distinguishes no class
-    apart makes every cosine smaller: features turn towards their classes.
+    A linear head finds a class in directions of little variance, which k-means does not see. Here every component that
+    distinguishes no class makes all cosines smaller: features turn towards their classes.
     """
 
     def __init__(self, width: int, classes: int):
