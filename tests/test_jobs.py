@@ -187,7 +187,7 @@ def test_dataproc_gets_the_settings_as_a_file_beside_the_driver(recorded, gpu):
 def test_dataflow_gets_options_that_beam_knows(recorded, driver):
     from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-    from pipelines.engines import dataflow
+    from pipelines.engines import dataflow_preflight
 
     install, calls = recorded
     install("wordweave", "gcloud")
@@ -214,6 +214,8 @@ def test_dataflow_gets_options_that_beam_knows(recorded, driver):
     options = parsed([words[0], CONFIG, *words[2:]])
     assert options["engine"] == "beam"
     beam_words = tuple(words[words.index("--") + 1 :])
-    dataflow.unknown_options(beam_words, "dataflow.sh")
-    dataflow.needed(PipelineOptions(list(beam_words)))
-    assert PipelineOptions(list(beam_words)).view_as(GoogleCloudOptions).project == "my-project"
+    dataflow_preflight.refuse_unknown_options(beam_words, "dataflow.sh")
+    options = PipelineOptions(list(beam_words))
+    dataflow_preflight.check_required(options)
+    dataflow_preflight.check_gpu(options)
+    assert options.view_as(GoogleCloudOptions).project == "my-project"

@@ -1,6 +1,7 @@
 """The worker image, held against what it must agree with: parsed, not built, as that takes a Docker engine."""
 
 import importlib.metadata
+import importlib.util
 import re
 
 from packaging.requirements import Requirement
@@ -66,6 +67,12 @@ def test_everything_that_the_image_installs_has_a_pin():
             assert requirement.specifier.contains(pins(python)[canonicalize_name(requirement.name)]), (
                 requirement
             )
+
+
+def test_what_the_image_imports_to_prove_itself_is_there():
+    named = re.findall(r'python -c "import ([\w., ]+)"', " ".join(rest for _, rest in instructions()))
+    assert len(named) == 1
+    assert all(importlib.util.find_spec(module) for module in named[0].split(", "))
 
 
 def test_the_builder_gets_every_file_of_the_packages():
