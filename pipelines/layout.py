@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from corpus import files
-from pipelines.execution.task import Stage, Task, key_function, make_task, read_marker
+from pipelines.execution.task import Stage, Task, key_function, make_task, marker_path, read_marker
 
 CODEBOOK = "codebooks/units.safetensors"
+DTYPE = "codebooks/dtype.json"
+FRAMES = "frames"
+"""The table of frames sampled for k-means, removed once its codebook is fitted."""
 SPEAKERS = "speakers.json"
 SPLIT = "split.json"
 INDEX = "shards/index.json"
@@ -52,6 +55,25 @@ def source_hashes(build: Path, table: str) -> dict[str, str]:
     return {f"{table}/{part.name}": part.sha256 for part in parts(build, table)}
 
 
+def finished_parts(build: Path, table: str, command: str) -> dict[str, dict[str, Any]]:
+    """Part name -> done marker, of every part of a table; on an object store many are read at the same time.
+
+    Raises:
+        ValueError: a part is not finished; names the command that makes it.
+    """
+    names = part_names(build)
+    contents = files.read_each(build, (f"{marker_path(Path(table) / name)}" for name in names))
+    markers = {}
+    for name, content in zip(names, contents, strict=True):
+        try:
+            markers[name] = json.loads(content or b"")
+        except ValueError:
+            raise ValueError(
+                f"{table}/{name}: not finished; run `wordweave {command} {build}` first"
+            ) from None
+    return markers
+
+
 def finished_part(build: Path, table: str, name: str, command: str) -> dict[str, Any]:
     """The done marker of a part.
 
@@ -77,19 +99,20 @@ def part_tasks(build: Path, stage: Stage, table: str) -> list[Task]:
 
 
 def table_tasks(
-    build: Path, stage: Stage, table: str, source: str, command: str, arguments: Iterable[tuple] | None = None
+    build: Path, stage: Stage, table: str, source: str, command: str, arguments: Iterable[tuple]
 ) -> list[Task]:
     """One task per finished part of the table `source`, each with its own arguments."""
-    tasks = []
-    for part, own in zip(parts(build), arguments or ((),) * len(parts(build)), strict=True):
-        digest = (
-            part.sha256
-            if source == "manifest"
-            else finished_part(build, source, part.name, command)["sha256"]
+    listed = parts(build)
+    if source == "manifest":
+        hashes = {part.name: part.sha256 for part in listed}
+    else:
+        hashes = {name: marker["sha256"] for name, marker in finished_parts(build, source, command).items()}
+    return [
+        make_task(
+            stage, f"{table}/{part.name}", {f"{source}/{part.name}": hashes[part.name]}, part.samples, own
         )
-        output, path = f"{table}/{part.name}", f"{source}/{part.name}"
-        tasks.append(make_task(stage, output, {path: digest}, part.samples, own))
-    return tasks
+        for part, own in zip(listed, arguments, strict=True)
+    ]
 
 
 def origin(build: Path) -> str:

@@ -28,10 +28,10 @@ from pipelines.build import find_step, make_run
 from pipelines.engines.local import LocalEngine
 from pipelines.execution.runner import run_stage
 from pipelines.execution.task import read_marker
-from pipelines.layout import CODEBOOK, TOKENIZER, part_tasks
+from pipelines.layout import CODEBOOK, TOKENIZER
 from pipelines.settings import Settings, replace, write_settings
 from pipelines.steps.base import Run, Say, silent
-from pipelines.steps.codebook import fit_units, frame_sampling
+from pipelines.steps.codebook import fit_units, frame_sampling, frame_tasks
 from pipelines.steps.split import held_out
 from pipelines.steps.vocabulary import training_texts
 
@@ -205,7 +205,7 @@ class SampleBuild:
             return 0.0, 0.0, 0
         run = self.make_run()
         stage, _ = frame_sampling(run)
-        tasks = part_tasks(self.folder, stage, "frames")
+        tasks = frame_tasks(run, stage)
         sampling = self.clock.work("fit units", lambda: run_stage(stage, self.folder, tasks, run.engine))
         frames = sum((read_marker(self.folder / task.output) or {}).get("frames", 0) for task in tasks)
         fitting, _ = self.clock.cpu(lambda: fit_units(run))

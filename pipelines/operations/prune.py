@@ -14,15 +14,13 @@ from typing import Any
 from corpus import files
 from pipelines.build import STEPS, make_run
 from pipelines.execution.task import read_marker
-from pipelines.layout import CODEBOOK, INDEX, part_names
+from pipelines.layout import CODEBOOK, FRAMES, INDEX, part_names
 from pipelines.settings import Settings, read_settings
 from pipelines.steps.base import Say, Step, silent
 
 PART = re.compile(r"([a-z_]+)/(part-\d{5,}\.parquet)(\.done|\.failed)?")
 SHARD = re.compile(r"(shards/(?:speech|text|interleaved)/(?:train|valid)-\d{6,}\.tar)(\.done|\.failed)?")
 PASSED_ON = re.compile(r"decoded/[0-9a-f]{32}(-\d{3}\.wav|\.parquet)|todo/[0-9a-f]{32}\.jsonl")
-FRAMES = "frames"
-"""The table of frames sampled for k-means, removed once its codebook is fitted."""
 
 
 @dataclass(frozen=True)

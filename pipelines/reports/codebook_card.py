@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 from corpus import files
 from corpus.records import SAMPLE_RATE
 from pipelines.execution.task import read_marker, sha256
-from pipelines.layout import finished_part, part_names
+from pipelines.layout import finished_parts, part_names
 from pipelines.settings import Settings
 from pipelines.steps.audio import sampled_speech
 from pipelines.steps.base import Run, Step
@@ -44,8 +44,7 @@ def write_card(build: Path, settings: Settings, *, phones: int = 50, threads: in
     path = codebook_path(build, settings)
     encoder, codebook = open_models(build, settings)
     usage, rejected = Usage(codebook.clusters), 0
-    for name in part_names(build):
-        finished_part(build, "units", name, "units")
+    for name in finished_parts(build, "units", "units"):
         for batch in files.open_table(build / "units" / name).iter_batches(1000, columns=["units"]):
             for units in batch.column("units"):
                 if units.is_valid:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader
 
 from corpus import files
 from corpus.records import REASONS, SAMPLE_RATE
-from pipelines.layout import INDEX, finished_part, part_names
+from pipelines.layout import INDEX, finished_parts, part_names
 from pipelines.steps.base import Run, Step
 from pipelines.steps.split import OUTCOMES, outcomes
 from shards.show import read_spans
@@ -81,9 +81,8 @@ def report(run: Run) -> dict[str, Any]:
     """
     build = run.build
     tables = [step for step in run.steps if step.table]
-    for name in part_names(build):
-        for step in tables:
-            finished_part(build, str(step.table), name, step.name)
+    for step in tables:
+        finished_parts(build, str(step.table), step.name)
     folder = build / "report"
     result = count_outcomes(run, folder / "rejects.jsonl")
     result["tables"] = {str(step.table): {"step": step.name, "summary": step.summary} for step in tables}

@@ -14,17 +14,19 @@ import pyarrow.parquet as pq
 
 from corpus import files
 from corpus.keyed import fraction, generator
+from corpus.records import SAMPLE_RATE
 from pipelines.execution.planner import Plan, plan
 from pipelines.execution.runner import build_lock, run_stage
 from pipelines.execution.task import (
     FileWorker,
     Stage,
     Task,
+    make_task,
     publish_model,
     read_marker,
     sha256,
 )
-from pipelines.layout import CODEBOOK, corpus_hash, origin, part_tasks, parts
+from pipelines.layout import CODEBOOK, DTYPE, FRAMES, Part, corpus_hash, origin, part_tasks, parts
 from pipelines.settings import Settings, replace, write_settings
 from pipelines.steps.audio import Row, decode_batch, sampled_speech
 from pipelines.steps.base import Run, Step, batches, prefetch
@@ -126,7 +128,7 @@ def plan_codebook(run: Run) -> Plan:
         place_bundled(run.folder, run.settings)
     elif kept_codebook(run) is None:
         stage, _ = frame_sampling(run)
-        return plan(stage, run.build, part_tasks(run.folder, stage, "frames"))
+        return plan(stage, run.build, frame_tasks(run, stage))
     return Plan("fit units", up_to_date=1)
 
 
@@ -202,7 +204,7 @@ def fit_units(run: Run) -> Path:
     build, units, target = run.build, run.settings.units, run.build / CODEBOOK
     stage, encoder = frame_sampling(run)
     key, corpus = codebook_key(run, stage), corpus_hash(build)
-    tasks = part_tasks(build, stage, "frames")
+    tasks = frame_tasks(run, stage)
     run_stage(stage, build, tasks, run.engine)
     features = gather_frames(build, tasks, encoder.dimension, limit=units.fit_frames, seed=units.seed)
     count = len(features)
@@ -231,7 +233,7 @@ def fit_units(run: Run) -> Path:
     inertia = {name: fit.provenance["inertia"] for name, fit in fits.items()}
     marker = {"key": key, "corpus": corpus, "inertia": inertia, "frames": count}
     publish_model(codebook.save, target, marker)
-    files.remove_folder(build / "frames")  # features are large and made again at need
+    files.remove_folder(build / FRAMES)  # features are large and made again at need
     return target
 
 
@@ -249,7 +251,7 @@ def import_codebook(
     from units.quantizers import load_codebook
 
     units = settings.units
-    encoder = load_encoder(units.encoder, units.layer_or_last, units.device, fit_dtype(settings))
+    encoder = load_encoder(units.encoder, units.layer_or_last, dtype=fit_dtype(settings))
     codebook = load_codebook(source, encoder=encoder, trust_pickle=trust_pickle)
     source_fields = {"imported": source.name, "sha256": sha256(source)}
     codebook = dataclasses.replace(codebook, provenance={**codebook.provenance, **source_fields})
@@ -269,15 +271,36 @@ def frame_sampling(run: Run) -> "tuple[SampleFrames, Encoder]":
     from units.encoders import load_encoder
 
     units, dtype = run.settings.units, fit_dtype(run.settings)
-    encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=dtype)
-    samples = sum(part.samples for part in parts(run.folder))
-    share = min(1.0, units.fit_hours * 3600 * 16_000 / max(samples, 1))
+    encoder = load_encoder(units.encoder, layer=units.layer_or_last, dtype=dtype)
+    samples = sum(part.samples for part in sampled_parts(run))
+    share = min(1.0, units.fit_hours * 3600 * SAMPLE_RATE / max(samples, 1))
     frames = samples * share / encoder.hop
     stage = SampleFrames(
         units.encoder, units.layer_or_last, dtype, units.device, encoder.identity, units.seed,
         utterance_share=share, frame_share=min(1.0, units.fit_frames / max(frames, 1)),
     )  # fmt: skip
     return stage, encoder
+
+
+def sampled_parts(run: Run) -> list[Part]:
+    """The parts that frames are sampled from, in order: of lowest hash, until they hold 5 x `fit_hours`.
+
+    A large corpus is not mapped whole for 20 hours of it; a small one is.
+    """
+    units, listed = run.settings.units, parts(run.folder)
+    chosen, samples = set(), 0
+    for part in sorted(listed, key=lambda part: fraction(units.seed, "fit parts", part.name)):
+        if samples >= 5 * units.fit_hours * 3600 * SAMPLE_RATE:
+            break
+        chosen.add(part.name)
+        samples += part.samples
+    return [part for part in listed if part.name in chosen]
+
+
+def frame_tasks(run: Run, stage: SampleFrames) -> list[Task]:
+    """One task per sampled part."""
+    names = {f"{FRAMES}/{part.name}" for part in sampled_parts(run)}
+    return [task for task in part_tasks(run.folder, stage, FRAMES) if task.output in names]
 
 
 def gather_frames(build: Path, tasks: list[Task], dimension: int, *, limit: int, seed: int) -> np.ndarray:
@@ -309,9 +332,11 @@ def subsample_rows(count: int, limit: int, seed: int) -> np.ndarray:
 
 
 def open_codebook(
-    path: Path, settings: Settings, dtype: str = "float32"
+    path: Path, settings: Settings, dtype: str = "float32", device: str = "cpu"
 ) -> "tuple[Encoder, Codebook | LinearQuantizer]":
     """The encoder a build's settings name and the codebook in `path`, of any known format, if they fit.
+
+    Identities, hop and dimension need no device: the driver loads models on its CPU, workers on `units.device`.
 
     Raises:
         ValueError: the file cannot be read or trusted, was made for another encoder, or has not `units.clusters` units.
@@ -320,7 +345,7 @@ def open_codebook(
     from units.quantizers import load_codebook
 
     units = settings.units
-    encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=units.device, dtype=dtype)
+    encoder = load_encoder(units.encoder, layer=units.layer_or_last, device=device, dtype=dtype)
     codebook = load_codebook(files.local(path), encoder=encoder, trust_pickle=units.trust_pickle)
     if codebook.clusters != units.clusters:
         raise ValueError(
@@ -341,41 +366,95 @@ def codebook_path(build: Path, settings: Settings) -> Path:
 
 
 def open_models(build: Path, settings: Settings) -> "tuple[Encoder, Codebook | LinearQuantizer]":
-    """The encoder and codebook a build's units are made with."""
-    return open_codebook(codebook_path(build, settings), settings, units_dtype(build, settings))
+    """The encoder and codebook a build's units are made with, on `units.device` where this process has it."""
+    import torch
+
+    device = settings.units.device
+    device = "cpu" if device.startswith("cuda") and not torch.cuda.is_available() else device
+    return open_codebook(codebook_path(build, settings), settings, units_dtype(build, settings), device)
 
 
-def units_dtype(build: Path, settings: Settings) -> str:
-    """What units are computed in; "auto" is decided once per model, codebook and device, by measurement."""
-    dtype = settings.units.dtype
-    return measured_dtype(build, settings)["dtype"] if dtype == "auto" else dtype
-
-
-def measured_dtype(build: Path, settings: Settings) -> dict[str, Any]:
-    """What `dtype = "auto"` resolves to, and why; kept in codebooks/dtype.json.
+@dataclass(frozen=True)
+class ChooseDtype(Stage):
+    """What `dtype = "auto"` resolves to, measured by a worker on its device: codebooks/dtype.json.
 
     The first of float16 and bfloat16 in which the device computes fast and fewer than 0.5 % of the units of some
     utterances differ from those of float32.
     """
-    from units.encoders import load_encoder
-    from units.verify import HALF_LIMIT, choose_dtype, device_name
 
-    units = settings.units
-    exact, codebook = open_codebook(codebook_path(build, settings), settings)
-    path = build / "codebooks" / "dtype.json"
-    device = device_name(units.device)
-    fields = [exact.identity, codebook.hash, device, HALF_LIMIT]
-    key = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
-    try:
-        cached = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        cached = {}
-    if cached.get("key") != key:
+    encoder: str
+    layer: int | None
+    device: str
+    encoder_identity: str
+    codebook: str
+    codebook_hash: str
+    trust_pickle: bool
+    limit: float
+    name: ClassVar[str] = "units.dtype"
+    version: ClassVar[int] = 1
+    outside_key: ClassVar[tuple[str, ...]] = ("encoder", "codebook", "trust_pickle")
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether its device is a GPU."""
+        return self.device.startswith("cuda")
+
+    def open(self) -> FileWorker:
+        """Models are loaded by the only task."""
+        return FileWorker(self, self.measure)
+
+    def measure(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
+        """Encode some utterances of the build in each precision."""
+        from units.quantizers import load_codebook
+        from units.verify import choose_dtype, device_name
+
+        load = functools.partial(single_threaded_encoder, self.encoder, self.layer, self.device)
+        codebook = load_codebook(files.local(Path(self.codebook)), trust_pickle=self.trust_pickle)
         waves = [wave for _, wave in sampled_speech(build, count=16)]
-        load = functools.partial(load_encoder, units.encoder, units.layer_or_last, units.device)
-        cached = {"key": key, "device": device, **choose_dtype(exact, codebook, waves, load)}
-        files.write(path, json.dumps(cached, indent=1, sort_keys=True).encode())
-    return cached
+        result = {"device": device_name(self.device), **choose_dtype(load("float32"), codebook, waves, load)}
+        temporary.write_bytes(json.dumps(result, indent=1, sort_keys=True).encode())
+        return {}
+
+
+def dtype_task(run: Run) -> tuple[ChooseDtype, list[Task]]:
+    """The one task that measures the dtype."""
+    from units.verify import HALF_LIMIT
+
+    units, path = run.settings.units, codebook_path(run.folder, run.settings)
+    encoder, codebook = open_codebook(path, run.settings)
+    stage = ChooseDtype(
+        units.encoder, units.layer_or_last, units.device, encoder.identity, str(path), codebook.hash,
+        units.trust_pickle, HALF_LIMIT,
+    )  # fmt: skip
+    return stage, [make_task(stage, DTYPE, {}, 0)]
+
+
+def measure_dtype(run: Run) -> None:
+    """Bring the measurement of `dtype = "auto"` up to date."""
+    if run.settings.units.dtype == "auto":
+        stage, tasks = dtype_task(run)
+        run_stage(stage, run.build, tasks, run.engine)
+
+
+def units_dtype(build: Path, settings: Settings) -> str:
+    """What units are computed in; "auto" is measured once per model, codebook and device.
+
+    Raises:
+        ValueError: it is not measured yet.
+    """
+    if settings.units.dtype != "auto":
+        return settings.units.dtype
+    return measured_dtype(build)["dtype"]
+
+
+def measured_dtype(build: Path) -> dict[str, Any]:
+    """The result of `ChooseDtype`."""
+    try:
+        return json.loads((build / DTYPE).read_bytes())
+    except (OSError, ValueError):
+        raise ValueError(
+            f'{build / DTYPE}: units.dtype = "auto" is not measured yet; run `wordweave units {build}` first'
+        ) from None
 
 
 CODEBOOK_STEP = Step(

@@ -11,11 +11,11 @@ import numpy as np
 
 from corpus import files
 from pipelines.execution.runner import build_lock, run_stage
-from pipelines.layout import part_tasks
+from pipelines.layout import FRAMES
 from pipelines.settings import replace
 from pipelines.steps.audio import sampled_speech
 from pipelines.steps.base import Run
-from pipelines.steps.codebook import frame_sampling, gather_frames
+from pipelines.steps.codebook import frame_sampling, frame_tasks, gather_frames
 from units.quality import describe, entropy
 
 WHOLE_UTTERANCES = 20  # encoded whole, for the runs of a sweep
@@ -52,7 +52,7 @@ def sweep(run: Run, *, layers: Sequence[int] = (), clusters: Sequence[int] = ())
                     f"sweep: {wanted[-1]} clusters need fit_frames >= {wanted[-1]}, got {units.fit_frames}"
                 )
             stage, encoder = frame_sampling(changed)
-            tasks = part_tasks(build, stage, "frames")
+            tasks = frame_tasks(changed, stage)
             run_stage(stage, build, tasks, run.engine)
             limit, seed = units.fit_frames, units.seed
             features = gather_frames(build, tasks, encoder.dimension, limit=limit, seed=seed)
@@ -81,7 +81,7 @@ def sweep(run: Run, *, layers: Sequence[int] = (), clusters: Sequence[int] = ())
                     run.say("  ".join(f"{name:>{max(8, len(name))}}" for name in rows[0]))
                 run.say("  ".join(f"{brief(value):>{max(8, len(name))}}" for name, value in rows[-1].items()))
         files.write(build / "codebooks" / "sweep.json", json.dumps(rows, indent=1).encode())
-        files.remove_folder(build / "frames")
+        files.remove_folder(build / FRAMES)
     return rows
 
 

@@ -17,7 +17,7 @@ from corpus.provenance import commit, versions
 from corpus.records import SAMPLE_RATE, Word
 from pipelines.execution.planner import plan, read_markers
 from pipelines.execution.task import FileWorker, Stage, Task, make_task, marker_path, sha256
-from pipelines.layout import INDEX, finished_part, part_names, source_hashes
+from pipelines.layout import INDEX, finished_part, finished_parts, part_names, source_hashes
 from pipelines.steps.align import FIELDS
 from pipelines.steps.base import Run, Step, row_utterance
 from pipelines.steps.codebook import codebook_path, measured_dtype, units_dtype
@@ -282,9 +282,9 @@ def assign_shards(
         (stream, split): ShardAssignment(samples_per_shard) for stream in STREAMS for split in SPLITS
     }
     hashes = source_hashes(build, "manifest") | source_hashes(build, "text")
-    for name in part_names(build):
-        for table in stage.tables[1:]:
-            hashes[f"{table}/{name}"] = finished_part(build, table, name, commands[table])["sha256"]
+    for table in stage.tables[1:]:
+        for name, marker in finished_parts(build, table, commands[table]).items():
+            hashes[f"{table}/{name}"] = marker["sha256"]
     for table in ("text", "manifest"):
         for name in part_names(build, table):
             for place, rows in stage.accepted(build, table, name).items():
@@ -366,7 +366,7 @@ def write_provenance(run: Run, vocabulary_hash: str) -> None:
         "commit": commit(),
         "codebook": sha256(codebook_path(build, settings)),
         "units_dtype": units_dtype(build, settings),
-        "units_dtype_measured": measured_dtype(build, settings) if settings.units.dtype == "auto" else None,
+        "units_dtype_measured": measured_dtype(build) if settings.units.dtype == "auto" else None,
         "vocabulary": vocabulary_hash,
         "settings": dataclasses.asdict(settings),
     }

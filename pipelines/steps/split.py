@@ -1,6 +1,7 @@
 """Which utterances are held out, and what became of each: two rules that every later step shares."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,15 @@ class Split:
     seed: int
     smallest: str = ""  # this id is held out where no hash falls below the share
 
+    @functools.cached_property
+    def speaker_set(self) -> frozenset[str]:
+        """The held-out speakers, for lookups: there may be tens of thousands."""
+        return frozenset(self.speakers)
+
     def split_of(self, name: str, speaker: str | None = None) -> str:
         """The split of an utterance or document: "train" or "valid"."""
         if self.speakers and speaker is not None:
-            return "valid" if speaker in self.speakers else "train"
+            return "valid" if speaker in self.speaker_set else "train"
         return "valid" if name == self.smallest or hash_fraction(self.seed, name) < self.share else "train"
 
 

@@ -11,11 +11,19 @@ import pyarrow as pa
 
 from corpus import files
 from corpus.records import Reject
-from pipelines.execution.task import Stage, Task
+from pipelines.execution.planner import Plan, plan
+from pipelines.execution.task import Stage, Task, is_done
 from pipelines.layout import part_tasks
 from pipelines.steps.audio import AudioStage, AudioWorker, Row
 from pipelines.steps.base import Run, Step, reject_columns, token_schema
-from pipelines.steps.codebook import codebook_path, open_codebook, single_threaded_encoder, units_dtype
+from pipelines.steps.codebook import (
+    codebook_path,
+    dtype_task,
+    measure_dtype,
+    open_codebook,
+    single_threaded_encoder,
+    units_dtype,
+)
 
 UNITS = token_schema("units")
 
@@ -103,12 +111,24 @@ def units_tasks(run: Run) -> tuple[Stage, list[Task]]:
     return stage, part_tasks(run.folder, stage, "units")
 
 
+def plan_units(run: Run) -> Plan:
+    """What the step would do; its tasks are unknown before the dtype is measured."""
+    if run.settings.units.dtype == "auto" and not all(
+        is_done(run.build, task) for task in dtype_task(run)[1]
+    ):
+        return Plan("units", waits="the measurement of units.dtype")
+    stage, tasks = units_tasks(run)
+    return plan(stage, run.build, tasks)
+
+
 UNITS_STEP = Step(
     "units",
     "Encode utterances to units",
     table="units",
     after=("ingest", "fit units"),
     tasks=units_tasks,
+    prepare=measure_dtype,
+    plan=plan_units,
     rejects=True,
     member="units.npy",
     uses_gpu=True,

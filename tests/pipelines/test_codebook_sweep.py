@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 import wordweave
 from corpus.audio import decode
 from pipelines import settings as toml
-from pipelines.build import make_run, run_step
+from pipelines.build import dry_run, make_run, run_step
 from pipelines.execution.runner import run_stage
-from pipelines.layout import part_tasks
+from pipelines.layout import part_tasks, parts
 from pipelines.reports.codebook_card import write_card
 from pipelines.steps import codebook, codebook_sweep, units
 from pipelines.steps.base import prefetch, row_utterance
@@ -281,6 +281,9 @@ def test_the_automatic_dtype_is_measured_once_written_down_and_used(fresh, huber
     assert (
         load_codebook(folder / "codebooks" / "units.safetensors").provenance["encoder"]["dtype"] == "float32"
     )
+    with pytest.raises(ValueError, match="is not measured yet"):
+        units.units_stage(make_run(folder, said))
+    codebook.measure_dtype(make_run(folder, said))
     assert units.units_stage(make_run(folder, said)).dtype == dtype
     written = json.loads((folder / "codebooks" / "dtype.json").read_text())
     assert written["dtype"] == dtype
@@ -517,3 +520,40 @@ def test_the_memory_of_a_fit_does_not_grow_with_the_corpus(manifest, tmp_path):
         ).provenance
         assert 4500 < provenance["frames"] <= 5000
     assert peaks[1] < peaks[0] + 25, peaks  # MB; the larger corpus has 10 times the speech
+
+
+def test_the_driver_of_a_gpu_build_needs_no_gpu(fresh, hubert):
+    """Keys, hop and dimension are known without the device; only workers load models on it."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    folder, wanted = fresh
+    fit_units(folder, wanted, LOCAL)
+    on_cpu, on_gpu = (toml.replace(wanted, "units", device=device) for device in ("cpu", "cuda"))
+    cpu, gpu = (units.units_tasks(make_run(folder, one)) for one in (on_cpu, on_gpu))
+    assert gpu[0].uses_gpu
+    assert cpu[1] == gpu[1]
+    assert [str(plan) for plan in dry_run(folder, on_gpu)] == [str(plan) for plan in dry_run(folder, on_cpu)]
+    assert tokenize_file(
+        folder, Path(pq.read_table(folder / "manifest" / "part-00000.parquet")["audio"][0].as_py())
+    )
+    auto = {plan.stage: plan.waits for plan in dry_run(folder, toml.replace(on_gpu, "units", dtype="auto"))}
+    assert auto["units"] == "the measurement of units.dtype"
+    run_step("units", folder, on_cpu)
+    write_card(folder, on_gpu, phones=0)
+
+
+def test_of_a_large_corpus_only_some_parts_are_sampled_for_k_means(fresh):
+    folder, wanted = fresh
+    run = make_run(folder, toml.replace(wanted, "units", fit_hours=0.001))
+    chosen = codebook.sampled_parts(run)
+    assert 1 <= len(chosen) < len(parts(folder))
+    stage, _ = codebook.frame_sampling(run)
+    assert [task.output for task in codebook.frame_tasks(run, stage)] == [
+        f"frames/{part.name}" for part in chosen
+    ]
+    samples = sum(part.samples for part in chosen)
+    assert stage.utterance_share == pytest.approx(0.001 * 3600 * 16_000 / samples)
+    everything = codebook.frame_tasks(
+        make_run(folder, wanted), codebook.frame_sampling(make_run(folder, wanted))[0]
+    )
+    assert len(everything) == len(parts(folder))
