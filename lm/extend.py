@@ -30,8 +30,8 @@ def add_speech_tokens(
     Args:
         source: directory of a Llama-family model whose tokenizer is the vocabulary's.
         output: directory to write; the vocabulary, and its hash in config.json, are added.
-        initialise: "random" draws new rows from N(0, initializer_range), as Spirit LM did (its scale is not
-            published); "covariance" draws them from the normal distribution of the text rows.
+        initialise: "random": new rows from N(0, initializer_range), as in Spirit LM (its scale is not published);
+            "covariance": from the normal distribution of the text rows.
         rope_theta: base of rotary positions (Spirit LM changed 10,000 to 100,000); None: the source's.
 
     Returns:
@@ -78,7 +78,7 @@ def add_speech_tokens(
 
 
 def new_rows(text: Tensor, count: int, scale: float | None, generator: torch.Generator) -> Tensor:
-    """Draw rows beside (V, D) `text`: N(0, scale), or with scale None the normal distribution of its rows.
+    """Random rows for (V, D) `text`: N(0, scale), or with scale None the normal distribution of its rows.
 
     >>> new_rows(torch.ones(3, 2, dtype=torch.bfloat16), 4, 0.02, torch.Generator()).shape
     torch.Size([4, 2])

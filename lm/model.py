@@ -491,7 +491,7 @@ def check_tensor(path: Path, name: str, shape: tuple[int, ...], wanted: Mapping[
     if name in wanted:
         if shape != tuple(wanted[name].shape):
             raise ValueError(
-                f"{path}: {name} has shape {shape}, config.json asks for {tuple(wanted[name].shape)}"
+                f"{path}: {name} has shape {shape}, config.json needs {tuple(wanted[name].shape)}"
             )
         return True
     # old exports hold inv_freq, which follows from the settings; checkpoints hold the optimiser's tensors

@@ -1,6 +1,6 @@
 """Evaluate a model on test sets: every task in every direction, and one JSON with everything that decides a number.
 
-Nothing is written before everything is scored: partial results are never taken for complete ones.
+Nothing is written before everything is scored: partial results cannot be mistaken for complete ones.
 """
 
 import hashlib

@@ -49,8 +49,8 @@ Optimisers = list[tuple[torch.optim.Optimizer, float]]
 
 def checkpoints(output: Path) -> list[Path]:
     """All complete checkpoints of a run, the oldest first; behind a URL state.json is written last."""
-    found = [path for path in output.glob(CHECKPOINTS) if (path / STATE).exists() or not files.is_url(path)]
-    return sorted(found, key=lambda path: int(path.name[5:]))
+    paths = [path for path in output.glob(CHECKPOINTS) if (path / STATE).exists() or not files.is_url(path)]
+    return sorted(paths, key=lambda path: int(path.name[5:]))
 
 
 def last_checkpoint(output: Path) -> Path | None:

@@ -154,10 +154,10 @@ def toy_testset(folder):
 def test_results_hold_every_direction_and_everything_that_decides_them(saved, tmp_path):
     directory, vocabulary = saved
     testset = toy_testset(tmp_path / "testset")
-    found = evaluate(
+    result = evaluate(
         directory, [testset], lambda path: "[Hu3][Hu4]", vocabulary=vocabulary, facts={"encoder": "toy"}
     )
-    write_results(tmp_path / "results.json", found)
+    write_results(tmp_path / "results.json", result)
     again = json.loads((tmp_path / "results.json").read_text())
     assert [(row["testset"], row["direction"]) for row in again["rows"]] == [("toy", "T"), ("toy", "T->S")]
     assert again["rows"][1]["accuracy"]["ending.sum.free"][0] == 50.0  # both endings sound alike
@@ -185,9 +185,9 @@ def test_sentiment_is_classified_by_a_fit_on_the_train_items(saved, tmp_path):
     }
     testset = write_testset(tmp_path / "testset", items, name="words", directions=["T"], **facts)
     options = TaskOptions(samples_per_prompt=1, new_tokens={"T": 5})
-    found = evaluate(directory, [testset], None, options=options)["rows"][0]
-    assert 0 <= found["low"] <= found["value"] <= found["high"] <= 100
-    assert found["prompts"]["value"] == 100.0
+    result = evaluate(directory, [testset], None, options=options)["rows"][0]
+    assert 0 <= result["low"] <= result["value"] <= result["high"] <= 100
+    assert result["prompts"]["value"] == 100.0
 
 
 def test_a_model_of_another_vocabulary_is_refused(saved, tmp_path):
@@ -299,16 +299,16 @@ def test_a_study_runs_from_its_config_to_its_table(tmp_path):
         with pytest.raises(SystemExit) as ended:
             cli.main(words)
         assert ended.value.code == 0
-    said = json.loads((tmp_path / "study" / "study.json").read_text())
-    assert set(said["table"]) == {"full", "pairs"}
+    results = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert set(results["table"]) == {"full", "pairs"}
     directions = ("T", "S", "T->S", "S->T")
-    assert set(said["table"]["full"]) == {
+    assert set(results["table"]["full"]) == {
         f"{testset} {way}" for testset in ("stories", "sentiment-text") for way in directions
     }
-    assert 0 <= said["table"]["full"]["sentiment-text S"]["kept"]["mean"] <= 100
-    assert said["test"] == {"stories": 6, "of them trained on": 0}
+    assert 0 <= results["table"]["full"]["sentiment-text S"]["kept"]["mean"] <= 100
+    assert results["test"] == {"stories": 6, "of them trained on": 0}
     assert (tmp_path / "study" / "study.png").stat().st_size > 1000
-    assert sum(said["runs"][0]["tokens"].values()) == pytest.approx(2048, abs=4)
+    assert sum(results["runs"][0]["tokens"].values()) == pytest.approx(2048, abs=4)
 
 
 def refusal(capsys, *words):
@@ -341,8 +341,8 @@ def test_the_command_scores_test_sets_and_writes_the_results(saved, tmp_path, ca
     directory, vocabulary = saved
     vocabulary.save(tmp_path / "build" / "shards")
     toy_testset(tmp_path / "testset")
-    monkeypatch.setattr(pipelines.operations.evaluate, "listener", lambda build: lambda path: "[Hu3][Hu4]")
-    monkeypatch.setattr(pipelines.operations.evaluate, "described", lambda build: {"encoder": "toy"})
+    monkeypatch.setattr(pipelines.operations.evaluate, "make_tokenizer", lambda build: lambda path: "[Hu3][Hu4]")
+    monkeypatch.setattr(pipelines.operations.evaluate, "describe_tokenizer", lambda build: {"encoder": "toy"})
     words = [
         "evaluate",
         str(tmp_path / "build"),
@@ -354,13 +354,13 @@ def test_the_command_scores_test_sets_and_writes_the_results(saved, tmp_path, ca
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, "--compare"])
     assert ended.value.code == 0
-    said = json.loads((tmp_path / "build" / "evaluation" / "results.json").read_text())
-    assert [row["direction"] for row in said["rows"]] == ["T", "T->S"]
+    results = json.loads((tmp_path / "build" / "evaluation" / "results.json").read_text())
+    assert [row["direction"] for row in results["rows"]] == ["T", "T->S"]
     assert "toy" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ('name = "pairs"', 'name = "pairs"\nseeds = 0', "need seeds >= 1"),
         ('strategy = "concatenated"', 'stratagem = "concatenated"', "stratagem"),
@@ -370,12 +370,12 @@ def test_the_command_scores_test_sets_and_writes_the_results(saved, tmp_path, ca
         ("batch_tokens = 512", "batch_tokens = 500", "multiple of sequence_length"),
     ],
 )
-def test_a_study_with_a_mistake_in_its_config_is_bad_usage(tmp_path, capsys, old, new, said):
+def test_a_study_with_a_mistake_in_its_config_is_bad_usage(tmp_path, capsys, old, new, message):
     config = tmp_path / "tiny.toml"
     config.write_text(TINY.replace(old, new))
     code, line = refusal(capsys, "study", str(tmp_path / "study"), "--config", str(config))
     assert code == 2
-    assert said in line
+    assert message in line
 
 
 def test_every_study_config_of_the_project_can_be_read():

@@ -187,8 +187,8 @@ def test_a_sentencepiece_model_is_exported_with_its_ids_and_comes_back(
     )
     vocabulary.save(tmp_path / "run")
     tokenizer = AutoTokenizer.from_pretrained(export(tmp_path / "run", tmp_path / "out"))
-    said = [("text", "the dog ran, ünïcödé 5"), ("speech", "[Hu3][Hu39]"), ("text", "on")]
-    ids = prompt(said, vocabulary)
+    prompt_parts = [("text", "the dog ran, ünïcödé 5"), ("speech", "[Hu3][Hu39]"), ("text", "on")]
+    ids = prompt(prompt_parts, vocabulary)
     written = vocabulary.render(ids)
     assert written == "<s>[Text] the dog ran, ünïcödé 5[Speech][Hu3][Hu39][Text] on"
     assert tokenizer.encode(written, add_special_tokens=False) == ids

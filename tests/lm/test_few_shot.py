@@ -69,13 +69,13 @@ class Parrot(Model):
 
     def __init__(self, vocabulary, answers: dict[tuple[int, ...], list[int]], stop: int):
         super().__init__(preset("pico", vocabulary.padded_size, num_hidden_layers=1))
-        self.answers, self.stop, self.asked = answers, stop, []
+        self.answers, self.stop, self.prompts = answers, stop, []
 
     def forward(self, tokens, positions=None, documents=None, *, cache=None, last=None, **more):
         if last is not None:
             self.left = []
             for row, end in zip(tokens.tolist(), last.tolist()):
-                self.asked.append(tuple(row[: end + 1]))
+                self.prompts.append(tuple(row[: end + 1]))
                 known = [a for q, a in self.answers.items() if tuple(row[: end + 1])[-len(q) :] == q]
                 self.left.append([*(known[0] if known else []), self.stop])
         logits = torch.zeros(len(tokens), self.settings.vocab_size)
@@ -105,9 +105,9 @@ def test_asr_prompts_are_those_printed_in_the_paper(vocabulary, spoken):
     chosen = {item.id: item.context[0] for item in spoken.items}
     first, second = (chosen[id] for id in result["examples"])
     expected = "".join(f"[Speech]{p.units}[Text] {START} {p.text} {END}" for p in (first, second))
-    asked = vocabulary.render(model.asked[0])
-    test = next(p for p in chosen.values() if p.units in asked.rpartition("[Speech]")[2])
-    assert asked == f"<s>{expected}[Speech]{test.units}[Text]"
+    prompts = vocabulary.render(model.prompts[0])
+    test = next(p for p in chosen.values() if p.units in prompts.rpartition("[Speech]")[2])
+    assert prompts == f"<s>{expected}[Speech]{test.units}[Text]"
     assert result["examples_used"] == {"min": 2, "mean": 2.0}
 
 
@@ -190,9 +190,9 @@ def test_intents_are_matched_exactly(vocabulary, commands):
     model = Parrot(vocabulary, answers, vocabulary.speech_marker)
     result = run_few_shot(model, vocabulary, commands, "intent", {}, FewShot(shots=4))
     assert (result["value"], result["items"], result["labels"]) == (50.0, 4, 2)
-    asked = vocabulary.render(model.asked[0])
-    assert asked.count("[Text] A:lights on") == asked.count("[Text] A:music off") == 2
-    assert asked.endswith("[Text] A:")
+    prompts = vocabulary.render(model.prompts[0])
+    assert prompts.count("[Text] A:lights on") == prompts.count("[Text] A:music off") == 2
+    assert prompts.endswith("[Text] A:")
 
 
 def test_examples_are_balanced_and_the_same_for_one_seed(commands):
@@ -246,7 +246,7 @@ def test_tts_is_scored_by_a_recogniser_of_the_vocoders_output(vocabulary, spoken
         recogniser=programs[1],
     )
     assert (result["measure"], result["value"], result["unstopped"]) == ("CER", 0.0, 0)
-    assert f"{stop}[Text]" in vocabulary.render(model.asked[0])
+    assert f"{stop}[Text]" in vocabulary.render(model.prompts[0])
     with pytest.raises(ValueError, match="vocoder: false: exit code 1") as caught:
         run_few_shot(
             model, vocabulary, spoken, "tts", {}, FewShot(shots=2), stop=stop, vocoder="false", recogniser="x"
@@ -278,12 +278,12 @@ def test_error_rates_are_those_of_a_slow_count():
 
 
 def test_the_interval_of_an_error_rate_contains_the_truth_about_95_times_of_100():
-    rng, held = np.random.default_rng(1), 0
+    rng, contained = np.random.default_rng(1), 0
     for trial in range(200):
         lengths = rng.integers(5, 30, 60)
         low, high = bootstrap(rng.binomial(lengths, 0.2), lengths, repeats=400, seed=trial)
-        held += low <= 20 <= high
-    assert 180 <= held <= 199
+        contained += low <= 20 <= high
+    assert 180 <= contained <= 199
 
 
 def test_nothing_to_compare_with_is_refused_by_id():

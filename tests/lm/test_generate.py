@@ -114,13 +114,13 @@ def test_a_task_prompt_begins_as_its_training_sequences_do(vocabulary):
         "u1", unit_frames, 25.0, 0.02, ids, ends, times[:-1], times[1:], times[-1], vocabulary
     )
     for seed in range(8):
-        drawn = make_document(
+        sequence = make_document(
             interleave(spoken, "concatenated", np.random.default_rng(seed)), vocabulary
         ).tolist()
         given = ("speech", "[Hu3][Hu5][Hu7]"), ("text", "the cat sat")
-        first, output = given if "[ASR]" in vocabulary.decode(drawn) else given[::-1]
-        asked = prompt([first], vocabulary, output[0], task_markers=True)
-        assert drawn[: len(asked)] == asked
+        first, output = given if "[ASR]" in vocabulary.decode(sequence) else given[::-1]
+        opening = prompt([first], vocabulary, output[0], task_markers=True)
+        assert sequence[: len(opening)] == opening
 
 
 def test_a_task_that_cannot_be_asked_is_one_clear_line(vocabulary):
@@ -144,12 +144,12 @@ def test_an_answer_is_told_as_text_token_string_and_units(vocabulary):
 
 
 @pytest.fixture
-def front_door(model, vocabulary, tmp_path, monkeypatch):
+def run_generate(model, vocabulary, tmp_path, monkeypatch):
     """Runs `wordweave generate` on a small model; every recording is tokenised to [Hu9]."""
     model.save_pretrained(tmp_path / "model" / "best", vocabulary_hash=vocabulary.hash)
     vocabulary.save(tmp_path / "model" / "best")
     (tmp_path / "a.wav").write_bytes(b"")
-    monkeypatch.setattr("pipelines.operations.generate.listen", lambda build, path: "[Hu9]")
+    monkeypatch.setattr("pipelines.operations.generate.tokenize_file", lambda build, path: "[Hu9]")
 
     def run(*words):
         words = [str(tmp_path / "a.wav") if word == "a.wav" else word for word in words]
@@ -158,33 +158,31 @@ def front_door(model, vocabulary, tmp_path, monkeypatch):
     return run
 
 
-def test_prompts_are_read_in_the_order_given(front_door):
+def test_prompts_are_read_in_the_order_given(run_generate):
     given = ["--units", "[Hu3]", "--text", "the cat", "--audio", "a.wav", "--text", "sat", "--units", "[Hu4]"]
-    done = front_door(*given, "--to", "speech", "--count", "3", "--length", "5", "--top-k", "9", "--json")
+    done = run_generate(*given, "--to", "speech", "--count", "3", "--length", "5", "--top-k", "9", "--json")
     assert done.exit_code == 0, done.output
     answers = json.loads(done.stdout.splitlines()[-1])["answers"]
-    said = [
+    prompt_parts = [
         ["speech", "[Hu3]"],
         ["text", "the cat"],
         ["speech", "[Hu9]"],
         ["text", "sat"],
         ["speech", "[Hu4]"],
     ]
-    assert [answer["prompt"] for answer in answers] == [said] * 3
+    assert [answer["prompt"] for answer in answers] == [prompt_parts] * 3
     assert [answer["to"] for answer in answers] == ["speech"] * 3
     assert all(answer["text"] == "" and answer["tokens"].startswith("[") for answer in answers)
     assert len({answer["tokens"] for answer in answers}) == 3  # three draws, not one three times
 
 
 @pytest.mark.parametrize("to", ["text", "speech", "free"])
-def test_the_command_forces_a_modality_or_leaves_it_free(to, front_door, vocabulary):
-    done = front_door(
-        "--text", "the cat", "--to", to, "--count", "4", "--repetition-penalty", "1.3", "--json"
-    )
+def test_the_command_forces_a_modality_or_leaves_it_free(to, run_generate, vocabulary):
+    done = run_generate("--text", "the cat", "--to", to, "--count", "4", "--repetition-penalty", "1.3", "--json")
     answers = json.loads(done.stdout.splitlines()[-1])["answers"]
-    found = {kind for answer in answers for kind in kinds(vocabulary.encode(answer["tokens"]), vocabulary)}
+    produced = {kind for answer in answers for kind in kinds(vocabulary.encode(answer["tokens"]), vocabulary)}
     wanted = {"text": {"text"}, "speech": {"unit", "pitch", "style"}}
-    assert found <= wanted.get(to, {"text", "unit", "pitch", "style", "marker"})
+    assert produced <= wanted.get(to, {"text", "unit", "pitch", "style", "marker"})
 
 
 @pytest.mark.parametrize(
@@ -198,8 +196,8 @@ def test_the_command_forces_a_modality_or_leaves_it_free(to, front_door, vocabul
         (["--count", "0"], 2, "--count"),
     ],
 )
-def test_a_wrong_question_is_one_clear_line(words, code, line, front_door):
-    done = front_door(*words)
+def test_a_wrong_question_is_one_clear_line(words, code, line, run_generate):
+    done = run_generate(*words)
     assert (done.exit_code, line in done.output, len(done.output.splitlines())) == (code, True, 1), (
         done.output
     )

@@ -114,8 +114,8 @@ def test_a_vocoder_that_returns_the_recording_preserves_everything_and_the_words
 ):
     vocoder = tmp_path / "vocoder.py"
     vocoder.write_text(
-        "import json, shutil, sys\nsaid = json.load(sys.stdin)\n"
-        "assert len(said['frames']) == len(said['units']) == len(said['pitch']) and said['hop'] == 640\n"
+        "import json, shutil, sys\nrequest = json.load(sys.stdin)\n"
+        "assert len(request['frames']) == len(request['units']) == len(request['pitch']) and request['hop'] == 640\n"
         f"shutil.copyfile({str(recordings[0].path)!r}, sys.argv[1])\n"
     )
     writer = tmp_path / "writer.py"

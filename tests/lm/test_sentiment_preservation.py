@@ -66,7 +66,7 @@ class Empath(Model):
 
     def __init__(self, vocabulary, modality, silent=None):
         super().__init__(preset("pico", vocabulary.padded_size, num_hidden_layers=1))
-        self.vocabulary, self.modality, self.silent, self.asked = vocabulary, modality, silent, []
+        self.vocabulary, self.modality, self.silent, self.prompts = vocabulary, modality, silent, []
 
     def answer(self, row):
         names = self.vocabulary.render(row)
@@ -87,7 +87,7 @@ class Empath(Model):
     def forward(self, tokens, positions=None, documents=None, *, cache=None, last=None, **more):
         if last is not None:
             rows = [tuple(row[: end + 1]) for row, end in zip(tokens.tolist(), last.tolist())]
-            self.asked += rows
+            self.prompts += rows
             self.left = [self.answer(row) for row in rows]
         logits = torch.full((len(tokens), self.settings.vocab_size), -50.0)
         stop = self.vocabulary.eos if self.modality == "text" else self.vocabulary.first_unit + 35
@@ -122,9 +122,9 @@ def test_the_item_is_the_last_part_of_every_prompt(vocabulary, moods, classifier
     model = Empath(vocabulary, "text")
     preserve_sentiment(model, vocabulary, moods, "S->T", {}, classifiers, Stsp(shots=3, samples_per_prompt=1))
     ends = {f"[Speech]{item.context[0].units}[Text]" for item in moods.in_split("test")}
-    asked = [vocabulary.render(row) for row in model.asked]
-    assert {text[text.rindex("[Speech]") :] for text in asked} == ends
-    assert all(text.count("[Speech]") == 4 for text in asked)
+    prompts = [vocabulary.render(row) for row in model.prompts]
+    assert {text[text.rindex("[Speech]") :] for text in prompts} == ends
+    assert all(text.count("[Speech]") == 4 for text in prompts)
 
 
 def test_examples_take_the_labels_in_turn_and_come_from_train_alone(moods, classifiers):

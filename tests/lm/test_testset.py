@@ -42,7 +42,7 @@ def test_a_pack_is_read_as_it_was_written(folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"choices": PAIR[:1]}, "needs at least 2 choices, got 1"),
         ({"choices": (PAIR[0], ())}, "a choice is empty"),
@@ -53,7 +53,7 @@ def test_a_pack_is_read_as_it_was_written(folder):
         ({"choices": (PAIR[0], (Segment("he fed", "audio/gone.wav"),))}, "audio.missing"),
     ],
 )
-def test_a_row_that_breaks_a_rule_is_refused_by_its_number(folder, change, said):
+def test_a_row_that_breaks_a_rule_is_refused_by_its_number(folder, change, message):
     bad = TestItem(
         **{
             **{name: getattr(ITEM, name) for name in ("context", "choices", "right", "family", "group")},
@@ -63,7 +63,7 @@ def test_a_row_that_breaks_a_rule_is_refused_by_its_number(folder, change, said)
     )
     with pytest.raises(ValueError, match=r"row 2 \('s-2'\)") as caught:
         write(folder, [ITEM, bad])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_unreadable_recording_is_refused_with_its_row(folder):
@@ -74,7 +74,7 @@ def test_an_unreadable_recording_is_refused_with_its_row(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda text: text.splitlines(keepends=True)[0], "has items 1, testset.json says 2"),
         (lambda text: text.replace("soup", "stew"), "the file was changed"),
@@ -83,21 +83,21 @@ def test_an_unreadable_recording_is_refused_with_its_row(folder):
         (lambda text: text.replace('"right"', '"correct"'), "row 1 ('s-1'): unknown keys ['correct']"),
     ],
 )
-def test_a_file_that_was_damaged_is_refused(folder, damage, said):
+def test_a_file_that_was_damaged_is_refused(folder, damage, message):
     write(folder, [ITEM, TestItem("s-2", ITEM.context, PAIR, right=1)])
     path = folder / "items.jsonl"
     path.write_text(damage(path.read_text()))
     with pytest.raises(ValueError) as caught:
         read_testset(folder)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_manifest_of_another_task_or_none_is_refused(folder):
     with pytest.raises(ValueError, match="is no test set"):
         read_testset(folder)
     write(folder, [ITEM])
-    said = json.loads((folder / "testset.json").read_text())
-    (folder / "testset.json").write_text(json.dumps(said | {"task": "guess"}))
+    message = json.loads((folder / "testset.json").read_text())
+    (folder / "testset.json").write_text(json.dumps(message | {"task": "guess"}))
     with pytest.raises(ValueError, match="task: need one of choose"):
         read_testset(folder)
     with pytest.raises(ValueError, match="label: need one of happy, got 'sad'"):

@@ -332,12 +332,12 @@ def test_a_write_that_the_system_cuts_is_one_clear_line_at_the_front_door(part, 
     command = [sys.executable, "-m", "wordweave", "train", settings.build, f"--config={config}"]
     command += [f"--output={settings.output}", "--resume"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=limit)
-    said = [line for line in done.stderr.splitlines() if line.startswith("wordweave: ")]
-    assert (done.returncode, len(said), done.stdout, "Traceback" in done.stderr) == (1, 1, "", False), (
+    messages = [line for line in done.stderr.splitlines() if line.startswith("wordweave: ")]
+    assert (done.returncode, len(messages), done.stdout, "Traceback" in done.stderr) == (1, 1, "", False), (
         done.stderr
     )
-    assert "cannot be written" in said[0]
-    assert said[0].endswith(f"the last good checkpoint is {last}")
+    assert "cannot be written" in messages[0]
+    assert messages[0].endswith(f"the last good checkpoint is {last}")
     assert same(weights_of(last), before)
     assert not list(Path(settings.output).glob(".step*"))
 
@@ -536,10 +536,10 @@ def test_every_parameter_has_one_optimiser(toy):
     model = Model(preset("nano", 128))
     for name in ("muon", "adamw"):
         optimisers = make_optimisers(model, toy(optimiser=name))
-        taken = [
+        assigned = [
             id(p) for optimiser, _ in optimisers for group in optimiser.param_groups for p in group["params"]
         ]
-        assert sorted(taken) == sorted(id(p) for p in model.parameters())
+        assert sorted(assigned) == sorted(id(p) for p in model.parameters())
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "wsd"])

@@ -32,9 +32,9 @@ Source: Spirit LM (Nguyen et al. 2024, arXiv:2402.05755), section 5.
 def read_librispeech(archive: Archive, options: Options) -> tuple[str, list[TestItem]]:
     """One subset to test on, in lower case like aligned text, and few-shot examples from dev-clean or dev-other."""
     items = _transcribed(archive, options.split, "test")
-    beside = "dev-other" if options.split.endswith("other") else "dev-clean"
-    if options.split != beside:
-        items += evenly_spaced(_transcribed(archive, beside, "dev"), EXAMPLES)
+    examples = "dev-other" if options.split.endswith("other") else "dev-clean"
+    if options.split != examples:
+        items += evenly_spaced(_transcribed(archive, examples, "dev"), EXAMPLES)
     return "transcribe", items
 
 

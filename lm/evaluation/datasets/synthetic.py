@@ -129,13 +129,13 @@ def recall(recorder: Recorder, count: int, known: frozenset[str]) -> Plan:
     """Two endings (who gave what) for two contexts (who had what)."""
     items, rng = [], generator(recorder.seed, "test set", "recall")
     for number in range(count):
-        told = recall_story(rng)
-        while {f"{told.context} {told.ending}", f"{told.exchanged} {told.other}"} & known:
-            told = recall_story(rng)
+        story = recall_story(rng)
+        while {f"{story.context} {story.ending}", f"{story.exchanged} {story.other}"} & known:
+            story = recall_story(rng)
         name = f"r{number:04d}"
         a, b, right, other = (
             (recorder.add(f"{number:04d}-{side}", text, number),)
-            for side, text in zip("abcd", told, strict=True)
+            for side, text in zip("abcd", story, strict=True)
         )
         items += [
             TestItem(f"{name}{side}", one, (right, other), place, family=name)
