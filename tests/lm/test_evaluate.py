@@ -341,7 +341,9 @@ def test_the_command_scores_test_sets_and_writes_the_results(saved, tmp_path, ca
     directory, vocabulary = saved
     vocabulary.save(tmp_path / "build" / "shards")
     toy_testset(tmp_path / "testset")
-    monkeypatch.setattr(pipelines.operations.evaluate, "make_tokenizer", lambda build: lambda path: "[Hu3][Hu4]")
+    monkeypatch.setattr(
+        pipelines.operations.evaluate, "make_tokenizer", lambda build: lambda path: "[Hu3][Hu4]"
+    )
     monkeypatch.setattr(pipelines.operations.evaluate, "describe_tokenizer", lambda build: {"encoder": "toy"})
     words = [
         "evaluate",

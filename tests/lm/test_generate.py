@@ -178,7 +178,9 @@ def test_prompts_are_read_in_the_order_given(run_generate):
 
 @pytest.mark.parametrize("to", ["text", "speech", "free"])
 def test_the_command_forces_a_modality_or_leaves_it_free(to, run_generate, vocabulary):
-    done = run_generate("--text", "the cat", "--to", to, "--count", "4", "--repetition-penalty", "1.3", "--json")
+    done = run_generate(
+        "--text", "the cat", "--to", to, "--count", "4", "--repetition-penalty", "1.3", "--json"
+    )
     answers = json.loads(done.stdout.splitlines()[-1])["answers"]
     produced = {kind for answer in answers for kind in kinds(vocabulary.encode(answer["tokens"]), vocabulary)}
     wanted = {"text": {"text"}, "speech": {"unit", "pitch", "style"}}
