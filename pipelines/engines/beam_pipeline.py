@@ -18,7 +18,7 @@ from corpus.records import Unusable
 from pipelines.engines import dataflow, dataflow_preflight
 from pipelines.engines.beam_workers import ForkedEnvironment, silence_lost_connections
 from pipelines.engines.requirements import check_versions, java
-from pipelines.execution.task import Stage, Task
+from pipelines.execution.task import DeviceError, Stage, Task
 
 
 class RunTask(beam.DoFn):
@@ -51,8 +51,14 @@ def run(
         dataflow.fill_options(options, stage, str(build))
     pipeline = beam.Pipeline(runner=runner, options=options)
     make_graph(pipeline, stage, build, balance(todo, workers), options)
-    with silence_lost_connections():
-        dataflow.wait(pipeline.run(), stage)
+    try:
+        with silence_lost_connections():
+            dataflow.wait(pipeline.run(), stage)
+    except Exception as error:  # of the local runner, at the end of a long report
+        lines = [line for line in str(error).splitlines() if "DeviceError: " in line]
+        if not lines:
+            raise
+        raise DeviceError(lines[-1].partition("DeviceError: ")[2].split(" [while running")[0]) from error
 
 
 def balance(todo: list[Task], workers: int) -> list[Task]:

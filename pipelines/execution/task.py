@@ -162,11 +162,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class DeviceError(ValueError):
+    """The device of this process is in a bad state: every later task would fail too, so that the process must end."""
+
+
+def is_device_error(error: BaseException) -> bool:
+    """Whether a GPU is in a bad state; out of memory is not: another batch may fit."""
+    return type(error).__name__ == "AcceleratorError" or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )
+
+
 def run_task(stage: Stage, make: Make, build: Path, task: Task) -> str:
     """Do one task unless it is done; "done", "skipped" or "failed".
 
     Safe under retries, speculation and kills. A failure is written beside the output as `.failed`, so that the other
     tasks continue and the driver finds it on any engine.
+
+    Raises:
+        DeviceError: the GPU is in a bad state; the engine ends this process, and its own retries use another one.
     """
     path = build / task.output
     failure_path = path.with_name(path.name + ".failed")
@@ -190,6 +204,10 @@ def run_task(stage: Stage, make: Make, build: Path, task: Task) -> str:
         line = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
         content = {"error": line, "traceback": traceback.format_exc()}
         files.write(failure_path, json.dumps(content, indent=1).encode())
+        if is_device_error(error):
+            raise DeviceError(
+                f"{stage.name}: {task.output}: {line}; run the same command to resume"
+            ) from error
         return "failed"
     return "done"
 

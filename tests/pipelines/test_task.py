@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from pipelines.engines.beam import BeamEngine
 from pipelines.execution import task as tasks
 from pipelines.execution.runner import run_stage
-from pipelines.execution.task import Stage, Task, is_done, key, read_marker
+from pipelines.execution.task import (
+    DeviceError,
+    FileWorker,
+    Stage,
+    Task,
+    is_done,
+    key,
+    make_task,
+    read_marker,
+)
 from pipelines.steps.base import TableWorker, batches
 from tests.helpers.builds import LOCAL
 
@@ -46,6 +55,23 @@ class Add(Stage):
 
 def run_task(stage, build, task):
     return stage.open().run(build, task)
+
+
+@dataclass(frozen=True)
+class Break(Stage):
+    """A toy stage whose GPU breaks at the second task."""
+
+    name: ClassVar[str] = "break"
+    version: ClassVar[int] = 1
+
+    def open(self):
+        return FileWorker(self, self.make)
+
+    def make(self, build, task, temporary):
+        if task.output.endswith("b"):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        temporary.write_bytes(b"x")
+        return {}
 
 
 def part(build, name, ids):
@@ -154,3 +180,13 @@ def test_a_stage_is_settings_only():
     assert dataclasses.asdict(Add(3)) == {"number": 3, "place": ""}
     with pytest.raises(dataclasses.FrozenInstanceError):
         Add(3).number = 4
+
+
+@pytest.mark.parametrize("engine", [LOCAL, BeamEngine()], ids=lambda engine: engine.name)
+def test_a_gpu_in_a_bad_state_ends_the_worker_and_costs_no_other_task_a_reject(engine, tmp_path):
+    stage = Break()
+    planned = [make_task(stage, f"out/{name}", {}, 3 - place) for place, name in enumerate("abc")]
+    with pytest.raises(DeviceError, match="break: out/b: RuntimeError: CUDA error: an illegal memory access"):
+        run_stage(stage, tmp_path, planned, engine, quiet=True)
+    assert [is_done(tmp_path, task) for task in planned] == [True, False, False]
+    assert [path.name for path in (tmp_path / "out").glob("*.failed")] == ["b.failed"]
