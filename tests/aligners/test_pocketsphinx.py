@@ -141,7 +141,7 @@ def test_another_transcript_is_rejected(spoken):
 
 def test_without_a_minimum_score_nothing_is_of_low_quality(spoken):
     swapped = [(replace(u, text=spoken[(i + 1) % 3][0].text), wave) for i, (u, wave) in enumerate(spoken[:3])]
-    results = load_aligner("pocketsphinx", minimum_score=None).align(swapped)
+    results = load_aligner("pocketsphinx", minimum_score=None).align(swapped, {})
     assert "align.low_quality" not in {result.reject and result.reject.reason for result in results}
     assert any(result.quality.get("score_per_frame", 0) < -32 for result in results)
 

@@ -35,6 +35,8 @@ def test_measures_are_those_of_a_case_counted_by_hand():
         "short_phones": 0.6,
         "short_run": 2.0,
         "snr": pytest.approx(40, abs=1e-3),
+        "uncovered_seconds": 0.0,
+        "uncovered_share": 0.0,
     }
     assert found.keys() < MEASURES.keys()
 
@@ -47,9 +49,9 @@ def test_what_cannot_be_measured_is_left_out():
 @pytest.mark.parametrize(
     ("limits", "complaint"),
     [
-        ({"speach_fraction": [0, 1]}, "no such measure; known: .*speech_fraction"),
-        ({"snr": [1]}, r"need \[least, most\]"),
-        ({"snr": [2, 1]}, "least <= most"),
+        ({"speach_fraction": [0, 1]}, "unknown measure; known: .*speech_fraction"),
+        ({"snr": [1]}, r"need \[min, max\]"),
+        ({"snr": [2, 1]}, "min <= max"),
         ({"snr": ["a", "b"]}, "need"),
         ({"snr": 3}, "need"),
     ],
