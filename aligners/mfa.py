@@ -1,9 +1,9 @@
-"""Word times from the Montreal Forced Aligner, as its users have it: on PATH, in a conda environment or in a container.
+"""Word times from the Montreal Forced Aligner, on PATH, in a conda environment or in a container.
 
-It runs as a program, in a process group and with a root and temporary folder of its own. It exits with 0 though files
-are missing, so that the truth is the set difference; its words are not the words it was given, so that they are matched
-back. To install it: `aligners/data/mfa-environment.yaml` (conda) or `aligners/data/mfa.Dockerfile`. `wordweave mfa`
-runs its commands for models and dictionaries.
+It runs as a program, in a process group and with a root and temporary folder of its own. It may exit with 0
+although files are missing, so that every expected file is looked for; its words are not those of its input, so that
+they are matched back. To install it: `aligners/data/mfa-environment.yaml` (conda) or `aligners/data/mfa.Dockerfile`.
+`wordweave mfa` runs its commands for models and dictionaries.
 
 Contract: MFA 3.3 to 3.4 (`align`), from 4.0 on `align_legacy`.
 """
@@ -23,23 +23,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import numpy as np
 import soundfile
 
+from aligners import guard
 from aligners.alignment import Aligner, AlignerInput, AlignerOutput
 from aligners.given import GivenSettings, phones_of, read
 from aligners.match import match
-from corpus.records import SAMPLE_RATE, Reject
+from corpus.records import SAMPLE_RATE, Reject, Unusable
 
 ANALYSIS = (
-    *("overall_log_likelihood", "speech_log_likelihood", "phone_duration_deviation"),
-    *("max_running_short_interval", "snr", "intensity_deviation"),
+    *("overall_log_likelihood", "speech_log_likelihood", "phone_duration_deviation", "snr"),
+    "intensity_deviation",
 )
-"""Columns of `alignment_analysis.csv`; 3.3 has not all of them."""
+"""Columns of `alignment_analysis.csv` that are used; versions have different ones. Not `max_running_short_interval`:
+MFA never resets it, so that it depends on the order of the utterances."""
 
-USAGE = 2  # exit status of a wrong command line, which no other choice of utterances cures
-FAILURES = 6  # runs that may fail before a part is not divided any more
-GRACE = 5.0  # seconds between the request to end and the end: a container must receive it
+USAGE = 2  # exit status of a wrong command line, which no other choice of utterances repairs
+FAILURES = 6  # failed runs after which a part is not divided further
+NOT_STARTED = 127  # exit status of the guard where the program cannot be started
+SHORTEST = 0.1  # seconds: MFA makes no features of less, and fails for all utterances of the run
 LOG_BYTES = 20_000  # how much of its output is kept: it may print without end
+KINDS = {"dictionary": "dictionary", "acoustic_model": "acoustic", "g2p_model": "g2p"}
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+EXCEPTION = re.compile(r"(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b:?")
 INSTALL = "try `conda env create -f aligners/data/mfa-environment.yaml` and command='conda run -n mfa mfa'"
 
 
@@ -52,7 +59,12 @@ class MfaSettings:
     beam, retry_beam: of the first run; wide_beam, wide_retry_beam: of the run on what the first left out.
     timeout_seconds, timeout_per_second: limit of one run = the first + the second x seconds of audio.
     single_speaker: one speaker for all, which lets one speaker's part use several jobs and turns adaptation off.
-    scratch: where corpora and results live for a moment; the system's folder for temporary files by default.
+    likelihood_margin: an utterance is rejected whose log likelihood per frame is lower than the median of its batch by
+        more than this; None keeps all. The retry beam aligns wrong transcripts too. Measured with MFA 3.4.3 and a small
+        model: 249 right ones have at least -49.6, 20 wrong ones at most -58.4.
+    minimum_likelihood: lowest log likelihood per frame, whatever the median; None keeps all. It sees a batch in which
+        most transcripts are wrong.
+    scratch: folder for corpora and results of a run; default the system's folder for temporary files.
     """
 
     command: str = "mfa"
@@ -67,11 +79,13 @@ class MfaSettings:
     single_speaker: bool = False
     timeout_seconds: float = 600.0
     timeout_per_second: float = 1.0
+    likelihood_margin: float | None = 8.0
+    minimum_likelihood: float | None = -56.0
     scratch: str | None = None
 
 
-class Run(NamedTuple):
-    """How a program ended: exit status (None: it was stopped after its time), the end of what it printed."""
+class ProcessResult(NamedTuple):
+    """Exit status of a program (None: stopped after its time) and the end of its output."""
 
     status: int | None
     log: str
@@ -89,23 +103,32 @@ class Mfa(Aligner):
     def __init__(self, settings: MfaSettings):
         self.settings = settings
         self.version = find_version(settings.command)
+        check_models(settings)
 
     def align_all(self, items: list[AlignerInput]) -> Sequence[AlignerOutput | Reject]:
         settings = self.settings
-        results = self._attempt(items, settings.beam, settings.retry_beam)
-        again = [place for place, result in enumerate(results) if is_missing(result)]
+        long_enough = [place for place, item in enumerate(items) if item.seconds >= SHORTEST]
+        results: list[AlignerOutput | Reject] = [
+            Reject("align.unalignable", f"{item.seconds:.3f} s: MFA needs {SHORTEST} s") for item in items
+        ]
+        if not long_enough:
+            return results
+        narrow = self._attempt([items[place] for place in long_enough], settings.beam, settings.retry_beam)
+        for place, result in zip(long_enough, narrow, strict=True):
+            results[place] = result
+        again = [place for place in long_enough if is_missing(results[place])]
         if again:
             wide = self._attempt(
                 [items[place] for place in again], settings.wide_beam, settings.wide_retry_beam
             )
             for place, result in zip(again, wide, strict=True):
                 results[place] = result
-        return results
+        return reject_unlikely(results, settings.likelihood_margin, settings.minimum_likelihood)
 
     def _attempt(self, items: list[AlignerInput], beam: int, retry_beam: int) -> list[AlignerOutput | Reject]:
         """Some utterances with one beam. What a run that failed has not written is tried again in halves.
 
-        So the one utterance that makes MFA hang or crash is found, and costs itself alone; where all fails, a few runs.
+        So the one utterance that makes MFA hang or crash is found, and only that one is lost.
         """
         results: list[AlignerOutput | Reject] = [Reject("align.backend_error", "not tried")] * len(items)
         queue, failures = [list(range(len(items)))], 0
@@ -122,8 +145,8 @@ class Mfa(Aligner):
 
     def _run(
         self, items: list[AlignerInput], beam: int, retry_beam: int
-    ) -> tuple[list[AlignerOutput | Reject], Run]:
-        """One run of `mfa align`: one result per utterance, and how it ended."""
+    ) -> tuple[list[AlignerOutput | Reject], ProcessResult]:
+        """One run of `mfa align`: one result per utterance, and how the program ended."""
         with tempfile.TemporaryDirectory(
             prefix="wordweave-mfa-", dir=self.settings.scratch, ignore_cleanup_errors=True
         ) as name:
@@ -135,27 +158,53 @@ class Mfa(Aligner):
             command = align_command(self.settings, self.version, folder, beam, retry_beam)
             seconds = sum(item.seconds for item in items)
             limit = self.settings.timeout_seconds + self.settings.timeout_per_second * seconds
-            ended = run(command, limit, own_environment(folder / "root", os.environ), folder / "root")
+            ended = run(command, limit, own_environment(folder / "root", os.environ), folder)
             written = {
                 path.stem.removesuffix("_aligned"): path
                 for path in sorted((folder / "output").rglob("u*.json"))
             }
             quality = read_analysis(folder / "output" / "alignment_analysis.csv")
-            missing = why_missing(ended, folder / "output" / "output_errors.txt")
-            return [
-                collect(item, written[stem], quality.get(stem, {})) if stem in written else missing
-                for stem, item in ((stem_of(place), item) for place, item in enumerate(items))
-            ], ended
+            errors = read_export_errors(folder / "output" / "output_errors.txt", folder)
+            results: list[AlignerOutput | Reject] = []
+            for place, item in enumerate(items):
+                stem = stem_of(place)
+                if stem in written:
+                    results.append(collect(item, written[stem], quality.get(stem, {})))
+                elif stem in errors:
+                    results.append(Reject("align.backend_error", f"mfa could not export: {errors[stem]}"))
+                else:
+                    results.append(why_failed(ended, folder))
+            return results, ended
 
 
 def own_environment(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment with a root of its own: configuration, history and database in it are shared and mutable."""
-    return {name: value for name, value in environment.items() if name != "MFA_PROFILE"} | {
-        "MFA_ROOT_DIR": str(root)
-    }
+    kept = {name: value for name, value in environment.items() if name != "MFA_PROFILE"}
+    return terminal(kept) | {"MFA_ROOT_DIR": str(root)}
 
 
-def has_failed(ended: Run) -> bool:
+def reject_unlikely(
+    results: Sequence[AlignerOutput | Reject], margin: float | None, minimum: float | None
+) -> list[AlignerOutput | Reject]:
+    """Results, where those whose likelihood is far below the median of the others are rejected with their measures."""
+    scores = [
+        None if isinstance(result, Reject) else result.quality.get("overall_log_likelihood")
+        for result in results
+    ]
+    known = [score for score in scores if score is not None]
+    limit = max(
+        -math.inf if margin is None or not known else float(np.median(known)) - margin,
+        -math.inf if minimum is None else minimum,
+    )
+    checked = list(results)
+    for place, (result, score) in enumerate(zip(results, scores, strict=True)):
+        if score is not None and score < limit and not isinstance(result, Reject):
+            detail = f"log likelihood per frame {score:.1f} is below {limit:.1f}"
+            checked[place] = AlignerOutput((), None, result.quality, Reject("align.low_quality", detail))
+    return checked
+
+
+def has_failed(ended: ProcessResult) -> bool:
     """Whether a run ended as MFA should not: stopped, killed or with an error other than that nothing aligned."""
     return ended.status != 0 and not (ended.status == 1 and "NoAlignmentsError" in ended.log)
 
@@ -197,12 +246,16 @@ def write_corpus(
 
 
 def link_models(root: Path, environment: Mapping[str, str]) -> None:
-    """Let a root of our own see the models installed in the user's."""
-    home = Path(environment.get("MFA_ROOT_DIR") or Path("~/Documents/MFA").expanduser())
-    if (home / "pretrained_models").is_dir():
-        (root / "pretrained_models").symlink_to(
-            (home / "pretrained_models").resolve(), target_is_directory=True
-        )
+    """Make the models in the user's root visible in another one, each by its own link: MFA writes beside them."""
+    for path in sorted((mfa_home(environment) / "pretrained_models").glob("*/*")):
+        folder = root / "pretrained_models" / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / path.name).symlink_to(path.resolve(), target_is_directory=path.is_dir())
+
+
+def mfa_home(environment: Mapping[str, str]) -> Path:
+    """The user's MFA root."""
+    return Path(environment.get("MFA_ROOT_DIR") or Path("~/Documents/MFA").expanduser())
 
 
 def align_command(settings: MfaSettings, version: str, folder: Path, beam: int, retry_beam: int) -> list[str]:
@@ -220,44 +273,80 @@ def align_command(settings: MfaSettings, version: str, folder: Path, beam: int, 
 
 
 def find_version(command: str) -> str:
-    """What `mfa version` answers: having the program is not enough, from PyPI it installs without its Kaldi part.
+    """What `mfa version` prints: the program alone proves nothing, from PyPI it installs without its Kaldi part.
 
     Raises:
-        ValueError: it does not answer; says how to install it.
+        Unusable: it fails; the message says how to install it.
     """
-    try:
-        ended = run([*shlex.split(command), "version"], 120, os.environ)
-    except OSError as error:
-        raise ValueError(
-            f"mfa.command {command!r}: cannot be started ({error.strerror}); {INSTALL}"
-        ) from error
+    ended = ask_mfa(command, ["version"])
     found = re.search(r"\b[0-9]+\.[0-9]+(\.[0-9a-z]+)*", ended.log)
     if ended.status != 0 or not found:
-        raise ValueError(f"mfa.command {command!r}: `version` failed ({last_line(ended.log)!r}); {INSTALL}")
+        raise Unusable(f"mfa.command {command!r}: `version` failed ({message_of(ended.log)}); {INSTALL}")
     return found[0]
 
 
+def check_models(settings: MfaSettings) -> None:
+    """Refuse a dictionary or model that does not exist, before any work.
+
+    A name is looked for among the installed models, and only then by MFA itself, which takes half a minute.
+
+    Raises:
+        Unusable: names the setting and the command that downloads the model.
+    """
+    wanted = {"dictionary": settings.dictionary, "acoustic_model": settings.acoustic_model}
+    if settings.g2p_model:
+        wanted["g2p_model"] = settings.g2p_model
+    for setting, name in wanted.items():
+        kind = KINDS[setting]
+        if is_path(name):
+            if not Path(name).exists():
+                raise Unusable(f"mfa.{setting} {name!r}: no such file")
+        elif not any((mfa_home(os.environ) / "pretrained_models" / kind).glob(f"{name}*")):
+            ended = ask_mfa(settings.command, ["model", "inspect", kind, name])
+            if ended.status != 0:
+                way_out = f"run `wordweave mfa download {kind} {name}`"
+                raise Unusable(f"mfa.{setting} {name!r}: {message_of(ended.log)}; {way_out}")
+
+
+def is_path(name: str) -> bool:
+    """Whether a model is named by its path.
+
+    >>> is_path("english_us_arpa"), is_path("my.dict"), is_path("models/german.zip")
+    (False, True, True)
+    """
+    return "/" in name or Path(name).suffix.lower() in (".dict", ".txt", ".yaml", ".zip")
+
+
+def ask_mfa(command: str, arguments: Sequence[str]) -> ProcessResult:
+    """Run a short command of MFA.
+
+    Raises:
+        Unusable: it cannot be started; the message says how to install it.
+    """
+    with tempfile.TemporaryDirectory(prefix="wordweave-mfa-") as folder:
+        ended = run([*shlex.split(command), *arguments], 300, terminal(os.environ), Path(folder))
+    if ended.status == NOT_STARTED:
+        raise Unusable(f"mfa.command {command!r}: {message_of(ended.log)}; {INSTALL}")
+    return ended
+
+
+def terminal(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment with a wide terminal without colours: MFA wraps its messages at 80 columns."""
+    return {**environment, "COLUMNS": "1000", "NO_COLOR": "1", "TERM": "dumb"}
+
+
 def run(
-    command: Sequence[str], seconds: float, environment: Mapping[str, str], root: Path | None = None
-) -> Run:
-    """Run a program in a process group of its own; afterwards nothing of it is left running.
+    command: Sequence[str], seconds: float, environment: Mapping[str, str], folder: Path
+) -> ProcessResult:
+    """ProcessResult a program in a process group of its own; afterwards nothing of it is left running.
 
     Args:
         command, environment: what to run.
         seconds: limit.
-        root: its MFA_ROOT_DIR where that is its own, by which what left the group is found.
-
-    Raises:
-        OSError: it cannot be started.
+        folder: deleted if this process is killed meanwhile.
     """
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=dict(environment),
-        start_new_session=True,
-    )
+    process = guard.start(command, folder, environment)
+    assert process.stdin is not None
     assert process.stdout is not None
     tail = bytearray()
     reader = threading.Thread(target=keep_tail, args=(process.stdout, tail), daemon=True)
@@ -266,59 +355,87 @@ def run(
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(
-                process.pid, signal.SIGTERM
-            )  # `docker run` hands it on; killed, it would leave its container
+        guard.end_group(
+            process.pid, signal.SIGTERM
+        )  # `docker run` hands it on; killed, it would leave its container
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE)
+            process.wait(guard.GRACE)
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        if root:
-            kill_strays(root)
+        guard.end_group(process.pid, signal.SIGKILL)
+        guard.kill_strays(folder)
+        process.stdin.close()
         process.wait()
         reader.join(5)
         process.stdout.close()
-    return Run(status, tail.decode("utf-8", "replace"))
-
-
-def kill_strays(root: Path) -> None:
-    """Kill what left the process group (a database server) and has our own root in its environment; on Linux only."""
-    mine = str(os.getpid())
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if path.parent.name != mine and f"MFA_ROOT_DIR={root}".encode() in path.read_bytes().split(b"\0"):
-                os.kill(int(path.parent.name), signal.SIGKILL)
+    return ProcessResult(status, tail.decode("utf-8", "replace"))
 
 
 def keep_tail(stream: IO[bytes], tail: bytearray) -> None:
-    """Read to the end, remember the last of it."""
+    """Read a stream to its end and keep the last bytes."""
     with contextlib.suppress(ValueError, OSError):
         while chunk := stream.read1(4096):  # type: ignore[attr-defined]
             tail += chunk
             del tail[:-LOG_BYTES]
 
 
-def last_line(log: str) -> str:
-    """The last line that says something, which for Python programs is the exception."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no output"
+def message_of(log: str) -> str:
+    """The line of a log that tells the error, without colours, boxes and the advice after it.
+
+    MFA draws usage errors in a box, and prints exceptions as Python does, with hints below them.
+
+    >>> message_of("Usage: mfa align\\n╭─ Error ────╮\\n│ Invalid value for 'X':   │\\n│ no such file  │\\n╰────╯")
+    "Invalid value for 'X': no such file"
+    >>> message_of("Traceback\\nValueError: bad\\n\\nPlease run `mfa model download`.")
+    'ValueError: bad'
+    """
+    lines = [ANSI.sub("", line).strip() for line in log.splitlines()]
+    box = [line.strip("│┃| ") for line in lines if re.match("[│┃]", line)]
+    if box:
+        return " ".join(filter(None, box))[-300:]
+    errors = [place for place, line in enumerate(lines) if EXCEPTION.match(line)]
+    if errors:
+        text = lines[errors[-1]]
+        following = next(filter(None, lines[errors[-1] + 1 :]), "")
+        return (f"{text} {following}" if text.endswith(":") else text)[:300]
+    said = [line for line in lines if line]
+    return said[-1][:300] if said else "no output"
 
 
-def why_missing(ended: Run, errors: Path) -> Reject:
-    """Why MFA wrote nothing for an utterance; `errors` is where it notes what it could not export."""
+def why_failed(ended: ProcessResult, folder: Path) -> Reject:
+    """The reason of an utterance without a result, from a run as a whole; never a path that differs from run to run."""
     if ended.status is None:
         return Reject("align.timeout")
+    message = message_of(ended.log).replace(str(folder), "…")
+    if "FeatureGenerationError" in ended.log:
+        return Reject("align.unalignable", message)
     if has_failed(ended):
-        return Reject("align.backend_error", f"mfa ended with status {ended.status}: {last_line(ended.log)}")
-    if errors.is_file() and (said := last_line(errors.read_text(encoding="utf-8", errors="replace"))):
-        return Reject("align.backend_error", f"mfa could not export: {said}")
+        return Reject("align.backend_error", f"mfa: exit status {ended.status}: {message}")
     return Reject("align.unalignable")
 
 
+def read_export_errors(path: Path, folder: Path) -> dict[str, str]:
+    """What MFA could not export, by file: blocks of the file's name, a colon and an exception.
+
+    Args:
+        path: output_errors.txt, which need not exist.
+        folder: of the run, left out of the messages.
+    """
+    if not path.is_file():
+        return {}
+    errors: dict[str, str] = {}
+    stem = ""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        begin = re.match(r"\W*(?:.*/)?(u[0-9]{6})\b[^:]*:\s*(.*)", line.strip())
+        if begin:
+            stem = begin[1]
+        said = begin[2] if begin else line.strip()
+        if stem and said:  # of a traceback the last line is the exception
+            errors[stem] = said.replace(str(folder), "…")[:300]
+    return errors
+
+
 def collect(item: AlignerInput, path: Path, quality: dict[str, float]) -> AlignerOutput | Reject:
-    """Match one file's labels to our words."""
+    """Match one file's labels to the words of the transcript."""
     try:
         tiers = read(str(path), path.stem, GivenSettings())
         words = match(tiers.words, item.tokens, str(item.utterance.text))
@@ -334,13 +451,10 @@ def read_analysis(path: Path) -> dict[str, dict[str, float]]:
     found = {}
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         for row in csv.DictReader(file):
-            numbers = {
-                name: number(value)
-                for name, value in row.items()
-                if name not in ("file", "begin", "end", "speaker")
+            numbers = {name: number(row.get(name)) for name in ANALYSIS}
+            found[Path(row.get("file") or "").name] = {
+                name: value for name, value in numbers.items() if value is not None
             }
-            kept = {str(name): value for name, value in numbers.items() if value is not None}
-            found[Path(row.get("file") or "").name] = kept
     return found
 
 
@@ -375,7 +489,7 @@ def tool_command(start: str, tool: str, arguments: Sequence[str]) -> list[str]:
 
 
 def run_tool(command: Sequence[str]) -> None:
-    """Run an MFA command in the foreground.
+    """ProcessResult an MFA command in the foreground.
 
     Raises:
         ValueError: it cannot be started (the message says how to install MFA), or it failed.

@@ -25,8 +25,6 @@ NOISE = (20.0, 10.0)  # dB
 STABILITY_SECONDS = 60.0  # encoded five times: with a large encoder on a CPU that takes minutes
 ORIGIN = ("encoder", "imported", "frames", "seed", "seeding", "iterations", "restarts", "faiss", "fitted_on")
 
-PATIENCE = 2  # aligned utterances without phones after which the aligner is taken to have none
-
 
 def write_card(build: Path, settings: Settings, *, phones: int = 50, threads: int = 1) -> dict[str, Any]:
     """Write codebooks/units.json and codebooks/units.html; returns what the first holds.
@@ -131,12 +129,8 @@ def phone_numbers(build: Path, settings: Settings, encoder: Any, codebook: Any, 
     units: list[np.ndarray] = []
     phones: list[np.ndarray] = []
     speakers: list[str] = []
-    silent = 0
-    for item, wave in sampled_speech(build, count, "words"):
-        (alignment,) = aligner.align([(item, wave)])
-        silent += alignment.reject is None and not alignment.phones
-        if silent == PATIENCE and not units:
-            break
+    pairs = list(sampled_speech(build, count, "words"))  # one batch: some aligners take half a minute to start
+    for (item, wave), alignment in zip(pairs, aligner.align(pairs), strict=True):
         if alignment.reject is not None or not alignment.phones:
             continue
         (sequence,) = encode_units(encoder, codebook, [wave])
