@@ -43,10 +43,17 @@ def load_mfa() -> "tuple[Callable[[Any], Aligner], type]":
     return Mfa, MfaSettings
 
 
+def load_viter() -> "tuple[Callable[[Any], Aligner], type]":
+    from aligners.viter import Viter, ViterSettings
+
+    return Viter, ViterSettings
+
+
 BACKENDS: dict[str, Backend] = {
     "pocketsphinx": Backend("English, nothing to download", load_pocketsphinx),
     "given": Backend("times that came with the data: TextGrid, CTM, CSV, JSON", load_given),
     "ctc": Backend("CTC acoustic models; a small English one is bundled", load_ctc),
+    "viter": Backend("any language, with a model fitted on the build or imported from MFA", load_viter),
     "mfa": Backend("the Montreal Forced Aligner, installed separately", load_mfa),
 }
 """Every backend by name; the command line and the settings read this."""

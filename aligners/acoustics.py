@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import torch
 
 COMPACT = "compact"
+COMPACT_MINIMUM = 0.2
+"""Of 120 right transcripts all have a mean confidence of at least 0.21, and 97 % of them at least 0.2 at 10 dB SNR; of
+120 wrong ones 95 % have less."""
 TAIL = 0.1  # seconds: longest sound of a word after its last letter's peak
 LANGUAGES = {
     "ar": "ara", "be": "bel", "bg": "bul", "de": "deu", "el": "ell", "en": "eng", "fa": "fas", "kk": "kaz", "ky": "kir",
@@ -54,6 +57,7 @@ class AcousticModel:
     tail: seconds that a word may last after the last frame of its last token.
     weights: hash of the weights.
     english: whether the model supports English only.
+    minimum: mean confidence below which an utterance has another transcript.
     edge: sample at which the first frame's share of the sound begins; None: a hop around the centre of what it sees.
     """
 
@@ -66,6 +70,7 @@ class AcousticModel:
     tail: float
     weights: str = ""
     english: bool = False
+    minimum: float = 0.0
     edge: float | None = None
 
     @property
@@ -112,7 +117,7 @@ def load_compact() -> AcousticModel:
     spell = lambda word, language: compact.spell(word)  # noqa: E731
     return AcousticModel(
         log_probs, spell, 0, None, compact.HOP, encoder.minimum, 0.0, compact.identity(),
-        english=True, edge=encoder.centre - encoder.hop / 2,
+        english=True, minimum=COMPACT_MINIMUM, edge=encoder.centre - encoder.hop / 2,
     )  # fmt: skip
 
 

@@ -33,7 +33,8 @@ class CtcSettings:
     window_seconds, context_seconds: length of a window, and of its context on either side.
     batch: windows per forward pass; on a GPU 16.
     romanise: write words of other scripts in the Latin alphabet with uroman; None: where the model needs it.
-    minimum_confidence: an utterance whose mean word confidence is lower is rejected; None keeps all.
+    minimum_confidence: an utterance whose mean word confidence is lower is rejected; None: the limit of the model, 0.2
+        for the bundled one and 0 for others.
     """
 
     model: str = COMPACT
@@ -102,8 +103,9 @@ class Ctc(Aligner):
         times = list(to_times(spans, item.spoken, acoustics, item.seconds))
         confidence = float(np.mean([span.confidence for span in spans]))
         quality = {"confidence": confidence}
-        minimum = self.settings.minimum_confidence
-        if minimum is not None and confidence < minimum:
+        asked = self.settings.minimum_confidence
+        minimum = acoustics.minimum if asked is None else asked
+        if confidence < minimum:
             reject = Reject(
                 "align.low_quality", f"confidence {confidence:.2f} is below minimum_confidence {minimum}"
             )

@@ -136,6 +136,28 @@ def fit_units(
     return {"codebook": str(codebook.fit_units(make_run(build, settings, engine, say)))}
 
 
+@command(fit, "aligner")
+@click.argument("build", type=FOLDER)
+@click.option(
+    "--dictionary",
+    help='"english", "letters" (every letter is a phone), or a file in the format of MFA or CMU; default by language.',
+)
+@click.option("--import", "source", type=FILE, help="Import this acoustic model of MFA (.zip) instead of training.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def fit_aligner(build: Path, dictionary: str | None, source: Path | None, seed: int) -> dict[str, Any]:
+    """Fit an aligner for the language of BUILD on its transcribed speech.
+
+    Needs the extra `viter`. The model goes to BUILD/aligner, and the settings of BUILD then use it: run `align` next.
+    """
+    from pipelines.operations.fit_aligner import fit_aligner
+    from pipelines.settings import read_settings, replace, write_settings
+
+    settings = read_settings(build)
+    result = fit_aligner(build, dictionary=dictionary, source=source, seed=seed, say=say)
+    write_settings(build, replace(settings, "align", backend="viter", options={"model": result["model"]}))
+    return result
+
+
 @command(fit, "pitch")
 @click.argument("build", type=FOLDER)
 @config_option

@@ -32,14 +32,21 @@ def export_mfa_corpus(build: Path, folder: Path) -> dict[str, Any]:
     speakers: dict[str | None, Path] = {}
     written = left_out = 0
     for name in part_names(build):
-        items: list[AlignerInput] = []
-        for batch in batches(files.read_table(build / "manifest" / name)):
-            for utterance, waveform, _ in decode_batch(batch):
-                item = None if utterance is None or waveform is None else prepare_safely(utterance, waveform)
-                if isinstance(item, AlignerInput):
-                    items.append(item)
-                else:
-                    left_out += 1
+        items, others = utterances_of(build, name)
         write_corpus(items, folder, speakers, written)
-        written += len(items)
+        written, left_out = written + len(items), left_out + others
     return {"folder": str(folder), "utterances": written, "left_out": left_out}
+
+
+def utterances_of(build: Path, part: str) -> tuple[list[AlignerInput], int]:
+    """What an aligner can take of one part of the manifest, and how many of its rows it cannot."""
+    items: list[AlignerInput] = []
+    left_out = 0
+    for batch in batches(files.read_table(build / "manifest" / part)):
+        for utterance, waveform, _ in decode_batch(batch):
+            item = None if utterance is None or waveform is None else prepare_safely(utterance, waveform)
+            if isinstance(item, AlignerInput):
+                items.append(item)
+            else:
+                left_out += 1
+    return items, left_out
