@@ -142,7 +142,9 @@ def fit_units(
     "--dictionary",
     help='"english", "letters" (every letter is a phone), or a file in the format of MFA or CMU; default by language.',
 )
-@click.option("--import", "source", type=FILE, help="Import this acoustic model of MFA (.zip) instead of training.")
+@click.option(
+    "--import", "source", type=FILE, help="Import this acoustic model of MFA (.zip) instead of training."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 def fit_aligner(build: Path, dictionary: str | None, source: Path | None, seed: int) -> dict[str, Any]:
     """Fit an aligner for the language of BUILD on its transcribed speech.

@@ -129,7 +129,9 @@ def phone_numbers(build: Path, settings: Settings, encoder: Any, codebook: Any, 
     units: list[np.ndarray] = []
     phones: list[np.ndarray] = []
     speakers: list[str] = []
-    pairs = list(sampled_speech(build, count, "words"))  # one batch: some aligners take half a minute to start
+    pairs = list(
+        sampled_speech(build, count, "words")
+    )  # one batch: some aligners take half a minute to start
     for (item, wave), alignment in zip(pairs, aligner.align(pairs), strict=True):
         if alignment.reject is not None or not alignment.phones:
             continue

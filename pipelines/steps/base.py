@@ -16,6 +16,7 @@ from pipelines.execution.engine import Engine
 from pipelines.execution.planner import Plan
 from pipelines.execution.runner import run_stage
 from pipelines.execution.task import Stage, Task, run_task
+from pipelines.layout import part_names
 from pipelines.settings import Settings
 
 Item = TypeVar("Item")
@@ -90,6 +91,8 @@ class Step:
         counts = run_stage(stage, run.build, tasks, run.engine)
         if self.finish is not None:
             self.finish(run, stage, tasks)
+        if self.rejects and self.table is not None:
+            refuse_total_loss(run.build, self.name, self.table)
         return counts
 
 
@@ -189,3 +192,28 @@ def token_batch(batch: pa.RecordBatch, tokens: list[np.ndarray | None], schema: 
     """Rows of tokens; what was rejected in `batch` keeps its reason."""
     columns = [batch.column("id"), pa.array(tokens, schema.field(1).type)]
     return pa.record_batch([*columns, batch.column("reject"), batch.column("detail")], schema=schema)
+
+
+def refuse_total_loss(build: Path, step: str, table: str) -> None:
+    """Fail a step in which every utterance with a transcript was rejected for one reason: not the data is wrong then.
+
+    Stops reading at the first utterance that was not.
+
+    Raises:
+        ValueError: names the reason and the first detail.
+    """
+    reason = detail = None
+    count = 0
+    for name in part_names(build):
+        earlier = files.read_table(build / "manifest" / name, columns=["reject"])["reject"].to_pylist()
+        rows = files.read_table(build / table / name, columns=["reject", "detail"]).to_pylist()
+        for before, row in zip(earlier, rows, strict=True):
+            code = row["reject"]
+            if before is not None or (code or "").startswith("text."):
+                continue
+            if code is None or reason not in (None, code):
+                return
+            reason, detail, count = code, detail or row["detail"], count + 1
+    if reason is not None:
+        because = f", the first because: {detail}" if detail else ""
+        raise ValueError(f"{step}: need a usable utterance, got {count} rejected as {reason}{because}")

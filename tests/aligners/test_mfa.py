@@ -385,6 +385,25 @@ def test_nothing_outlives_a_worker_that_is_killed(fake, tmp_path):
     wait_until(lambda: not is_running(int(child.read_text())) and not list((tmp_path / "scratch").iterdir()))
 
 
+def test_a_step_in_which_mfa_fails_for_every_utterance_fails_with_exit_code_1(fake, tmp_path, spoken_corpus):
+    from click.testing import CliRunner
+
+    import wordweave
+
+    run = lambda *words: CliRunner().invoke(wordweave.cli, [*map(str, words)])  # noqa: E731
+    build = tmp_path / "build"
+    assert run("ingest", "jsonl", spoken_corpus, build).exit_code == 0
+    settings, _ = fake("crash")
+    options = ["--backend", "mfa", "--engine", "local", "--mfa-command"]
+    done = run("align", build, *options, settings["command"])
+    assert done.exit_code == 1, done.output
+    assert "24 rejected as align.backend_error, the first because: mfa: exit status 1: OSError" in done.stderr
+    settings, _ = fake("no model")
+    done = run("align", build, *options, settings["command"])
+    assert done.exit_code == 2, done.output
+    assert "wordweave mfa download dictionary english_us_arpa" in done.stderr
+
+
 def test_an_interrupted_command_ends_with_one_line_and_leaves_nothing(fake, tmp_path, spoken_corpus):
     settings, _ = fake("hang")
     run = [sys.executable, "-m", "wordweave"]

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 import wordweave
 from aligners.quality import MEASURES, agreement, check_limits, differences, judge, measure
 from corpus.records import SAMPLE_RATE, Word
-from pipelines import build as steps
 from pipelines import settings as toml
+from pipelines.build import run_step
 
 
 def test_measures_are_those_of_a_case_counted_by_hand():
@@ -84,7 +84,7 @@ def ingested(spoken_corpus, tmp_path_factory):
     source = tmp_path_factory.mktemp("source") / "manifest.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     build = tmp_path_factory.mktemp("build")
-    steps.ingest(build, toml.replace(toml.Settings(), "corpus", source=str(source)), say=lambda line: None)
+    run_step("ingest", build, toml.replace(toml.Settings(), "corpus", source=str(source)))
     return build
 
 
@@ -97,20 +97,23 @@ def align(build, *words):
 
 
 def test_a_second_aligner_says_how_far_it_is_from_the_first(ingested):
-    done = align(ingested, "--second", "given")
+    done = align(ingested, "--second-backend", "given")
     assert done.exit_code == 0, done.output
     table = words_table(ingested).to_pylist()
     for row in table:
         apart = [word["apart_ms"] for word in row["words"]]
         assert all(0 <= distance < 300 for distance in apart)
         assert 0 < json.loads(row["quality"])["agreement_ms"] < 25
-    assert steps.recall(ingested).align.second == "given"
+    assert toml.read_settings(ingested).align.second_backend == "given"
 
 
 def test_limits_reject_what_lies_outside_and_say_so(ingested):
-    said = steps.recall(ingested)
-    said = toml.replace(said, "align", second="given", limits={"agreement_ms": [0.0, 1e-3]})
-    steps.align(ingested, said, steps.Engine("local", 1, ()))
+    limits = {"agreement_ms": [0.0, 1e-3]}
+    settings = toml.replace(toml.read_settings(ingested), "align", second_backend="given", limits=limits)
+    with pytest.raises(
+        ValueError, match=r"align: need a usable utterance, got 4 rejected as align.low_quality, .*_ms"
+    ):
+        run_step("align", ingested, settings)
     table = words_table(ingested).to_pylist()
     assert {row["reject"] for row in table} == {"align.low_quality"}
     assert all("agreement_ms" in row["detail"] and row["words"] is None for row in table)
@@ -120,7 +123,7 @@ def test_limits_reject_what_lies_outside_and_say_so(ingested):
     ("words", "complaint"),
     [
         (["--mfa-command", "x"], "no aligner is mfa"),
-        (["--second", "gentle"], "'gentle' is not one of"),
+        (["--second-backend", "gentle"], "'gentle' is not one of"),
     ],
 )
 def test_options_that_do_not_fit_are_bad_usage(ingested, words, complaint):
@@ -130,6 +133,7 @@ def test_options_that_do_not_fit_are_bad_usage(ingested, words, complaint):
 
 
 def test_agreement_without_a_second_aligner_is_refused(ingested):
-    said = toml.replace(steps.recall(ingested), "align", second="", limits={"agreement_ms": [0.0, 50.0]})
+    limits = {"agreement_ms": [0.0, 50.0]}
+    settings = toml.replace(toml.read_settings(ingested), "align", second_backend="", limits=limits)
     with pytest.raises(ValueError, match="needs a second aligner"):
-        steps.align(ingested, said, steps.Engine("local", 1, ()))
+        run_step("align", ingested, settings)

@@ -102,9 +102,7 @@ def test_the_missing_package_and_model_are_named_with_the_way_out(monkeypatch, t
         raise viter.PackageNotFoundError(name)
 
     monkeypatch.setattr(viter, "version", absent)
-    with pytest.raises(
-        Unusable, match=r"viter: not installed; it aligns any language .*pip install viter=="
-    ):
+    with pytest.raises(Unusable, match=r"viter: not installed; it aligns any language .*pip install viter=="):
         load_aligner("viter", model=str(tmp_path))
     monkeypatch.setattr(viter, "version", lambda name: "9.9")
     with pytest.raises(Unusable, match=f"need version {viter.VERSION}, got 9.9"):
