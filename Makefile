@@ -8,6 +8,7 @@ TRAIN ?= config/lm/small_corpus.toml
 STUDY ?= config/study/quick.toml
 SPEECH ?= ../shared/speech
 SEED ?= 0
+SECONDS ?= 300
 OUTPUT ?= build/encoder
 BIN := .venv/bin
 BENCHMARKS ?= kmeans units_speed align shards_speed build_speed build_memory # lm_speed BUILD and lm_mfu ask for more
@@ -69,6 +70,9 @@ test-slow: $(READY) ## the slow tests: whole builds, crashes, memory (at most 15
 golden: $(READY) ## remake the hashes under tests/data after a version was raised on purpose
 	$(BIN)/python -m tests.golden
 
+fuzz: $(READY) ## damaged inputs over every reader for SECONDS (300); findings are kept in build/fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
 lint: $(READY) ## format, style, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -88,4 +92,4 @@ lock: ## update constraints.txt to the newest versions in the index; needs all t
 clean: ## remove builds and caches (not .venv)
 	rm -rf build dist docs/reference *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo corpus train evaluate study encoder report test test-slow golden lint docs check bench lock clean
+.PHONY: help setup demo corpus train evaluate study encoder report test test-slow golden fuzz lint docs check bench lock clean

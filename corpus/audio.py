@@ -510,7 +510,8 @@ def _sound(path: str, file: Any) -> soundfile.SoundFile:
     """Open the sound in a file; by its descriptor, so that no file name makes soundfile guess a format."""
     file.seek(0)
     try:
-        return soundfile.SoundFile(file if isinstance(file, Remote) else file.fileno(), closefd=False)
+        with _stderr_of_c_closed():
+            return soundfile.SoundFile(file if isinstance(file, Remote) else file.fileno(), closefd=False)
     except soundfile.LibsndfileError as error:
         raise Reject("audio.unreadable", f"{path}: {error.error_string}") from error
 

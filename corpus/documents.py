@@ -153,7 +153,9 @@ def _parquet(path: Path) -> Iterator[tuple[int, bytes | None, bool]]:
                     content = value.as_py() or b""
                     yield number, content if len(content) <= DOCUMENT_BYTES else None, False
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"text.documents: {path} cannot be read as Parquet: {error}") from error
+        raise ValueError(
+            f"text.documents: {path} cannot be read as Parquet: {files.one_line(error)}"
+        ) from error
 
 
 def _document(name: str, content: bytes | None, is_json: bool) -> Row:

@@ -1,5 +1,6 @@
 """Read a build's shards: the index, samples, utterances, and documents as they were materialised."""
 
+import json
 import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,15 @@ from shards.tar import decode, scan
 from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
 from shards.write import READABLE
+
+ENTRY: dict[str, type] = {
+    **{"file": str, "samples": int, "audio_samples": int, "seconds": float, "bytes": int, "sha256": str},
+    **{"tokens": dict, "words": dict, "shared": dict, "blocks": dict},
+}
+"""Fields of a shard's entry in the index, and their types."""
+
+BLOCKS: dict[str, type] = {"samples": int, "offsets": list, "crc32": list}
+KIND_NAMES = {str: "a string", int: "a whole number", float: "a number", dict: "an object", list: "a list"}
 
 
 def read_samples(path: Path | str, members: frozenset[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -111,7 +121,33 @@ def read_index(build: Path | str) -> dict[str, Any]:
         raise ValueError(
             f"{path}: schema: need {readable}, got {index.get('schema')}; write the shards again"
         )
+    for stream, splits in _typed(index["streams"], dict, f"{path}: streams").items():
+        for split, entries in _typed(splits, dict, f"{path}: {stream}").items():
+            for entry in _typed(entries, list, f"{path}: {stream}/{split}"):
+                _check_entry(entry, f"{path}: {stream}/{split}")
     return index
+
+
+def _check_entry(entry: Any, where: str) -> None:
+    """Refuse an entry of the index that lacks a field or has one of another type."""
+    where += f": {_typed(entry, dict, where).get('file')}"
+    for name, kind in ENTRY.items():
+        _typed(entry.get(name), kind, f"{where}: {name}")
+    blocks = {
+        name: _typed(entry["blocks"].get(name), kind, f"{where}: {name}") for name, kind in BLOCKS.items()
+    }
+    if blocks["samples"] < 1 or any(
+        type(number) is not int for number in blocks["offsets"] + blocks["crc32"]
+    ):
+        raise ValueError(f"{where}: blocks: need a size of at least 1 and whole numbers, got {blocks}")
+
+
+def _typed(value: Any, kind: type, where: str) -> Any:
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(
+            f"{where}: need {KIND_NAMES[kind]}, got {files.shorten(json.dumps(value))}; write the shards again"
+        )
+    return value
 
 
 def shard_entries(index: Mapping[str, Any], stream: str, split: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def decode(name: str, content: bytes, where: str) -> Any:
         length = int.from_bytes(content[8:10], "little")
         dtype, shape = _parse_npy_header(content[: 10 + length])
         return np.frombuffer(content, dtype=dtype, offset=10 + length).reshape(shape)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, SyntaxError, TokenError) as error:  # numpy parses the header as Python
         raise ValueError(f"{where}.{name}: cannot be decoded: {error}") from error
 
 

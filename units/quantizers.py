@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -161,7 +162,7 @@ def read_npy(path: Path) -> Codebook:
     """Centroids as a plain array."""
     try:
         return Codebook(np.load(path, allow_pickle=False))
-    except (OSError, EOFError, TypeError) as error:
+    except (OSError, EOFError, TypeError, SyntaxError, TokenError, MemoryError) as error:
         raise ValueError(f"need a whole array of centroids, got: {error}") from error
 
 
