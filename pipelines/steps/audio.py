@@ -3,8 +3,9 @@
 import abc
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from corpus import files
-from corpus.audio import decode
+from corpus.audio import Decoder
 from corpus.keyed import fraction
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 from pipelines.execution.task import Stage, Task, run_task
@@ -26,24 +27,33 @@ AudioSource = Callable[[pa.RecordBatch, int], list[Row]]
 """(batch of the manifest, threads) -> its rows, decoded."""
 
 
-def decode_row(row: Mapping[str, Any]) -> Row:
+def decode_row(row: Mapping[str, Any], decoder: Decoder) -> Row:
     """One manifest row with its waveform, or with the reason why it has none."""
     if row["reject"] is not None:
         return None, None, Reject(row["reject"], row["detail"])
     utterance = row_utterance(row)
     try:
-        return utterance, decode(utterance), None
+        return utterance, decoder.decode(utterance), None
     except Reject as reject:
         return utterance, None, reject
 
 
+def decode_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    """Manifest rows, decoded in their order: neighbours from one recording in one pass over it."""
+    with closing(Decoder()) as decoder:
+        for row in rows:
+            yield decode_row(row, decoder)
+
+
 def iterate_rows(batch: pa.RecordBatch, threads: int = 1) -> Iterator[Row]:
-    """The rows of a batch, decoded one after another, or by threads."""
+    """The rows of a batch, decoded one after another, or by threads, a recording by one of them."""
+    rows = batch.to_pylist()
     if threads == 1:
-        yield from map(decode_row, batch.to_pylist())
+        yield from decode_rows(rows)
         return
+    recordings = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row["audio"])]
     with ThreadPoolExecutor(threads, "decode") as pool:
-        yield from pool.map(decode_row, batch.to_pylist())
+        yield from itertools.chain.from_iterable(pool.map(lambda rows: list(decode_rows(rows)), recordings))
 
 
 def decode_batch(batch: pa.RecordBatch, threads: int = 1) -> list[Row]:
@@ -145,6 +155,6 @@ def sampled_speech(
     """The utterances of `sampled_rows` with their waveforms, but for those that cannot be decoded."""
     for name, places in itertools.groupby(sampled_rows(build, count, table), key=lambda place: place[0]):
         rows = files.read_table(build / "manifest" / name).take([row for _, row in places]).to_pylist()
-        for utterance, wave, _ in map(decode_row, rows):
+        for utterance, wave, _ in decode_rows(rows):
             if utterance is not None and wave is not None:  # the stage that meets the others reports them
                 yield utterance, wave

@@ -61,14 +61,14 @@ def build(tmp_path):
 @pytest.fixture
 def decodes(monkeypatch):
     """Ids of the recordings decoded, in order."""
-    found, plain = [], audio.decode
+    ids, decode = [], audio.Decoder.decode
 
-    def decode(utterance):
-        found.append(utterance.id)
-        return plain(utterance)
+    def note(decoder, utterance):
+        ids.append(utterance.id)
+        return decode(decoder, utterance)
 
-    monkeypatch.setattr(audio, "decode", decode)
-    return found
+    monkeypatch.setattr(audio.Decoder, "decode", note)
+    return ids
 
 
 def planned(build, *stages):
