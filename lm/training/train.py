@@ -44,7 +44,7 @@ from lm.training.distributed import all_gather, all_reduce_sum, full_tensor, shu
 from lm.training.held_out import evaluate, mean_loss, mix_ngrams, prepare, sentence
 from lm.training.muon import Muon
 from lm.training.plots import plot_loss, tensorboard_writer
-from shards.read import open_stream
+from shards.read import Stream, open_stream
 from shards.samples import read_documents
 from shards.vocabulary import KINDS, Vocabulary
 
@@ -421,12 +421,12 @@ class Batch:
         return (Batch(*part) for part in zip(*parts, strict=True))
 
 
-def read_batch(stream: Iterator[Any], sequences: int, device: torch.device) -> Batch:
+def read_batch(stream: Stream, sequences: int, device: torch.device) -> Batch:
     """The next sequences of the stream; a target is the next token of the same document, else IGNORE."""
     packed, keys = [], []
     for _ in range(sequences):
         packed.append(next(stream))
-        keys.append(list(getattr(stream, "keys", [])))
+        keys.append(list(stream.keys))
     tokens, positions, documents, streams = (
         np.stack([getattr(row, name) for row in packed]).astype(np.int64)
         for name in ("tokens", "positions", "documents", "streams")

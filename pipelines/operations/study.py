@@ -175,7 +175,7 @@ def corpus_texts(manifest: Path) -> frozenset[str]:
     """All stories of a corpus, spoken or written."""
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     documents = (manifest.parent / "text.txt").read_text().splitlines()
-    return frozenset([*documents, *(row.get("text") or row["said"] for row in rows)])
+    return frozenset([*documents, *(row.get("text") or row["spoken_text"] for row in rows)])
 
 
 def story_texts(testsets: Iterable[TestSet]) -> list[str]:

@@ -253,7 +253,7 @@ text_only = 60
 voices = 2
 seed = 0
 [pipeline.corpus]
-unaligned = "speech"
+keep_unaligned = true
 [pipeline.units]
 clusters = 20
 [pipeline.align]
@@ -266,7 +266,7 @@ speech_words = [2, 5]
 tasks = true
 [pipeline.shards]
 valid = 0.4
-by = "hash"
+hold_out_by = "hash"
 [builds.topics]
 corpus = "topics"
 [train]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tomli_w
 from click.testing import CliRunner
 
 import wordweave
@@ -247,3 +248,51 @@ def test_prune_takes_from_a_bucket_what_it_takes_from_a_disk(bucket, built, tmp_
     said = CliRunner().invoke(wordweave.cli, ["prune", str(place), "--yes"])
     assert said.exit_code == 0, said.output
     assert files.names_in(place) == {name for name, _ in prune.listed(local)} - set(LEFT)
+
+
+@pytest.mark.slow
+def test_two_processes_train_from_and_to_s3_and_one_resumes(bucket, tmp_path):
+    from lm.model import Model
+    from tests.helpers.lm import toy_build, toy_vocabulary
+
+    build = toy_build(tmp_path, toy_vocabulary(tmp_path))
+    url = files.to_path(f"{bucket}/training")
+    for path in sorted((build / "shards").rglob("*")):
+        if path.is_file():
+            files.write(url / "build" / path.relative_to(build).as_posix(), path.read_bytes())
+    config = tmp_path / "tiny.toml"
+    table = {
+        "preset": "pico", "sequence_length": 64, "batch_tokens": 256, "save_every": 4, "evaluate_every": 4, "keep": 3,
+        "sharding": "shard", "optimiser": "adamw", "schedule": "constant", "warmup": 0.0, "dropout": 0.0,
+        "log_every": 1, "device": "cpu",
+    }  # fmt: skip
+    config.write_text(tomli_w.dumps(table))
+    words = ["train", f"--config={config}"]
+    many = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "wordweave",
+    ]
+    many += [*words, f"{url}/build", f"--output={url}/run", "--tokens=1024"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(many, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list((url / "run" / "step-000004" / "shards").glob("*.safetensors"))) == 2
+    for target, more in (
+        (f"{url}/run", ["--tokens=2048", "--resume"]),
+        (str(tmp_path / "run"), ["--tokens=2048"]),
+    ):
+        place = f"{url}/build" if target.startswith("s3") else str(build)
+        result = CliRunner().invoke(wordweave.cli, [*words, place, f"--output={target}", *more])
+        assert result.exit_code == 0, result.output
+    here, there = (
+        Model.from_pretrained(folder).weights()
+        for folder in (tmp_path / "run" / "best", url / "run" / "best")
+    )
+    assert max(float((here[name] - there[name]).abs().max()) for name in here) < 5e-3
+    lines = [json.loads(line) for line in files.read(url / "run" / "log.jsonl").splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
