@@ -191,11 +191,11 @@ def filtered(real: Batch, machine: Batch) -> dict:
             name: [float(np.mean(np.array(some) >= limit)) for some in (good, bad)]
             for name, limit in limits.items()
         }
-        heard = [[one for one in some if one > LOWEST] for some in (good, bad)]
+        aligned = [[one for one in some if one > LOWEST] for some in (good, bad)]
         return {
             "utterances": len(batch),
             "auc": auc(good, bad),
-            "auc_of_those_that_align": auc(*heard) if all(heard) else None,
+            "auc_of_those_that_align": auc(*aligned) if all(aligned) else None,
             "right_and_wrong_kept": kept,
         }
 

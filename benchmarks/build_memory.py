@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("manifest", nargs="?", type=Path, default=speech / "dev" / "manifest.jsonl")
     parser.add_argument("--utterances", type=int, default=40)
     parser.add_argument("--workers", type=int, default=2)
-    asked = parser.parse_args()
-    rows = [json.loads(line) for line in asked.manifest.read_text().splitlines()][-asked.utterances :]
+    requested = parser.parse_args()
+    rows = [json.loads(line) for line in requested.manifest.read_text().splitlines()][-requested.utterances :]
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "settings.toml"
@@ -74,7 +74,7 @@ def main() -> None:
             with open(manifest, "w") as file:
                 for copy in range(times):
                     for row in rows:
-                        audio = str((asked.manifest.parent / row["audio"]).resolve())
+                        audio = str((requested.manifest.parent / row["audio"]).resolve())
                         file.write(
                             json.dumps(
                                 {**row, "id": f"{row['id']}-{copy}", "audio": audio, "alignment": None}
@@ -83,10 +83,10 @@ def main() -> None:
                         )
             build = Path(folder) / f"build-{times}"
             words = [sys.executable, "-m", "wordweave", "build", str(config), "--source", str(manifest)]
-            found[times] = peak([*words, "--build", str(build), "--workers", str(asked.workers)])
+            found[times] = peak([*words, "--build", str(build), "--workers", str(requested.workers)])
             report = json.loads((build / "report" / "report.json").read_text())
             print(
-                f"{len(rows) * times:>6} utterances  {report['in']['hours']:6.2f} h  {asked.workers} workers  "
+                f"{len(rows) * times:>6} utterances  {report['in']['hours']:6.2f} h  {requested.workers} workers  "
                 f"peak {found[times][0]:7.0f} MiB  {found[times][1]:6.1f} s",
                 flush=True,
             )

@@ -49,13 +49,13 @@ def main() -> None:
     parser.add_argument("--part-minutes", type=float, default=10.0)
     parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
-    asked = parser.parse_args()
+    requested = parser.parse_args()
     seconds: dict[str, float] = {}
     cpu_seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         config, manifest = Path(folder) / "settings.toml", Path(folder) / "manifest.jsonl"
-        manifest.write_text(repeated(asked.manifest, asked.times))
-        config.write_text(f"[corpus]\npart_minutes = {asked.part_minutes}\n")
+        manifest.write_text(repeated(requested.manifest, requested.times))
+        config.write_text(f"[corpus]\npart_minutes = {requested.part_minutes}\n")
 
         def build(name: str, *options: str) -> str:
             place = Path(folder) / name
@@ -71,10 +71,10 @@ def main() -> None:
             seconds[name], cpu_seconds[name] = time.monotonic() - started, children_cpu() - cpu
             return done.stdout
 
-        for name in asked.only:
+        for name in requested.only:
             engine, workers = ROWS[name]
-            said = build(name, "--engine", engine, "--workers", workers)
-            hours = float(re.search(r"hours_in=([\d.]+)", said)[1])  # type: ignore[index]
+            result = build(name, "--engine", engine, "--workers", workers)
+            hours = float(re.search(r"hours_in=([\d.]+)", result)[1])  # type: ignore[index]
             cpu = f"{cpu_seconds[name]:6.1f} s of CPU  " if name != "beam-2" else ""
             print(
                 f"{name:<8} {hours:.3f} h  {seconds[name]:6.1f} s  {hours * 3600 / seconds[name]:6.1f} x real time  "

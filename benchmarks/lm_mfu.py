@@ -35,24 +35,26 @@ def main() -> None:
     parser.add_argument("--optimiser", default="adamw", choices=["adamw", "muon"])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--recompute", action="store_true")
-    asked = parser.parse_args()
+    requested = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     with device:
-        model = Model(preset(asked.preset, VOCABULARY), recompute=asked.recompute)
-    if asked.compile:
+        model = Model(preset(requested.preset, VOCABULARY), recompute=requested.recompute)
+    if requested.compile:
         for layer in model.model.layers:
             layer.compile()
-    optimisers = make_optimisers(model, TrainSettings("", "", optimiser=asked.optimiser))
-    shape = (asked.sequences, asked.length)
+    optimisers = make_optimisers(model, TrainSettings("", "", optimiser=requested.optimiser))
+    shape = (requested.sequences, requested.length)
     seconds = []
-    for _ in range(asked.steps):
+    for _ in range(requested.steps):
         tokens = torch.randint(VOCABULARY, shape, device=device)
-        documents = (torch.rand(shape, device=device) * asked.document < bool(asked.document)).cumsum(1)
-        positions = torch.arange(asked.length, device=device).expand(shape)
+        documents = (torch.rand(shape, device=device) * requested.document < bool(requested.document)).cumsum(
+            1
+        )
+        positions = torch.arange(requested.length, device=device).expand(shape)
         started = time.perf_counter()
         with torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext():
-            losses = model(tokens, positions, documents, targets=tokens, chunk=asked.chunk)
+            losses = model(tokens, positions, documents, targets=tokens, chunk=requested.chunk)
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser, _ in optimisers:
@@ -62,8 +64,12 @@ def main() -> None:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     rate = tokens.numel() / statistics.median(seconds[SKIPPED:])
-    flops = rate * flops_per_token(model.settings, 0 if asked.document else asked.length)
-    found = {**vars(asked), "tokens_per_second": round(rate), "teraflops_per_second": round(flops / 1e12, 3)}
+    flops = rate * flops_per_token(model.settings, 0 if requested.document else requested.length)
+    found = {
+        **vars(requested),
+        "tokens_per_second": round(rate),
+        "teraflops_per_second": round(flops / 1e12, 3),
+    }
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         peak = next((value for part, value in PEAK.items() if part in name), None)

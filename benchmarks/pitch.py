@@ -166,8 +166,8 @@ def show(table: dict[str, dict[str, float]]) -> None:
     """Print a table of errors."""
     names = ["median cents", "mean cents", "gross > 20 %", "voicing", "FFE", "codes used", "perplexity"]
     print(f"\n{'':20}" + "".join(f"{name:>14}" for name in names))
-    for kind, said in table.items():
-        cells = [said.get(name) for name in names]
+    for kind, result in table.items():
+        cells = [result.get(name) for name in names]
         print(f"{kind:20}" + "".join(f"{'' if x is None else f'{x:.4g}':>14}" for x in cells))
 
 
@@ -177,7 +177,7 @@ def train(rows: list[dict[str, Any]], folder: Path, **recipe: Any) -> pitch.Pitc
     listed = "\n".join(
         sorted(f"{row['id']} {hashlib.sha256(row['path'].read_bytes()).hexdigest()}" for row in kept)
     )
-    said = {
+    result = {
         "command": "python -m benchmarks.pitch --train units/data",
         "f0": f0_identity(),
         "recordings": hashlib.sha256(listed.encode()).hexdigest(),
@@ -187,7 +187,7 @@ def train(rows: list[dict[str, Any]], folder: Path, **recipe: Any) -> pitch.Pitc
         "attribution": ATTRIBUTION,
     }
     start = time.process_time()
-    tokenizer = pitch_training.fit([(row["f0"], row["mean"]) for row in kept], provenance=said, **recipe)
+    tokenizer = pitch_training.fit([(row["f0"], row["mean"]) for row in kept], provenance=result, **recipe)
     print(f"trained in {time.process_time() - start:.0f} s of CPU time", file=sys.stderr)
     tokenizer.save(folder / "pitch.safetensors")
     (folder / "pitch.json").write_text(json.dumps(tokenizer.provenance, indent=1) + "\n")

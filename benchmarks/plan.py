@@ -19,24 +19,26 @@ from pipelines.operations.cost_measure import SampleBuild, cpu_seconds, measure
 from pipelines.reports.report import report
 
 
-def compare(asked: settings.Settings, folder: Path, minutes: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def compare(
+    requested: settings.Settings, folder: Path, minutes: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the plan says and what a whole build took: {"bytes": {folder: bytes}, "seconds": CPU seconds}."""
-    measured = measure(asked, folder / "plan", minutes=minutes)
+    measured = measure(requested, folder / "plan", minutes=minutes)
     assert measured.corpus_hours is not None
-    said = predict(measured, asked, measured.corpus_hours, Workers())
+    result = predict(measured, requested, measured.corpus_hours, Workers())
     build, engine, before = folder / "build", Engine("local"), cpu_seconds()
-    steps.ingest(build, asked)
-    steps.ready_codebook(build, asked, engine)
-    steps.encode(build, asked, engine)
-    for table in steps.expressive_tables(asked):
+    steps.ingest(build, requested)
+    steps.ready_codebook(build, requested, engine)
+    steps.encode(build, requested, engine)
+    for table in steps.expressive_tables(requested):
         from pipelines.steps import prosody as expressive
 
-        getattr(expressive, table)(build, asked, engine)
-    steps.align(build, asked, engine)
-    steps.interleave(build, asked, engine)
+        getattr(expressive, table)(build, requested, engine)
+    steps.align(build, requested, engine)
+    steps.interleave(build, requested, engine)
     report(build)
     took = cpu_seconds() - before
-    planned = {"bytes": said["storage"], "seconds": said["total_hours"] * 3600, "parts": said["parts"]}
+    planned = {"bytes": result["storage"], "seconds": result["total_hours"] * 3600, "parts": result["parts"]}
     sizes = SampleBuild.sizes(build)
     return planned, {"bytes": sizes, "seconds": took, "parts": len(steps.part_names(build))}
 
@@ -47,13 +49,15 @@ def main() -> None:
     parser.add_argument("--sample-minutes", type=float, default=4.0)
     parser.add_argument("--config", default="config/corpus.toml")
     given = parser.parse_args()
-    asked = settings.replace(settings.read(Path(given.config)), "corpus", source=given.manifest)
+    requested = settings.replace(settings.read(Path(given.config)), "corpus", source=given.manifest)
     with tempfile.TemporaryDirectory() as folder:
-        planned, made = compare(asked, Path(folder), given.sample_minutes)
+        planned, made = compare(requested, Path(folder), given.sample_minutes)
     print(json.dumps({"planned": planned, "made": made}))
     for name in made["bytes"]:
-        said, held = planned["bytes"].get(name, 0.0), made["bytes"][name]
-        print(f"{name:<12} {said:>12,.0f} planned {held:>12,.0f} bytes {100 * (said / held - 1):>+6.1f} %")
+        result, held = planned["bytes"].get(name, 0.0), made["bytes"][name]
+        print(
+            f"{name:<12} {result:>12,.0f} planned {held:>12,.0f} bytes {100 * (result / held - 1):>+6.1f} %"
+        )
     print(f"{'parts':<12} {planned['parts']:>12} planned {made['parts']:>12}")
     error = 100 * (planned["seconds"] / made["seconds"] - 1)
     print(

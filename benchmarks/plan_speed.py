@@ -37,14 +37,14 @@ def write_build(build: Path, parts: int) -> None:
     (build / "manifest" / "manifest.json").write_text(json.dumps({"parts": entries, "origin": "a"}, indent=1))
     del entries
     now, before = stage(), stage(dtype="bfloat16")
-    told = [Marker(one, map_tasks(build, one, "units")[0]) for one in (now, before)]
+    markers = [Marker(one, map_tasks(build, one, "units")[0]) for one in (now, before)]
     for number, tasks in enumerate(
         zip(*(map_tasks(build, one, "units") for one in (now, before)), strict=True)
     ):
         which = 1 if number % 1000 == 0 else 0
         output = f"{build}/{tasks[which].output}"
         with open(f"{output}.done", "wb", buffering=0) as file:
-            file.write(told[which].of(tasks[which]))
+            file.write(markers[which].of(tasks[which]))
         os.close(os.open(output, os.O_CREAT | os.O_WRONLY))
 
 
@@ -54,9 +54,9 @@ class Marker:
     def __init__(self, stage: "EncodeUnits", task: "Task"):
         from pipelines.execution.task import remembered
 
-        said = {"key": task.key, "sha256": SHA, "bytes": 70_000, "rows": 50, "rejects": {}}
-        said |= {"hop": 640, "centre": 360, "made": remembered(stage, task)}
-        self._text, self._first = json.dumps(said, sort_keys=True), task
+        result = {"key": task.key, "sha256": SHA, "bytes": 70_000, "rows": 50, "rejects": {}}
+        result |= {"hop": 640, "centre": 360, "made": remembered(stage, task)}
+        self._text, self._first = json.dumps(result, sort_keys=True), task
 
     def of(self, task: "Task") -> bytes:
         text = self._text.replace(self._first.key, task.key).replace(self._first.inputs[0], task.inputs[0])
@@ -78,11 +78,11 @@ def plan(build: Path) -> None:
     started, cpu = time.monotonic(), time.process_time()
     one = stage()
     found = compare(one, build, map_tasks(build, one, "units"))
-    said = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
+    result = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
     # not ru_maxrss, which starts from the peak of the process that started this one
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    print(json.dumps({**said, "peak_mb": peak, "plan": str(found)}))
+    print(json.dumps({**result, "peak_mb": peak, "plan": str(found)}))
 
 
 def measure(parts: int) -> dict:
@@ -100,14 +100,14 @@ def main() -> None:
     )
     parser.add_argument("--parts", type=int, default=1_000_000)
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.plan:
-        plan(asked.plan)
+    requested = parser.parse_args()
+    if requested.plan:
+        plan(requested.plan)
         return
-    said = measure(asked.parts)
+    result = measure(requested.parts)
     print(
-        f"{asked.parts} parts: {said['seconds']:.1f} s ({said['cpu_seconds']:.1f} s of CPU), "
-        f"peak memory {said['peak_mb']:.0f} MB; {said['plan']}"
+        f"{requested.parts} parts: {result['seconds']:.1f} s ({result['cpu_seconds']:.1f} s of CPU), "
+        f"peak memory {result['peak_mb']:.0f} MB; {result['plan']}"
     )
 
 

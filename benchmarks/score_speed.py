@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    asked = parser.parse_args()
+    requested = parser.parse_args()
 
     import tempfile
     from pathlib import Path
@@ -47,9 +47,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         text = [" ".join(f"word{n}" for n in range(200))] * 3
         vocabulary = Vocabulary(train_bpe(text, Path(folder) / "tokenizer.json", size=500), units=501)
-    model = Model(preset(asked.preset, vocabulary.padded_size)).to(asked.device).eval()
+    model = Model(preset(requested.preset, vocabulary.padded_size)).to(requested.device).eval()
     pairs = []
-    for _ in range(asked.items):
+    for _ in range(requested.items):
         context = rng.integers(vocabulary.size, size=rng.integers(30, 120)).tolist()
         pairs += [
             (context, rng.integers(vocabulary.size, size=rng.integers(8, 50)).tolist()) for _ in range(2)
@@ -57,7 +57,8 @@ def main() -> None:
     ordered = sorted((tuple(prompt), tuple(ending)) for prompt, ending in pairs)
     ordered.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
     ready = [
-        packed(batch, model.device, asked.batch_tokens)[0] for batch in batches(ordered, asked.batch_tokens)
+        packed(batch, model.device, requested.batch_tokens)[0]
+        for batch in batches(ordered, requested.batch_tokens)
     ]
     tokens = sum(len(prompt) + len(ending) - 1 for prompt, ending in pairs)
 
@@ -67,13 +68,13 @@ def main() -> None:
                 model(*batch)
 
     def scorer() -> None:
-        likelihoods(model, vocabulary, pairs, batch_tokens=asked.batch_tokens)
+        likelihoods(model, vocabulary, pairs, batch_tokens=requested.batch_tokens)
 
     forward()
     scorer()
-    times = [(cpu_seconds(forward), cpu_seconds(scorer)) for _ in range(asked.rounds)]
+    times = [(cpu_seconds(forward), cpu_seconds(scorer)) for _ in range(requested.rounds)]
     bare, ours = (min(column) for column in zip(*times, strict=True))
-    print(f"{asked.preset}, {tokens} tokens, {len(ready)} batches, best of {asked.rounds}, CPU time")
+    print(f"{requested.preset}, {tokens} tokens, {len(ready)} batches, best of {requested.rounds}, CPU time")
     print("| what | tokens/s | of the forward pass |")
     print("|---|---|---|")
     print(f"| forward pass | {tokens / bare:,.0f} | 1 |")

@@ -72,10 +72,10 @@ def samples(rows: list[TokenizedUtterance], stream: str, text: str) -> Iterator[
         if stream == "text":
             yield sample(text_metadata(row.id, vocabulary), make_document(text_tokens(row), vocabulary))
         elif stream == "speech":
-            said = metadata(record, vocabulary, stream=stream, tokenized=row, unit_hop=640)
-            yield sample(said, make_document(speech_tokens(row), vocabulary), row)
+            result = metadata(record, vocabulary, stream=stream, tokenized=row, unit_hop=640)
+            yield sample(result, make_document(speech_tokens(row), vocabulary), row)
         else:
-            said = metadata(
+            result = metadata(
                 record,
                 vocabulary,
                 stream=stream,
@@ -86,7 +86,7 @@ def samples(rows: list[TokenizedUtterance], stream: str, text: str) -> Iterator[
                 seed=0,
             )
             tokens = interleave(row, strategy, span_generator(0, 0, row.id))
-            yield sample(said, make_document(tokens, vocabulary), row)
+            yield sample(result, make_document(tokens, vocabulary), row)
 
 
 def weaving(vocabulary: Vocabulary, lexicon: list[str]) -> dict[str, float]:

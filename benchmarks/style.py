@@ -165,7 +165,7 @@ def leave_one_out(
                 [row for i, row in enumerate(acted) if (i % 5 == fold) == held] for held in (False, True)
             ]
             ask(kind, x, *parts, lambda row: row["speaker"])
-    return {name: recall(*said) for name, said in answers.items()} | {
+    return {name: recall(*result) for name, result in answers.items()} | {
         "seam AUC, 2 s": float(roc_auc_score(differs, wide)),
         "seam AUC, 1 s": float(roc_auc_score(differs, near)),
         "seam AUC, arousal-crossing, 2 s": float(roc_auc_score(differs[clear], wide[clear])),
@@ -197,7 +197,7 @@ def train(rows: list[dict[str, Any]], folder: Path, *, clusters: int, seed: int)
     listed = "\n".join(
         sorted(f"{row['id']} {hashlib.sha256(row['path'].read_bytes()).hexdigest()}" for row in rows)
     )
-    said = {
+    result = {
         "command": "python -m benchmarks.style --train units/data",
         "f0": f0_identity(),
         "recordings": hashlib.sha256(listed.encode()).hexdigest(),
@@ -210,7 +210,7 @@ def train(rows: list[dict[str, Any]], folder: Path, *, clusters: int, seed: int)
         styles=[row.get("emotion") for row in rows],
         clusters=clusters,
         seed=seed,
-        provenance=said,
+        provenance=result,
     )
     tokenizer.save(folder / "style.safetensors")
     (folder / "style.json").write_text(json.dumps(tokenizer.provenance, indent=1) + "\n")

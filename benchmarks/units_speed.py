@@ -196,13 +196,13 @@ def on_a_gpu(arguments: argparse.Namespace) -> None:
         for i in range(per_file):
             noise = rng.normal(size=seconds * 16_000) * 0.1
             soundfile.write(folder / f"{i}.flac", noise, 16_000, subtype="PCM_16")
-            said = {
+            result = {
                 "id": f"u{i}",
                 "audio": str(folder / f"{i}.flac"),
                 "frames": len(noise),
                 "sample_rate": 16_000,
             }
-            rows.append(row_of_manifest(said))
+            rows.append(row_of_manifest(result))
         batches = [pa.RecordBatch.from_pylist(rows[start : start + 30]) for start in range(0, per_file, 30)]
         print(
             f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, {per_file * seconds / 60:.0f} min"
@@ -251,12 +251,12 @@ def on_a_gpu(arguments: argparse.Namespace) -> None:
                 print(f"{name:34}{rates[name]:16.0f}{rates[name] / next(iter(rates.values())):10.2f}")
 
 
-def row_of_manifest(said: dict) -> dict:
+def row_of_manifest(result: dict) -> dict:
     """A manifest row with every column there is."""
     from corpus.records import Utterance
 
     names = dict.fromkeys(Utterance.__dataclass_fields__)
-    return {**names, "first_frame": 0, **said, "samples": said["frames"], "reject": None, "detail": None}
+    return {**names, "first_frame": 0, **result, "samples": result["frames"], "reject": None, "detail": None}
 
 
 def read_waveforms(count: int) -> tuple[list, str]:

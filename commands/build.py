@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 BACKEND = click.Choice(list(BACKENDS))
 STEP_COMMANDS = {
     "units": "Encode utterances to units.",
-    "pitch": "Encode utterances to pitch tokens.\n\n    From F0 relative to the speaker's mean. Shards contain them if [pitch] has "
-    "`enabled = true`.",
-    "style": "Encode utterances to style tokens.\n\n    One per second, relative to the speaker's mean. Shards contain them if "
-    "[style] has `enabled = true`.",
+    "pitch": "Encode utterances to pitch tokens.\n\n    From F0 relative to the speaker's mean. "
+    "Shards contain them if [pitch] has `enabled = true`.",
+    "style": "Encode utterances to style tokens.\n\n    One per second, relative to the speaker's mean. "
+    "Shards contain them if [style] has `enabled = true`.",
     "interleave": "Write the shards.\n\n    Writes the speech, text and interleaved shards of BUILD, their vocabulary "
     "and index.",
 }

@@ -90,9 +90,9 @@ def test_slurm_runs_one_local_engine_a_task(recorded):
 
 def test_slurm_asks_for_one_gpu_a_task_and_for_a_signal_before_the_limit():
     text = (ROOT / "jobs" / "slurm.sh").read_text()
-    asked = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(.*))?$", text, re.MULTILINE))
-    assert (asked["ntasks"], asked["gpus-per-task"], asked["signal"]) == ("1", "1", "B:TERM@180")
-    assert "requeue" in asked
+    requested = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(.*))?$", text, re.MULTILINE))
+    assert (requested["ntasks"], requested["gpus-per-task"], requested["signal"]) == ("1", "1", "B:TERM@180")
+    assert "requeue" in requested
     lines = text.splitlines()
     first = next(n for n, line in enumerate(lines) if line and not line.startswith("#"))
     assert not any(line.startswith("#SBATCH") for line in lines[first:]), (

@@ -57,8 +57,8 @@ def test_long_speech_is_aligned_in_one_call_under_a_gigabyte(spoken_corpus, name
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
-    print(name, said)
-    assert said["words"][0] == said["words"][1] > 2 * float(seconds), said
-    assert said["within_100ms"] > 0.95, said
-    assert said["peak_MiB"] * 2**20 < 1e9, said
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(name, result)
+    assert result["words"][0] == result["words"][1] > 2 * float(seconds), result
+    assert result["within_100ms"] > 0.95, result
+    assert result["peak_MiB"] * 2**20 < 1e9, result

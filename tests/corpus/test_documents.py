@@ -262,20 +262,20 @@ def test_a_build_counts_the_documents_it_rejects_and_keeps_the_others(tmp_path):
     (tmp_path / "manifest.jsonl").write_text(json.dumps({"id": "a", "audio": "a.wav", "text": "they went"}))
     pq.write_table(pa.table({"text": ["They went.", "they went", None]}), tmp_path / "a.parquet")
     (tmp_path / "b.txt").write_text("they came\nthey went\n")
-    said = replace(Settings(), "corpus", source=str(tmp_path / "manifest.jsonl"))
+    result = replace(Settings(), "corpus", source=str(tmp_path / "manifest.jsonl"))
     paths = [str(tmp_path / name) for name in ("a.parquet", "b.txt")]
     for how, kept, rejected in (
         ("keep", 4, {"text.empty": 1}),
         ("exact", 2, {"text.duplicate": 2, "text.empty": 1}),
     ):
-        asked = replace(said, "text", documents=paths, duplicates=how)
-        found = steps.ingest(tmp_path / "build", asked)
+        requested = replace(result, "text", documents=paths, duplicates=how)
+        found = steps.ingest(tmp_path / "build", requested)
         assert (found["documents"], found["documents_rejected"]) == (kept, rejected)
     assert [row["text"] for row in written(tmp_path / "build/text")] == [
         "They went.", None, None, "they came", None,
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"text\.duplicates: need one of keep, exact, near, got 'most'"):
-        replace(said, "text", duplicates="most")
+        replace(result, "text", duplicates="most")
 
 
 OBJECTS = [{"text": f"Document number {number}, größer."} for number in range(3)]

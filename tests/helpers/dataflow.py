@@ -80,8 +80,8 @@ class Service(BaseHTTPRequestHandler):
             return b"".join(pieces)
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def answer(self, said, status=200, **headers):
-        content = said if isinstance(said, bytes) else json.dumps(said).encode()
+    def answer(self, result, status=200, **headers):
+        content = result if isinstance(result, bytes) else json.dumps(result).encode()
         self.send_response(status)
         for name, value in {
             "Content-Type": "application/json",
@@ -138,16 +138,16 @@ class Service(BaseHTTPRequestHandler):
             self.answer(self.described(name))
 
     def media(self, content: bytes):
-        asked = self.headers.get("Range")
-        if asked:
-            first, _, last = asked.removeprefix("bytes=").partition("-")
+        requested = self.headers.get("Range")
+        if requested:
+            first, _, last = requested.removeprefix("bytes=").partition("-")
             end = min(int(last) + 1 if last else len(content), len(content))
             piece = content[int(first) : end]
-            said = {
+            result = {
                 "Content-Range": f"bytes {first}-{end - 1}/{len(content)}",
                 "X-Goog-Hash": f"crc32c={crc32c(content)}",
             }
-            self.answer(piece, 206 if piece else 416, **said)
+            self.answer(piece, 206 if piece else 416, **result)
         else:
             self.answer(content)
 

@@ -84,8 +84,8 @@ def toy_sample(utterance: TokenizedUtterance, stream: str, strategy: str = "spir
         record = metadata(row, vocabulary, stream=stream, tokenized=utterance, unit_hop=640)
         return sample(record, make_document(speech_tokens(utterance), vocabulary), utterance)
     settings = make_strategy(strategy)
-    drawn = {"strategy": settings, "seed": 0, "words": words}
-    record = metadata(row, vocabulary, stream=stream, tokenized=utterance, unit_hop=640, **drawn)
+    sampled = {"strategy": settings, "seed": 0, "words": words}
+    record = metadata(row, vocabulary, stream=stream, tokenized=utterance, unit_hop=640, **sampled)
     tokens = interleave(utterance, settings, span_generator(0, 0, utterance.id))
     return sample(record, make_document(tokens, vocabulary), utterance)
 

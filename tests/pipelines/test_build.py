@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_utterance_is_in_a_shard_or_in_the_rejects_and_the_samples_add_up(built, spoken_corpus):
-    said = json.loads((built / "report" / "report.json").read_text())
+    result = json.loads((built / "report" / "report.json").read_text())
     lines = (built / "report" / "rejects.jsonl").read_text().splitlines()
     rejected = {json.loads(line)["id"] for line in lines}
     rows = [json.loads(line) for line in spoken_corpus.read_text().splitlines()]
@@ -35,11 +35,11 @@ def test_every_utterance_is_in_a_shard_or_in_the_rejects_and_the_samples_add_up(
         kept = members(built, stream)
         assert kept.keys() | rejected == {row["id"] for row in rows}
         assert not kept.keys() & rejected
-        assert sum(sample["json"]["samples"] for sample in kept.values()) == said["out"]["samples"]
-    assert said["in"]["samples"] == said["out"]["samples"] + said["rejected"]["samples"]
+        assert sum(sample["json"]["samples"] for sample in kept.values()) == result["out"]["samples"]
+    assert result["in"]["samples"] == result["out"]["samples"] + result["rejected"]["samples"]
     lengths = [soundfile.info(spoken_corpus.parent / row["audio"]) for row in rows]
-    assert said["in"]["samples"] == sum(-(-info.frames * 16_000 // info.samplerate) for info in lengths)
-    assert said["out"]["utterances"] >= 0.97 * len(rows)
+    assert result["in"]["samples"] == sum(-(-info.frames * 16_000 // info.samplerate) for info in lengths)
+    assert result["out"]["utterances"] >= 0.97 * len(rows)
 
 
 def test_word_times_are_those_that_were_spoken(built, spoken_corpus):
@@ -83,11 +83,11 @@ def test_five_lines_of_plain_webdataset_read_a_shard(built, monkeypatch, capsys)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files to the collector
         exec(compile(code, "README.md", "exec"), {})
-    said = capsys.readouterr().out.splitlines()
+    result = capsys.readouterr().out.splitlines()
     Path("build/demo").unlink()
     index = json.loads((shards / "index.json").read_text())
-    assert len(said) == index["streams"]["interleaved"]["train"][0]["samples"]
-    assert all(" words [" in line for line in said)
+    assert len(result) == index["streams"]["interleaved"]["train"][0]["samples"]
+    assert all(" words [" in line for line in result)
 
 
 @pytest.mark.slow
@@ -175,10 +175,10 @@ def test_a_killed_worker_ends_the_run_with_one_line_and_the_next_run_finishes(bu
             os.kill(int(pids[-1]), signal.SIGKILL)
             killed = True
         time.sleep(0.2)
-    _, said = process.communicate(timeout=60)
+    _, result = process.communicate(timeout=60)
     assert killed
     assert process.returncode == 1
-    assert "a worker process died" in said
+    assert "a worker process died" in result
     assert subprocess.run(words, cwd=ROOT, capture_output=True, check=False).returncode == 0
     assert hashes(folder) == hashes(built)
 
@@ -188,25 +188,25 @@ def test_a_second_run_does_nothing_and_one_changed_setting_redoes_its_stage_and_
 ):
     folder = tmp_path / "copy"
     shutil.copytree(built, folder)
-    said, engine = build_settings(spoken_corpus), LOCAL
+    config, engine = build_settings(spoken_corpus), LOCAL
 
-    def done(said):
-        run_step("ingest", folder, said)
-        codebook = fit_units(folder, said, engine).stat().st_mtime_ns
+    def done(config):
+        run_step("ingest", folder, config)
+        codebook = fit_units(folder, config, engine).stat().st_mtime_ns
         stages = (
-            run_step("units", folder, said, engine),
-            run_step("align", folder, said, engine),
-            run_step("interleave", folder, said, engine),
+            run_step("units", folder, config, engine),
+            run_step("align", folder, config, engine),
+            run_step("interleave", folder, config, engine),
         )
         return codebook, [stage["done"] for stage in stages]
 
-    codebook, made = done(said)
+    codebook, made = done(config)
     assert made == [0, 0, 0]
     assert hashes(folder) == hashes(built)
-    again, made = done(settings.replace(said, "interleave", seed=7))
+    again, made = done(settings.replace(config, "interleave", seed=7))
     assert (again, made[:2]) == (codebook, [0, 0])
     assert made[2] > 0
-    _, made = done(settings.replace(said, "align", options={"minimum_score": -100.0}))
+    _, made = done(settings.replace(config, "align", options={"minimum_score": -100.0}))
     assert made[0] == 0
     assert made[1] > 0
 
@@ -289,7 +289,7 @@ def bad_corpus(folder: Path, good: Path) -> tuple[Path, dict[str, str | None]]:
 def test_bad_input_becomes_a_reject_with_its_reason_and_stops_nothing(spoken_corpus, tmp_path):
     manifest, wanted = bad_corpus(tmp_path / "bad", spoken_corpus)
     outside = {path for path in tmp_path.rglob("*") if "build" not in path.parts}
-    said = run_build(
+    result = run_build(
         tmp_path / "build", build_settings(manifest, units={"clusters": 50, "fit_frames": 5000}), LOCAL
     )
     rejects = [
@@ -302,21 +302,21 @@ def test_bad_input_becomes_a_reject_with_its_reason_and_stops_nothing(spoken_cor
         name for name, reason in wanted.items() if not reason
     }
     assert (
-        said["in"]["utterances"]
-        == said["out"]["utterances"] + said["rejected"]["utterances"]
+        result["in"]["utterances"]
+        == result["out"]["utterances"] + result["rejected"]["utterances"]
         == len(wanted) + 1
     )
-    assert said["in"]["samples"] == said["out"]["samples"] + said["rejected"]["samples"]
+    assert result["in"]["samples"] == result["out"]["samples"] + result["rejected"]["samples"]
     assert all(row["detail"] and "\n" not in row["detail"] for row in rejects)
     assert {path for path in tmp_path.rglob("*") if "build" not in path.parts} == outside
 
 
 def test_recordings_without_usable_words_stay_in_the_speech_stream_when_asked(spoken_corpus, tmp_path):
     manifest, wanted = bad_corpus(tmp_path / "bad", spoken_corpus)
-    said = build_settings(
+    config = build_settings(
         manifest, units={"clusters": 50, "fit_frames": 5000}, corpus={"keep_unaligned": True}
     )
-    summary = run_build(tmp_path / "build", said, LOCAL)
+    summary = run_build(tmp_path / "build", config, LOCAL)
     kept = {
         name
         for name, reason in wanted.items()
@@ -390,14 +390,14 @@ def test_a_build_that_is_not_there_is_one_clear_line_and_exit_code_1(words, line
 
 
 def test_stages_in_their_order_are_told_when_one_is_missing(spoken_corpus, tmp_path):
-    said = build_settings(spoken_corpus)
-    run_step("ingest", tmp_path, said)
+    config = build_settings(spoken_corpus)
+    run_step("ingest", tmp_path, config)
     for step, line in (
         ("units", "run `wordweave fit units"),
         ("interleave", "run `wordweave units"),
     ):
         with pytest.raises(ValueError, match=line):
-            run_step(step, tmp_path, said)
+            run_step(step, tmp_path, config)
 
 
 def test_each_part_table_has_the_rows_of_its_manifest_part(built):
@@ -410,15 +410,15 @@ def test_each_part_table_has_the_rows_of_its_manifest_part(built):
 def test_the_front_door_prints_one_line_of_json(built):
     result = CliRunner().invoke(wordweave.cli, ["report", str(built), "--json"])
     assert result.exit_code == 0
-    said = json.loads(result.stdout.strip().splitlines()[-1])
-    assert said["utterances_in"] == said["utterances_out"] + said["utterances_rejected"] == 24
+    answer = json.loads(result.stdout.strip().splitlines()[-1])
+    assert answer["utterances_in"] == answer["utterances_out"] + answer["utterances_rejected"] == 24
 
 
 def test_given_word_times_go_into_the_shard_as_they_are(spoken_corpus, tmp_path):
     from praatio import textgrid
 
-    said = build_settings(spoken_corpus, align={"backend": "given", "options": {}}, units={"clusters": 50})
-    run_build(tmp_path, said, LOCAL)
+    config = build_settings(spoken_corpus, align={"backend": "given", "options": {}}, units={"clusters": 50})
+    run_build(tmp_path, config, LOCAL)
     kept = members(tmp_path, "interleaved")
     assert len(kept) == 24
     for key, sample in kept.items():
@@ -454,8 +454,8 @@ def test_a_tokenizer_of_the_users_own_is_taken_as_it_is(built, spoken_corpus, tm
     shutil.copy(built / "shards" / "tokenizer.json", tmp_path / "tokenizer")
     special = {"bos_token": "</s>", "eos_token": None}
     (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(special))
-    said = build_settings(spoken_corpus, text={"tokenizer": str(tmp_path / "tokenizer")})
-    run_step("interleave", tmp_path / "build", said, LOCAL)
+    config = build_settings(spoken_corpus, text={"tokenizer": str(tmp_path / "tokenizer")})
+    run_step("interleave", tmp_path / "build", config, LOCAL)
     vocabulary = Vocabulary.load(tmp_path / "build" / "shards")
     assert (vocabulary.bos, vocabulary.eos) == (1, None)
     assert vocabulary.hash != Vocabulary.load(built / "shards").hash
@@ -470,8 +470,8 @@ def test_text_documents_make_the_text_stream_longer_and_bad_ones_are_counted_out
         '{"text": "Once more."}\n{"title": "none"}\nnot json\n{"text": "..."}\n'
     )
     documents = [str(tmp_path / "good.txt"), str(tmp_path / "mixed.jsonl")]
-    said = build_settings(spoken_corpus, text={"documents": documents}, units={"clusters": 50})
-    run_build(tmp_path / "build", said, LOCAL)
+    config = build_settings(spoken_corpus, text={"documents": documents}, units={"clusters": 50})
+    run_build(tmp_path / "build", config, LOCAL)
     kept = members(tmp_path / "build", "text")
     texts = [sample["json"]["text"] for key, sample in kept.items() if "synth" not in key]
     assert sorted(texts) == ["Once more.", "The boat was small.", "They went out together."]

@@ -1,4 +1,4 @@
-"""The k-means lab around a build: foreign codebooks, the sample, the sweep, the card, half precision, reading ahead."""
+"""Codebooks of a build: imports, the sample, the sweep, the report, half precision, prefetching."""
 
 import json
 import shutil
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import wordweave
 from corpus.audio import decode
+from corpus.toml import write_toml
 from pipelines import settings as toml
 from pipelines.build import dry_run, make_run, run_step
 from pipelines.execution.runner import run_stage
@@ -39,8 +40,8 @@ CENTRES = np.random.default_rng(0).normal(size=(30, 39)).astype(np.float32)
 
 
 def build_settings(manifest: Path, **units) -> toml.Settings:
-    said = toml.replace(toml.Settings(), "corpus", source=str(manifest), part_minutes=1.0)
-    return toml.replace(said, "units", **{"encoder": "mfcc", "clusters": 30, "fit_frames": 800, **units})
+    config = toml.replace(toml.Settings(), "corpus", source=str(manifest), part_minutes=1.0)
+    return toml.replace(config, "units", **{"encoder": "mfcc", "clusters": 30, "fit_frames": 800, **units})
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +136,8 @@ def test_a_reader_that_stops_early_leaves_no_thread():
 
 
 def test_the_sample_is_never_larger_than_asked_and_the_same_each_time(fresh):
-    folder, said = fresh
-    stage, encoder = codebook.frame_sampling(make_run(folder, said))
+    folder, config = fresh
+    stage, encoder = codebook.frame_sampling(make_run(folder, config))
     tasks = part_tasks(folder, stage, "frames")
     run_stage(stage, folder, tasks, LOCAL, quiet=True)
     everything = gather_frames(folder, tasks, encoder.dimension, limit=10**9, seed=0)
@@ -152,9 +153,9 @@ def test_the_sample_is_never_larger_than_asked_and_the_same_each_time(fresh):
 
 
 def test_a_fit_sees_at_most_the_frames_asked_for(fresh):
-    folder, said = fresh
+    folder, config = fresh
     for frames in (200, 600):
-        path = fit_units(folder, toml.replace(said, "units", fit_frames=frames), LOCAL)
+        path = fit_units(folder, toml.replace(config, "units", fit_frames=frames), LOCAL)
         assert 0.8 * frames < load_codebook(path).provenance["frames"] <= frames
 
 
@@ -173,7 +174,7 @@ def test_every_row_is_drawn_equally_often():
 
 
 def test_foreign_codebooks_are_used_as_they_are_named(fresh, tmp_path):
-    folder, said = fresh
+    folder, config = fresh
     np.save(tmp_path / "centres.npy", CENTRES)
     torch.save({"cluster_centers": torch.from_numpy(CENTRES), "n_clusters": 30}, tmp_path / "fairseq.pt")
     torch.manual_seed(0)
@@ -182,7 +183,7 @@ def test_foreign_codebooks_are_used_as_they_are_named(fresh, tmp_path):
     encoder = load_encoder("mfcc")
     rows = pq.read_table(folder / "manifest" / "part-00000.parquet").to_pylist()
     for name in ("centres.npy", "fairseq.pt", "quantizer.pt"):
-        used = toml.replace(said, "units", codebook=str(tmp_path / name))
+        used = toml.replace(config, "units", codebook=str(tmp_path / name))
         toml.write_settings(folder, used)
         assert fit_units(folder, used, LOCAL) == tmp_path / name
         assert run_step("units", folder, used, LOCAL)["done"] > 0
@@ -196,25 +197,25 @@ def test_foreign_codebooks_are_used_as_they_are_named(fresh, tmp_path):
 
 
 def test_recordings_are_heard_alike_by_one_process_and_by_several(fresh, tmp_path):
-    folder, said = fresh
+    folder, config = fresh
     rows = pq.read_table(folder / "manifest" / "part-00000.parquet").to_pylist()
     recordings = [Path(row["audio"]) for row in rows[:3]] + [tmp_path / "gone.wav"]
-    toml.write_settings(folder, said)
-    fit_units(folder, said, LOCAL)
+    toml.write_settings(folder, config)
+    fit_units(folder, config, LOCAL)
     alone, together = (tokenize_files(folder, recordings, workers) for workers in (1, 2))
     assert str(alone.pop(recordings[-1])) == str(together.pop(recordings[-1]))
     assert alone == together == {path: tokenize_file(folder, path) for path in recordings[:-1]}
 
 
 def test_a_codebook_of_another_size_or_dimension_is_refused_by_name(fresh, tmp_path):
-    folder, said = fresh
+    folder, config = fresh
     np.save(tmp_path / "seven.npy", CENTRES[:7])
     np.save(tmp_path / "narrow.npy", CENTRES[:, :5])
     for name, line in (
         ("seven.npy", "has 7 units, units.clusters asks for 30"),
         ("narrow.npy", "5 dimensions"),
     ):
-        named = toml.replace(said, "units", codebook=str(tmp_path / name))
+        named = toml.replace(config, "units", codebook=str(tmp_path / name))
         for step in ("fit units", "units"):
             with pytest.raises(ValueError, match=f"{name}: .*{line}"):
                 run_step(step, folder, named)
@@ -223,9 +224,9 @@ def test_a_codebook_of_another_size_or_dimension_is_refused_by_name(fresh, tmp_p
 def test_a_pickled_codebook_needs_trust_in_the_settings(fresh, tmp_path):
     joblib = pytest.importorskip("joblib")
     cluster = pytest.importorskip("sklearn.cluster")
-    folder, said = fresh
+    folder, config = fresh
     joblib.dump(cluster.KMeans(30, n_init=1, max_iter=1, random_state=0).fit(CENTRES), tmp_path / "km.bin")
-    named = toml.replace(said, "units", codebook=str(tmp_path / "km.bin"))
+    named = toml.replace(config, "units", codebook=str(tmp_path / "km.bin"))
     with pytest.raises(ValueError, match=r"km.bin: .*any code"):
         run_step("units", folder, named, LOCAL)
     assert run_step("units", folder, toml.replace(named, "units", trust_pickle=True), LOCAL)["done"] > 0
@@ -273,26 +274,26 @@ def test_the_first_half_precision_below_half_a_percent_of_other_units_is_chosen(
 
 @pytest.mark.parametrize(("limit", "dtype"), [(2.0, "bfloat16"), (0.0, "float32")])
 def test_the_automatic_dtype_is_measured_once_written_down_and_used(fresh, hubert, limit, dtype, monkeypatch):
-    folder, said = fresh
+    folder, config = fresh
     monkeypatch.setattr(verify, "HALF_LIMIT", limit)
     monkeypatch.setattr(verify, "fast_half_types", lambda device: ["bfloat16"])
-    said = toml.replace(said, "units", encoder=hubert, dtype="auto")
-    fit_units(folder, said, LOCAL)
+    config = toml.replace(config, "units", encoder=hubert, dtype="auto")
+    fit_units(folder, config, LOCAL)
     assert (
         load_codebook(folder / "codebooks" / "units.safetensors").provenance["encoder"]["dtype"] == "float32"
     )
     with pytest.raises(ValueError, match="is not measured yet"):
-        units.units_stage(make_run(folder, said))
-    codebook.measure_dtype(make_run(folder, said))
-    assert units.units_stage(make_run(folder, said)).dtype == dtype
+        units.units_stage(make_run(folder, config))
+    codebook.measure_dtype(make_run(folder, config))
+    assert units.units_stage(make_run(folder, config)).dtype == dtype
     written = json.loads((folder / "codebooks" / "dtype.json").read_text())
     assert written["dtype"] == dtype
     assert 0 <= written["share"] < 0.5
     assert written["frames"] > 1000
     monkeypatch.setattr(verify, "choose_dtype", None)  # not asked again
-    assert run_step("units", folder, said, LOCAL)["done"] > 0
-    asked_for = units.units_stage(make_run(folder, toml.replace(said, "units", dtype=dtype)))
-    assert asked_for == units.units_stage(make_run(folder, said))
+    assert run_step("units", folder, config, LOCAL)["done"] > 0
+    asked_for = units.units_stage(make_run(folder, toml.replace(config, "units", dtype=dtype)))
+    assert asked_for == units.units_stage(make_run(folder, config))
 
 
 def test_a_recording_that_no_encoder_can_use_is_rejected_and_the_others_stay(tmp_path):
@@ -304,10 +305,13 @@ def test_a_recording_that_no_encoder_can_use_is_rejected_and_the_others_stay(tmp
         soundfile.write(tmp_path / f"{i}.wav", wave.astype(np.float32), 16_000, subtype="FLOAT")
         rows.append({"id": f"u{i}", "audio": f"{i}.wav", "text": "a"})
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    folder, said = tmp_path / "build", build_settings(tmp_path / "manifest.jsonl", clusters=5, fit_frames=60)
-    run_step("ingest", folder, said)
-    fit_units(folder, said, LOCAL)
-    run_step("units", folder, said, LOCAL)
+    folder, config = (
+        tmp_path / "build",
+        build_settings(tmp_path / "manifest.jsonl", clusters=5, fit_frames=60),
+    )
+    run_step("ingest", folder, config)
+    fit_units(folder, config, LOCAL)
+    run_step("units", folder, config, LOCAL)
     table = pq.read_table(folder / "units" / "part-00000.parquet").to_pylist()
     assert [row["reject"] for row in table] == [None, "units.failed", None]
     assert "need samples in [-1, 1]" in table[1]["detail"]
@@ -321,7 +325,7 @@ def run(*words) -> tuple[int, dict | str]:
 
 
 def test_an_imported_codebook_is_bound_to_its_encoder_and_outlives_a_fit(fresh, tmp_path):
-    folder, said = fresh
+    folder, config = fresh
     np.save(tmp_path / "theirs.npy", CENTRES[:7])
     code, answer = run("fit", "units", folder, "--import", tmp_path / "theirs.npy")
     path = folder / "codebooks" / "units.safetensors"
@@ -331,27 +335,27 @@ def test_an_imported_codebook_is_bound_to_its_encoder_and_outlives_a_fit(fresh, 
     assert codebook.provenance["imported"] == "theirs.npy"
     assert codebook.provenance["encoder"] == load_encoder("mfcc").provenance
     before = path.read_bytes()
-    said = toml.read_settings(folder)
-    assert said.units.clusters == 7
+    config = toml.read_settings(folder)
+    assert config.units.clusters == 7
     messages: list[str] = []
-    assert fit_units(folder, said, LOCAL, say=messages.append) == path
+    assert fit_units(folder, config, LOCAL, say=messages.append) == path
     assert path.read_bytes() == before
     assert "was imported (theirs.npy) and is kept" in messages[0]
-    assert run_step("units", folder, said, LOCAL)["done"] > 0
+    assert run_step("units", folder, config, LOCAL)["done"] > 0
     assert set().union(*units_of(folder)) <= set(range(7))
     with pytest.raises(ValueError, match=r"units.safetensors: .*frame_rate 25.0, this one has 50.0"):
-        run_step("units", folder, toml.replace(said, "units", encoder="mfcc-50hz"), LOCAL)
+        run_step("units", folder, toml.replace(config, "units", encoder="mfcc-50hz"), LOCAL)
 
 
 def test_a_linear_quantizer_can_be_imported_and_encodes_as_before(fresh, tmp_path):
-    folder, said = fresh
+    folder, config = fresh
     torch.manual_seed(0)
     layers = torch.nn.Sequential(torch.nn.Linear(39, 8), torch.nn.LeakyReLU(), torch.nn.Linear(8, 30))
     torch.save({"model_cfg": {}, "model_weight": layers.state_dict()}, tmp_path / "theirs.pt")
-    direct = toml.replace(said, "units", codebook=str(tmp_path / "theirs.pt"))
+    direct = toml.replace(config, "units", codebook=str(tmp_path / "theirs.pt"))
     run_step("units", folder, direct, LOCAL)
     before = units_of(folder)
-    codebook.import_codebook(folder, said, tmp_path / "theirs.pt")
+    codebook.import_codebook(folder, config, tmp_path / "theirs.pt")
     run_step("units", folder, toml.read_settings(folder), LOCAL)
     assert units_of(folder) == before
 
@@ -359,8 +363,8 @@ def test_a_linear_quantizer_can_be_imported_and_encodes_as_before(fresh, tmp_pat
 def test_what_cannot_be_imported_is_refused_by_name_and_changes_nothing(fresh, tmp_path):
     joblib = pytest.importorskip("joblib")
     cluster = pytest.importorskip("sklearn.cluster")
-    folder, said = fresh
-    fit_units(folder, said, LOCAL)
+    folder, config = fresh
+    fit_units(folder, config, LOCAL)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     joblib.dump(cluster.KMeans(30, n_init=1, max_iter=1, random_state=0).fit(CENTRES), tmp_path / "km.bin")
     np.save(tmp_path / "narrow.npy", CENTRES[:, :5])
@@ -380,19 +384,21 @@ def test_what_cannot_be_imported_is_refused_by_name_and_changes_nothing(fresh, t
 def test_trust_is_remembered_for_a_codebook_named_in_the_settings(fresh, tmp_path):
     joblib = pytest.importorskip("joblib")
     cluster = pytest.importorskip("sklearn.cluster")
-    folder, said = fresh
+    folder, config = fresh
     joblib.dump(cluster.KMeans(30, n_init=1, max_iter=1, random_state=0).fit(CENTRES), tmp_path / "km.bin")
-    toml.write_settings(folder, toml.replace(said, "units", codebook=str(tmp_path / "km.bin")))
+    toml.write_settings(folder, toml.replace(config, "units", codebook=str(tmp_path / "km.bin")))
     assert run("fit", "units", folder)[0] == 1
     assert run("fit", "units", folder, "--trust-pickle")[0] == 0
     assert run("fit", "units", folder) == (0, {"codebook": str(tmp_path / "km.bin")})
 
 
 def test_a_sweep_has_the_numbers_of_each_fit_and_keeps_no_codebook(fresh, hubert):
-    folder, said = fresh
-    said = toml.replace(said, "units", encoder=hubert)
+    folder, config = fresh
+    config = toml.replace(config, "units", encoder=hubert)
     messages: list[str] = []
-    rows = codebook_sweep.sweep(make_run(folder, said, say=messages.append), layers=[1, 3], clusters=[20, 5])
+    rows = codebook_sweep.sweep(
+        make_run(folder, config, say=messages.append), layers=[1, 3], clusters=[20, 5]
+    )
     assert [(row["layer"], row["clusters"]) for row in rows] == [(1, 5), (1, 20), (3, 5), (3, 20)]
     assert json.loads((folder / "codebooks" / "sweep.json").read_text()) == rows
     assert [path.name for path in (folder / "codebooks").iterdir()] == ["sweep.json"]
@@ -404,8 +410,8 @@ def test_a_sweep_has_the_numbers_of_each_fit_and_keeps_no_codebook(fresh, hubert
         assert row["bitrate"] == pytest.approx(25 * np.log2(row["perplexity"]))
         assert row["bitrate_deduplicated"] > 0
         assert row["used"] == row["clusters"]  # of the frames it was fitted on
-        assert row["frames"] <= said.units.fit_frames
-    one = toml.replace(said, "units", layer=3, clusters=20)
+        assert row["frames"] <= config.units.fit_frames
+    one = toml.replace(config, "units", layer=3, clusters=20)
     book = load_codebook(fit_units(folder, one, LOCAL))
     assert book.provenance["inertia"] == rows[3]["inertia"]
 
@@ -423,13 +429,13 @@ def test_a_sweep_is_asked_for_in_one_word_or_two(fresh):
 
 
 def test_the_card_counts_every_unit_of_the_build(fresh):
-    folder, said = fresh
+    folder, config = fresh
     with pytest.raises(ValueError, match="no codebook here"):
         write_card(folder, toml.read_settings(folder))
-    fit_units(folder, said, LOCAL)
+    fit_units(folder, config, LOCAL)
     with pytest.raises(ValueError, match=r"part-00000.parquet: not finished; run `wordweave units"):
         write_card(folder, toml.read_settings(folder))
-    run_step("units", folder, said, LOCAL)
+    run_step("units", folder, config, LOCAL)
     made = write_card(folder, toml.read_settings(folder))
     same = made["stability"]["same"]
     assert 0 < same["10 dB"] < same["20 dB"] < same["+6 dB gain"] <= 1
@@ -449,12 +455,12 @@ def test_the_card_counts_every_unit_of_the_build(fresh):
 
 
 def test_the_second_seed_is_the_reference(fresh):
-    folder, said = fresh
-    fit_units(folder, said, LOCAL)
-    stage, _ = codebook.frame_sampling(make_run(folder, said))
+    folder, config = fresh
+    fit_units(folder, config, LOCAL)
+    stage, _ = codebook.frame_sampling(make_run(folder, config))
     tasks = part_tasks(folder, stage, "frames")
     run_stage(stage, folder, tasks, LOCAL, quiet=True)
-    features = gather_frames(folder, tasks, 39, limit=said.units.fit_frames, seed=0)
+    features = gather_frames(folder, tasks, 39, limit=config.units.fit_frames, seed=0)
     marked = json.loads((folder / "codebooks" / "units.safetensors.done").read_text())
     assert marked["inertia"]["second seed"] == fit(features, clusters=30, seed=1).provenance["inertia"]
 
@@ -479,12 +485,12 @@ def add_phones(manifest: Path, folder: Path) -> Path:
 
 
 def test_the_card_tells_how_units_follow_given_phones(manifest, tmp_path):
-    folder, said = tmp_path / "build", build_settings(add_phones(manifest, tmp_path))
-    said = toml.replace(said, "align", backend="given")
-    run_step("ingest", folder, said)
-    fit_units(folder, said, LOCAL)
-    run_step("units", folder, said, LOCAL)
-    run_step("align", folder, said, LOCAL)
+    folder, config = tmp_path / "build", build_settings(add_phones(manifest, tmp_path))
+    config = toml.replace(config, "align", backend="given")
+    run_step("ingest", folder, config)
+    fit_units(folder, config, LOCAL)
+    run_step("units", folder, config, LOCAL)
+    run_step("align", folder, config, LOCAL)
     phones = write_card(folder, toml.read_settings(folder))["phones"]
     assert phones["utterances"] == 8
     assert phones["aligner"].startswith("given")
@@ -504,12 +510,12 @@ def test_the_memory_of_a_fit_does_not_grow_with_the_corpus(manifest, tmp_path):
         named = ({**row, "id": f"{row['id']}-{i}"} for i in range(copies) for row in rows)
         path.write_text("".join(json.dumps(row) + "\n" for row in named))
         config = tmp_path / f"{copies}.toml"
-        config.write_text(toml.write(build_settings(path, fit_frames=5000)))
+        config.write_text(write_toml(build_settings(path, fit_frames=5000)))
         program = (
-            "import resource, sys; from pathlib import Path; from pipelines import build, settings;"
-            "from pipelines.execution.runner import Engine;"
-            "said = read_toml(Path(sys.argv[1]), settings.Settings); at = Path(sys.argv[2]);"
-            "build.ingest(at, said); build.fit_units(at, said, LOCAL);"
+            "import resource, sys; from pathlib import Path; from corpus.toml import read_toml;"
+            "from pipelines.build import run_step; from pipelines.settings import Settings;"
+            "config, at = read_toml(Path(sys.argv[1]), Settings), Path(sys.argv[2]);"
+            "run_step('ingest', at, config); run_step('fit units', at, config);"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
         )
         words = [sys.executable, "-c", program, str(config), str(tmp_path / f"build-{copies}")]

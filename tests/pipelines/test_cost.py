@@ -31,46 +31,46 @@ MEASURED = Measured(
 DEFAULT = settings.Settings()
 
 
-def row(said, step):
-    (found,) = [row for row in said["steps"] if row["step"] == step]
+def row(result, step):
+    (found,) = [row for row in result["steps"] if row["step"] == step]
     return found
 
 
 def test_bytes_and_hours_are_those_of_the_arithmetic():
-    said = predict(MEASURED, DEFAULT, 1000.0, Workers(workers=10, speed=2.0, price=0.5))
+    result = predict(MEASURED, DEFAULT, 1000.0, Workers(workers=10, speed=2.0, price=0.5))
     short = (
         32 * 2 + sum(range(32)) / 4 + 32 / 12
     )  # minutes in the first parts, of 2 to 9.75 and half an utterance
-    assert said["parts"] == 32 + math.ceil((60_000 - short) / (10 + 1 / 12)) == 5964
-    assert said["utterances"] == 360_000
-    assert said["storage"]["units"] == 1000 * 100_000 + 5964 * 2_000
-    assert said["shards"] == 3 * (math.ceil(0.95 * 360) + math.ceil(0.05 * 360))
-    assert said["storage"]["shards"] == 1000 * 6e6 + said["shards"] * 10_000
-    assert said["recordings_bytes"] == 1000 * 50e6
-    units = row(said, "units")
+    assert result["parts"] == 32 + math.ceil((60_000 - short) / (10 + 1 / 12)) == 5964
+    assert result["utterances"] == 360_000
+    assert result["storage"]["units"] == 1000 * 100_000 + 5964 * 2_000
+    assert result["shards"] == 3 * (math.ceil(0.95 * 360) + math.ceil(0.05 * 360))
+    assert result["storage"]["shards"] == 1000 * 6e6 + result["shards"] * 10_000
+    assert result["recordings_bytes"] == 1000 * 50e6
+    units = row(result, "units")
     assert units["hours"] == pytest.approx((36.0 * 1000 + 2.0 * 10) / (10 * 2.0) / 3600)
     assert units["cost"] == pytest.approx(units["hours"] * 10 * 0.5)
-    ingest = row(said, "ingest")  # the driver's own: no number of workers shortens it
+    ingest = row(result, "ingest")  # the driver's own: no number of workers shortens it
     assert ingest["hours"] == pytest.approx(0.36 * 1000 / 2.0 / 3600)
     assert ingest["cost"] == pytest.approx(ingest["hours"] * 0.5)
-    assert said["cost"] == pytest.approx(sum(step["cost"] for step in said["steps"]))
+    assert result["cost"] == pytest.approx(sum(step["cost"] for step in result["steps"]))
 
 
 def test_drawing_frames_and_k_means_end_with_the_settings_not_with_the_corpus():
-    said = predict(MEASURED, DEFAULT, 1000.0, Workers())
-    assert row(said, "fit units")["hours"] == pytest.approx(20.0 * DEFAULT.units.fit_hours / 3600)
-    assert row(said, "k-means")["hours"] == pytest.approx(1e-4 * DEFAULT.units.fit_frames / 3600)
+    result = predict(MEASURED, DEFAULT, 1000.0, Workers())
+    assert row(result, "fit units")["hours"] == pytest.approx(20.0 * DEFAULT.units.fit_hours / 3600)
+    assert row(result, "k-means")["hours"] == pytest.approx(1e-4 * DEFAULT.units.fit_frames / 3600)
 
 
 def test_gpus_take_the_units_and_nothing_else():
-    said = predict(
+    result = predict(
         MEASURED, DEFAULT, 1000.0, Workers(workers=10, price=1.0, gpus=2, real_time=500.0, gpu_price=3.0)
     )
-    units = row(said, "units")
+    units = row(result, "units")
     assert units["hours"] == pytest.approx(1000 / 500 / 2)
     assert units["cost"] == pytest.approx(1000 / 500 * 3.0)
-    assert row(said, "align")["hours"] == pytest.approx(72.0 * 1000 / 10 / 3600)
-    assert said["settings"]["--decode_apart"] is False  # 500 x real time: one core decodes as fast
+    assert row(result, "align")["hours"] == pytest.approx(72.0 * 1000 / 10 / 3600)
+    assert result["settings"]["--decode_apart"] is False  # 500 x real time: one core decodes as fast
     fast = predict(MEASURED, DEFAULT, 1000.0, Workers(gpus=1, real_time=2500.0))
     assert fast["settings"]["--decode_apart"] is True
 
@@ -82,8 +82,8 @@ def test_a_gpu_of_unknown_speed_is_refused():
 
 @given(st.floats(0.1, 1e7), st.integers(1, 10_000), st.floats(0.1, 10))
 def test_the_settings_advised_make_at_most_a_million_parts_and_enough_for_every_worker(hours, workers, speed):
-    said = predict(MEASURED, DEFAULT, hours, Workers(workers=workers, speed=speed))
-    minutes = said["settings"]["corpus.part_minutes"]
+    result = predict(MEASURED, DEFAULT, hours, Workers(workers=workers, speed=speed))
+    minutes = result["settings"]["corpus.part_minutes"]
     count = parts(hours, hours * 360, minutes)
     assert count <= 1_050_000  # two digits of minutes
     if hours > 10 * workers:
@@ -123,7 +123,7 @@ def test_a_plan_from_a_sample_is_within_a_quarter_of_a_build_of_everything(spoke
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "answer"),
     [
         (["--hours", "0"], "--hours"),
         (["--gpus", "1"], "--gpu-real-time"),
@@ -131,10 +131,10 @@ def test_a_plan_from_a_sample_is_within_a_quarter_of_a_build_of_everything(spoke
         ([], "corpus.source is empty"),
     ],
 )
-def test_a_plan_that_cannot_be_made_is_refused_before_anything_is_measured(words, said, tmp_path):
+def test_a_plan_that_cannot_be_made_is_refused_before_anything_is_measured(words, answer, tmp_path):
     config = tmp_path / "c.toml"
     config.write_text('[corpus]\nsource = "gone.jsonl"\n' if words else "")
     result = CliRunner().invoke(wordweave.cli, ["plan", str(config), *words])
     assert result.exit_code == 2
-    assert said in result.output
+    assert answer in result.output
     assert "Traceback" not in result.output

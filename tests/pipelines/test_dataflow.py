@@ -87,11 +87,11 @@ def test_a_stage_that_needs_no_gpu_gets_none():
 
 def test_a_reshuffle_stands_between_decoding_and_the_gpu():
     made = proto(HashWaveforms(), (*GPU, "--decode_apart"))
-    (taken,) = leaves(made)["hash"].inputs.values()
+    (inputs_hash,) = leaves(made)["hash"].inputs.values()
     makers = {
         one.unique_name
         for one in made.components.transforms.values()
-        if taken in one.outputs.values() and one.spec.urn == "beam:transform:reshuffle:v1"
+        if inputs_hash in one.outputs.values() and one.spec.urn == "beam:transform:reshuffle:v1"
     }
     assert makers == {"Decoded"}
     (given,) = next(
@@ -151,11 +151,11 @@ for path in sorted(Path(sys.argv[1]).glob("*.pb")):
             if stage is not None:
                 print(one.unique_name, type(stage).__name__, type(function).__name__)
 """
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT, check=False
     )
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.split("\n")[:-1] == [
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split("\n")[:-1] == [
         "units EncodeUnits RunDecoded", "fit units SampleFrames RunTask", "align AlignWords RunTask",
         "prosody MeasureProsody RunDecoded", "pitch MakePitch RunTask", "style MakeStyle RunTask",
         "interleave WriteShard RunTask",
@@ -334,7 +334,7 @@ def test_a_job_that_fails_is_said_in_one_line(cloud):
 
 
 @pytest.mark.parametrize(
-    ("drop", "add", "said"),
+    ("drop", "add", "result"),
     [
         ("--project", (), "need --project"),
         ("--region", (), "need --region"),
@@ -356,13 +356,13 @@ def test_a_job_that_fails_is_said_in_one_line(cloud):
         ("--none", ("--streaming",), "batch job"),
     ],
 )
-def test_what_is_missing_or_wrong_is_said_before_anything_starts(cloud, drop, add, said):
+def test_what_is_missing_or_wrong_is_said_before_anything_starts(cloud, drop, add, result):
     words = tuple(word for word in CLOUD if not word.startswith(drop))
     with pytest.raises(Unusable) as raised:
         dataflow_preflight.check_submission(
             (*words, f"--dataflow_endpoint=http://localhost:{cloud.port}", *add)
         )
-    assert said in str(raised.value)
+    assert result in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not cloud.jobs
     assert not cloud.objects
@@ -390,12 +390,12 @@ def test_every_command_says_what_a_submission_lacks_before_any_work(command, clo
     build, config = begun(tmp_path)
     before = everything(tmp_path)
     words = ("--", *CLOUD, f"--dataflow_endpoint=http://localhost:{cloud.port}")
-    for change, said in (
+    for change, result in (
         (words, f"its workers cannot read {build}; need a build on gs://"),
         ((*words, "--temp_location=gs://other/x"), "gs://other: no such bucket"),
         ([word for word in words if word != "--no_auth"], "no credentials: "),
     ):
-        assert said in one_line(invoke(command, build, config, *change))
+        assert result in one_line(invoke(command, build, config, *change))
     assert everything(tmp_path) == before
     assert not cloud.jobs
     assert not cloud.objects

@@ -61,9 +61,9 @@ def test_everything_that_the_image_installs_has_a_pin():
     listed = [Requirement(line) for line in importlib.metadata.requires("apache-beam") or []]
     for python in PYTHONS:
         environment = {"python_version": python, "extra": "gcp"}
-        asked = [r for r in listed if r.marker is None or r.marker.evaluate(environment)]
-        assert len(asked) > 40
-        for requirement in asked:
+        requested = [r for r in listed if r.marker is None or r.marker.evaluate(environment)]
+        assert len(requested) > 40
+        for requirement in requested:
             assert requirement.specifier.contains(pins(python)[canonicalize_name(requirement.name)]), (
                 requirement
             )

@@ -68,8 +68,8 @@ def test_the_command_ends_with_1_where_something_is_wrong(monkeypatch):
 def test_json_names_every_finding(monkeypatch):
     monkeypatch.setattr(doctor, "CHECKS", {"python": doctor.python, "disk": doctor.CHECKS["disk"]})
     result = CliRunner().invoke(wordweave.cli, ["doctor", "--json"])
-    said = json.loads(result.output.splitlines()[-1])
-    assert [finding["name"] for finding in said["findings"]] == ["python", "disk"]
+    answer = json.loads(result.output.splitlines()[-1])
+    assert [finding["name"] for finding in answer["findings"]] == ["python", "disk"]
 
 
 def test_a_folder_without_a_build_is_wrong(tmp_path):
@@ -79,12 +79,12 @@ def test_a_folder_without_a_build_is_wrong(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "version"), [('openjdk version "17.0.15" 2025', 17), ('java version "1.8.0_4"', 1)]
+    ("result", "version"), [('openjdk version "17.0.15" 2025', 17), ('java version "1.8.0_4"', 1)]
 )
-def test_java_versions_are_read(monkeypatch, tmp_path, said, version):
+def test_java_versions_are_read(monkeypatch, tmp_path, result, version):
     program = tmp_path / "bin" / "java"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\necho '{said}' >&2\n")
+    program.write_text(f"#!/bin/sh\necho '{result}' >&2\n")
     program.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     assert find_java()[1] == version

@@ -13,10 +13,10 @@ from tests.helpers.builds import LOCAL, build_settings, run_build
 from tests.pipelines.test_engines import everything
 
 
-def planned(folder, said):
+def planned(folder, config):
     """Stage -> (to do, up to date) or what it waits for; nothing in the folder may change."""
     before = everything(folder)
-    found = dry_run(folder, said)
+    found = dry_run(folder, config)
     assert everything(folder) == before
     return {plan.stage: plan.waits or (len(plan.todo), plan.up_to_date) for plan in found}, found
 
@@ -71,14 +71,14 @@ def test_ten_recordings_more_show_the_parts_they_are_in_as_the_build_then_does(s
     ]
     source, build = tmp_path / "manifest.jsonl", tmp_path / "build"
     source.write_text("\n".join(rows[:14]))
-    said = build_settings(source, units={"clusters": 50, "fit_frames": 5000})
-    plans = dry_run(build, said)
+    changed = build_settings(source, units={"clusters": 50, "fit_frames": 5000})
+    plans = dry_run(build, changed)
     assert not build.exists()
     assert [plan.stage for plan in plans if plan.waits] == ["units", "interleave"]
-    run_build(build, said, LOCAL)
+    run_build(build, changed, LOCAL)
     source.write_text("\n".join([*rows[14:], *rows[:14]]))
     config = tmp_path / "x.toml"
-    config.write_text(write_toml(said))
+    config.write_text(write_toml(changed))
     before = everything(tmp_path)
     result = CliRunner().invoke(
         wordweave.cli, ["build", str(config), "--build", str(build), "--dry-run", "--json"]
@@ -90,9 +90,9 @@ def test_ten_recordings_more_show_the_parts_they_are_in_as_the_build_then_does(s
     assert shown["ingest"]["reasons"]["the source changed"] == 1
     assert shown["interleave"]["waits"] == "ingest, units and align"
     assert "interleave: waits for ingest, units and align" in result.stderr
-    run_step("ingest", build, said)
+    run_step("ingest", build, changed)
     for stage in ("units", "align"):
-        done = run_step(stage, build, said)
+        done = run_step(stage, build, changed)
         assert (done["done"], done["skipped"]) == (shown[stage]["todo"], shown[stage]["up_to_date"])
         assert done["skipped"] >= 1
         assert shown[stage]["reasons"] == {"manifest changed": 1, "new": done["done"] - 1}

@@ -29,13 +29,13 @@ def phones(four, tmp_path_factory):
 
 
 def test_phones_of_a_manifest_lie_inside_its_recordings_in_order(four, phones):
-    path, said = phones
+    path, result = phones
     rejects = {}
     lengths = {item.id: len(wave) / 16_000 for item, wave in read_speech(four, rejects)}
-    told = read_phones(path)
-    assert said["utterances"] + sum(said["rejects"].values()) == 4
-    assert told
-    for id, found in told.items():
+    labels = read_phones(path)
+    assert result["utterances"] + sum(result["rejects"].values()) == 4
+    assert labels
+    for id, found in labels.items():
         assert all(0 <= start < end <= lengths[id] + 1e-6 for _, start, end in found)
         assert all(one[2] <= other[1] + 1e-6 for one, other in pairwise(found))
 
@@ -47,7 +47,7 @@ def test_without_a_transcript_there_are_phones_only_where_one_listens(four, tmp_
     rejects = {}
     assert list(find_phones(read_speech(path, rejects), rejects=rejects)) == []
     assert rejects == {"text.missing": 1}
-    heard = list(
+    items = list(
         find_phones(
             read_speech(path, {}),
             options={"phones": True, "minimum_score": None},
@@ -55,7 +55,7 @@ def test_without_a_transcript_there_are_phones_only_where_one_listens(four, tmp_
             rejects={},
         )
     )
-    assert len(heard[0][2]) > 20
+    assert len(items[0][2]) > 20
 
 
 def test_the_table_has_a_row_for_each_encoder_and_numbers_within_their_bounds(four, phones):
@@ -108,10 +108,10 @@ def test_units_that_are_phones_tell_everything_about_a_new_speaker():
     items = [LabelledUtterance(wave, phones, "one"), LabelledUtterance(wave, phones, "other")]
     encoder = Oracle()
     shown = table.views(encoder, [wave, wave], (20.0,))
-    said = table.score(encoder, Codebook(np.array([[1.0], [-1.0]])), shown, items, lambda frames: frames)
-    assert said["pnmi"] == pytest.approx(1)
-    assert said["xpnmi"] > 0.9
-    assert said["same_at_20_db"] == said["same_at_gain"] == 1.0
+    result = table.score(encoder, Codebook(np.array([[1.0], [-1.0]])), shown, items, lambda frames: frames)
+    assert result["pnmi"] == pytest.approx(1)
+    assert result["xpnmi"] > 0.9
+    assert result["same_at_20_db"] == result["same_at_gain"] == 1.0
 
 
 @pytest.mark.parametrize(

@@ -102,9 +102,9 @@ def test_a_killed_executor_costs_no_part_and_no_finished_work(cluster, tmp_path)
 def test_a_whole_build_on_spark_has_the_bytes_of_a_plain_loop(cluster, spoken_corpus, tmp_path):
     from tests.helpers.builds import build_settings, hashes, run_build
 
-    said = build_settings(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
+    config = build_settings(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
     for engine in (LOCAL, cluster):
-        run_build(tmp_path / engine.name, said, engine)
+        run_build(tmp_path / engine.name, config, engine)
     assert hashes(tmp_path / "spark") == hashes(tmp_path / "local")
 
 
@@ -163,11 +163,11 @@ def test_stopped_or_killed_a_run_says_one_line_at_most_and_leaves_no_worker(who,
     else:
         victim = {"driver": process, "parent": workers[0], "worker": workers[1]}[who]
         victim.send_signal(signal.SIGKILL)
-    _, said = process.communicate(timeout=20)
+    _, result = process.communicate(timeout=20)
     assert process.returncode == status
-    assert ("stopped; finished parts are kept" in said) == (who == "group")
-    assert ("a worker process died" in said) == (who in ("parent", "worker"))
-    assert len(said.strip().splitlines()) == (0 if who == "driver" else 1), said
+    assert ("stopped; finished parts are kept" in result) == (who == "group")
+    assert ("a worker process died" in result) == (who in ("parent", "worker"))
+    assert len(result.strip().splitlines()) == (0 if who == "driver" else 1), result
     assert not psutil.wait_procs(workers, timeout=3)[1]
 
 
@@ -199,12 +199,14 @@ def test_a_build_stopped_by_ctrl_c_says_one_line_leaves_no_process_and_goes_on(
     others = psutil.Process(process.pid).children(recursive=True)
     assert len(others) >= 3
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    printed, said = process.communicate(timeout=60)
+    printed, result = process.communicate(timeout=60)
     assert process.returncode == 1
     assert printed == ""
-    lines = [line for line in said.splitlines() if " tasks, " not in line and not line.startswith("ingest:")]
+    lines = [
+        line for line in result.splitlines() if " tasks, " not in line and not line.startswith("ingest:")
+    ]
     assert lines[-1] == "wordweave: stopped; finished parts are kept, the same command goes on from there"
-    assert "Traceback" not in said
+    assert "Traceback" not in result
     assert not psutil.wait_procs(others, timeout=15)[1]
     stood = {path: path.stat().st_mtime_ns for path in build.glob("*/*.done")}
     assert not (build / "shards").exists()
@@ -228,8 +230,8 @@ def pool() -> str:
     words = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
     process = subprocess.Popen(words, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
     for _ in range(300):
-        with socket.socket() as asked:
-            if asked.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket() as requested:
+            if requested.connect_ex(("127.0.0.1", port)) == 0:
                 break
         time.sleep(0.1)
     yield f"localhost:{port}"
@@ -344,10 +346,10 @@ def test_spark_without_java_is_one_line(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("question", ["check", "check_access"])
 def test_every_command_asks_the_engine_before_any_work(command, question, tmp_path, monkeypatch):
-    asked = []
+    requested = []
 
     def refuse(engine, *of):
-        asked.append(of)
+        requested.append(of)
         raise Unusable("the workers are on strike")
 
     monkeypatch.setattr(BeamEngine, question, refuse)
@@ -355,11 +357,11 @@ def test_every_command_asks_the_engine_before_any_work(command, question, tmp_pa
     before = everything(tmp_path)
     assert "the workers are on strike" in one_line(invoke(command, build, config))
     assert everything(tmp_path) == before
-    assert asked == ([()] if question == "check" else [(build, "cuda:1")])
+    assert requested == ([()] if question == "check" else [(build, "cuda:1")])
     if command != "build":  # the settings that the build has
-        said = CliRunner().invoke(wordweave.cli, [*COMMANDS[command], str(build)])
-        assert "the workers are on strike" in one_line(said)
-        assert asked[1] == asked[0]
+        result = CliRunner().invoke(wordweave.cli, [*COMMANDS[command], str(build)])
+        assert "the workers are on strike" in one_line(result)
+        assert requested[1] == requested[0]
 
 
 @pytest.mark.slow
@@ -373,6 +375,6 @@ def test_another_python_on_spark_s_workers_is_one_line(tmp_path):
         pytest.skip("no second Python on this machine")
     words = [sys.executable, "-m", "wordweave", "units", str(tmp_path / "b"), "--engine", "spark"]
     environment = {**os.environ, "PYSPARK_PYTHON": other, "PYSPARK_DRIVER_PYTHON": sys.executable}
-    said = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert said.returncode == 2, said.stderr
-    assert said.stderr.strip().splitlines()[-1].startswith("wordweave: spark: ")
+    result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("wordweave: spark: ")

@@ -52,8 +52,8 @@ def build(tmp_path):
         soundfile.write(tmp_path / f"{i}.wav", rng.normal(size=12_000) * 0.1, 16_000)
         rows.append({"id": f"u{i}", "audio": f"{i}.wav", "text": "a"})
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    said = settings.replace(settings.Settings(), "corpus", source=str(tmp_path / "manifest.jsonl"))
-    run_step("ingest", tmp_path / "build", settings.replace(said, "corpus", part_minutes=0.02))
+    config = settings.replace(settings.Settings(), "corpus", source=str(tmp_path / "manifest.jsonl"))
+    run_step("ingest", tmp_path / "build", settings.replace(config, "corpus", part_minutes=0.02))
     (tmp_path / "3.wav").unlink()
     return tmp_path / "build"
 

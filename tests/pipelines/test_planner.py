@@ -97,8 +97,8 @@ def test_recordings_that_come_later_change_the_last_part_alone(tmp_path_factory,
     write_manifest(rows(old), folder / "end", part_minutes=2, growing=True)
     write_manifest(rows([*old, *new]), folder / "end", part_minutes=2, growing=True)
     write_manifest(rows([*old, *new]), folder / "fresh", part_minutes=2)
-    said = [(folder / name / "manifest.json").read_bytes() for name in ("end", "fresh")]
-    assert (contents(folder / "end"), said[0]) == (contents(folder / "fresh"), said[1])
+    result = [(folder / name / "manifest.json").read_bytes() for name in ("end", "fresh")]
+    assert (contents(folder / "end"), result[0]) == (contents(folder / "fresh"), result[1])
 
 
 def test_a_recording_that_leaves_or_changes_touches_its_part_build_lock(tmp_path):
@@ -118,8 +118,8 @@ def test_a_recording_that_leaves_or_changes_touches_its_part_build_lock(tmp_path
         True,
     ]
     write_manifest(rows(["x", "y"]), tmp_path / "m", part_minutes=2, growing=True)
-    said = json.loads((tmp_path / "m" / "manifest.json").read_text())
-    assert (said["origin"], said["utterances"]) == ("x", 2)  # another corpus
+    result = json.loads((tmp_path / "m" / "manifest.json").read_text())
+    assert (result["origin"], result["utterances"]) == ("x", 2)  # another corpus
 
 
 @pytest.mark.slow
@@ -133,11 +133,11 @@ def test_ten_recordings_more_redo_the_parts_they_are_in_and_the_last_shards(spok
     engine, build = LOCAL, tmp_path / "build"
 
     def run(source):
-        said = build_settings(source, units={"clusters": 50, "fit_frames": 5000}, shards={"samples": 4})
-        run_step("ingest", build, said)
-        fit_units(build, said, engine)
-        done = [run_step(step, build, said, engine) for step in ("units", "align", "interleave")]
-        run_step("report", build, said)
+        config = build_settings(source, units={"clusters": 50, "fit_frames": 5000}, shards={"samples": 4})
+        run_step("ingest", build, config)
+        fit_units(build, config, engine)
+        done = [run_step(step, build, config, engine) for step in ("units", "align", "interleave")]
+        run_step("report", build, config)
         return done
 
     run(first)

@@ -67,8 +67,8 @@ def test_shards_hold_style_pitch_and_units_in_order_of_time(built):
 def test_the_speech_stream_taken_apart_gives_the_units_and_what_was_in_force_at_each(built):
     vocabulary = Vocabulary.load(built / "shards")
     for sample in members(built, "speech").values():
-        said = sample["json"]
-        assert (said["pitch_rate"], said["style_rate"]) == (12.5, 1.0)
+        result = sample["json"]
+        assert (result["pitch_rate"], result["style_rate"]) == (12.5, 1.0)
         utterance = read_utterance(sample, vocabulary)
         names = vocabulary.decode(speech_tokens(utterance))
         units, in_pitch, in_style = split(names[1:])
@@ -83,8 +83,8 @@ def test_the_speech_stream_taken_apart_gives_the_units_and_what_was_in_force_at_
 def test_units_and_words_are_those_of_a_build_without_pitch_and_style(built, spoken_corpus, tmp_path):
     plain = tmp_path / "plain"
     shutil.copytree(built, plain)
-    said = wanted(spoken_corpus, pitch={"enabled": False}, style={"enabled": False})
-    run_step("interleave", plain, said, LOCAL)
+    config = wanted(spoken_corpus, pitch={"enabled": False}, style={"enabled": False})
+    run_step("interleave", plain, config, LOCAL)
     vocabulary = Vocabulary.load(plain / "shards")
     assert (vocabulary.pitch, vocabulary.style) == (0, 0)
     one, other = members(plain, "interleaved"), members(built, "interleaved")
@@ -106,12 +106,12 @@ def test_tokens_are_measured_from_the_mean_over_all_of_a_speakers_utterances(bui
     measured = {
         row["id"]: row for row in prosody.read_rows(built, ["id", "speaker", "hertz", "voiced", "style"])
     }
-    for speaker, said in speakers.items():
+    for speaker, result in speakers.items():
         own = [prosody.row_f0(row) for row in measured.values() if row["speaker"] == speaker]
         voiced = np.concatenate([f0.hertz[f0.voiced] for f0 in own])
-        assert said["pitch_mean"] == pytest.approx(voiced.mean(dtype=float), rel=1e-6)
-        assert said["utterances"] == len(own)
-        assert said["style_share"] == min(1, said["style_seconds"] / 16)
+        assert result["pitch_mean"] == pytest.approx(voiced.mean(dtype=float), rel=1e-6)
+        assert result["utterances"] == len(own)
+        assert result["style_share"] == min(1, result["style_seconds"] / 16)
     for path in sorted((built / "pitch").glob("*.parquet")):
         for row in pq.read_table(path).to_pylist():
             f0, mean = (
@@ -131,17 +131,17 @@ def test_each_table_has_the_rows_of_its_manifest_part(built):
 
 
 def test_a_second_run_does_nothing_and_another_model_redoes_its_own_table(built, spoken_corpus, tmp_path):
-    folder, said, engine = tmp_path / "copy", wanted(spoken_corpus), LOCAL
+    folder, config, engine = tmp_path / "copy", wanted(spoken_corpus), LOCAL
     shutil.copytree(built, folder)
     before = hashes(folder)
     for step in ("pitch", "style", "interleave"):
-        assert run_step(step, folder, said, engine)["done"] == 0
+        assert run_step(step, folder, config, engine)["done"] == 0
     assert hashes(folder) == before
     found = style.load()
     other = style.StyleTokenizer(found.corpus_mean + 1, found.deviation, found.classifier, found.codebook)
     other.save(folder / "codebooks" / "style.safetensors")
-    assert run_step("pitch", folder, said, engine)["done"] == 0
-    assert run_step("style", folder, said, engine)["done"] > 0
+    assert run_step("pitch", folder, config, engine)["done"] == 0
+    assert run_step("style", folder, config, engine)["done"] > 0
 
 
 def test_a_dry_run_shows_another_style_and_what_follows_alone(built, spoken_corpus, tmp_path):
@@ -167,23 +167,23 @@ def test_ten_recordings_more_of_known_speakers_redo_the_parts_they_are_in(built,
         places = {name: str(spoken_corpus.parent / row[name]) for name in ("audio", "alignment") if row[name]}
         lines.append(json.dumps({**row, **places}))
     (tmp_path / "more.jsonl").write_text("\n".join(lines))
-    said = wanted(tmp_path / "more.jsonl")
+    config = wanted(tmp_path / "more.jsonl")
     old, before = (
         sorted((folder / "manifest").glob("*.parquet")),
         json.loads((folder / "speakers.json").read_text()),
     )
     assert all(prosody.has_enough(speaker) for speaker in before.values())
-    run_step("ingest", folder, said)
-    fit_units(folder, said, engine)
-    run_step("units", folder, said, engine)
+    run_step("ingest", folder, config)
+    fit_units(folder, config, engine)
+    run_step("units", folder, config, engine)
     new, messages = sorted((folder / "manifest").glob("*.parquet")), []
     for table in ("pitch", "style"):
-        done = run_step(table, folder, said, engine, messages.append)
+        done = run_step(table, folder, config, engine, messages.append)
         assert (done["done"], done["skipped"]) == (len(new) - len(old) + 1, len(old) - 1)
     assert json.loads((folder / "speakers.json").read_text()) == before
     assert "speakers: the means of 4 are kept, measured before the corpus changed" in messages[0]
     (folder / "speakers.json").unlink()
-    done = run_step("pitch", folder, said, engine)
+    done = run_step("pitch", folder, config, engine)
     assert done["done"] == len(new)
 
 
@@ -206,35 +206,37 @@ def test_the_means_of_who_was_hardly_heard_follow_the_recordings(built, tmp_path
 def test_pitch_and_style_can_be_fitted_on_the_build(built, spoken_corpus, tmp_path):
     folder, engine = tmp_path / "copy", LOCAL
     shutil.copytree(built, folder)
-    said = wanted(spoken_corpus, pitch={"enabled": True, "steps": 2}, style={"enabled": True, "clusters": 20})
+    config = wanted(
+        spoken_corpus, pitch={"enabled": True, "steps": 2}, style={"enabled": True, "clusters": 20}
+    )
     made = (
-        prosody.fit_pitch(make_run(folder, said, engine)),
-        prosody.fit_style(make_run(folder, said, engine)),
+        prosody.fit_pitch(make_run(folder, config, engine)),
+        prosody.fit_style(make_run(folder, config, engine)),
     )
     bytes_ = [path.read_bytes() for path in made]
     assert pitch.load(made[0]).provenance["steps"] == 2
     assert style.load(made[1]).codes == 20
     stamps = [path.stat().st_mtime_ns for path in made]
     assert (
-        prosody.fit_pitch(make_run(folder, said, engine)),
-        prosody.fit_style(make_run(folder, said, engine)),
+        prosody.fit_pitch(make_run(folder, config, engine)),
+        prosody.fit_style(make_run(folder, config, engine)),
     ) == made
     assert [path.stat().st_mtime_ns for path in made] == stamps
     for path in made:
         path.unlink()
-    prosody.fit_pitch(make_run(folder, said, engine))
-    prosody.fit_style(make_run(folder, said, engine))
+    prosody.fit_pitch(make_run(folder, config, engine))
+    prosody.fit_style(make_run(folder, config, engine))
     assert [path.read_bytes() for path in made] == bytes_
-    run_step("pitch", folder, said, engine)
-    run_step("style", folder, said, engine)
-    run_step("interleave", folder, said, engine)
+    run_step("pitch", folder, config, engine)
+    run_step("style", folder, config, engine)
+    run_step("interleave", folder, config, engine)
     assert Vocabulary.load(folder / "shards").style == 20
 
 
 def test_recordings_that_cannot_be_used_keep_their_reason(spoken_corpus, tmp_path):
     manifest, reasons = bad_corpus(tmp_path / "bad", spoken_corpus)
-    said = wanted(manifest, units={"clusters": 40, "fit_frames": 4000})
-    summary = run_build(tmp_path / "build", said, LOCAL)
+    config = wanted(manifest, units={"clusters": 40, "fit_frames": 4000})
+    summary = run_build(tmp_path / "build", config, LOCAL)
     assert summary["in"]["samples"] == summary["out"]["samples"] + summary["rejected"]["samples"]
     assert members(tmp_path / "build", "interleaved").keys() == {
         k for k, reason in reasons.items() if not reason

@@ -56,8 +56,8 @@ def test_leftovers_go_and_files_of_others_and_the_build_itself_stay(build):
 
 
 def test_tables_of_other_settings_go_and_those_that_stand_stay(build):
-    said = settings.read_settings(build)
-    settings.write_settings(build, settings.replace(said, "align", options={"minimum_score": -40.0}))
+    config = settings.read_settings(build)
+    settings.write_settings(build, settings.replace(config, "align", options={"minimum_score": -40.0}))
     found = {stale.name: stale.why for stale in prune.find(build)}
     names = {name for name, _ in prune.list_files(build) if name.startswith("words/part-")}
     assert found.keys() == names
@@ -65,8 +65,8 @@ def test_tables_of_other_settings_go_and_those_that_stand_stay(build):
 
 
 def test_a_table_whose_models_are_gone_is_left_and_said(build):
-    said, lines = settings.read_settings(build), []
-    settings.write_settings(build, settings.replace(said, "units", encoder="/gone"))
+    config, lines = settings.read_settings(build), []
+    settings.write_settings(build, settings.replace(config, "units", encoder="/gone"))
     assert prune.find(build, say=lines.append) == []
     assert any(line.startswith("prune: units/ is kept") for line in lines)
 

@@ -45,8 +45,8 @@ def test_97_of_100_real_utterances_are_aligned_and_none_is_lost(built, real_spee
 
 
 def test_real_hours_are_conserved_to_the_sample(built):
-    said = json.loads((built / "report" / "report.json").read_text())
-    assert said["in"]["samples"] == said["out"]["samples"] + said["rejected"]["samples"] == 29_402_535
+    result = json.loads((built / "report" / "report.json").read_text())
+    assert result["in"]["samples"] == result["out"]["samples"] + result["rejected"]["samples"] == 29_402_535
 
 
 def errors_of(words, grid):
@@ -88,9 +88,9 @@ def test_a_few_minutes_of_training_beat_the_unigram_entropy_of_held_out_speech(b
     ]
     result = CliRunner().invoke(wordweave.cli, words)
     assert result.exit_code == 0, result.output
-    said = json.loads(result.stdout.strip().splitlines()[-1])
-    assert said["loss_interleaved"] < said["entropy_interleaved"]
-    assert said["loss_speech"] < said["entropy_speech"]
+    answer = json.loads(result.stdout.strip().splitlines()[-1])
+    assert answer["loss_interleaved"] < answer["entropy_interleaved"]
+    assert answer["loss_speech"] < answer["entropy_speech"]
 
 
 def test_the_given_times_of_real_textgrids_make_the_same_kind_of_build(real_speech, tmp_path):
@@ -101,9 +101,9 @@ def test_the_given_times_of_real_textgrids_make_the_same_kind_of_build(real_spee
         row["audio"] = str(real_speech / "dev" / row["audio"])
         row["alignment"] = str(real_speech / "dev" / row["alignment"])
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    said = settings.replace(settings.Settings(), "align", backend="given")
-    said = settings.replace(said, "units", clusters=100)
-    config.write_text(write_toml(said))
+    changed = settings.replace(settings.Settings(), "align", backend="given")
+    changed = settings.replace(changed, "units", clusters=100)
+    config.write_text(write_toml(changed))
     words = [
         "build",
         str(config),

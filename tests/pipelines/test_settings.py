@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.toml")), ids=lambda path: path.name)
 def test_what_is_written_reads_back_equal(path, tmp_path):
-    said = read_toml(path, settings.Settings)
-    (tmp_path / "again.toml").write_text(write_toml(said))
-    assert read_toml(tmp_path / "again.toml", settings.Settings) == said
+    config = read_toml(path, settings.Settings)
+    (tmp_path / "again.toml").write_text(write_toml(config))
+    assert read_toml(tmp_path / "again.toml", settings.Settings) == config
 
 
 @pytest.mark.parametrize(

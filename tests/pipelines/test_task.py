@@ -93,8 +93,8 @@ def test_a_task_is_done_once_and_skipped_after(tmp_path):
         {"id": "a", "value": 3, "reject": None},
         {"id": "bad1", "value": None, "reject": "text.empty"},
     ]
-    said = read_marker(tmp_path / "out/p")
-    assert (said["rows"], said["rejects"]) == (2, {"text.empty": 1})
+    result = read_marker(tmp_path / "out/p")
+    assert (result["rows"], result["rejects"]) == (2, {"text.empty": 1})
 
 
 def test_other_settings_redo_the_task_and_a_place_does_not():

@@ -83,11 +83,11 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(trained, recordings, tmp_path, 
     for name in ("model.safetensors", "checkpoint.safetensors", "config.json"):
         if name != "checkpoint.safetensors":
             assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
-    told = [
+    logged = [
         [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
         for place in (tmp_path, trained[0])
     ]
-    for one, other in zip(*told):
+    for one, other in zip(*logged):
         assert one | {"seconds": 0} == other | {"seconds": 0}
 
 
@@ -127,8 +127,12 @@ def test_what_is_saved_is_the_hubert_that_transformers_opens(trained):
 
 def test_validation_speakers_and_those_left_out_teach_nothing(recordings, tmp_path):
     few = replace(SETTINGS, steps=4, leave_out=("speaker1",))
-    said = pretrain(recordings, few, tmp_path / "a")
-    assert (said["data"]["recordings"], said["data"]["speakers"], said["data"]["validation_recordings"]) == (
+    result = pretrain(recordings, few, tmp_path / "a")
+    assert (
+        result["data"]["recordings"],
+        result["data"]["speakers"],
+        result["data"]["validation_recordings"],
+    ) == (
         3,
         1,
         1,
@@ -178,13 +182,13 @@ def test_a_misspelt_speaker_is_refused_rather_than_trained_on(recordings, tmp_pa
 def test_other_phones_or_another_start_are_other_data(trained, recordings, tmp_path):
     phones = tmp_path / "phones.jsonl"
     phones.write_text('{"id": "r0", "phones": [["AA", 0.1, 0.9]]}\n')
-    asked = replace(SETTINGS, targets={"mfcc": 6, "phones": 2}, phones=str(phones), start=str(trained[0]))
-    data = pretrain(recordings, asked, tmp_path / "a", stop_after=4)["data"]
+    requested = replace(SETTINGS, targets={"mfcc": 6, "phones": 2}, phones=str(phones), start=str(trained[0]))
+    data = pretrain(recordings, requested, tmp_path / "a", stop_after=4)["data"]
     assert data["phones"]["recordings"] == 1
     assert data["start"] == hashlib.sha256((trained[0] / "model.safetensors").read_bytes()).hexdigest()
     phones.write_text('{"id": "r0", "phones": [["AA", 0.1, 0.8]]}\n')
     with pytest.raises(ValueError, match=r"checkpoint.safetensors: was made with data phones"):
-        pretrain(recordings, asked, tmp_path / "a", resume=True)
+        pretrain(recordings, requested, tmp_path / "a", resume=True)
 
 
 def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half_written(tmp_path, monkeypatch):
@@ -279,8 +283,8 @@ def test_speed_moves_pitch_and_length_together(speed):
 def test_noise_lies_as_far_below_speech_as_drawn():
     settings = AugmentSettings(noise=1.0, snr=(20.0, 20.0), babble=0.0, room=0.0, filter=0.0, gain=0.0)
     wave = tones(1)
-    heard = disturbed(wave, settings, make_noises(0), wave, np.random.default_rng(0), noise=1.0)
-    assert 10 * np.log10(np.mean(wave**2) / np.mean((heard - wave) ** 2)) == pytest.approx(20, abs=0.1)
+    noisy = disturbed(wave, settings, make_noises(0), wave, np.random.default_rng(0), noise=1.0)
+    assert 10 * np.log10(np.mean(wave**2) / np.mean((noisy - wave) ** 2)) == pytest.approx(20, abs=0.1)
     assert np.array_equal(
         disturbed(wave, settings, make_noises(0), wave, np.random.default_rng(0), noise=0.0), wave
     )

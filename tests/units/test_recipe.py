@@ -224,7 +224,7 @@ def test_a_control_continues_without_clusters_of_its_own_features(four, tmp_path
         ("steps = '4'", (), "recipe.toml: stages 2.steps: need an integer, got '4'"),
         ("steps = 4\nend = 5", (), "pretrain.end: need a step up to steps, 4, got 5"),
         ("network = 3", (), "recipe.toml: stages 2.network: need a table [stages 2.network], got 3"),
-        ("steps = 4", ("--steps", "2"), "leave --steps and --stop-after out"),
+        ("steps = 4", ("--steps", "2"), "leave out --steps and --stop-after"),
         (
             "steps = 4",
             ("--without-own-target",),

@@ -55,33 +55,33 @@ def write_checkpoint(
     optimizer: torch.optim.Optimizer,
     step: int,
     seconds: float,
-    asked: dict[str, Any],
+    requested: dict[str, Any],
     sums: dict[str, float],
 ) -> None:
     """Everything a run needs to resume exactly, written atomically."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    said = {"step": step, "seconds": seconds, "asked": asked, "sums": sums}
+    result = {"step": step, "seconds": seconds, "asked": requested, "sums": sums}
     replace_file(
         output / "checkpoint.safetensors",
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        {"wordweave": json.dumps(said, sort_keys=True)},
+        {"wordweave": json.dumps(result, sort_keys=True)},
     )
 
 
 def read_checkpoint(
-    output: Path, model: Any, optimizer: torch.optim.Optimizer, asked: dict[str, Any]
+    output: Path, model: Any, optimizer: torch.optim.Optimizer, requested: dict[str, Any]
 ) -> tuple[int, float, dict[str, float]]:
     """Bring model and optimizer where the checkpoint was; its step, the seconds spent, and the sums since a report."""
     path = output / "checkpoint.safetensors"
     if not path.exists():
         raise ValueError(f"{path}: no checkpoint to resume; leave --resume out to begin")
     with safe_open(path, framework="pt") as file:
-        said = json.loads(file.metadata()["wordweave"])
+        result = json.loads(file.metadata()["wordweave"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for part in ("settings", "data"):
-        theirs, ours = said["asked"][part], asked[part]
+        theirs, ours = result["asked"][part], requested[part]
         for name in ours:
             if theirs.get(name) != ours[name]:
                 raise ValueError(
@@ -96,17 +96,17 @@ def read_checkpoint(
             _, number, key = name.split(".")
             state.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return said["step"], said["seconds"], said["sums"]
+    return result["step"], result["seconds"], result["sums"]
 
 
-def read_finished(output: Path, asked: dict[str, Any], last_step: int) -> dict[str, Any] | None:
+def read_finished(output: Path, requested: dict[str, Any], last_step: int) -> dict[str, Any] | None:
     """The summary in `output` where the same run was brought to its last step before, else None."""
     path = output / "pretraining.json"
     if not path.exists() or not (output / WEIGHTS).exists():
         return None
-    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    same = all(said.get(name) == value for name, value in asked.items())
-    return said if same and said["steps"] == last_step else None
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    same = all(result.get(name) == value for name, value in requested.items())
+    return result if same and result["steps"] == last_step else None
 
 
 def replace_file(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

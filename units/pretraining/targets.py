@@ -114,33 +114,33 @@ def cluster(
     limit: int,
 ) -> Labels:
     """k-means labels of every frame; centroids learnt from some recordings only, on one frame in four (25 Hz)."""
-    drawn = np.concatenate([features[i][2::4] for i in learn_from])
-    if len(drawn) > limit:
-        drawn = drawn[
-            np.sort(generator(seed, "target frames", name).choice(len(drawn), limit, replace=False))
+    sampled = np.concatenate([features[i][2::4] for i in learn_from])
+    if len(sampled) > limit:
+        sampled = sampled[
+            np.sort(generator(seed, "target frames", name).choice(len(sampled), limit, replace=False))
         ]
     if name == "logmel":
-        mean, matrix = half_whitening(drawn, 40)
-        drawn = (drawn - mean) @ matrix
+        mean, matrix = half_whitening(sampled, 40)
+        sampled = (sampled - mean) @ matrix
         features = [(frames - mean) @ matrix for frames in features]
-    codebook = kmeans.fit(drawn, clusters=clusters, seed=seed, iterations=ITERATIONS, device="cpu")
+    codebook = kmeans.fit(sampled, clusters=clusters, seed=seed, iterations=ITERATIONS, device="cpu")
     return Labels(name, clusters, [codebook.assign(frames).astype(np.int16) for frames in features])
 
 
 def read_phones(path: str | Path) -> dict[str, list[tuple[str, float, float]]]:
     """Phones (name, start, end in seconds) by id, from lines {"id": ..., "phones": [[name, start, end], ...]}."""
-    told = {}
+    phones_of = {}
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line)
-                told[row["id"]] = [
+                phones_of[row["id"]] = [
                     (str(name), float(start), float(end)) for name, start, end in row["phones"]
                 ]
             except (ValueError, KeyError, TypeError) as error:
                 form = '{"id": ..., "phones": [[name, start, end], ...]}'
                 raise ValueError(f"{path}: line {number}: need {form}, got {line[:80]!r}") from error
-    return told
+    return phones_of
 
 
 def count_phones(path: str | Path) -> int:
@@ -156,15 +156,17 @@ def phone_labels(path: str | Path, ids: Sequence[str], waveforms: Sequence[np.nd
     Raises:
         ValueError: a line is not of that form, or no line names one of the recordings.
     """
-    told = read_phones(path)
-    if not told.keys() & set(ids):
+    phones_of = read_phones(path)
+    if not phones_of.keys() & set(ids):
         raise ValueError(f"{path}: need phones of at least one recording to train on, got none")
-    names = sorted({name for phones in told.values() for name, _, _ in phones})
+    names = sorted({name for phones in phones_of.values() for name, _, _ in phones})
     number_of = {name: 1 + i for i, name in enumerate(names)}
     labels = []
     for id, waveform in zip(ids, waveforms, strict=True):
-        row_labels = np.zeros(max(0, (len(waveform) - FRAME) // SHIFT + 1) if told.get(id) else 0, np.int16)
-        for name, start, end in told.get(id, []):
+        row_labels = np.zeros(
+            max(0, (len(waveform) - FRAME) // SHIFT + 1) if phones_of.get(id) else 0, np.int16
+        )
+        for name, start, end in phones_of.get(id, []):
             first, last = (int(np.ceil((t * SAMPLE_RATE - FRAME / 2) / SHIFT)) for t in (start, end))
             row_labels[max(0, first) : max(0, last)] = number_of[name]
         labels.append(row_labels)

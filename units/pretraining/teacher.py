@@ -174,8 +174,8 @@ def teacher_clusters(
     every = 4 * max(
         1, int(np.ceil(seconds * 25 / limit))
     )  # of the 10 ms grid: 25 Hz, or fewer where that is too many
-    drawn = np.concatenate([features.at(i, grid_centres(lengths[i])[2::every]) for i in learn_from])
-    codebook = kmeans.fit(drawn, clusters=clusters, seed=seed, iterations=ITERATIONS, device="cpu")
+    sampled = np.concatenate([features.at(i, grid_centres(lengths[i])[2::every]) for i in learn_from])
+    codebook = kmeans.fit(sampled, clusters=clusters, seed=seed, iterations=ITERATIONS, device="cpu")
     labels = [
         codebook.assign(features.at(i, grid_centres(length))).astype(np.int16)
         for i, length in enumerate(lengths)

@@ -484,8 +484,8 @@ def pretrain(
             raise ValueError(
                 f"pretrain.{name}: need speakers of the recordings, got {missing}; they have {some}"
             )
-    heard = [r for r in recordings if r.speaker not in settings.leave_out]
-    usable = [r for r in heard if len(r.waveform) >= LEAST]
+    chosen = [r for r in recordings if r.speaker not in settings.leave_out]
+    usable = [r for r in chosen if len(r.waveform) >= LEAST]
     training = [i for i, r in enumerate(usable) if is_used(r, settings)]
     held = [i for i, r in enumerate(usable) if r.speaker in settings.validation]
     if not training:
@@ -493,20 +493,20 @@ def pretrain(
     data: dict[str, Any] = {
         "recordings": len(training), "seconds": round(sum(len(usable[i].waveform) for i in training) / SAMPLE_RATE, 2),
         "speakers": len({usable[i].speaker for i in training}), "sha256": data_hash([usable[i] for i in training]),
-        "validation_recordings": len(held), "too_short": len(heard) - len(usable),
+        "validation_recordings": len(held), "too_short": len(chosen) - len(usable),
     }  # fmt: skip
     if "phones" in settings.targets:
-        told = read_phones(settings.phones)
+        phones_of = read_phones(settings.phones)
         data["phones"] = {
             "sha256": hashlib.sha256(Path(settings.phones).read_bytes()).hexdigest(),
-            "recordings": sum(bool(told.get(usable[i].id)) for i in training),
+            "recordings": sum(bool(phones_of.get(usable[i].id)) for i in training),
         }
     if settings.start:
         data["start"] = hashlib.sha256((Path(settings.start) / WEIGHTS).read_bytes()).hexdigest()
     if settings.teacher.path:
         data["teacher"] = load_teacher(settings.teacher).identity
-    asked = json.loads(json.dumps({"settings": asdict(settings), "data": data}))
-    if resume and (finished := read_finished(output, asked, settings.last_step)):
+    requested = json.loads(json.dumps({"settings": asdict(settings), "data": data}))
+    if resume and (finished := read_finished(output, requested, settings.last_step)):
         return finished
     teacher = None
     if settings.teacher.path:
@@ -539,7 +539,7 @@ def pretrain(
     step, spent = 0, 0.0
     sums: dict[str, float] = {}
     if resume:
-        step, spent, sums = read_checkpoint(output, model, optimizer, asked)
+        step, spent, sums = read_checkpoint(output, model, optimizer, requested)
     log = open_log(output / "log.jsonl", step)
     last: dict[str, Any] = {}
     begun = time.monotonic()
@@ -583,11 +583,16 @@ def pretrain(
                 save_encoder(model, output / "kept" / f"{step:06d}")
             if (step % settings.checkpoint_every == 0 and step % settings.report_every == 0) or step == end:
                 write_checkpoint(
-                    output, model, optimizer, step, spent + time.monotonic() - begun, asked, sums
+                    output, model, optimizer, step, spent + time.monotonic() - begun, requested, sums
                 )
     if step == settings.last_step:
         save_encoder(model, output)
-    summary = {**asked, "steps": step, "seconds": round(spent + time.monotonic() - begun, 1), "last": last}
+    summary = {
+        **requested,
+        "steps": step,
+        "seconds": round(spent + time.monotonic() - begun, 1),
+        "last": last,
+    }
     (output / "pretraining.json").write_text(
         json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )

@@ -66,11 +66,11 @@ def sentence(rng: np.random.Generator, words: Sequence[str]) -> str:
     >>> sentence(np.random.default_rng(0), ["tree", "house", "river"]).count(" ") >= 8
     True
     """
-    drawn: list[str] = []
+    sampled: list[str] = []
     for _ in range(int(rng.integers(5, 9))):
-        drawn += [words[int(i)] for i in rng.integers(len(words), size=int(rng.integers(1, 3)))]
-        drawn.append(LINKS[int(rng.integers(len(LINKS)))])
-    text = " ".join(drawn[:-1])
+        sampled += [words[int(i)] for i in rng.integers(len(words), size=int(rng.integers(1, 3)))]
+        sampled.append(LINKS[int(rng.integers(len(LINKS)))])
+    text = " ".join(sampled[:-1])
     return text[0].upper() + text[1:] + "."
 
 
