@@ -11,7 +11,7 @@ from units.hubert.encoder import HubertEncoder
 from units.kmeans import UNDECIDED, Codebook
 from units.whisper import WhisperEncoder
 
-MOVED = 1e-5
+BATCH_TOLERANCE = 1e-5
 """A bound on the difference that a batch makes to a feature in single precision on a GPU, as a share of its length."""
 
 
@@ -47,7 +47,7 @@ def encode_units(encoder: Encoder, codebook: Quantizer, waveforms: Sequence[np.n
     half = encoder.dtype != "float32"
     if isinstance(encoder, WhisperEncoder) or encoder.exact or half or len(waveforms) < 2:
         return encoder.map(waveforms, codebook.assign_on_device, codebook.decide)
-    units = encoder.map(waveforms, partial(codebook.assign_on_device, moved=MOVED))
+    units = encoder.map(waveforms, partial(codebook.assign_on_device, tolerance=BATCH_TOLERANCE))
     again = [i for i, sequence in enumerate(units) if (sequence == UNDECIDED).any()]
     alone = encoder.map([waveforms[i] for i in again], codebook.assign_on_device, codebook.decide, alone=True)
     for i, sequence in zip(again, alone, strict=True):

@@ -109,7 +109,7 @@ class Codebook:
             best[row] = candidates[distances(x[row], self.centroids[candidates]).argmin()]
         return best
 
-    def assign_on_device(self, features: "torch.Tensor", *, moved: float = 0.0) -> "torch.Tensor":
+    def assign_on_device(self, features: "torch.Tensor", *, tolerance: float = 0.0) -> "torch.Tensor":
         """The units of (F, D) features on their own device, without waiting for it.
 
         The two best centroids by single precision are compared again in double precision. A unit is `UNDECIDED` where
@@ -118,7 +118,7 @@ class Codebook:
 
         Args:
             features: (F, D) floating point.
-            moved: a unit that could change if its frame were moved by this share of its length is undecided too.
+            tolerance: a unit that could change if its frame changed by this share of its length is undecided too.
 
         Returns:
             (F,) int32.
@@ -133,10 +133,10 @@ class Codebook:
             self._copies[x.device] = [torch.from_numpy(np.array(array)).to(x.device) for array in arrays]
         centroids, halves = self._copies[x.device]
         blocks = x.split(DEVICE_BLOCK)
-        return torch.cat([self._assign_block(block, centroids, halves, moved) for block in blocks])
+        return torch.cat([self._assign_block(block, centroids, halves, tolerance) for block in blocks])
 
     def _assign_block(
-        self, x: "torch.Tensor", centroids: "torch.Tensor", halves: "torch.Tensor", moved: float
+        self, x: "torch.Tensor", centroids: "torch.Tensor", halves: "torch.Tensor", tolerance: float
     ) -> "torch.Tensor":
         import torch
 
@@ -150,11 +150,11 @@ class Codebook:
             # half of the difference of the squared distances, above 0 where `first` is nearer
             gap = ((first - second) * (x.double() - (first + second) / 2)).sum(1)
             rounding = 1e-13 * self.dimension * self._reach * (lengths.double() + self._reach)
-            # the gap changes by at most the movement times the distance of the two centroids
-            sure &= gap.abs() > rounding + moved * lengths.double() * (first - second).norm(dim=1)
+            # the gap changes by at most the change of the frame times the distance of the two centroids
+            sure &= gap.abs() > rounding + tolerance * lengths.double() * (first - second).norm(dim=1)
             units = torch.where(gap >= 0, ids[:, 0], ids[:, 1])
         if self.clusters > 2:
-            margin = 2 * self._slack(lengths) + moved * 2 * self._reach * lengths
+            margin = 2 * self._slack(lengths) + tolerance * 2 * self._reach * lengths
             sure &= scores[:, 2] > scores[:, 0] + margin
         return torch.where(sure, units, UNDECIDED).int()
 

@@ -137,8 +137,8 @@ def phone_quality(
     result: dict[str, Any] = {
         "frames": len(unit),
         "phones": table.shape[1],
-        "pnmi": normalized_information(table),
-        "pnmi_shuffled": normalized_information(shuffled),
+        "pnmi": normalised_information(table),
+        "pnmi_shuffled": normalised_information(shuffled),
         "phone_purity": float(table.max(axis=1).sum() / table.sum()),
         "cluster_purity": float(table.max(axis=0).sum() / table.sum()),
         "unit_nats_given_phone": math.log(2) * (entropy(table.ravel()) - entropy(table.sum(axis=0))),
@@ -192,7 +192,7 @@ def entropy(counts: np.ndarray) -> float:
     return max(0.0, float(-(share * np.log2(share)).sum()))
 
 
-def normalized_information(table: np.ndarray) -> float:
+def normalised_information(table: np.ndarray) -> float:
     """I(unit; phone) / H(phone) of a table of counts; 0 if there is only one phone."""
     of_phones = entropy(table.sum(axis=0))
     if of_phones == 0:

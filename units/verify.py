@@ -39,13 +39,13 @@ def verify(
     reference = reference or encoder
     batched = encode_units(encoder, codebook, waveforms)
     alone = [encode_units(reference, codebook, [waveform])[0] for waveform in waveforms]
-    return different(batched, alone)
+    return share_of_differences(batched, alone)
 
 
-def different(units: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+def share_of_differences(units: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
     """Share of frames with different units; frames that only one of the two has count as different.
 
-    >>> different([np.array([1, 2, 3])], [np.array([1, 4])])
+    >>> share_of_differences([np.array([1, 2, 3])], [np.array([1, 4])])
     0.6666666666666666
     """
     frames = sum(max(len(a), len(b)) for a, b in zip(units, others, strict=True))
@@ -83,7 +83,7 @@ def choose_dtype(
     reasons = []
     for dtype in dtypes:
         try:
-            share = different(encode_units(load(dtype), codebook, waveforms), units)
+            share = share_of_differences(encode_units(load(dtype), codebook, waveforms), units)
         except ValueError as error:  # its features overflowed
             share = 1.0
             reasons.append(f"{dtype} cannot be used: {error}")

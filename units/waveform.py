@@ -1,8 +1,8 @@
-"""Waveforms as everything in this package takes them: (T,) float32, mono, 16 kHz."""
+"""Waveforms as every function of this package expects them: (T,) float32, mono, 16 kHz."""
 
 import numpy as np
 
-LOUDEST = 1e9  # a sample beyond it is no sound at any scale, and its square exceeds single precision
+MAX_AMPLITUDE = 1e9  # a sample beyond it is no sound at any scale, and its square exceeds single precision
 
 
 def check_waveform(waveform: np.ndarray, index: int = 0) -> np.ndarray:
@@ -24,6 +24,6 @@ def check_waveform(waveform: np.ndarray, index: int = 0) -> np.ndarray:
     loudest = max(waveform.max(initial=0), -waveform.min(initial=0))  # NaN if there is one
     if not np.isfinite(loudest):
         raise ValueError(f"waveform {index}: need finite samples, got NaN or infinity")
-    if loudest > LOUDEST:
+    if loudest > MAX_AMPLITUDE:
         raise ValueError(f"waveform {index}: need samples in [-1, 1], got {loudest:.3g}")
     return waveform

@@ -78,7 +78,7 @@ def model(tmp_path_factory):
 
 
 def fairseq_names(model):
-    """The model's weights under fairseq's names: the inverse of `renamed`."""
+    """The model's weights under fairseq's names: the inverse of `rename_weights`."""
     names = {
         "feature_projection.layer_norm": "layer_norm",
         "feature_projection.projection": "post_extract_proj",

@@ -1,7 +1,10 @@
 """Encoders on recorded speech, where there is some."""
 
+import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.hubert import flat_codebook, speech_like, transformers_alone
-from units.encoders import load_encoder
+from units.encoders import bundled_codebook, load_encoder
 from units.kmeans import fit
+from units.quantizers import load_codebook
 from units.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,11 +24,15 @@ SPEECH = Path(os.environ.get("WORDWEAVE_SPEECH", ROOT.parent / "shared" / "speec
 
 @pytest.fixture(scope="module")
 def all_speech():
-    manifest = SPEECH / "dev" / "manifest.jsonl"
-    if not manifest.exists():
+    if not (SPEECH / "dev" / "manifest.jsonl").exists():
         pytest.skip("no recorded speech: set WORDWEAVE_SPEECH")
+    return read_all(SPEECH)
+
+
+def read_all(folder: Path) -> list[np.ndarray]:
     import soundfile
 
+    manifest = folder / "dev" / "manifest.jsonl"
     rows = sorted(map(json.loads, manifest.read_text().splitlines()), key=lambda row: row["id"])
     return [soundfile.read(manifest.parent / row["audio"], dtype="float32")[0] for row in rows]
 
@@ -62,6 +70,41 @@ def test_no_unit_of_a_minute_depends_on_its_batch(huberts, lengths, seed):
     features = encoder.encode(waveforms)
     if sum(map(len, features)):
         assert verify(encoder, flat_codebook(features, 501), waveforms) == 0
+
+
+INSTRUCTION_SETS = {
+    "this CPU's": {},
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "SSE": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+}
+
+
+@pytest.mark.slow
+def test_no_unit_of_all_recorded_speech_depends_on_the_instruction_set(all_speech):
+    """With the bundled encoder in float32; the features themselves do differ in their last bits."""
+    program = "from tests.units.test_encoders_speech import print_units; import sys; print_units(sys.argv[1])"
+    found = []
+    for variables in INSTRUCTION_SETS.values():
+        command = [sys.executable, "-c", program, str(SPEECH)]
+        result = subprocess.run(
+            command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=True
+        )
+        found.append(json.loads(result.stdout))
+    assert len({result["features"] for result in found}) == len(INSTRUCTION_SETS)
+    assert found[0]["units"] == found[1]["units"] == found[2]["units"]
+    assert sum(map(len, found[0]["units"])) > 40_000
+
+
+def print_units(folder: str) -> None:
+    """The units of all recorded speech and a hash of their features, in JSON; run in a process of its own."""
+    speech = read_all(Path(folder))
+    encoder = load_encoder("compact")
+    features = [
+        rows for start in range(0, len(speech), 32) for rows in encoder.encode(speech[start : start + 32])
+    ]
+    codebook = load_codebook(bundled_codebook())
+    digest = hashlib.sha256(np.concatenate(features).tobytes()).hexdigest()
+    print(json.dumps({"features": digest, "units": [codebook.assign(rows).tolist() for rows in features]}))
 
 
 def test_real_speech_features_equal_those_of_transformers(huberts, real_speech):

@@ -115,7 +115,7 @@ def test_recordings_computed_as_one_signal_have_the_f0_they_have_alone(monkeypat
         for piece, found in zip(batch, network.decode([piece.x for piece in batch], 900), strict=True):
             hertz[piece.recording].append(found[piece.first : piece.first + piece.kept].numpy())
     for one, found in zip(alone, map(np.concatenate, hertz), strict=True):
-        filled, voiced = f0.interpolated(found)
+        filled, voiced = f0.fill_unvoiced(found)
         frames = np.arange(len(one)) * len(found) // len(one)
         assert np.array_equal(voiced[frames], one.voiced)
         assert np.abs(filled[frames] - one.hertz).max() < 0.01

@@ -72,25 +72,31 @@ def test_no_frames_give_no_units(assign):
     assert units.dtype == np.int32
 
 
-def test_a_device_decides_all_but_ties_and_what_a_movement_would_change():
+def test_a_device_decides_all_units_but_ties_and_unstable_ones():
     codebook = Codebook(np.array([[0.0, 0.0], [2.0, 0.0], [900.0, 0.0]]))
     x = torch.tensor([[0.9, 0.0], [1.0, 0.0], [1.0 + 1e-6, 0.0], [1.0 + 3e-5, 0.0], [1.1, 0.0]])
     assert codebook.assign_on_device(x).tolist() == [0, kmeans.UNDECIDED, 1, 1, 1]
-    assert codebook.assign_on_device(x, moved=1e-5).tolist() == [0, kmeans.UNDECIDED, kmeans.UNDECIDED, 1, 1]
+    assert codebook.assign_on_device(x, tolerance=1e-5).tolist() == [
+        0,
+        kmeans.UNDECIDED,
+        kmeans.UNDECIDED,
+        1,
+        1,
+    ]
     rng = np.random.default_rng(0)
     codebook = Codebook(rng.normal(size=(500, 256)))
     features = torch.from_numpy(rng.normal(size=(4000, 256)).astype(np.float32))
-    units = codebook.assign_on_device(features, moved=1e-5).numpy()
+    units = codebook.assign_on_device(features, tolerance=1e-5).numpy()
     assert (units == kmeans.UNDECIDED).mean() < 0.002
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1))
-def test_no_decided_unit_changes_when_its_frame_is_moved_by_less(seed):
+def test_no_decided_unit_changes_when_its_frame_changes_by_less(seed):
     rng = np.random.default_rng(seed)
     codebook = Codebook(rng.normal(size=(6, 3)))
     features = rng.normal(size=(3000, 3)).astype(np.float32)
-    units = codebook.assign_on_device(torch.from_numpy(features), moved=1e-2).numpy()
+    units = codebook.assign_on_device(torch.from_numpy(features), tolerance=1e-2).numpy()
     steps = rng.normal(size=features.shape)
     steps *= (
         0.99e-2

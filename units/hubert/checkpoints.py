@@ -52,10 +52,10 @@ def read_hubert(
     name = str(name_or_path)
     if name.startswith("torchaudio:"):
         config, weights, normalize = read_bundle(name.removeprefix("torchaudio:"))
-        return checked(name, config, normalize, layer, lambda _: weights)
+        return validate(name, config, normalize, layer, lambda _: weights)
     if Path(name).suffix == ".pt":
         config, weights, normalize = read_fairseq(Path(name))
-        return checked(name, config, normalize, layer, lambda _: weights)
+        return validate(name, config, normalize, layer, lambda _: weights)
     folder = find_folder(name)
     config = read_json(folder / "config.json")
     if config.get("model_type") not in MODEL_TYPES:
@@ -68,12 +68,12 @@ def read_hubert(
     normalized, rate = given.get("do_normalize", True), given.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         raise ValueError(f"{preprocessor}: need sampling_rate {SAMPLE_RATE}, got {rate!r}")
-    return checked(
+    return validate(
         str(folder), config, NORMALIZE_EPSILON if normalized else None, layer, partial(read_weights, folder)
     )
 
 
-def checked(
+def validate(
     source: str,
     config: dict[str, Any],
     normalize: float | None,

@@ -94,7 +94,7 @@ class Convolutions:
             if scaling is not None:
                 scale, bias = scale * scaling[0], bias + scaling[1] * kernel.sum(dim=0) * scale
             torch.addcmul(bias.float(), output, scale.float(), out=output)
-            return FirstConvolution(scaling, self.kernels[0], None, self.activated(output, 0))
+            return FirstConvolution(scaling, self.kernels[0], None, self.activate(output, 0))
         return FirstConvolution(scaling, (kernel * scale).float(), bias.float())
 
     def frames(self, samples: torch.Tensor, first: FirstConvolution) -> torch.Tensor:
@@ -105,7 +105,7 @@ class Convolutions:
             stop = min(frames, start + BLOCK_FRAMES)
             if first.output is None:
                 block = samples[start * s.hop : (stop - 1) * s.hop + s.receptive_field]
-                blocks.append(self.convolve([normalized(block, first)], [first]))
+                blocks.append(self.convolve([normalise(block, first)], [first]))
             else:
                 stride = s.conv_stride[0]
                 last = ((stop - 1) * s.hop + s.receptive_field - s.conv_kernel[0]) // stride
@@ -122,7 +122,7 @@ class Convolutions:
             count = s.frames(len(recording))
             used = recording[: (count - 1) * s.hop + s.receptive_field]
             slot = -(-len(used) // s.hop)  # frames from this recording's start to the next one's
-            slots.append(F.pad(normalized(used, first), (0, slot * s.hop - len(used))))
+            slots.append(F.pad(normalise(used, first), (0, slot * s.hop - len(used))))
             spans.append(slice(total, total + count))
             total += slot
         slots[-1] = F.pad(slots[-1], (0, s.receptive_field))  # so that the last slot has all of its rows
@@ -141,24 +141,24 @@ class Convolutions:
             # copying the windows is cheaper than several narrow products
             multiply(windows[start:stop].contiguous(), first.kernel, first.bias, x[start:stop])
             start = stop
-        return self.after_first(self.activated(x, 0))
+        return self.after_first(self.activate(x, 0))
 
     def after_first(self, x: torch.Tensor) -> torch.Tensor:
         """Output of the first convolution, with norm and activation -> that of the last."""
         s = self.settings
         for i in range(1, len(self.kernels)):
             x = convolve(x, self.kernels[i], self.biases[i], s.conv_kernel[i], s.conv_stride[i])
-            x = self.activated(x, i)
+            x = self.activate(x, i)
         return x
 
-    def activated(self, x: torch.Tensor, i: int) -> torch.Tensor:
+    def activate(self, x: torch.Tensor, i: int) -> torch.Tensor:
         norm = self.norms[i]
         if norm is not None and self.settings.conv_norm == "layer":
             x = F.layer_norm(x.float(), x.shape[1:], *norm)
         return self.activation(x.to(self.dtype))
 
 
-def normalized(samples: torch.Tensor, first: FirstConvolution) -> torch.Tensor:
+def normalise(samples: torch.Tensor, first: FirstConvolution) -> torch.Tensor:
     """The samples with the gain and offset of their recording."""
     if first.scaling is None:
         return samples

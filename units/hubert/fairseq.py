@@ -86,7 +86,11 @@ def read_fairseq(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], f
         config = config_from_fairseq(model)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    return config, renamed(weights), NORMALIZE_EPSILON if (task or {}).get("normalize", False) else None
+    return (
+        config,
+        rename_weights(weights),
+        NORMALIZE_EPSILON if (task or {}).get("normalize", False) else None,
+    )
 
 
 def config_from_fairseq(model: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +180,7 @@ def parse_convolutions(expression: str | list) -> list[tuple[int, int, int]]:
     return layers
 
 
-def renamed(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
+def rename_weights(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors that transformers has too, under its names; heads and label embeddings are dropped."""
     kept = {}
     for name, tensor in weights.items():

@@ -80,10 +80,10 @@ def extract_batch(
         raise ValueError(f"f0.extractor: need one of {', '.join(EXTRACTORS)}, got {extractor!r}")
     waveforms = [check_waveform(waveform, i) for i, waveform in enumerate(waveforms)]
     if extractor == "autocorrelation":
-        return [F0(*interpolated(_autocorrelation(waveform))) for waveform in waveforms]
+        return [F0(*fill_unvoiced(_autocorrelation(waveform))) for waveform in waveforms]
     contours = []
     for waveform, hertz in zip(waveforms, fcpe.load(device).hertz(waveforms), strict=True):
-        hertz, voiced = interpolated(hertz)
+        hertz, voiced = fill_unvoiced(hertz)
         frames = np.arange(len(waveform) // HOP + 1)
         # from every 10 ms to every 5, as the reference: the nearest one at or before
         frames = frames * len(hertz) // len(frames)
@@ -91,7 +91,7 @@ def extract_batch(
     return contours
 
 
-def interpolated(hertz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fill_unvoiced(hertz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """F0 (n,), 0 or NaN where unvoiced -> F0 interpolated there, and where it is voiced."""
     voiced = hertz >= LOWEST
     return interpolate(hertz, voiced), voiced

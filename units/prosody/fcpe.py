@@ -54,10 +54,10 @@ def read_weights() -> dict[str, torch.Tensor]:
     if package is None or not package.submodule_search_locations:
         raise ValueError("f0: need the weights of FCPE for pitch and style; pip install torchfcpe")
     file = Path(package.submodule_search_locations[0]) / "assets" / "fcpe_c_v001.pt"
-    return renamed(load_weights_only(file)["model"])
+    return rename_weights(load_weights_only(file)["model"])
 
 
-def renamed(theirs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def rename_weights(theirs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """torchfcpe's weights under our names, with the weight norm of the last layer multiplied out."""
     names = {
         "first": "input_stack.0",
