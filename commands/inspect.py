@@ -114,7 +114,7 @@ def verify(build: Path, utterances: int) -> dict[str, Any]:
     Every shard against its index: sums, members, vocabulary, nothing that could carry code. And the units of some
     utterances, sampled by hash, against a second encoding of each alone.
     """
-    from pipelines.tokenize import verify_units
+    from pipelines.tokenize import check_units
     from shards.samples import read_index
     from shards.verify import verify as find
 
@@ -126,7 +126,7 @@ def verify(build: Path, utterances: int) -> dict[str, Any]:
         raise ValueError(
             f"{build}: {len(findings)} findings; remove what is damaged and run `wordweave interleave {build}`"
         )
-    return {"findings": 0, **verify_units(build, utterances)}
+    return {"findings": 0, **check_units(build, utterances)}
 
 
 @command(cli)

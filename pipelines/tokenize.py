@@ -23,6 +23,7 @@ from units.deduplicate import deduplicate
 from units.prosody import style as styles
 from units.prosody.f0 import extract
 from units.prosody.style_features import pool
+from units.verify import HALF_LIMIT
 
 Tokenizer = Callable[[Path], str]
 
@@ -113,6 +114,22 @@ def describe_tokenizer(build: Path) -> dict[str, Any]:
     if settings.style.enabled:
         fields["style"] = load_style(build, settings).hash
     return fields
+
+
+def check_units(build: Path, count: int) -> dict[str, Any]:
+    """As `verify_units`, and refuse a build whose units differ by more than its precision allows.
+
+    Raises:
+        ValueError: they do, because recordings, encoder or codebook changed since.
+    """
+    result = verify_units(build, count)
+    exact = read_settings(build).units.dtype == "float32"
+    if result["share"] > (0.0 if exact else 100 * HALF_LIMIT):
+        raise ValueError(
+            f"{build}: {result['units_differ']} of {result['units_checked']} units ({result['share']:.2f} %) differ from a "
+            f"second encoding: a recording, the encoder or the codebook changed; run `wordweave build` again"
+        )
+    return result
 
 
 def verify_units(build: Path, count: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from pipelines.reports.codebook_card import write_card
 from pipelines.steps import codebook, codebook_sweep, units
 from pipelines.steps.base import prefetch, row_utterance
 from pipelines.steps.codebook import gather_frames, subsample_rows
-from pipelines.tokenize import tokenize_file, tokenize_files, verify_units
+from pipelines.tokenize import check_units, tokenize_file, tokenize_files, verify_units
 from tests.helpers.builds import LOCAL, fit_units
 from units import verify
 from units.encoders import load_encoder
@@ -194,6 +194,16 @@ def test_foreign_codebooks_are_used_as_they_are_named(fresh, tmp_path):
             assert book.assign(features).tolist() == sequence
         assert verify_units(folder, 5)["units_differ"] == 0
         assert tokenize_file(folder, Path(rows[0]["audio"])).startswith("[Hu")
+
+
+def test_verify_fails_when_a_recording_was_replaced_by_one_of_the_same_length(fresh, monkeypatch):
+    folder, said = fresh
+    fit_units(folder, said, LOCAL)
+    assert run_step("units", folder, said, LOCAL)["done"] > 0
+    assert check_units(folder, 3)["units_differ"] == 0
+    monkeypatch.setattr("pipelines.tokenize.decode", lambda utterance: decode(utterance)[::-1].copy())
+    with pytest.raises(ValueError, match=r"units \(\d+\.\d+ %\) differ from a second encoding"):
+        check_units(folder, 3)
 
 
 def test_recordings_are_heard_alike_by_one_process_and_by_several(fresh, tmp_path):
