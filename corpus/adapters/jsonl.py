@@ -143,6 +143,8 @@ def _parse(line: bytes | None) -> dict[str, Any]:
         raise Reject("manifest.not_json", f"need a JSON object in UTF-8: {error}") from error
     except (ValueError, RecursionError) as error:  # RecursionError: a thousand brackets
         hint = "; a comma follows the object" if line.rstrip().endswith(b"},") else ""
+        if b"{" not in line and re.search(rb"[,;\t|]", line):
+            hint = "; this looks like a table: use the adapter table"
         raise Reject("manifest.not_json", f"need a JSON object: {error}{hint}") from error
     if not isinstance(fields, dict):
         raise Reject("manifest.not_json", f"need a JSON object, got {shown(fields)}")

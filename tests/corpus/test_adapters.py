@@ -465,6 +465,10 @@ def test_a_comma_after_a_line_is_named(folder):
     assert "a comma follows the object" in row.reject.detail
 
 
+def test_a_table_is_recognised(folder):
+    assert "use the adapter table" in read(folder, b"id,audio,text")[0].reject.detail
+
+
 def test_a_nemo_line_is_recognised(folder):
     (row,) = read(folder, {"audio_filepath": "two.flac", "offset": 0, "duration": 1})
     assert "use the adapter nemo" in row.reject.detail

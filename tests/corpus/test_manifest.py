@@ -10,8 +10,10 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -324,3 +326,34 @@ def test_real_speech_becomes_a_manifest_without_a_reject(real_speech, tmp_path):
     assert (summary.utterances, summary.samples, summary.rejected) == (249, 29_402_535, {})
     assert all(earlier < later for earlier, later in pairwise(part.name for part in parts(tmp_path / "m")))
     assert json.loads((tmp_path / "m" / "manifest.json").read_text())["version"] == VERSION
+
+
+def test_a_corrected_alignment_or_a_replaced_recording_changes_its_part_alone(tmp_path):
+    from corpus.adapters import read_jsonl
+
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(16000), 16000)
+        (tmp_path / f"{name}.TextGrid").write_text("hello")
+    lines = [
+        {"id": name, "audio": f"{name}.wav", "alignment": f"{name}.TextGrid", "text": "hi"}
+        for name in ("a", "b")
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def hashes() -> list[str]:
+        write_manifest(
+            read_jsonl(tmp_path / "m.jsonl"), tmp_path / "manifest", part_minutes=0.01, growing=True
+        )
+        return [part["sha256"] for part in read_summary(tmp_path / "manifest")["parts"]]
+
+    before = hashes()
+    assert len(before) == 2
+    assert hashes() == before
+    (tmp_path / "b.TextGrid").write_text("hallo")
+    os.utime(tmp_path / "b.TextGrid", (1, 1))
+    corrected = hashes()
+    assert corrected[0] == before[0]
+    assert corrected[1] != before[1]
+    soundfile.write(tmp_path / "a.wav", np.ones(16000) / 2, 16000)
+    os.utime(tmp_path / "a.wav", (1, 1))
+    assert [one != other for one, other in zip(hashes(), corrected, strict=True)] == [True, False]
