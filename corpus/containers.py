@@ -45,7 +45,7 @@ class LocalSource:
 
 
 class RemoteSource:
-    """A file behind a URL."""
+    """A file behind a URL; its own position, from which a decoder reads on, does not change."""
 
     def __init__(self, file: Any, size: int):
         self._file = file
@@ -55,8 +55,11 @@ class RemoteSource:
         """Up to `count` bytes from `position` on."""
         if position >= self.size:
             return b""
+        before = self._file.tell()
         self._file.seek(position)
-        return self._file.read(count)
+        content = self._file.read(count)
+        self._file.seek(before)
+        return content
 
 
 class Extent(NamedTuple):

@@ -409,7 +409,7 @@ class ChooseDtype(Stage):
         from units.verify import choose_dtype, device_name
 
         load = functools.partial(single_threaded_encoder, self.encoder, self.layer, self.device)
-        codebook = load_codebook(files.local(Path(self.codebook)), trust_pickle=self.trust_pickle)
+        codebook = load_codebook(files.local(files.to_path(self.codebook)), trust_pickle=self.trust_pickle)
         waves = [wave for _, wave in sampled_speech(build, count=16)]
         result = {"device": device_name(self.device), **choose_dtype(load("float32"), codebook, waves, load)}
         temporary.write_bytes(json.dumps(result, indent=1, sort_keys=True).encode())

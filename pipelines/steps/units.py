@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,7 +48,7 @@ class EncodeUnits(AudioStage):
         from units.quantizers import load_codebook
 
         encoder = single_threaded_encoder(self.encoder, self.layer, self.device, self.dtype)
-        codebook = load_codebook(files.local(Path(self.codebook)), trust_pickle=self.trust_pickle)
+        codebook = load_codebook(files.local(files.to_path(self.codebook)), trust_pickle=self.trust_pickle)
         encode = functools.partial(encode_batch, encoder, codebook)
         return AudioWorker(self, UNITS, encode, {"hop": encoder.hop, "centre": encoder.centre})
 

@@ -21,7 +21,6 @@ from pipelines.build import run_step
 from pipelines.engines.beam import BeamEngine
 from pipelines.execution.runner import run_stage
 from pipelines.operations import prune
-from pipelines.reports.report import report
 from tests.helpers.builds import LOCAL, build_settings, fit_units, hashes, run_build
 from tests.helpers.stage import Copy, copies
 from tests.pipelines.test_engines import COMMANDS, begun, everything, invoke, one_line
@@ -172,7 +171,7 @@ def test_a_build_on_s3_has_the_bytes_of_one_on_the_disk_and_trains(bucket, spoke
     run_step("units", build, there, BeamEngine(2))
     run_step("align", build, there, LOCAL)
     run_step("interleave", build, there, LOCAL)
-    report(build)
+    run_step("report", build, there)
     copy = hashes(downloaded(build, tmp_path / "copy"))
     here = hashes(tmp_path / "here")
     told = {name for name in here if name.startswith("manifest")}  # names where the recordings are
@@ -239,15 +238,15 @@ def test_prune_takes_from_a_bucket_what_it_takes_from_a_disk(bucket, built, tmp_
     local = shutil.copytree(built, tmp_path / "build")
     (local / ".lock").unlink()
     put(local, *LEFT, *MINE)
-    for name, _ in prune.listed(local):
+    for name, _ in prune.list_files(local):
         files.write(place / name, (local / name).read_bytes())
     said = CliRunner().invoke(wordweave.cli, ["prune", str(place)])
     assert said.exit_code == 0, said.output
     assert {line.split()[0] for line in said.output.splitlines() if " bytes: " in line} == set(LEFT)
-    assert files.names_in(place) == {name for name, _ in prune.listed(local)}  # dry
+    assert files.names_in(place) == {name for name, _ in prune.list_files(local)}  # dry
     said = CliRunner().invoke(wordweave.cli, ["prune", str(place), "--yes"])
     assert said.exit_code == 0, said.output
-    assert files.names_in(place) == {name for name, _ in prune.listed(local)} - set(LEFT)
+    assert files.names_in(place) == {name for name, _ in prune.list_files(local)} - set(LEFT)
 
 
 @pytest.mark.slow
