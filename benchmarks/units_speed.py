@@ -181,7 +181,8 @@ def on_a_gpu(arguments: argparse.Namespace) -> None:
     import torch
     from transformers import HubertConfig, HubertModel
 
-    from pipelines.execution.task import TableStage
+    from pipelines.steps.audio import AudioWorker, decode_batch
+    from pipelines.steps.base import prefetch
     from pipelines.steps.units import EncodeUnits
     from units.encoders import load_encoder
     from units.kmeans import Codebook
@@ -208,7 +209,7 @@ def on_a_gpu(arguments: argparse.Namespace) -> None:
             f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, {per_file * seconds / 60:.0f} min"
         )
         print(f"{'':34}{'hours per hour':>16}{'of bare':>10}")
-        for dtype in ("float32", "bfloat16"):
+        for dtype in ("float32", "float16", "bfloat16"):
             kind = getattr(torch, dtype)
             model = HubertModel.from_pretrained(folder / "model").eval().to(device, kind)
             bare = torch.randn(arguments.batch * 4, seconds * 16_000, device=device, dtype=kind) * 0.1
@@ -232,10 +233,12 @@ def on_a_gpu(arguments: argparse.Namespace) -> None:
                 str(folder / "units.safetensors"),
                 "",
             )
-            stage.setup()
+            worker = stage.open()
 
-            def whole(stage: TableStage = stage) -> int:
-                return sum(made.num_rows for _, made in stage.processed(iter(batches)))
+            def whole(worker: AudioWorker = worker) -> int:
+                threads = len(os.sched_getaffinity(0))
+                decoded = prefetch((batch, decode_batch(batch, threads)) for batch in batches)
+                return sum(worker.process(batch, rows).num_rows for batch, rows in decoded)
 
             rates = {}
             for name, run in (
@@ -245,9 +248,9 @@ def on_a_gpu(arguments: argparse.Namespace) -> None:
                 run()  # kernels are chosen, and compiled
                 torch.cuda.synchronize(device)
                 start = time.perf_counter()
-                made = run()
+                encoded = run()
                 torch.cuda.synchronize(device)
-                rates[name] = made * seconds / (time.perf_counter() - start)
+                rates[name] = encoded * seconds / (time.perf_counter() - start)
                 print(f"{name:34}{rates[name]:16.0f}{rates[name] / next(iter(rates.values())):10.2f}")
 
 
