@@ -125,9 +125,12 @@ def check_units(build: Path, count: int) -> dict[str, Any]:
     result = verify_units(build, count)
     exact = read_settings(build).units.dtype == "float32"
     if result["share"] > (0.0 if exact else 100 * HALF_LIMIT):
+        differ = (
+            f"{result['units_differ']} of {result['units_checked']} units ({result['share']:.2f} %) differ"
+        )
         raise ValueError(
-            f"{build}: {result['units_differ']} of {result['units_checked']} units ({result['share']:.2f} %) differ from a "
-            f"second encoding: a recording, the encoder or the codebook changed; run `wordweave build` again"
+            f"{build}: {differ} from a second encoding: a recording, the encoder or the codebook changed; "
+            f"run `wordweave build` again"
         )
     return result
 

@@ -21,7 +21,9 @@ def server(tmp_path, monkeypatch) -> Iterator[tuple[str, list[str]]]:
     """URL of a server whose paths name its answers (`/503` fails, `/twice503.wav` fails twice), and its requests."""
     monkeypatch.setattr(files, "RETRY_SECONDS", (0.01, 0.01, 0.01))
     soundfile.write(tmp_path / "a.wav", np.ones(16000) / 4, 16000)
-    content = (tmp_path / "a.wav").read_bytes()
+    for name in ("long.flac", "long.mp3", "long.ogg"):
+        soundfile.write(tmp_path / name, np.random.default_rng(0).standard_normal(80_000) / 10, 16000)
+    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     requests: list[str] = []
 
     class Answers(BaseHTTPRequestHandler):
@@ -35,7 +37,7 @@ def server(tmp_path, monkeypatch) -> Iterator[tuple[str, list[str]]]:
             if name == "twice503.wav" and requests.count(self.path) <= 4:
                 status = 503
             self.send_response(status)
-            body = content if status == 200 else b""
+            body = contents.get(name, contents["a.wav"]) if status == 200 else b""
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command == "GET":
@@ -54,6 +56,18 @@ def test_a_recording_behind_http_is_read(server):
     header = probe(f"{server[0]}/a.wav")
     assert header[:3] == (16000, 16000, 1)
     assert len(decode(Utterance("u", f"{server[0]}/a.wav", 16000))) == 16000
+
+
+@pytest.mark.parametrize("name", ["long.flac", "long.mp3", "long.ogg"])
+def test_a_stretch_behind_http_has_the_samples_of_the_local_file(server, tmp_path, name):
+    header = probe(tmp_path / name)
+    assert probe(f"{server[0]}/{name}")[:4] == header[:4]
+    for first, frames in ((0, header.frames), (30_000, 20_000)):
+        here, there = (
+            decode(Utterance("u", source, frames, 16000, first))
+            for source in (str(tmp_path / name), f"{server[0]}/{name}")
+        )
+        assert np.array_equal(here, there)
 
 
 @pytest.mark.parametrize("status", [404, 410])
