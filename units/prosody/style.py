@@ -85,7 +85,6 @@ class StyleTokenizer:
 
     rate = TOKEN_RATE
     """Hz."""
-    takes_f0 = True
 
     def __post_init__(self) -> None:
         for name, array in (("corpus_mean", self.corpus_mean), ("deviation", self.deviation)):

@@ -22,7 +22,6 @@ class Wav2Vec2Style:
     """
 
     rate = TOKEN_RATE
-    takes_f0 = False
 
     def __init__(self, folder: str | Path):
         import torch
