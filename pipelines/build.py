@@ -21,7 +21,7 @@ from pipelines.execution.task import marker_path
 from pipelines.layout import SMALL_FOLDERS, SPEAKERS, SPLIT
 from pipelines.reports.codebook_card import CARD_STEP
 from pipelines.reports.report import REPORT_STEP
-from pipelines.settings import Settings
+from pipelines.settings import Settings, read_settings
 from pipelines.steps.align import ALIGN_STEP
 from pipelines.steps.base import Run, Say, Step, silent
 from pipelines.steps.codebook import CODEBOOK_STEP
@@ -88,11 +88,29 @@ def build(
     """
     run = make_run(folder, settings, engine, say)
     results: dict[str, dict[str, Any]] = {}
-    with build_lock(folder):
+    with build_lock(folder, shared=run.engine.shares_builds) as lock:
         for step in run.steps:
+            if step is INGEST_STEP and not lock.first:
+                check_same_settings(folder, settings)
+                results[step.name] = {}
+                continue
             run_audio_steps(run, step, results)
             results[step.name] = step.run(run)
+            if step is INGEST_STEP and run.engine.shares_builds:
+                lock.share()
     return results
+
+
+def check_same_settings(folder: Path, settings: Settings) -> None:
+    """A run that joins another one takes the manifest which that one made, and so must have its settings.
+
+    Raises:
+        ValueError: it has others.
+    """
+    if read_settings(folder) != settings:
+        raise ValueError(
+            f"{folder}: another run with other settings works on this build; wait for it, or end it"
+        )
 
 
 def run_audio_steps(run: Run, first: Step, finished: Iterable[str]) -> None:

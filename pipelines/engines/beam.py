@@ -28,6 +28,7 @@ class BeamEngine:
 
     workers: int = 1
     extra: tuple[str, ...] = ()  # Beam's own options: `--runner=DataflowRunner ...`
+    shares_builds: ClassVar[bool] = False
     name: ClassVar[str] = "beam"
     summary: ClassVar[str] = "worker processes of Beam's local runner, or any Beam runner named after --"
     options: ClassVar[tuple[EngineOption, ...]] = ()

@@ -1,5 +1,6 @@
-"""The engine `local`: a plain loop in this process."""
+"""The engine `local`: a plain loop in this process. Several such runs, on one machine or many, can share a build."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,16 +8,18 @@ from typing import ClassVar
 
 from corpus import files
 from pipelines.execution.engine import EngineOption
-from pipelines.execution.task import Stage, Task
+from pipelines.execution.runner import claim
+from pipelines.execution.task import Stage, Task, is_done
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """A plain loop in this process."""
+    """A plain loop that claims one task after another."""
 
     workers: int = 1
     name: ClassVar[str] = "local"
-    summary: ClassVar[str] = "a plain loop in this process"
+    summary: ClassVar[str] = "a plain loop in this process; several such runs can share one build"
+    shares_builds: ClassVar[bool] = True
     options: ClassVar[tuple[EngineOption, ...]] = ()
 
     @classmethod
@@ -34,7 +37,16 @@ class LocalEngine:
         files.check_reachable(build, writing=True)
 
     def run(self, stage: Stage, build: Path, tasks: list[Task]) -> None:
-        """Try each task in turn."""
-        worker = stage.open()
-        for task in tasks:
-            worker.run(build, task)
+        """Try each task in turn; one that another run has claimed is tried if that run ends without it."""
+        worker, left = stage.open(), tasks
+        while left:
+            waiting = []
+            for task in left:
+                with claim(build, task) as claimed:
+                    if claimed:
+                        worker.run(build, task)
+                    else:
+                        waiting.append(task)
+            left = [task for task in waiting if not is_done(build, task)]
+            if left:
+                time.sleep(0.2)

@@ -35,6 +35,7 @@ class SparkEngine:
     workers: int = 1
     extra: tuple[str, ...] = ()  # `--conf NAME=VALUE ...`
     master: str = ""
+    shares_builds: ClassVar[bool] = False
     name: ClassVar[str] = "spark"
     summary: ClassVar[str] = "a Spark cluster, or worker processes on this machine"
     options: ClassVar[tuple[EngineOption, ...]] = (

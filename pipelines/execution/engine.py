@@ -22,6 +22,7 @@ class Engine(Protocol):
     name: ClassVar[str]
     summary: ClassVar[str]
     options: ClassVar[tuple[EngineOption, ...]]
+    shares_builds: ClassVar[bool] = False  # several runs may work on one build at the same time, part by part
 
     @classmethod
     def parse(cls, workers: int, options: Mapping[str, str], extra: tuple[str, ...]) -> Self:

@@ -1,12 +1,15 @@
 """Plan one stage and run what is to do, with progress on stderr, on any engine."""
 
 import fcntl
+import hashlib
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
@@ -15,6 +18,9 @@ from corpus.records import SAMPLE_RATE
 from pipelines.execution.engine import Engine
 from pipelines.execution.planner import NEW, plan, read_markers
 from pipelines.execution.task import NO_MESSAGE, Stage, Task, failure_of
+
+CLAIMS = ".claims"
+"""Folder of the claims of tasks that runs which share a build are working on."""
 
 
 def run_stage(
@@ -35,7 +41,7 @@ def run_stage(
         counts: {"tasks", "done", "skipped"}, where `done` were made in this run.
     """
     keyed = plan_as or stage
-    with build_lock(build):
+    with build_lock(build, shared=engine.shares_builds):
         planned = plan(keyed, build, tasks)
         if not quiet and planned.todo and planned.reasons.keys() != {NEW}:
             print(planned, file=sys.stderr)
@@ -59,39 +65,95 @@ LOCKED: set[str] = set()
 """Builds that this process has locked."""
 
 
+@dataclass
+class BuildLock:
+    """How this process holds a build."""
+
+    first: bool = True  # nobody else works on it, so far
+    file: IO[str] | None = None
+
+    def share(self) -> None:
+        """Let runs of engines that share builds join."""
+        if self.file is not None:
+            fcntl.flock(self.file, fcntl.LOCK_SH)
+
+
 @contextmanager
-def build_lock(build: Path, *, sweep: bool = True) -> Iterator[None]:
+def build_lock(build: Path, *, sweep: bool = True, shared: bool = False) -> Iterator[BuildLock]:
     """Lock the build: two drivers would remove each other's temporary files.
 
     The lock ends with the process, however it ends; `sweep` removes what a killed run left half-written. An object
     store has no lock to rely on: there, one driver at a time is the user's responsibility, and nothing half-written is
     ever visible.
+
+    Args:
+        shared: wait until the first run shares the build, and join it, instead of refusing.
     """
     name = str(build if files.is_url(build) else build.resolve())
     if name in LOCKED:
-        yield
+        yield BuildLock()
         return
     if files.is_url(build):
         files.check_reachable(build, writing=True)
         LOCKED.add(name)
         try:
-            yield
+            yield BuildLock()
         finally:
             LOCKED.discard(name)
         return
     build.mkdir(parents=True, exist_ok=True)
-    with open(build / ".lock", "a") as lock:
+    with open(build / ".lock", "a") as file:
+        lock = BuildLock(file=file)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{build}: another run works on this build; wait for it, or end it") from None
-        for stale in build.glob("**/.*.tmp-*") if sweep else ():
+            if not shared:
+                raise ValueError(
+                    f"{build}: another run works on this build; wait for it, or end it"
+                ) from None
+            fcntl.flock(file, fcntl.LOCK_SH)
+            lock.first = False
+        for stale in build.glob("**/.*.tmp-*") if sweep and lock.first else ():
             stale.unlink(missing_ok=True)
         LOCKED.add(name)
         try:
-            yield
+            yield lock
         finally:
             LOCKED.discard(name)
+
+
+@contextmanager
+def driver_lock(build: Path, engine: Engine) -> Iterator[None]:
+    """Held while a step does what is done once, not per part: other runs that share the build wait."""
+    if not engine.shares_builds or files.is_url(build) or not build.exists():
+        yield
+        return
+    with open(build / ".driver-lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def claim(build: Path, task: Task) -> Iterator[bool]:
+    """Claim a task for this process, unless another one has it; the claim ends with the process.
+
+    Two processes that claim one task after all, on a store without locks, write the same bytes.
+    """
+    if files.is_url(build):
+        yield True
+        return
+    path = build / CLAIMS / hashlib.sha256(task.output.encode()).hexdigest()[:32]
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

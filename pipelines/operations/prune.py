@@ -20,7 +20,9 @@ from pipelines.steps.base import Say, Step, silent
 
 PART = re.compile(r"([a-z_]+)/(part-\d{5,}\.parquet)(\.done|\.failed)?")
 SHARD = re.compile(r"(shards/(?:speech|text|interleaved)/(?:train|valid)-\d{6,}\.tar)(\.done|\.failed)?")
-PASSED_ON = re.compile(r"decoded/[0-9a-f]{32}(-\d{3}\.wav|\.parquet)|todo/[0-9a-f]{32}\.jsonl")
+PASSED_ON = re.compile(
+    r"decoded/[0-9a-f]{32}(-\d{3}\.wav|\.parquet)|todo/[0-9a-f]{32}\.jsonl|\.claims/[0-9a-f]{32}"
+)
 
 
 @dataclass(frozen=True)

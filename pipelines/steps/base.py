@@ -14,7 +14,7 @@ from corpus import files
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 from pipelines.execution.engine import Engine
 from pipelines.execution.planner import Plan
-from pipelines.execution.runner import run_stage
+from pipelines.execution.runner import driver_lock, run_stage
 from pipelines.execution.task import Stage, Task, run_task
 from pipelines.layout import part_names
 from pipelines.settings import Settings
@@ -80,17 +80,19 @@ class Step:
 
     def run(self, run: Run) -> dict[str, Any]:
         """Bring the step up to date."""
-        if self.once is not None:
-            return self.once(run)
-        assert self.tasks is not None
-        if self.prepare is not None:
-            self.prepare(run)
-        stage, tasks = self.tasks(run)
-        if self.before is not None:
-            self.before(run, stage, tasks)
+        with driver_lock(run.build, run.engine):
+            if self.once is not None:
+                return self.once(run)
+            assert self.tasks is not None
+            if self.prepare is not None:
+                self.prepare(run)
+            stage, tasks = self.tasks(run)
+            if self.before is not None:
+                self.before(run, stage, tasks)
         counts = run_stage(stage, run.build, tasks, run.engine)
         if self.finish is not None:
-            self.finish(run, stage, tasks)
+            with driver_lock(run.build, run.engine):
+                self.finish(run, stage, tasks)
         if self.rejects and self.table is not None:
             refuse_total_loss(run.build, self.name, self.table)
         return counts

@@ -1,5 +1,6 @@
 """Engines: whoever runs the tasks, the bytes are the same, nothing is done twice, and what is missing is said."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -19,12 +20,14 @@ import wordweave
 from corpus import files
 from corpus.records import Unusable
 from corpus.toml import write_toml
+from pipelines import settings
 from pipelines.engines import spark
 from pipelines.engines.beam import BeamEngine
 from pipelines.engines.requirements import java
 from pipelines.engines.spark import SparkEngine
-from pipelines.execution.runner import run_stage
-from tests.helpers.builds import LOCAL
+from pipelines.execution.runner import build_lock, run_stage
+from pipelines.settings import write_settings
+from tests.helpers.builds import LOCAL, build_settings, hashes, run_build
 from tests.helpers.stage import Copy, copies
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -378,3 +381,69 @@ def test_another_python_on_spark_s_workers_is_one_line(tmp_path):
     result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 2, result.stderr
     assert result.stderr.strip().splitlines()[-1].startswith("wordweave: spark: ")
+
+
+def build_command(config: Path, build: Path) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "wordweave",
+        "build",
+        str(config),
+        "--build",
+        str(build),
+        "--engine",
+        "local",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [None, 0, 1], ids=["unbroken", "first killed", "second killed"])
+def test_several_local_runs_share_one_build_and_give_the_bytes_of_one_run(killed, spoken_corpus, tmp_path):
+    """As the tasks of a Slurm array do: the same command, started in any order and ended at any time."""
+    wanted = build_settings(
+        spoken_corpus, units={"clusters": 50, "fit_frames": 5000}, corpus={"part_minutes": 0.1}
+    )
+    (tmp_path / "config.toml").write_text(
+        write_toml(dataclasses.replace(wanted, build=str(tmp_path / "shared")))
+    )
+    run_build(tmp_path / "alone", wanted)
+    command = build_command(tmp_path / "config.toml", tmp_path / "shared")
+    environment = {**os.environ, "PYTHONPATH": HERE}
+    runs = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    if killed is not None:
+        while not list((tmp_path / "shared" / "units").glob("*.done")) and runs[killed].poll() is None:
+            time.sleep(0.05)
+        runs[killed].kill()
+        runs.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
+    ends = [(run.wait(), run.stderr.read()) for run in runs]
+    assert [status for status, _ in ends] == [
+        0 if n != killed else -signal.SIGKILL for n in range(len(runs))
+    ], ends
+    one, shared = hashes(tmp_path / "alone"), hashes(tmp_path / "shared")
+    assert {name: digest for name, digest in shared.items() if name in one} == one
+    assert not list((tmp_path / "shared" / ".claims").glob("*"))
+
+
+def test_a_run_with_other_settings_may_not_join(spoken_corpus, tmp_path):
+    wanted = build_settings(spoken_corpus)
+    with build_lock(tmp_path) as lock:
+        write_settings(tmp_path, wanted)
+        lock.share()
+        other = settings.replace(wanted, "units", seed=5)
+        code = (
+            "import sys; from pathlib import Path; from corpus.toml import read_toml; from pipelines import build;"
+            "from pipelines.settings import Settings;"
+            "build.build(Path(sys.argv[1]), read_toml(Path(sys.argv[2]), Settings))"
+        )
+        (tmp_path / "other.toml").write_text(write_toml(other))
+        joined = subprocess.run(
+            [sys.executable, "-c", code, tmp_path, tmp_path / "other.toml"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    assert "another run with other settings works on this build" in joined.stderr
