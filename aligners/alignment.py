@@ -185,8 +185,8 @@ def finish(item: AlignerInput | Reject, result: AlignerOutput | Reject, limits: 
         return Alignment(reject=result.reject, quality=result.quality)
     try:
         checked = check(result.words, [" ".join(token.spoken) for token in item.tokens], item.seconds)
-    except Reject as reject:
-        return Alignment(reject=reject, quality=result.quality)
+    except Reject as error:
+        return Alignment(reject=error, quality=result.quality)
     phones = None if result.phones is None else tuple(result.phones)
     text = str(item.utterance.text)
     words = tuple(
