@@ -14,11 +14,11 @@ import torch
 import transformers
 
 from corpus import files
+from corpus.provenance import commit
 from lm.evaluation.tasks import TASKS
 from lm.evaluation.tasks.base import DEFAULTS, TaskOptions
 from lm.evaluation.testset import TestSet, Tokenize, tokenize_recordings
 from lm.generate import load
-from lm.training.checkpoint import commit
 from shards.vocabulary import Vocabulary
 
 FORMAT, SCHEMA = "wordweave evaluation", 1

@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -33,6 +32,7 @@ from torch.distributed.checkpoint import (
 from torch.distributed.tensor import DTensor
 
 from corpus import files
+from corpus.provenance import commit
 from lm.lora import Adapted
 from lm.model import SHARDS, Model, check_complete, check_tensor, write_config, write_weights
 from lm.training.muon import Muon
@@ -297,15 +297,3 @@ def generator_states() -> list[str]:
     """The states of torch's generators in base64: the CPU's, and the GPU's if there is one."""
     states = [torch.get_rng_state()] + ([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])
     return [base64.b64encode(state.numpy().tobytes()).decode() for state in states]
-
-
-def commit() -> str | None:
-    """The commit of the running code, if it runs from a repository."""
-    here = Path(__file__).parents[1]
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return None
-    return done.stdout.strip() or None
