@@ -48,7 +48,7 @@ def prompt(
             before the last part are examples.
 
     Raises:
-        ValueError: unknown modality, a speech part that is not unit, pitch and style names alone, or task markers
+        ValueError: unknown modality, a speech part that is not only unit, pitch and style names, or task markers
             without an output, without a part of the other modality at the end, or without ones in the vocabulary.
 
     Source: the prompt rules of Spirit LM (Nguyen et al. 2024, arXiv:2402.05755), sections 4.1 and appendix B.

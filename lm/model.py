@@ -248,7 +248,7 @@ class Model(nn.Module):
             self.initialise()
 
     def tie(self) -> None:
-        """Make the head the embedding, where the settings say so."""
+        """Share the embedding's weight with the head, if the settings tie them."""
         if self.settings.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
@@ -366,12 +366,12 @@ class Model(nn.Module):
         settings = read_settings(directory, vocabulary)
         with torch.device("meta"):
             model = cls(settings, dropout=dropout, recompute=recompute)
-        wanted = model.own_state()
+        expected = model.own_state()
         loaded = {}
         for path, name, tensor in read_weights(directory):
-            if check_tensor(path, name, tuple(tensor.shape), wanted):
+            if check_tensor(path, name, tuple(tensor.shape), expected):
                 loaded[name] = tensor.to(device=device, dtype=dtype)
-        check_complete(directory, wanted, loaded)
+        check_complete(directory, expected, loaded)
         model.load_state_dict(loaded, strict=not settings.tie_word_embeddings, assign=True)
         model.tie()
         return model.requires_grad_(True)
@@ -486,12 +486,12 @@ def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     return torch.cat((a * cosine - b * sine, b * cosine + a * sine), -1)
 
 
-def check_tensor(path: Path, name: str, shape: tuple[int, ...], wanted: Mapping[str, Tensor]) -> bool:
+def check_tensor(path: Path, name: str, shape: tuple[int, ...], expected: Mapping[str, Tensor]) -> bool:
     """Whether a stored tensor belongs to the model; refuse an unknown one and another shape."""
-    if name in wanted:
-        if shape != tuple(wanted[name].shape):
+    if name in expected:
+        if shape != tuple(expected[name].shape):
             raise ValueError(
-                f"{path}: {name} has shape {shape}, config.json needs {tuple(wanted[name].shape)}"
+                f"{path}: {name} has shape {shape}, config.json needs {tuple(expected[name].shape)}"
             )
         return True
     # old exports hold inv_freq, which follows from the settings; checkpoints hold the optimiser's tensors
@@ -500,9 +500,9 @@ def check_tensor(path: Path, name: str, shape: tuple[int, ...], wanted: Mapping[
     return False
 
 
-def check_complete(directory: Path, wanted: Mapping[str, Tensor], names: Container[str]) -> None:
+def check_complete(directory: Path, expected: Mapping[str, Tensor], names: Container[str]) -> None:
     """Refuse a model without all its tensors."""
-    missing = sorted(name for name in wanted if name not in names)
+    missing = sorted(name for name in expected if name not in names)
     if missing:
         raise ValueError(f"{directory}: {len(missing)} tensors are missing, the first is {missing[0]}")
 

@@ -188,8 +188,8 @@ def read_testset(folder: Path, *, audio: bool = True) -> TestSet:
     facts = {
         key: value for key, value in manifest.items() if key not in (*fields, "labels", "format", "schema")
     }
-    name, task, version, licence, source, wanted, hash, counts = (manifest[key] for key in fields)
-    directions, labels = tuple(wanted), tuple(manifest.get("labels", ()))
+    name, task, version, licence, source, directions, hash, counts = (manifest[key] for key in fields)
+    directions, labels = tuple(directions), tuple(manifest.get("labels", ()))
     if task not in TASKS:
         raise ValueError(f"{path}: task: need one of {', '.join(TASKS)}, got {task!r}")
     if not directions or set(directions) - set(DIRECTIONS):
@@ -210,7 +210,7 @@ def read_testset(folder: Path, *, audio: bool = True) -> TestSet:
     if actual != counts:
         differing = next(key for key in actual if actual[key] != counts.get(key))
         raise ValueError(
-            f"{folder / ITEMS}: has {differing} {actual[differing]}, {MANIFEST} says {counts.get(differing)}; "
+            f"{folder / ITEMS}: has {differing} {actual[differing]}, {MANIFEST} states {counts.get(differing)}; "
             f"copy or convert the test set again"
         )
     if not items:

@@ -265,14 +265,14 @@ def load_sharded(model: Model, directory: Path) -> None:
     """
     whole = (directory / "model.safetensors").exists() or not (directory / SHARDS).exists()
     folder = directory if whole else directory / SHARDS
-    wanted = {name: tensor for name, tensor in model.own_state().items() if ".lora_" not in name}
+    expected = {name: tensor for name, tensor in model.own_state().items() if ".lora_" not in name}
     try:
         reader = HuggingFaceStorageReader(str(local_copy(folder)))
         stored: dict[str, Any] = reader.read_metadata().state_dict_metadata
         for name, entry in stored.items():
-            check_tensor(folder, name, tuple(entry.size), wanted)
-        check_complete(folder, wanted, stored)
-        read_into(wanted, reader)
+            check_tensor(folder, name, tuple(entry.size), expected)
+        check_complete(folder, expected, stored)
+        read_into(expected, reader)
     except (SafetensorError, OSError, CheckpointException) as error:
         raise ValueError(f"{folder}: missing or damaged weights ({first_failure(error)})") from error
 

@@ -236,7 +236,7 @@ def missing_tensor(folder):
         (truncated, "model.safetensors: missing or damaged"),
         (empty, "model.safetensors: missing or damaged"),
         (gone, "model.safetensors: missing or damaged"),
-        (other_shape, r"model.safetensors: .* has shape \(96, 32\), config.json asks for \(97, 32\)"),
+        (other_shape, r"model.safetensors: .* has shape \(96, 32\), config.json needs \(97, 32\)"),
         (missing_tensor, "1 tensors are missing, the first is model.norm.weight"),
     ],
 )

@@ -76,7 +76,7 @@ def test_an_unreadable_recording_is_refused_with_its_row(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda text: text.splitlines(keepends=True)[0], "has items 1, testset.json says 2"),
+        (lambda text: text.splitlines(keepends=True)[0], "has items 1, testset.json states 2"),
         (lambda text: text.replace("soup", "stew"), "the file was changed"),
         (lambda text: text.replace('"s-2"', '"s-1"'), "row 2 ('s-1'): an earlier row has this id"),
         (lambda text: text[:-20] + "\n", "row 2"),

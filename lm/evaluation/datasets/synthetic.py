@@ -5,7 +5,7 @@
 | words | a word, not a non-word | text, speech |
 | sentences | the order of words, and the pronoun that fits a name | text, speech |
 | stories | of two endings the one on the context's topic | text, speech, across |
-| recall | of two endings the one that names what the context says a person has | text, speech, across |
+| recall | of two endings the one with the thing that the person has in the context | text, speech, across |
 | moods-text | of two endings the one in the mood that the context's words express | text, speech, across |
 | moods-voice | of two endings the one in the mood that only the context's voice expresses | speech, speech to text |
 | sentiment-text, sentiment-voice | such beginnings, to be continued in their mood | text, speech, across |
@@ -138,8 +138,8 @@ def recall(recorder: Recorder, count: int, known: frozenset[str]) -> Plan:
             for side, text in zip("abcd", story, strict=True)
         )
         items += [
-            TestItem(f"{name}{side}", one, (right, other), place, family=name)
-            for side, one, place in (("a", a, 0), ("b", b, 1))
+            TestItem(f"{name}{side}", one, (right, other), correct, family=name)
+            for side, one, correct in (("a", a, 0), ("b", b, 1))
         ]
     return Plan("choose", ACROSS, items)
 
