@@ -181,8 +181,8 @@ def on_a_gpu(arguments: argparse.Namespace) -> None:
     import torch
     from transformers import HubertConfig, HubertModel
 
+    from corpus.prefetch import prefetch
     from pipelines.steps.audio import AudioWorker, decode_batch
-    from pipelines.steps.base import prefetch
     from pipelines.steps.units import EncodeUnits
     from units.encoders import load_encoder
     from units.kmeans import Codebook

@@ -16,10 +16,11 @@ import pyarrow as pa
 from corpus import files
 from corpus.audio import Decoder
 from corpus.keyed import fraction
+from corpus.prefetch import prefetch
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 from pipelines.execution.task import Stage, Task, run_task
 from pipelines.layout import part_names
-from pipelines.steps.base import batches, prefetch, row_utterance, write_results
+from pipelines.steps.base import batches, row_utterance, write_results
 
 Row = tuple[Utterance | None, np.ndarray | None, Reject | None]
 """A manifest row decoded: its utterance and waveform, or the reason why it has none."""

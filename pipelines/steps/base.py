@@ -1,7 +1,6 @@
 """What a step of the build is, and the contract of stages that map a table to a table."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,22 +154,6 @@ def batches(table: pa.Table, minutes: float = 5.0) -> Iterator[pa.RecordBatch]:
             yield table.slice(start, row - start).combine_chunks().to_batches()[0]
             start, filled = row, 0
         filled += length
-
-
-def prefetch(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items in the same order; a thread makes the next one while the caller works on the present one.
-
-    At most one item waits, so that memory holds two. An error in making an item is raised here.
-
-    >>> list(prefetch(iter("abc")))
-    ['a', 'b', 'c']
-    """
-    end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
-        future = thread.submit(next, items, end)
-        while (item := future.result()) is not end:
-            future = thread.submit(next, items, end)
-            yield item  # type: ignore[misc]
 
 
 def row_utterance(row: Mapping[str, Any]) -> Utterance:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from corpus import files
 from corpus.keyed import fraction, generator
+from corpus.prefetch import prefetch
 from corpus.records import SAMPLE_RATE
 from pipelines.execution.planner import Plan, plan
 from pipelines.execution.runner import build_lock, run_stage
@@ -29,7 +30,7 @@ from pipelines.execution.task import (
 from pipelines.layout import CODEBOOK, DTYPE, FRAMES, Part, corpus_hash, origin, part_tasks, parts
 from pipelines.settings import Settings, replace, write_settings
 from pipelines.steps.audio import Row, decode_batch, sampled_speech
-from pipelines.steps.base import Run, Step, batches, prefetch
+from pipelines.steps.base import Run, Step, batches
 
 if TYPE_CHECKING:
     from units.encoders import Encoder

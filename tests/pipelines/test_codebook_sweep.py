@@ -1,11 +1,9 @@
-"""Codebooks of a build: imports, the sample, the sweep, the report, half precision, prefetching."""
+"""Codebooks of a build: imports, the sample, the sweep, the report, half precision."""
 
 import json
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,7 @@ from pipelines.execution.runner import run_stage
 from pipelines.layout import part_tasks, parts
 from pipelines.reports.codebook_card import write_card
 from pipelines.steps import codebook, codebook_sweep, units
-from pipelines.steps.base import prefetch, row_utterance
+from pipelines.steps.base import row_utterance
 from pipelines.steps.codebook import gather_frames, subsample_rows
 from pipelines.tokenize import check_units, tokenize_file, tokenize_files, verify_units
 from tests.helpers.builds import LOCAL, fit_units
@@ -91,48 +89,6 @@ def hubert(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("hubert")
     HubertModel(HubertConfig(**sizes, **strides, **position)).save_pretrained(folder)
     return str(folder)
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.integers(), max_size=20))
-def test_reading_ahead_changes_neither_items_nor_order(items):
-    assert list(prefetch(iter(items))) == items
-
-
-def test_one_item_is_made_while_the_one_before_is_worked_on_and_no_more():
-    made, second = [], threading.Event()
-
-    def items():
-        for i in range(4):
-            made.append(i)
-            if i == 1:
-                second.set()
-            yield i
-
-    reading = prefetch(items())
-    assert next(reading) == 0
-    assert second.wait(5)  # without anybody asking for it
-    time.sleep(0.05)
-    assert made == [0, 1]
-    assert list(reading) == [1, 2, 3]
-
-
-def test_what_goes_wrong_ahead_is_said_in_its_turn():
-    def items():
-        yield 1
-        raise ValueError("no third")
-
-    reading = prefetch(items())
-    assert next(reading) == 1
-    with pytest.raises(ValueError, match="no third"):
-        next(reading)
-
-
-def test_a_reader_that_stops_early_leaves_no_thread():
-    reading = prefetch(iter(range(100)))
-    next(reading)
-    reading.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 def test_the_sample_is_never_larger_than_asked_and_the_same_each_time(fresh):
