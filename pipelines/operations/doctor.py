@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from corpus.records import Unusable
 from pipelines.build import wanted_steps
 from pipelines.engines.requirements import JAVA, credentials_file, find_java, missing_google_packages
 from pipelines.execution.task import read_marker
@@ -192,6 +193,17 @@ def mfa() -> tuple[str, str]:
     )
 
 
+def viter() -> tuple[str, str]:
+    """The aligner for any language."""
+    from aligners.viter import import_viter
+
+    try:
+        import_viter()
+    except Unusable as error:
+        return "missing", str(error)
+    return "ok", f"viter {version('viter')}"
+
+
 def espeak() -> tuple[str, str]:
     """The voice of `wordweave synth`."""
     if importlib.util.find_spec("espeakng_loader") is None:
@@ -248,7 +260,7 @@ def health(build: Path) -> tuple[str, str]:
 
 CHECKS: dict[str, Callable[[], tuple[str, str]]] = {
     "python": python, "packages": packages, "torch": torch, "cuda": cuda, "faiss": faiss, "beam": beam, "spark": spark,
-    "dataflow": dataflow, "storage": storage, "pocketsphinx": pocketsphinx, "mfa": mfa, "espeak": espeak,
-    "cores": cores, "memory": memory, "disk": lambda: disk(None),
+    "dataflow": dataflow, "storage": storage, "pocketsphinx": pocketsphinx, "viter": viter, "mfa": mfa,
+    "espeak": espeak, "cores": cores, "memory": memory, "disk": lambda: disk(None),
 }  # fmt: skip
 """The checks, in this order."""
