@@ -228,7 +228,7 @@ class Letters:
         >>> Letters({"I": 1, "T": 2, "S": 3}, romanise=False)("it's", None)
         [1, 2, 3]
         """
-        # romanised text keeps the letters the model knows and drops the marks it does not
+        # of romanised text the letters of the model are kept, marks that it lacks are dropped
         letters = romanise(word, language) if self.romanise and not self.known(word) else word
         spelled = [self.token(letter) for letter in letters]
         unknown = [letter for letter, token in zip(letters, spelled, strict=True) if token is None]
@@ -276,9 +276,7 @@ class WindowedNetwork:
     forward: "Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]"  # (B, T), (B,) -> (B, F, C) scores
     hop: int
     receptive: int
-    normalise: (
-        float | None
-    )  # added to the variance of recordings that the model wants at mean 0 and variance 1
+    normalise: float | None  # added to the variance, for models that need recordings of mean 0 and variance 1
     padded: bool  # whether windows of unequal length may share a batch: padding does not change the result
     device: str
 

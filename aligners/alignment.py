@@ -31,7 +31,7 @@ class Alignment:
     """The result of one utterance: words, or the reason why there are none.
 
     `phones` is None where the backend has none. `quality` holds `aligners.quality.MEASURES` and the backend's own
-    measures, for rejected utterances as far as they are known.
+    measures, for rejected utterances those that could be computed.
     """
 
     words: tuple[Word, ...] = ()
@@ -111,7 +111,7 @@ class Aligner:
 
         Returns:
             One Alignment per pair, in order. Its words are those of the transcript, in order, inside the recording and
-            without overlap, or `reject` says why there are none. Never raises for bad data.
+            without overlap, or `reject` holds the reason. Never raises for bad data.
         """
         items = [prepare_safely(utterance, waveform) for utterance, waveform in batch]
         todo = [item for item in items if isinstance(item, AlignerInput)]

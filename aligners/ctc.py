@@ -103,8 +103,8 @@ class Ctc(Aligner):
         times = list(to_times(spans, item.spoken, acoustics, item.seconds))
         confidence = float(np.mean([span.confidence for span in spans]))
         quality = {"confidence": confidence}
-        asked = self.settings.minimum_confidence
-        minimum = acoustics.minimum if asked is None else asked
+        setting = self.settings.minimum_confidence
+        minimum = acoustics.minimum if setting is None else setting
         if confidence < minimum:
             reject = Reject(
                 "align.low_quality", f"confidence {confidence:.2f} is below minimum_confidence {minimum}"

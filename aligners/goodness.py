@@ -40,7 +40,7 @@ def frames_of(phone: Phone, count: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Goodness:
-    """The Gaussians, and what a score is worth.
+    """The Gaussians, and the calibration of scores.
 
     phones: names; means, variances: (PARTS * P, 39); slope, offset: of the logistic curve from a word's score to its
     confidence; minimum: mean score per frame below which an utterance has another transcript.

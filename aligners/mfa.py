@@ -397,8 +397,8 @@ def message_of(log: str) -> str:
         text = lines[errors[-1]]
         following = next(filter(None, lines[errors[-1] + 1 :]), "")
         return (f"{text} {following}" if text.endswith(":") else text)[:300]
-    said = [line for line in lines if line]
-    return said[-1][:300] if said else "no output"
+    nonempty = [line for line in lines if line]
+    return nonempty[-1][:300] if nonempty else "no output"
 
 
 def why_failed(ended: ProcessResult, folder: Path) -> Reject:
@@ -428,9 +428,9 @@ def read_export_errors(path: Path, folder: Path) -> dict[str, str]:
         begin = re.match(r"\W*(?:.*/)?(u[0-9]{6})\b[^:]*:\s*(.*)", line.strip())
         if begin:
             stem = begin[1]
-        said = begin[2] if begin else line.strip()
-        if stem and said:  # of a traceback the last line is the exception
-            errors[stem] = said.replace(str(folder), "…")[:300]
+        message = begin[2] if begin else line.strip()
+        if stem and message:  # of a traceback the last line is the exception
+            errors[stem] = message.replace(str(folder), "…")[:300]
     return errors
 
 

@@ -133,7 +133,7 @@ YEAR_CONTEXT = frozenset(
 """Words after which 1010 to 1099 is a year."""
 
 BARE = frozenset({"dr", "mr", "mrs", "ms", "messrs", "jr", "sgt", "vs"})
-"""Abbreviations that are no words and are read out without their full stop too (British style: "Mr Smith")."""
+"""Abbreviations that are no words, so that they are expanded without a full stop too (British style: "Mr Smith")."""
 
 CONTRACTIONS = frozenset(
     {"'bout", "'cause", "'course", "'em", "'gain", "'kay", "'n", "'round", "'til", "'tis", "'twas"}
@@ -188,7 +188,7 @@ class Token(NamedTuple):
 
 
 def normalise(text: str, language: str = "en") -> tuple[Token, ...]:
-    """Read a text out, word of the writing by word of the writing.
+    """Split a text into words and their spoken forms.
 
     Every letter and digit of the text lies in exactly one token's range; ranges are in order and count characters of
     the original text. What is not spoken (punctuation between spaces, tags such as [laughter] or <noise>, speaker
@@ -290,7 +290,7 @@ def split(text: str) -> Iterator[tuple[int, int, bool]]:
 
 
 def by_ideograph(text: str) -> Iterator[tuple[int, int, bool]]:
-    """`split`, where every Chinese character stands alone, for no space says where its words end.
+    """`split`, where every Chinese character is a chunk of its own: no spaces mark the ends of words.
 
     >>> [text[first:last] for text in ["他说hello,世界。"] for first, last, _ in by_ideograph(text)]
     ['他', '说', 'hello,', '世', '界。']
@@ -390,7 +390,7 @@ def unit(stem: str, count: str) -> list[str]:
 
 
 def read_roman(bare: str, around: Around) -> list[str]:
-    """A Roman numeral in capitals after a word that asks for one."""
+    """A Roman numeral in capitals after a word that requires one."""
     stem = bare.rstrip(".").removesuffix("'s")
     value = roman(stem)
     before = re.sub(r"\W", "", around.before.lower())

@@ -1,4 +1,4 @@
-"""Numbers as they are read out in English, word by word. inflect (MIT) spells them."""
+"""English numbers as words; inflect (MIT) spells them."""
 
 import functools
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 @functools.cache
 def engine() -> Any:
-    """inflect's speller, made once, where there is a number: importing it takes seconds."""
+    """inflect, imported at the first number: that takes seconds."""
     import inflect
 
     return inflect.engine()

@@ -35,13 +35,13 @@ recordings and at 10 dB SNR; of 160 recordings with one transcript too few, befo
 99.4 % go; of 56 transcripts without 40 % of their words in a row, 98 and 91 %."""
 
 SHORT = 0.0301  # seconds
-MIN_OUTSIDE = SAMPLE_RATE // 10  # samples outside words, else their level says nothing
+MIN_OUTSIDE = SAMPLE_RATE // 10  # samples outside words; the level of fewer is not measured
 
 
 def measure(
     words: Sequence[Word], phones: Sequence[tuple[float, float]] | None, waveform: np.ndarray
 ) -> dict[str, float]:
-    """The measures of one utterance, all but the agreement; those that cannot be taken are left out.
+    """The measures of one utterance, all but the agreement; those that cannot be computed are left out.
 
     Args:
         words: as aligned, at least one.
@@ -148,7 +148,7 @@ def judge(quality: Mapping[str, float], limits: Limits) -> Reject | None:
         value = quality.get(name)
         meaning = f" ({MEASURES[name]})" if name in MEASURES else ""
         if value is None:
-            return Reject("align.low_quality", f"{name} was not measured, and align.limits asks for it")
+            return Reject("align.low_quality", f"{name} was not measured, and align.limits has a limit on it")
         if not low <= value <= high:
             return Reject("align.low_quality", f"{name} {value:.4g} is not in [{low:g}, {high:g}]{meaning}")
     return None

@@ -53,11 +53,11 @@ def summarise(errors: Iterable[float] | np.ndarray) -> dict[str, float]:
         errors: milliseconds.
 
     Returns:
-        boundaries (a count), mean_ms, median_ms, bias_ms (median of the signed errors) and within_20ms and so on
+        boundaries (a count), mean_ms, median_ms, p95_ms, bias_ms (median of signed errors) and within_20ms and so on
         (shares); only the count where it is 0.
 
     >>> summarise([-10.0, 30.0, 5.0, -70.0])
-    {'boundaries': 4, 'mean_ms': 28.75, 'median_ms': 20.0, 'bias_ms': -2.5,
+    {'boundaries': 4, 'mean_ms': 28.75, 'median_ms': 20.0, 'p95_ms': 64.0, 'bias_ms': -2.5,
      'within_20ms': 0.5, 'within_50ms': 0.75, 'within_100ms': 1.0}
     """
     signed = np.array(list(errors), float)
@@ -69,6 +69,7 @@ def summarise(errors: Iterable[float] | np.ndarray) -> dict[str, float]:
     middle = {
         "mean_ms": float(size.mean()),
         "median_ms": float(np.median(size)),
+        "p95_ms": float(np.percentile(size, 95)),
         "bias_ms": float(np.median(signed)),
     }
     return {"boundaries": len(signed), **middle, **within}
