@@ -69,7 +69,7 @@ def summarise(errors: Iterable[float] | np.ndarray) -> dict[str, float]:
     middle = {
         "mean_ms": float(size.mean()),
         "median_ms": float(np.median(size)),
-        "p95_ms": float(np.percentile(size, 95)),
+        "p95_ms": round(float(np.percentile(size, 95)), 6),
         "bias_ms": float(np.median(signed)),
     }
     return {"boundaries": len(signed), **middle, **within}

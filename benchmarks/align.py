@@ -210,15 +210,11 @@ def filtered(real: Batch, machine: Batch) -> dict:
             name: [float(np.mean(np.array(some) >= limit)) for some in (good, bad)]
             for name, limit in limits.items()
         }
-<<<<<<< HEAD
         aligned = [[one for one in some if one > LOWEST] for some in (good, bad)]
-=======
-        heard = [[one for one in some if one > LOWEST] for some in (good, bad)]
         default = [
             float(np.mean([one.reject is None for one in strict.align(some)]))
             for some in (batch, shuffled(batch, seed=0))
         ]
->>>>>>> 0a9ed2c (Ask the bundled CTC model where pocketsphinx's score is doubtful; compare all backends in one table)
         return {
             "utterances": len(batch),
             "right_and_wrong_kept_by_default": default,
