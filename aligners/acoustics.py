@@ -354,7 +354,7 @@ class CompactNetwork(WindowedNetwork):
     def scores(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
         from aligners import compact
 
-        scores = [compact.listen(piece) for piece in pieces]
+        scores = [compact.log_probs(piece) for piece in pieces]
         return [one.reshape(-1, compact.QUARTERS, one.shape[1]) for one in scores]
 
 

@@ -69,7 +69,7 @@ def identity() -> str:
     return hashlib.sha256(MODEL.read_bytes() + bundled()[0].identity.encode()).hexdigest()[:16]
 
 
-def listen(piece: np.ndarray) -> np.ndarray:
+def log_probs(piece: np.ndarray) -> np.ndarray:
     """Log probabilities of PHONES of one window, (QUARTERS * F, len(PHONES)) float16.
 
     Quarter q of frame f stands for samples [centre + (f - 1/2) hop + q HOP, + HOP).

@@ -108,7 +108,7 @@ def is_tag(chunk: str) -> bool:
 def is_description(match: re.Match[str]) -> bool:
     """Whether a match of `DESCRIBED` describes a sound; other words in brackets are spoken.
 
-    Times in brackets, "(0.5)", are pauses; what stands in `++` `++`, after `&=` or in `<|` `|>` is a tag by its form.
+    Times in brackets, "(0.5)", are pauses; text in `++` `++`, after `&=` or in `<|` `|>` is a tag by its form.
     """
     inner = match[1] if match[1] is not None else match[2]
     if inner is None:

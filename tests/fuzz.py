@@ -411,15 +411,15 @@ def main() -> int:
     parser.add_argument(
         "--keep", type=Path, default=Path("build/fuzz"), help="where inputs of findings are kept"
     )
-    asked = parser.parse_args()
-    seed = int(time.time()) if asked.seed is None else asked.seed
-    if asked.target:
+    requested = parser.parse_args()
+    seed = int(time.time()) if requested.seed is None else requested.seed
+    if requested.target:
         try:
-            counts = run(asked.target, seed=seed, seconds=asked.seconds, keep=asked.keep)
+            counts = run(requested.target, seed=seed, seconds=requested.seconds, keep=requested.keep)
         except AssertionError:
             traceback.print_exc()
             return 1
-        print(f"{asked.target}: seed {seed}: {counts['read']} read, {counts['refused']} refused")
+        print(f"{requested.target}: seed {seed}: {counts['read']} read, {counts['refused']} refused")
         return 0
     findings = 0
     for name in TARGETS:
@@ -432,12 +432,12 @@ def main() -> int:
             "--seed",
             str(seed),
             "--keep",
-            str(asked.keep),
+            str(requested.keep),
         ]
-        done = subprocess.run([*command, "--seconds", str(asked.seconds / len(TARGETS))])
+        done = subprocess.run([*command, "--seconds", str(requested.seconds / len(TARGETS))])
         if done.returncode:
             findings += 1
-            print(f"{name}: seed {seed}: exit code {done.returncode}; the input is in {asked.keep}")
+            print(f"{name}: seed {seed}: exit code {done.returncode}; the input is in {requested.keep}")
     return int(findings > 0)
 
 

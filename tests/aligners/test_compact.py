@@ -38,12 +38,12 @@ def test_it_works_with_no_download_and_finds_words_where_they_are(spoken, aligne
 
 def test_every_10_ms_has_probabilities():
     acoustics = load("compact", "cpu")
-    (heard,) = acoustics.log_probs([NOISE], WindowSettings(20.0, 2.0, 1))
+    (output,) = acoustics.log_probs([NOISE], WindowSettings(20.0, 2.0, 1))
     (cut,) = acoustics.log_probs([NOISE], WindowSettings(1.0, 2.0, 1))
-    assert heard.shape == cut.shape
-    assert heard.shape[1] == len(compact.PHONES)
-    assert abs(heard.shape[0] - 500) <= 8
-    assert np.allclose(np.exp(heard.astype(np.float32)).sum(1), 1, atol=1e-2)
+    assert output.shape == cut.shape
+    assert output.shape[1] == len(compact.PHONES)
+    assert abs(output.shape[0] - 500) <= 8
+    assert np.allclose(np.exp(output.astype(np.float32)).sum(1), 1, atol=1e-2)
 
 
 def test_between_frames_probabilities_go_straight():

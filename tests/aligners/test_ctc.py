@@ -220,10 +220,10 @@ def test_what_is_heard_at_once_is_heard_as_alone(mms, batch):
 
 
 def test_a_model_with_group_norm_only_hears_windows_of_one_length_at_once(tiny):
-    listen = load(str(tiny), "cpu").log_probs
+    scorer = load(str(tiny), "cpu").log_probs
     waves = [WAVE, WAVE[:30_000], WAVE[::-1].copy()]
-    cuts = [cut for place, wave in enumerate(waves) for cut in listen.cut(place, wave, 20, 8)]
-    groups = list(listen.groups(cuts, 8))
+    cuts = [cut for place, wave in enumerate(waves) for cut in scorer.cut(place, wave, 20, 8)]
+    groups = list(scorer.groups(cuts, 8))
     assert [cut for group in groups for cut in group] == cuts
     assert all(len({cut.right - cut.left for cut in group}) == 1 for group in groups)
     assert max(map(len, groups)) > 1

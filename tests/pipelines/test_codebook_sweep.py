@@ -153,9 +153,9 @@ def test_foreign_codebooks_are_used_as_they_are_named(fresh, tmp_path):
 
 
 def test_verify_fails_when_a_recording_was_replaced_by_one_of_the_same_length(fresh, monkeypatch):
-    folder, said = fresh
-    fit_units(folder, said, LOCAL)
-    assert run_step("units", folder, said, LOCAL)["done"] > 0
+    folder, config = fresh
+    fit_units(folder, config, LOCAL)
+    assert run_step("units", folder, config, LOCAL)["done"] > 0
     assert check_units(folder, 3)["units_differ"] == 0
     monkeypatch.setattr("pipelines.tokenize.decode", lambda utterance: decode(utterance)[::-1].copy())
     with pytest.raises(ValueError, match=r"units \(\d+\.\d+ %\) differ from a second encoding"):

@@ -168,7 +168,7 @@ def test_stopped_or_killed_a_run_says_one_line_at_most_and_leaves_no_worker(who,
         victim.send_signal(signal.SIGKILL)
     _, result = process.communicate(timeout=20)
     assert process.returncode == status
-    assert ("stopped; finished parts are kept" in result) == (who == "group")
+    assert ("interrupted; finished parts are kept" in result) == (who == "group")
     assert ("a worker process died" in result) == (who in ("parent", "worker"))
     assert len(result.strip().splitlines()) == (0 if who == "driver" else 1), result
     assert not psutil.wait_procs(workers, timeout=3)[1]
@@ -208,7 +208,7 @@ def test_a_build_stopped_by_ctrl_c_says_one_line_leaves_no_process_and_goes_on(
     lines = [
         line for line in result.splitlines() if " tasks, " not in line and not line.startswith("ingest:")
     ]
-    assert lines[-1] == "wordweave: stopped; finished parts are kept, the same command goes on from there"
+    assert lines[-1] == "wordweave: interrupted; finished parts are kept; run the same command to resume"
     assert "Traceback" not in result
     assert not psutil.wait_procs(others, timeout=15)[1]
     stood = {path: path.stat().st_mtime_ns for path in build.glob("*/*.done")}

@@ -162,10 +162,10 @@ def test_a_build_on_s3_has_the_bytes_of_one_on_the_disk_and_trains(bucket, spoke
 
     place = files.to_path(bucket)
     uploaded(spoken_corpus, place / "corpus")
-    said = build_settings(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
-    run_build(tmp_path / "here", said, LOCAL)
+    config = build_settings(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
+    run_build(tmp_path / "here", config, LOCAL)
     build = place / "build"
-    there = settings.replace(said, "corpus", source=f"{bucket}/corpus/manifest.jsonl")
+    there = settings.replace(config, "corpus", source=f"{bucket}/corpus/manifest.jsonl")
     run_step("ingest", build, there)
     fit_units(build, there, LOCAL)
     run_step("units", build, there, BeamEngine(2))
@@ -174,9 +174,9 @@ def test_a_build_on_s3_has_the_bytes_of_one_on_the_disk_and_trains(bucket, spoke
     run_step("report", build, there)
     copy = hashes(downloaded(build, tmp_path / "copy"))
     here = hashes(tmp_path / "here")
-    told = {name for name in here if name.startswith("manifest")}  # names where the recordings are
-    assert {name: copy[name] for name in here.keys() - told} == {
-        name: here[name] for name in here.keys() - told
+    manifests = {name for name in here if name.startswith("manifest")}  # names where the recordings are
+    assert {name: copy[name] for name in here.keys() - manifests} == {
+        name: here[name] for name in here.keys() - manifests
     }
     assert verify(str(build)) == []
     streams = [
@@ -212,9 +212,9 @@ def test_a_wrong_place_is_one_line_before_any_work(
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     _, config = begun(tmp_path)
     before = everything(tmp_path)
-    said = one_line(invoke(command, url, config))
-    assert url in said
-    assert line in said
+    result = one_line(invoke(command, url, config))
+    assert url in result
+    assert line in result
     assert everything(tmp_path) == before
 
 
@@ -228,8 +228,8 @@ def test_a_bucket_that_may_only_be_read_is_one_line_before_any_work(command, buc
 
     monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", refused)
     _, config = begun(tmp_path)
-    said = one_line(invoke(command, f"{bucket}/read-only", config))
-    assert "s3://speech/read-only: cannot be written: Access Denied" in said
+    result = one_line(invoke(command, f"{bucket}/read-only", config))
+    assert "s3://speech/read-only: cannot be written: Access Denied" in result
 
 
 @pytest.mark.slow
@@ -240,12 +240,12 @@ def test_prune_takes_from_a_bucket_what_it_takes_from_a_disk(bucket, built, tmp_
     put(local, *LEFT, *MINE)
     for name, _ in prune.list_files(local):
         files.write(place / name, (local / name).read_bytes())
-    said = CliRunner().invoke(wordweave.cli, ["prune", str(place)])
-    assert said.exit_code == 0, said.output
-    assert {line.split()[0] for line in said.output.splitlines() if " bytes: " in line} == set(LEFT)
+    result = CliRunner().invoke(wordweave.cli, ["prune", str(place)])
+    assert result.exit_code == 0, result.output
+    assert {line.split()[0] for line in result.output.splitlines() if " bytes: " in line} == set(LEFT)
     assert files.names_in(place) == {name for name, _ in prune.list_files(local)}  # dry
-    said = CliRunner().invoke(wordweave.cli, ["prune", str(place), "--yes"])
-    assert said.exit_code == 0, said.output
+    result = CliRunner().invoke(wordweave.cli, ["prune", str(place), "--yes"])
+    assert result.exit_code == 0, result.output
     assert files.names_in(place) == {name for name, _ in prune.list_files(local)} - set(LEFT)
 
 

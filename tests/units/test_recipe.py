@@ -38,10 +38,10 @@ def whole(recordings, tmp_path_factory):
 
 
 def test_stages_end_in_an_encoder_with_its_units_and_a_card(whole):
-    folder, said = whole
+    folder, result = whole
     encoder, book = load_encoder(folder), kmeans.load(folder / "codebook.safetensors")
     book.check(encoder)
-    assert (book.clusters, said["clusters"], said["steps"]) == (12, 12, 12)
+    assert (book.clusters, result["clusters"], result["steps"]) == (12, 12, 12)
     assert (folder / "model.safetensors").read_bytes() == (
         stage_folder(folder, 2) / "model.safetensors"
     ).read_bytes()
@@ -72,10 +72,10 @@ def test_a_recipe_stopped_anywhere_goes_on_to_the_same_bytes(
         if len(lines) == killed_after:
             raise Killed
 
-    asked = recipe_in(moved)
+    requested = recipe_in(moved)
     with pytest.raises(Killed):
-        follow(recordings, asked, moved, progress=kill)
-    follow(recordings, asked, moved, resume=True, progress=lambda line: lines.append(line))
+        follow(recordings, requested, moved, progress=kill)
+    follow(recordings, requested, moved, resume=True, progress=lambda line: lines.append(line))
     for name in FILES:
         assert (moved / name).read_bytes() == (whole[0] / name).read_bytes(), name
     steps = [(line["stage"], line["step"]) for line in lines]
@@ -83,13 +83,13 @@ def test_a_recipe_stopped_anywhere_goes_on_to_the_same_bytes(
 
 
 def test_what_is_finished_is_not_done_again_and_other_settings_are_refused(whole, recordings, monkeypatch):
-    folder, said = whole
+    folder, result = whole
     monkeypatch.setattr(recipes, "fit_codebook", None)
     lines = []
     again = follow(recordings, recipe_in(folder), folder, resume=True, progress=lines.append)
-    assert (again, lines) == (said, [])
-    asked = recipe_in(folder)
-    other = replace(asked, stages=tuple(replace(stage, seed=1) for stage in asked.stages))
+    assert (again, lines) == (result, [])
+    requested = recipe_in(folder)
+    other = replace(requested, stages=tuple(replace(stage, seed=1) for stage in requested.stages))
     with pytest.raises(ValueError, match=r"stage-1/checkpoint.safetensors: was made with settings seed 0"):
         follow(recordings, other, folder, resume=True)
 
@@ -192,8 +192,8 @@ def run(manifest, tmp_path, more, *words):
 def test_one_command_makes_encoder_and_units_for_a_build(four, tmp_path):
     result = run(four, tmp_path, "steps = 4", "--seed", "3", "--resume", "--json")
     assert result.exit_code == 0, result.output
-    said = json.loads(result.stdout.splitlines()[-1])
-    assert (said["steps"], said["clusters"]) == (8, 12)
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert (summary["steps"], summary["clusters"]) == (8, 12)
     books = [kmeans.load(tmp_path / "out" / f"codebook{name}.safetensors") for name in ("", "-1")]
     assert [book.provenance["encoder"]["layer"] for book in books] == [2, 1]
     written = json.loads((tmp_path / "out" / "pretraining.json").read_text())
@@ -208,8 +208,8 @@ def test_a_control_continues_without_clusters_of_its_own_features(four, tmp_path
     words = ["fit", "encoder", four, "--config", config, "--start", tmp_path / "out"]
     made = []
     for name, more in (("own", []), ("control", ["--without-own-target"])):
-        said = [*words, "--output", tmp_path / name, *more]
-        result = CliRunner().invoke(wordweave.cli, [str(word) for word in said])
+        arguments = [*words, "--output", tmp_path / name, *more]
+        result = CliRunner().invoke(wordweave.cli, [str(word) for word in arguments])
         assert result.exit_code == 0, result.output
         made.append(json.loads((tmp_path / name / "pretraining.json").read_text())["settings"])
     assert made[0].pop("targets") == {"logmel": 6, "own": 6}

@@ -139,12 +139,12 @@ def fit_codebook(
     """k-means++ on features of the waveforms, every third of them once more in white noise."""
     rng = generator(seed, "codebook noise")
     noisy = [with_noise(wave, rng.uniform(*SNR), 1_000_003 + i) for i, wave in enumerate(waveforms[::NOISY])]
-    heard = [*waveforms, *noisy]
+    training = [*waveforms, *noisy]
     features = np.concatenate(
         [
             frames
-            for start in range(0, len(heard), AT_ONCE)
-            for frames in encoder.encode(heard[start : start + AT_ONCE])
+            for start in range(0, len(training), AT_ONCE)
+            for frames in encoder.encode(training[start : start + AT_ONCE])
         ]
     )
     if len(features) > MOST_FRAMES:
