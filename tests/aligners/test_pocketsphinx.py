@@ -148,7 +148,7 @@ def test_without_a_minimum_score_nothing_is_of_low_quality(spoken):
 
 def test_a_second_aligner_decides_where_the_score_is_doubtful(spoken, monkeypatch):
     pair = spoken[:1]
-    aligner, alone = (load_aligner("pocketsphinx", second_opinion=asked) for asked in (True, False))
+    aligner, alone = (load_aligner("pocketsphinx", second_opinion=requested) for requested in (True, False))
     assert aligner.identity != alone.identity
     monkeypatch.setattr(pocketsphinx, "DOUBTFUL", 0.0)
     (result,) = alone.align(pair)
