@@ -149,10 +149,14 @@ def phone_numbers(build: Path, settings: Settings, encoder: Any, codebook: Any, 
 
 
 def ranks(counts: list[int]) -> dict[str, Any]:
-    """Shares of units, most used first, as the points of a line on a logarithmic axis, in a box of 600 by 160."""
+    """Shares of units, most used first, as the points of a line on a logarithmic axis, in a box of 600 by 160.
+
+    >>> ranks([7, 0, 0])["line"]
+    '0.0,0.0'
+    """
     shares = np.sort(np.array(counts))[::-1] / max(sum(counts), 1)
     shares = shares[shares > 0]
-    low = math.floor(math.log10(shares[-1])) if len(shares) else -1
+    low = min(-1, math.floor(math.log10(shares[-1]))) if len(shares) else -1  # one unit alone has all: log 0
     points = [
         (600 * rank / max(len(counts) - 1, 1), 160 * math.log10(share) / low)
         for rank, share in enumerate(shares)
