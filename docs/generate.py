@@ -43,23 +43,23 @@ def comments(record: type) -> dict[str, str]:
     source = textwrap.dedent(inspect.getsource(record))
     lines = source.splitlines()
     (body,) = (node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
-    found = {}
+    notes = {}
     for node in body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             after = [line.partition("  # ")[2] for line in lines[node.lineno - 1 : node.end_lineno]]
-            found[node.target.id] = " ".join(filter(None, after))
-    return found
+            notes[node.target.id] = " ".join(filter(None, after))
+    return notes
 
 
 def sample_comments() -> dict[tuple[str, str], str]:
     """(section, key) -> the comment beside it in config/corpus.toml."""
-    found, section = {}, ""
+    notes, section = {}, ""
     for line in (ROOT / "config" / "corpus.toml").read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
             section = line.partition("]")[0].strip("[")
         elif "=" in line.partition("#")[0]:
-            found[section, line.partition("=")[0].strip()] = line.partition("#")[2].strip()
-    return found
+            notes[section, line.partition("=")[0].strip()] = line.partition("#")[2].strip()
+    return notes
 
 
 def settings_page() -> str:

@@ -23,7 +23,7 @@ FIRST_PARTY = {*FOLDERS, "wordweave", "tests", "benchmarks", "docs"}
 @functools.cache
 def imports(path: Path) -> list[tuple[str, bool]]:
     """(module, whether it is imported with the file) of each third-party import of a source file."""
-    found = []
+    third_party = []
     tree = ast.parse(path.read_text(encoding="utf-8"))
     at_once = {id(node) for node in tree.body}
     for node in ast.walk(tree):
@@ -36,8 +36,8 @@ def imports(path: Path) -> list[tuple[str, bool]]:
         )
         for module in modules:
             if module.split(".")[0] not in FIRST_PARTY | sys.stdlib_module_names:
-                found.append((module, id(node) in at_once))
-    return found
+                third_party.append((module, id(node) in at_once))
+    return third_party
 
 
 INSTALLED = importlib.metadata.packages_distributions()
@@ -79,14 +79,14 @@ def test_every_import_of_tests_benchmarks_and_docs_is_declared():
 
 
 def test_every_requirement_is_imported_by_the_packages():
-    found = {
+    imported = {
         owner
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*.py")
         for module, _ in imports(path)
         for owner in distributions(module)
     }
-    assert names(required()) - found == {
+    assert names(required()) - imported == {
         "torchfcpe"
     }  # its wheel holds the weights of F0, which are read as a file
 

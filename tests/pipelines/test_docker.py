@@ -18,12 +18,12 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def default_of(name: str) -> str:
-    (found,) = {
+    (value,) = {
         rest.partition("=")[2]
         for word, rest in instructions()
         if word == "ARG" and rest.startswith(f"{name}=")
     }
-    return found
+    return value
 
 
 def test_the_images_have_a_supported_python_and_the_pinned_beam_and_spark():
