@@ -152,7 +152,7 @@ def ranks(counts: list[int]) -> dict[str, Any]:
     """Shares of units, most used first, as the points of a line on a logarithmic axis, in a box of 600 by 160.
 
     >>> ranks([7, 0, 0])["line"]
-    '0.0,0.0'
+    '0.0,-0.0'
     """
     shares = np.sort(np.array(counts))[::-1] / max(sum(counts), 1)
     shares = shares[shares > 0]
