@@ -45,7 +45,7 @@ CONFIDENCE_MIDDLE, CONFIDENCE_SCALE = -65.7, 13.2
 
 DOUBTFUL = -20.0  # score per frame below which a second aligner is used
 PER_MS = 0.1  # score per ms of distance
-NO_OPINION = 1000.0  # ms
+FARTHEST = 500.0  # ms: more distance takes no more off the score
 DIGITAL_SILENCE = 10 / 32767
 """Loudest sample of digital silence. No word can lie in it, but its flat features fit the models well."""
 
@@ -123,14 +123,15 @@ class Pocketsphinx(Aligner):
 
 
 def second_opinion(item: AlignerInput, words: Sequence[TimedWord]) -> float:
-    """Mean distance of word boundaries from those of the bundled CTC model, ms; a second where it finds none."""
+    """Mean distance of word boundaries from the bundled CTC model's, ms; `FARTHEST` at most, or where it finds none."""
     from aligners.ctc import Ctc, CtcSettings  # torch is loaded for doubtful utterances only
 
     (result,) = Ctc(CtcSettings(minimum_confidence=0.0)).align_all([item])
     if isinstance(result, Reject) or not result.words:
-        return NO_OPINION
+        return FARTHEST
     pairs = zip(words, result.words, strict=True)
-    return 500 * float(np.mean([abs(a.start - b.start) + abs(a.end - b.end) for a, b in pairs]))
+    distance = 500 * float(np.mean([abs(a.start - b.start) + abs(a.end - b.end) for a, b in pairs]))
+    return min(distance, FARTHEST)
 
 
 def bundled_hash() -> str:
