@@ -44,6 +44,8 @@ def encode_units(encoder: Encoder, codebook: Quantizer, waveforms: Sequence[np.n
     """
     if not isinstance(encoder, HubertEncoder | WhisperEncoder) or not isinstance(codebook, Codebook):
         return [codebook.assign(features) for features in encoder.encode(waveforms)]
+    if encoder.exact and encoder.device.type == "cpu":  # all features are on the host
+        return encoder.map(waveforms, lambda x: x, lambda _, features: codebook.assign(features))
     half = encoder.dtype != "float32"
     if isinstance(encoder, WhisperEncoder) or encoder.exact or half or len(waveforms) < 2:
         return encoder.map(waveforms, codebook.assign_on_device, codebook.decide)
