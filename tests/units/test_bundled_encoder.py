@@ -10,16 +10,16 @@ from safetensors import safe_open
 
 from corpus.adapters import read_jsonl
 from corpus.audio import decode
-from pipelines import build as steps
 from pipelines import settings
-from pipelines.execution.runner import Engine
+from pipelines.build import make_run, run_step
+from pipelines.steps.codebook import ready_codebook
+from tests.helpers.builds import fit_units
 from units import kmeans
 from units.encode import encode_units
 from units.encoders import BUNDLED, bundled_codebook, load_encoder
 from units.quality import describe
 
 FOLDER = BUNDLED["compact"]
-LOCAL = Engine("local")
 
 
 @pytest.fixture(scope="module")
@@ -97,15 +97,14 @@ def three(spoken_corpus):
 def test_a_build_uses_it_with_its_codebook_and_fits_one_only_on_request(three, tmp_path):
     build_settings = settings.replace(settings.Settings(), "corpus", source=str(three))
     assert build_settings.units.is_bundled
-    steps.ingest(tmp_path, build_settings)
-    steps.encode(tmp_path, build_settings, LOCAL)  # no fit before it
+    run_step("ingest", tmp_path, build_settings)
+    run_step("units", tmp_path, build_settings)  # no fit before it
     target = tmp_path / "codebooks" / "units.safetensors"
     assert target.read_bytes() == bundled_codebook().read_bytes()
-    assert steps.ready_codebook(tmp_path, build_settings, LOCAL) == target
-    steps.fit_units(tmp_path, build_settings, LOCAL)
+    assert fit_units(tmp_path, build_settings) == target
     fitted = target.read_bytes()
     assert fitted != bundled_codebook().read_bytes()
-    steps.ready_codebook(tmp_path, build_settings, LOCAL)
+    ready_codebook(make_run(tmp_path, build_settings))
     assert target.read_bytes() == fitted  # the requested one stays
 
 
@@ -114,23 +113,23 @@ def test_its_third_layer_has_a_codebook_too_and_a_build_goes_from_one_to_the_oth
     lower = settings.replace(build_settings, "units", layer=3)
     assert lower.units.is_bundled
     assert not settings.replace(build_settings, "units", layer=2).units.is_bundled
-    steps.ingest(tmp_path, build_settings)
-    steps.encode(tmp_path, build_settings, LOCAL)
+    run_step("ingest", tmp_path, build_settings)
+    run_step("units", tmp_path, build_settings)
     target = tmp_path / "codebooks" / "units.safetensors"
-    steps.ready_codebook(tmp_path, lower, LOCAL)
+    ready_codebook(make_run(tmp_path, lower))
     assert target.read_bytes() == bundled_codebook(3).read_bytes() != bundled_codebook().read_bytes()
-    assert steps.encode(tmp_path, lower, LOCAL)["done"] > 0
-    steps.ready_codebook(tmp_path, build_settings, LOCAL)
+    assert run_step("units", tmp_path, lower)["done"] > 0
+    ready_codebook(make_run(tmp_path, build_settings))
     assert target.read_bytes() == bundled_codebook().read_bytes()
 
 
 def test_a_build_that_changes_to_it_drops_the_codebook_of_another_encoder(three, tmp_path):
     build_settings = settings.replace(settings.Settings(), "corpus", source=str(three))
     before = settings.replace(build_settings, "units", encoder="mfcc")
-    steps.ingest(tmp_path, build_settings)
-    steps.ready_codebook(tmp_path, before, LOCAL)
+    run_step("ingest", tmp_path, build_settings)
+    ready_codebook(make_run(tmp_path, before))
     target = tmp_path / "codebooks" / "units.safetensors"
     assert kmeans.load(target).provenance["encoder"]["encoder"] == "mfcc"
-    steps.ready_codebook(tmp_path, build_settings, LOCAL)
+    ready_codebook(make_run(tmp_path, build_settings))
     assert target.read_bytes() == bundled_codebook().read_bytes()
     assert not settings.replace(build_settings, "units", clusters=100).units.is_bundled
