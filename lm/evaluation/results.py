@@ -99,7 +99,7 @@ def _compare(
 
     numbers = {model: number_of(model) for model in PAPER_MODELS}
     if not any(numbers.values()) and task and own is not None:
-        note = f"not in the paper; {note}"
+        note = "not in the paper" if note == "same set" else f"not in the paper; {note}"
     value, low, high = own if own is not None else (None, None, None)
     return Comparison(name, direction, measure, value, low, high, numbers, note)
 

@@ -55,6 +55,11 @@ def test_paired_accuracy_has_no_number_in_the_paper():
     assert (line.measure, line.ours, set(line.paper.values())) == ("paired accuracy", 98.0, {None})
 
 
+def test_a_test_set_that_the_paper_does_not_have_is_not_called_the_same():
+    row = {"testset": "recall", "version": "1", "direction": "S", "accuracy": ACCURACY}
+    assert {line.note for line in compare([row])} == {"not in the paper"}
+
+
 def test_few_shot_and_sentiment_are_compared_with_their_own_settings():
     asr = {
         "task": "asr",
