@@ -255,7 +255,7 @@ def test_another_way_to_find_duplicates_is_refused(tmp_path):
 
 
 def test_a_build_counts_the_documents_it_rejects_and_keeps_the_others(tmp_path):
-    from pipelines import build as steps
+    from pipelines.build import run_step
     from pipelines.settings import Settings, replace
 
     soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
@@ -269,7 +269,7 @@ def test_a_build_counts_the_documents_it_rejects_and_keeps_the_others(tmp_path):
         ("exact", 2, {"text.duplicate": 2, "text.empty": 1}),
     ):
         requested = replace(result, "text", documents=paths, duplicates=how)
-        found = steps.ingest(tmp_path / "build", requested)
+        found = run_step("ingest", tmp_path / "build", requested)
         assert (found["documents"], found["documents_rejected"]) == (kept, rejected)
     assert [row["text"] for row in written(tmp_path / "build/text")] == [
         "They went.", None, None, "they came", None,
