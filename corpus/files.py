@@ -167,7 +167,7 @@ def stamp(path: str | os.PathLike[str]) -> str:
 
 
 def stamp_of(info: Mapping[str, Any]) -> str:
-    """As `stamp`, from what a store says of a file."""
+    """As `stamp`, from the facts that a store gives about a file."""
     mark = next((info[name] for name in STAMPS if info.get(name) is not None), "")
     return f"{info.get('size')}-{mark}"
 
