@@ -1,8 +1,9 @@
 """MPEG audio (MP3): its true length, and any stretch of it with the samples of the whole decode.
 
-An MP3 file is a row of frames. The number of frames that the first one (Xing, Info) declares need not be true, a decoder
-guesses where there is none, and one that starts in the middle lacks the bits that earlier frames hold (the bit reservoir).
-So the headers of all frames are read, 4 bytes of each, and the decoder is given a stream that starts where it must:
+An MP3 file is a row of frames. The number of frames that the first one (Xing, Info) declares need not be true, a
+decoder guesses where there is none, and one that starts in the middle lacks the bits that earlier frames hold (the bit
+reservoir). So the headers of all frames are read, 4 bytes of each, and the decoder is given a stream that starts where
+it must:
 
     8 silent frames, the last one with the reservoir's bytes | the frames before the stretch | the stretch ...
 
