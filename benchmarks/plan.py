@@ -1,8 +1,8 @@
-"""How near `wordweave plan` comes: what it says of a corpus from a sample, against a build of all of it.
+"""The accuracy of `wordweave plan`: its estimate from a sample, against a build of the whole corpus.
 
     python -m benchmarks.plan MANIFEST [--sample-minutes 4]
 
-Bytes are those on disk, hours are CPU hours of one process, so that other work on the machine moves neither.
+Bytes are those on disk, hours are CPU hours of one process, which other work on the machine does not affect.
 """
 
 import argparse
@@ -11,36 +11,29 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipelines import build as steps
+from corpus.toml import read_toml
 from pipelines import settings
-from pipelines.execution.runner import Engine
+from pipelines.build import run_step, wanted_steps
+from pipelines.layout import part_names
 from pipelines.operations.cost_estimate import Workers, predict
 from pipelines.operations.cost_measure import SampleBuild, cpu_seconds, measure
-from pipelines.reports.report import report
 
 
 def compare(
     requested: settings.Settings, folder: Path, minutes: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the plan says and what a whole build took: {"bytes": {folder: bytes}, "seconds": CPU seconds}."""
+    """The estimate, and the cost of a whole build: {"bytes": {folder: bytes}, "seconds": CPU seconds}."""
     measured = measure(requested, folder / "plan", minutes=minutes)
     assert measured.corpus_hours is not None
     result = predict(measured, requested, measured.corpus_hours, Workers())
-    build, engine, before = folder / "build", Engine("local"), cpu_seconds()
-    steps.ingest(build, requested)
-    steps.ready_codebook(build, requested, engine)
-    steps.encode(build, requested, engine)
-    for table in steps.expressive_tables(requested):
-        from pipelines.steps import prosody as expressive
-
-        getattr(expressive, table)(build, requested, engine)
-    steps.align(build, requested, engine)
-    steps.interleave(build, requested, engine)
-    report(build)
+    build, before = folder / "build", cpu_seconds()
+    for step in wanted_steps(requested):
+        if step.name != "card":
+            run_step(step.name, build, requested)
     took = cpu_seconds() - before
     planned = {"bytes": result["storage"], "seconds": result["total_hours"] * 3600, "parts": result["parts"]}
     sizes = SampleBuild.sizes(build)
-    return planned, {"bytes": sizes, "seconds": took, "parts": len(steps.part_names(build))}
+    return planned, {"bytes": sizes, "seconds": took, "parts": len(part_names(build))}
 
 
 def main() -> None:
@@ -49,7 +42,9 @@ def main() -> None:
     parser.add_argument("--sample-minutes", type=float, default=4.0)
     parser.add_argument("--config", default="config/corpus.toml")
     given = parser.parse_args()
-    requested = settings.replace(settings.read(Path(given.config)), "corpus", source=given.manifest)
+    requested = settings.replace(
+        read_toml(Path(given.config), settings.Settings), "corpus", source=given.manifest
+    )
     with tempfile.TemporaryDirectory() as folder:
         planned, made = compare(requested, Path(folder), given.sample_minutes)
     print(json.dumps({"planned": planned, "made": made}))

@@ -1,8 +1,8 @@
-"""What a plan costs: a manifest of very many parts, most of them made, is compared with what the build holds.
+"""The cost of planning: a manifest of a million parts, most of them up to date, is compared with a build.
 
     python -m benchmarks.plan_speed [--parts 1000000]
 
-The manifest and the done markers are written first, as a build would have left them; then a process of its own plans
+The manifest and the done markers are written first, as by a build; then a separate process plans
 the units stage. Every thousandth part is stale, for another setting.
 """
 
@@ -26,7 +26,7 @@ SHA = "0123456789abcdef" * 4
 
 def write_build(build: Path, parts: int) -> None:
     """A manifest of N parts, and a units file with its marker for each."""
-    from pipelines.layout import map_tasks
+    from pipelines.layout import part_tasks
 
     (build / "manifest").mkdir(parents=True)
     (build / "units").mkdir()
@@ -37,9 +37,9 @@ def write_build(build: Path, parts: int) -> None:
     (build / "manifest" / "manifest.json").write_text(json.dumps({"parts": entries, "origin": "a"}, indent=1))
     del entries
     now, before = stage(), stage(dtype="bfloat16")
-    markers = [Marker(one, map_tasks(build, one, "units")[0]) for one in (now, before)]
+    markers = [Marker(one, part_tasks(build, one, "units")[0]) for one in (now, before)]
     for number, tasks in enumerate(
-        zip(*(map_tasks(build, one, "units") for one in (now, before)), strict=True)
+        zip(*(part_tasks(build, one, "units") for one in (now, before)), strict=True)
     ):
         which = 1 if number % 1000 == 0 else 0
         output = f"{build}/{tasks[which].output}"
@@ -52,10 +52,10 @@ class Marker:
     """The done markers of a stage: they differ in the key and in the input's name and hash alone."""
 
     def __init__(self, stage: "EncodeUnits", task: "Task"):
-        from pipelines.execution.task import remembered
+        from pipelines.execution.task import marker_fields
 
         result = {"key": task.key, "sha256": SHA, "bytes": 70_000, "rows": 50, "rejects": {}}
-        result |= {"hop": 640, "centre": 360, "made": remembered(stage, task)}
+        result |= {"hop": 640, "centre": 360, "made": marker_fields(stage, task)}
         self._text, self._first = json.dumps(result, sort_keys=True), task
 
     def of(self, task: "Task") -> bytes:
@@ -64,20 +64,20 @@ class Marker:
 
 
 def stage(dtype: str = "float32") -> "EncodeUnits":
-    """A units stage; what its models are does not matter here."""
+    """A units stage; its models do not matter here."""
     from pipelines.steps.units import EncodeUnits
 
     return EncodeUnits("compact", None, dtype, "cpu", SHA, "codebook", SHA)
 
 
 def plan(build: Path) -> None:
-    """Plan, and print what it took as JSON."""
+    """Plan, and print the time and memory as JSON."""
     from pipelines.execution.planner import plan as compare
-    from pipelines.layout import map_tasks
+    from pipelines.layout import part_tasks
 
     started, cpu = time.monotonic(), time.process_time()
     one = stage()
-    found = compare(one, build, map_tasks(build, one, "units"))
+    found = compare(one, build, part_tasks(build, one, "units"))
     result = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
     # not ru_maxrss, which starts from the peak of the process that started this one
     status = Path("/proc/self/status").read_text()
@@ -86,7 +86,7 @@ def plan(build: Path) -> None:
 
 
 def measure(parts: int) -> dict:
-    """Seconds, CPU seconds, peak memory (MB) and what the plan says, of a process of its own."""
+    """Seconds, CPU seconds, peak memory (MB) and the printed plan, of a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         write_build(Path(folder), parts)
         words = [sys.executable, "-m", "benchmarks.plan_speed", "--plan", folder]
