@@ -219,7 +219,7 @@ def search(piece: Piece) -> "tuple[int, list[Segment]]":
         if [word.word for word in words] == list(piece.words):
             for word in words:
                 if word.is_silent(piece):
-                    raise Reject("align.unalignable", f"{word.word!r} lies in digital silence")
+                    raise Reject("align.unalignable", f"{word.word!r} is in digital silence")
             return beam_level, words
     raise Reject("align.unalignable")
 

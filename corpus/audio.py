@@ -95,9 +95,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     finally:
         recording.close()
     if header.frames == 0 and not header.problem:
-        raise Reject("audio.empty", f"{path}: the header says 0 frames, the file has {header.bytes} bytes")
+        raise Reject(
+            "audio.empty", f"{path}: the header declares 0 frames, the file has {header.bytes} bytes"
+        )
     if header.frames >= NO_LENGTH:
-        raise Reject("audio.unreadable", f"{path}: the header does not say how long it is; encode it again")
+        raise Reject("audio.unreadable", f"{path}: the header does not declare its length; encode it again")
     return header
 
 
@@ -392,7 +394,7 @@ def _decode(recording: _Sound | _Frames, utterance: Utterance) -> np.ndarray:
     path, rate = utterance.audio, utterance.sample_rate
     if recording.sample_rate != rate:
         raise Reject(
-            "audio.unreadable", f"{path}: {recording.sample_rate} Hz, but its manifest row says {rate} Hz"
+            "audio.unreadable", f"{path}: {recording.sample_rate} Hz, but its manifest row has {rate} Hz"
         )
     if (utterance.channel or 0) >= recording.channels:
         raise Reject(
@@ -402,7 +404,7 @@ def _decode(recording: _Sound | _Frames, utterance: Utterance) -> np.ndarray:
     last = utterance.first_frame + utterance.frames
     if recording.frames < last:
         raise Reject(
-            "audio.truncated", f"{path}: {recording.frames} frames, but its manifest row says {last} frames"
+            "audio.truncated", f"{path}: {recording.frames} frames, but its manifest row has {last} frames"
         )
     blocks, position = [], utterance.first_frame
     while position < last:

@@ -77,7 +77,9 @@ def to_path(path: str | os.PathLike[str] | Any) -> Path:
         url: Any = UPath(str(path).rstrip("/"), use_listings_cache=False)
         _ = url.fs
     except (ImportError, ValueError) as error:
-        need = f"the package {SCHEMES[scheme]}" if scheme in SCHEMES else f"an fsspec that knows {scheme}://"
+        need = (
+            f"the package {SCHEMES[scheme]}" if scheme in SCHEMES else f"an fsspec that supports {scheme}://"
+        )
         raise Unusable(f"{path}: need {need} to open it: {error}") from error
     return url
 

@@ -9,7 +9,7 @@
 #
 #   DRIVER    here: this process waits until the build is done (default)
 #             cloud-run: the driver is a Cloud Run job from the same image, for at most 7 days; this machine may go away
-#   GPU       for example nvidia-l4: one for each worker of the stages that use one; CONFIG says [units] device = "cuda" (none)
+#   GPU       for example nvidia-l4: one for each worker of the stages that use one; needs [units] device = "cuda" in CONFIG (none)
 #   WORKERS   at most N of them (50)         MACHINE   their type (the service chooses)
 set -euo pipefail
 

@@ -8,7 +8,7 @@
 #   docker build -f docker/Dockerfile --target dataproc -t "$IMAGE" . && docker push "$IMAGE"
 #
 #   EXECUTORS   at most N (16)       CORES   of each: 4, 8 or 16 (4)
-#   GPU         l4, a100-40 or a100-80: one for each executor; CONFIG says [units] device = "cuda" (none)
+#   GPU         l4, a100-40 or a100-80: one for each executor; needs [units] device = "cuda" in CONFIG (none)
 #   RUNTIME     version of the service's Spark (3.0, which is Spark 4)
 set -euo pipefail
 

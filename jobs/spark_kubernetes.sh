@@ -10,7 +10,7 @@
 #
 #   NAMESPACE   (default)            SERVICE_ACCOUNT   (spark)
 #   EXECUTORS   pods (4)             CORES   of each (4); on GPUs one task at a time has them all, to decode ahead
-#   MEMORY      of each (16g)        GPUS    1: one NVIDIA GPU for each executor; CONFIG says [units] device = "cuda" (0)
+#   MEMORY      of each (16g)        GPUS    1: one NVIDIA GPU for each executor; needs [units] device = "cuda" in CONFIG (0)
 set -euo pipefail
 
 if (($# < 3)); then

@@ -148,7 +148,5 @@ def _card(build: Path | str) -> str:
             lines += [f"- config_name: {stream}", "  data_files:"]
         name = {"valid": "validation"}.get(split, split)
         lines += [f"  - split: {name}", f'    path: "{stream}/{split}-*.parquet"']
-    words = (
-        "Interleaved speech and text tokens made by wordweave; vocabulary.json says which id is which token."
-    )
+    words = "Interleaved speech and text tokens made by wordweave; vocabulary.json maps ids to tokens."
     return "\n".join([*lines, "---", "", words, ""])

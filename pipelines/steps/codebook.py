@@ -212,7 +212,7 @@ def fit_units(run: Run) -> Path:
     if count < units.clusters:
         raise ValueError(
             f"units.clusters: {units.clusters} clusters need at least as many frames, the corpus gave {count}; "
-            "add recordings or ask for fewer clusters"
+            "add recordings or set fewer clusters"
         )
     device = "by faiss on the CPU" if kmeans.fit_device() == "cpu" else "by torch on the GPU"
     run.say(
@@ -350,7 +350,7 @@ def open_codebook(
     codebook = load_codebook(files.local(path), encoder=encoder, trust_pickle=units.trust_pickle)
     if codebook.clusters != units.clusters:
         raise ValueError(
-            f"{path}: has {codebook.clusters} units, units.clusters asks for {units.clusters}; "
+            f"{path}: has {codebook.clusters} units, units.clusters is {units.clusters}; "
             f"set `clusters = {codebook.clusters}`, or fit or import another with `wordweave fit units`"
         )
     return encoder, codebook

@@ -178,7 +178,7 @@ def test_a_codebook_of_another_size_or_dimension_is_refused_by_name(fresh, tmp_p
     np.save(tmp_path / "seven.npy", CENTRES[:7])
     np.save(tmp_path / "narrow.npy", CENTRES[:, :5])
     for name, line in (
-        ("seven.npy", "has 7 units, units.clusters asks for 30"),
+        ("seven.npy", "has 7 units, units.clusters is 30"),
         ("narrow.npy", "5 dimensions"),
     ):
         named = toml.replace(config, "units", codebook=str(tmp_path / name))

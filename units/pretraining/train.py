@@ -345,7 +345,7 @@ def make_targets(
             labels = phone_labels(settings.phones, ids, waves)
             if labels.classes != classes:
                 raise ValueError(
-                    f"{settings.phones}: has {labels.classes} phones with silence, targets.phones says {classes}"
+                    f"{settings.phones}: has {labels.classes} phones with silence, targets.phones is {classes}"
                 )
             made.append(labels)
             continue
