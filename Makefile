@@ -9,6 +9,8 @@ STUDY ?= config/study/quick.toml
 SPEECH ?= ../shared/speech
 SEED ?= 0
 SECONDS ?= 300
+VOICES ?= build/voices
+TEACHER ?= # directory of the encoder that `make encoder` distils
 OUTPUT ?= build/encoder
 BIN := .venv/bin
 BENCHMARKS ?= kmeans units_speed align shards_speed build_speed build_memory # lm_speed BUILD and lm_mfu ask for more
@@ -17,7 +19,7 @@ export OMP_NUM_THREADS ?= 1
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: SOURCE=manifest.jsonl BUILD=$(BUILD) WORKERS=$(WORKERS) CONFIG=$(CONFIG) TRAIN=$(TRAIN) STUDY=$(STUDY) SPEECH=$(SPEECH) SEED=$(SEED) OUTPUT=$(OUTPUT) PYTHON=$(PYTHON)"
+	@echo "  variables: SOURCE=manifest.jsonl BUILD=$(BUILD) WORKERS=$(WORKERS) CONFIG=$(CONFIG) TRAIN=$(TRAIN) STUDY=$(STUDY) SPEECH=$(SPEECH) VOICES=$(VOICES) TEACHER=$(TEACHER) SEED=$(SEED) OUTPUT=$(OUTPUT) PYTHON=$(PYTHON)"
 
 setup: $(READY) ## make .venv from the pinned versions with the newest Python found (3.13, 3.12, 3.11)
 
@@ -52,11 +54,13 @@ evaluate: $(READY) ## score the model of BUILD on the synthetic test sets
 study: $(READY) ## the paper's main claim at small scale: STUDY=config/study/quick.toml (10 minutes) or full.toml (an hour)
 	$(BIN)/wordweave study build/study --config $(STUDY) --workers $(WORKERS)
 
-encoder: $(READY) ## remake the bundled encoder and its codebook in OUTPUT from SPEECH with SEED; run again to resume
-	@mkdir -p $(OUTPUT)
-	test -s $(OUTPUT)/phones.jsonl || $(BIN)/wordweave phones $(SPEECH)/unlabelled/manifest.jsonl --transcribe --output $(OUTPUT)/phones.jsonl
+encoder: $(READY) ## remake the bundled encoder and its codebook in OUTPUT from SPEECH, VOICES and TEACHER (a directory); run again to resume
+	@test -d "$(TEACHER)" || { echo "encoder: need TEACHER=directory of Whisper tiny.en in Hugging Face format" >&2; exit 2; }
 	$(BIN)/wordweave fit encoder $(SPEECH)/unlabelled/manifest.jsonl $(SPEECH)/dev/manifest.jsonl $(SPEECH)/emotion/manifest.jsonl \
-	  --config config/encoder/compact.toml --phones $(OUTPUT)/phones.jsonl --seed $(SEED) --output $(OUTPUT) --resume
+	  $(VOICES)/manifest.jsonl --config config/encoder/compact.toml --teacher $(TEACHER) --seed $(SEED) --output $(OUTPUT) --resume
+
+voices: $(READY) ## synthetic speech of many voices in VOICES, for `make encoder`; needs hibari-tts and pyworld-prebuilt
+	$(BIN)/python -m units.pretraining.voices $(VOICES) --seed 0
 
 report: $(READY) ## report what became of every second of BUILD
 	$(BIN)/wordweave report $(BUILD)
@@ -92,4 +96,4 @@ lock: ## update constraints.txt to the newest versions in the index; needs all t
 clean: ## remove builds and caches (not .venv)
 	rm -rf build dist docs/reference *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo corpus train evaluate study encoder report test test-slow golden fuzz lint docs check bench lock clean
+.PHONY: help setup demo corpus train evaluate study encoder voices report test test-slow golden fuzz lint docs check bench lock clean

@@ -1,12 +1,13 @@
 """A small English acoustic model of our own, which needs no download: sound -> log probabilities of 39 phones.
 
-It is the bundled encoder (`load_encoder("compact")`, 25 frames a second) with the layer that classified phones while it
-was trained: the cosine of a frame to one direction per phone. The phones were those that pocketsphinx aligned, frame by
-frame, so that its times are boundaries, not the late peaks of a model trained only on the order of phones. Between
-frames probabilities are interpolated, four to a frame. Words become phones through pocketsphinx's dictionary and the
-spelling model. Card: `data/ctc-en.json`.
+It is the bundled encoder (`load_encoder("compact")`, 25 frames a second) and a network of one hidden layer, which sees
+a frame between its two neighbours and gives the phones of the frame's four quarters, 10 ms each. It was trained on
+phones that pocketsphinx aligned, quarter by quarter, so that its times are boundaries, not the late peaks of a model
+trained only on the order of phones. Words become phones through pocketsphinx's dictionary and the spelling model.
+Card: `data/ctc-en.json`.
 
-    python -m aligners.compact HEADS PHONES      # pack it again, from what pre-training left and was given
+    wordweave phones MANIFEST --output PHONES
+    python -m aligners.compact MANIFEST PHONES   # train it again
 """
 
 import argparse
@@ -14,15 +15,17 @@ import functools
 import hashlib
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from aligners.g2p import Phones, dictionary_path, pronounce_by_parts
-from corpus.records import SAMPLE_RATE, Reject
+from corpus.adapters import read_jsonl
+from corpus.audio import decode
+from corpus.records import SAMPLE_RATE, Reject, Utterance
 from units.encoders import Encoder, load_encoder
 
 MODEL = Path(__file__).parent / "data" / "ctc-en.safetensors"
@@ -39,29 +42,52 @@ PHONES = (
 # fmt: on
 """Its classes; silence is CTC's blank."""
 
-TEMPERATURE = 0.1  # that the layer was trained with
 TARGETS = (
-    "phones that pocketsphinx aligned to what it recognised in one recording each of 189 speakers of "
-    "LibriSpeech train-clean-100 (CC BY 4.0), of 128 in the first stage"
+    "phones that pocketsphinx aligned to transcripts by the encoder's teacher, of one recording each of %d speakers of "
+    "LibriSpeech train-clean-100 (CC BY 4.0)"
 )
+HIDDEN = 256
+EPOCHS = 12
+BATCH = 1_024  # frames of a training step
+RATE = 2e-3
+DROPOUT = 0.2
 PRIOR = 0.5  # power of a phone's frequency that its probability is divided by
 
 
+@dataclass(frozen=True)
+class PhoneNetwork:
+    """The network: (F, 3 D) frames with their neighbours -> (F, QUARTERS * len(PHONES)) scores."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+    hidden: np.ndarray
+    hidden_bias: np.ndarray
+    output: np.ndarray
+    output_bias: np.ndarray
+    log_prior: np.ndarray
+
+    def scores(self, frames: np.ndarray) -> np.ndarray:
+        """(F, D) -> (QUARTERS * F, len(PHONES)) log probabilities of each quarter."""
+        x = with_neighbours((frames - self.mean) * self.scale)
+        x = np.maximum(x @ self.hidden + self.hidden_bias, 0) @ self.output + self.output_bias
+        scores = x.reshape(-1, len(PHONES))
+        return scores - log_sum(scores)
+
+
 @functools.cache
-def bundled() -> tuple[Encoder, np.ndarray, np.ndarray]:
-    """The encoder, (len(PHONES), D) unit directions, and (len(PHONES),) log frequencies; read once per process.
+def bundled() -> tuple[Encoder, PhoneNetwork]:
+    """The encoder and the network; read once per process.
 
     Raises:
-        ValueError: the layer belongs to another encoder.
+        ValueError: the network belongs to another encoder.
     """
     encoder = load_encoder(ENCODER)
     card, tensors = json.loads(CARD.read_text(encoding="utf-8")), load_file(MODEL)
     if encoder.identity != card["encoder"] or encoder.hop != QUARTERS * HOP:
         raise ValueError(
-            f"{MODEL.name}: belongs to encoder {card['encoder']}, got {encoder.identity}; pack it again"
+            f"{MODEL.name}: belongs to encoder {card['encoder']}, got {encoder.identity}; train it again"
         )
-    directions = tensors["directions"].astype(np.float32)
-    return encoder, directions / np.linalg.norm(directions, axis=1, keepdims=True), tensors["log_prior"]
+    return encoder, PhoneNetwork(**{name: tensor.astype(np.float32) for name, tensor in tensors.items()})
 
 
 def identity() -> str:
@@ -74,25 +100,21 @@ def log_probs(piece: np.ndarray) -> np.ndarray:
 
     Quarter q of frame f stands for samples [centre + (f - 1/2) hop + q HOP, + HOP).
     """
-    encoder, directions, prior = bundled()
+    encoder, network = bundled()
     (frames,) = encoder.encode([piece])
-    lengths = np.linalg.norm(frames, axis=1, keepdims=True)
-    scores = (frames / np.maximum(lengths, 1e-9)) @ directions.T / TEMPERATURE
-    scores = between(scores - log_sum(scores)) - PRIOR * prior
+    scores = network.scores(frames) - PRIOR * network.log_prior
     return (scores - log_sum(scores)).astype(np.float16)  # an hour of it lies in memory
 
 
-def between(frames: np.ndarray) -> np.ndarray:
-    """(F, C) at the middles of frames -> (QUARTERS * F, C) at the middles of their quarters, by straight lines.
+def with_neighbours(frames: np.ndarray) -> np.ndarray:
+    """(F, D) -> (F, 3 D): each frame between the one before and the one after; the outermost are repeated.
 
-    >>> between(np.array([[0.0], [8.0]])).ravel().tolist()
-    [0.0, 0.0, 1.0, 3.0, 5.0, 7.0, 8.0, 8.0]
+    >>> with_neighbours(np.array([[1.0], [2.0], [3.0]])).tolist()
+    [[1.0, 1.0, 2.0], [1.0, 2.0, 3.0], [2.0, 3.0, 3.0]]
     """
-    at = (np.arange(len(frames) * QUARTERS) + 0.5) / QUARTERS - 0.5
-    at = np.clip(at, 0, len(frames) - 1)
-    first = np.minimum(at.astype(int), max(0, len(frames) - 2))
-    share = (at - first)[:, None]
-    return frames[first] * (1 - share) + frames[np.minimum(first + 1, len(frames) - 1)] * share
+    return np.concatenate(
+        [frames[[0, *range(len(frames) - 1)]], frames, frames[[*range(1, len(frames)), -1]]], axis=1
+    )
 
 
 def log_sum(scores: np.ndarray) -> np.ndarray:
@@ -127,42 +149,91 @@ def spell(word: str) -> tuple[int, ...]:
     return tuple(PHONES.index(phone) for phone in phones)
 
 
-# --- packing --------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------------------------
 
 
-def log_frequencies(phones: Path) -> np.ndarray:
-    """(len(PHONES),) log share of the time of each phone, in lines `{"phones": [[phone, start, end], ...]}`."""
-    seconds: Counter[str] = Counter(dict.fromkeys(PHONES, 0.01))
-    for line in phones.read_text(encoding="utf-8").splitlines():
-        spoken = json.loads(line)["phones"]
-        for phone, start, end in spoken:
-            seconds[phone] += end - start
-        if spoken:
-            seconds["SIL"] += (
-                spoken[-1][2] - spoken[0][1] - sum(end - start for _, start, end in spoken) + 1.0
-            )
-    shares = np.array([seconds[phone] for phone in PHONES])
-    return np.log(shares / shares.sum()).astype(np.float32)
+def quarter_labels(phones: Sequence[tuple[str, float, float]], frames: int, encoder: Encoder) -> np.ndarray:
+    """(F, QUARTERS) places in PHONES of what is spoken in the middle of each quarter; silence where nothing is."""
+    middles = encoder.centre - encoder.hop / 2 + HOP * (np.arange(frames * QUARTERS) + 0.5)
+    labels = np.zeros(len(middles), np.int64)
+    for name, start, end in phones:
+        labels[(middles >= start * SAMPLE_RATE) & (middles < end * SAMPLE_RATE)] = PHONES.index(name)
+    return labels.reshape(frames, QUARTERS)
+
+
+def train(frames: Sequence[np.ndarray], labels: Sequence[np.ndarray], *, seed: int) -> dict[str, np.ndarray]:
+    """The arrays of `PhoneNetwork`.
+
+    Args:
+        frames: (F, D) features of each recording.
+        labels: (F, QUARTERS) of each recording, as from `quarter_labels`.
+    """
+    import torch
+
+    every = np.concatenate(frames)
+    mean, scale = every.mean(axis=0), 1 / np.maximum(every.std(axis=0), 1e-6)
+    x = torch.from_numpy(np.concatenate([with_neighbours((one - mean) * scale) for one in frames]))
+    y = torch.from_numpy(np.concatenate(labels))
+    torch.manual_seed(seed)
+    network = torch.nn.Sequential(
+        torch.nn.Dropout(DROPOUT),
+        torch.nn.Linear(x.shape[1], HIDDEN),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(DROPOUT),
+        torch.nn.Linear(HIDDEN, QUARTERS * len(PHONES)),
+    )
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)
+    steps = EPOCHS * -(-len(x) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(x)).split(BATCH):
+            scores = network(x[rows]).reshape(-1, len(PHONES))
+            loss = torch.nn.functional.cross_entropy(scores, y[rows].flatten(), label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    arrays = {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
+    counts = np.bincount(y.flatten().numpy(), minlength=len(PHONES)) + 1.0
+    return {
+        "mean": mean, "scale": scale, "hidden": arrays["1.weight"].T, "hidden_bias": arrays["1.bias"],
+        "output": arrays["4.weight"].T, "output_bias": arrays["4.bias"], "log_prior": np.log(counts / counts.sum()),
+    }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the model and its card."""
-    parser = argparse.ArgumentParser(prog="python -m aligners.compact", description="pack the bundled model")
-    parser.add_argument("heads", type=Path, help="heads.safetensors of the encoder's pre-training")
-    parser.add_argument("phones", type=Path, help="the phones it was trained with")
+    parser = argparse.ArgumentParser(prog="python -m aligners.compact", description="train the bundled model")
+    parser.add_argument("manifest", type=Path, help="JSONL manifest of the recordings")
+    parser.add_argument("phones", type=Path, help="their phones, as `wordweave phones` writes them")
     parser.add_argument("--encoder", default=ENCODER)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=MODEL)
     options = parser.parse_args(arguments)
-    directions = load_file(options.heads)["phones.weight"]
-    if len(directions) != len(PHONES):
-        raise SystemExit(f"{options.heads}: need {len(PHONES)} phones with silence, got {len(directions)}")
-    tensors = {"directions": directions.astype(np.float16), "log_prior": log_frequencies(options.phones)}
-    save_file(tensors, options.output)
+    encoder = load_encoder(options.encoder)
+    if encoder.hop != QUARTERS * HOP:
+        raise SystemExit(
+            f"{options.encoder}: need {QUARTERS * HOP} samples from frame to frame, got {encoder.hop}"
+        )
+    lines = map(json.loads, options.phones.read_text(encoding="utf-8").splitlines())
+    spoken = {line["id"]: line["phones"] for line in lines}
+    frames, labels, seconds = [], [], 0.0
+    for utterance in read_jsonl(options.manifest):
+        if isinstance(utterance, Utterance) and spoken.get(utterance.id):
+            waveform = decode(utterance)
+            frames += encoder.encode([waveform])
+            labels.append(quarter_labels(spoken[utterance.id], len(frames[-1]), encoder))
+            seconds += len(waveform) / SAMPLE_RATE
+    if not frames:
+        raise SystemExit(f"{options.phones}: has phones of no recording of {options.manifest}")
+    arrays = train(frames, labels, seed=options.seed)
+    save_file({name: np.ascontiguousarray(x, np.float16) for name, x in arrays.items()}, options.output)
     card = {
         "what": "39 English phones and silence from frames of the bundled encoder, for forced alignment",
-        "targets": TARGETS,
-        "encoder_learnt_from": "331 recordings of LibriSpeech and EmoDB, see units/data/compact/README.md",
-        "encoder": load_encoder(options.encoder).identity,
+        "targets": TARGETS % len(frames),
+        "encoder": encoder.identity,
+        "minutes": round(seconds / 60, 1),
+        "seed": options.seed,
         "phones": list(PHONES),
         "sha256_of_phones": hashlib.sha256(options.phones.read_bytes()).hexdigest(),
     }

@@ -33,7 +33,7 @@ class CtcSettings:
     window_seconds, context_seconds: length of a window, and of its context on either side.
     batch: windows per forward pass; on a GPU 16.
     romanise: write words of other scripts in the Latin alphabet with uroman; None: where the model needs it.
-    minimum_confidence: an utterance whose mean word confidence is lower is rejected; None: the limit of the model, 0.2
+    minimum_confidence: an utterance whose mean word confidence is lower is rejected; None: the limit of the model, 0.25
         for the bundled one and 0 for others.
     """
 

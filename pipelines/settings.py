@@ -8,7 +8,7 @@ from typing import Any
 from corpus import files
 from corpus.toml import one_of, read_toml, write_toml
 from shards.strategies import STRATEGIES, Strategy, make_strategy, parameters_of
-from units.encoders import bundled_codebook
+from units.encoders import BUNDLED, bundled_codebook
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class CorpusSettings:
 class UnitsSettings:
     """[units]: audio to discrete units."""
 
-    encoder: str = "compact"  # or "mfcc", or a directory or hub name in Hugging Face HuBERT format
+    encoder: str = (
+        "compact"  # or "compact-1", "mfcc", or a directory or hub name of a HuBERT, wav2vec2 or Whisper
+    )
     layer: int = -1  # transformer block whose output is taken; -1 is the last one
     dtype: str = "float32"  # or "bfloat16", "float16"; "auto": half precision if next to no unit differs here
     device: str = "cpu"
@@ -61,9 +63,9 @@ class UnitsSettings:
     @property
     def is_bundled(self) -> bool:
         """Whether the codebook inside the package was made for these settings."""
-        return (self.encoder, self.clusters, self.codebook) == ("compact", 501, "") and bundled_codebook(
-            self.layer_or_last
-        ).exists()
+        if self.encoder not in BUNDLED or (self.clusters, self.codebook) != (501, ""):
+            return False
+        return bundled_codebook(self.layer_or_last, self.encoder).exists()
 
     @property
     def layer_or_last(self) -> int | None:

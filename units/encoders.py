@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-BUNDLED = {"compact": Path(__file__).parent / "data" / "compact"}
-"""Encoders inside the package: name -> folder in Hugging Face format, with a codebook beside the weights."""
+BUNDLED = {name: Path(__file__).parent / "data" / name for name in ("compact", "compact-1")}
+"""Encoders inside the package: name -> folder of weights and codebooks; `compact-1` is what `compact` was before."""
 
 MFCC_RATES = {"mfcc": 25, "mfcc-25hz": 25, "mfcc-50hz": 50, "mfcc-100hz": 100}
 
@@ -52,9 +52,10 @@ def load_encoder(
     """An encoder by name.
 
     Args:
-        name_or_path: "compact" (25 Hz), the HuBERT inside this package, or "mfcc" (25 Hz), "mfcc-50hz" or "mfcc-100hz",
-            which need no download; or another HuBERT, wav2vec2 or Whisper: a directory in Hugging Face format or a
-            name on the hub; a HuBERT as a fairseq checkpoint `*.pt`, or "torchaudio:HUBERT_BASE".
+        name_or_path: "compact" (25 Hz), inside this package as is its predecessor "compact-1"; "mfcc" (25 Hz),
+            "mfcc-50hz" or "mfcc-100hz", which need no weights; or another HuBERT, wav2vec2 or Whisper: a directory in
+            Hugging Face format or a name on the hub; a HuBERT as a fairseq checkpoint `*.pt`, or
+            "torchaudio:HUBERT_BASE".
         layer: take `hidden_states[layer]` of transformers (0: before the first block; default: the last).
             Blocks above it are neither loaded nor computed.
         device: "cpu", "cuda", "cuda:1", ...
@@ -106,13 +107,13 @@ def load_encoder(
     return HubertEncoder(checkpoint, weights, layer=layer, device=device, dtype=dtype, **settings)
 
 
-def bundled_codebook(layer: int | None = None) -> Path:
-    """The codebook beside `compact`, of its last layer or of another one; there may be none of that.
+def bundled_codebook(layer: int | None = None, encoder: str = "compact") -> Path:
+    """The codebook of a bundled encoder, of its last layer or of another one; it may not exist.
 
-    >>> [bundled_codebook(layer).exists() for layer in (None, 3, 2)]
+    >>> [bundled_codebook(layer, "compact-1").exists() for layer in (None, 3, 2)]
     [True, True, False]
     """
-    return BUNDLED["compact"] / codebook_name(layer)
+    return BUNDLED[encoder] / codebook_name(layer)
 
 
 def codebook_name(layer: int | None) -> str:

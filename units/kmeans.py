@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from units.encoders import Encoder
+from units.encoders import BUNDLED, Encoder, bundled_codebook
 from units.tensor_files import read_artifact, write_artifact
 
 if TYPE_CHECKING:
@@ -202,11 +202,12 @@ class Codebook:
 
 def check_encoder(codebook: Any, encoder: Encoder) -> None:
     """Refuse an encoder that differs from the one in the codebook's provenance; names the setting."""
+    fitted, given = codebook.provenance.get("encoder"), encoder.provenance
     if encoder.dimension != codebook.dimension:
         raise ValueError(
             f"codebook: fitted on {codebook.dimension} dimensions, the encoder has {encoder.dimension}"
+            + bundled_hint(fitted)
         )
-    fitted, given = codebook.provenance.get("encoder"), encoder.provenance
     if fitted is None:  # an imported codebook of unknown origin
         return
     keys = (fitted.keys() | given.keys()) - NOT_FEATURES
@@ -214,7 +215,17 @@ def check_encoder(codebook: Any, encoder: Encoder) -> None:
         if fitted.get(key) != given.get(key):
             raise ValueError(
                 f"codebook: fitted on an encoder with {key} {fitted.get(key)!r}, this one has {given.get(key)!r}"
+                + bundled_hint(fitted)
             )
+
+
+def bundled_hint(provenance: dict[str, Any] | None) -> str:
+    """What to do where a codebook belongs to a bundled encoder, such as the one that had the name before."""
+    for name in BUNDLED if provenance else ():
+        bundled = load(bundled_codebook(encoder=name)).provenance["encoder"]
+        if provenance and bundled["weights"] == provenance.get("weights"):
+            return f'; it belongs to the bundled encoder "{name}": name that one'
+    return ""
 
 
 def load(path: str | Path) -> Codebook:

@@ -32,6 +32,8 @@ from units.waveform import check_waveform
 
 SLIM = "wordweave-whisper"
 """`model_type` of our own kind; transformers' is "whisper"."""
+POSITIONS = "embed_positions.weight"
+"""The weight that a slim encoder does not store: its positions are computed."""
 WINDOW = 400  # samples of a log-mel frame
 SHIFT = 160  # samples from one to the next
 DECADES = 8.0  # Whisper's clipping, below the loudest frame
@@ -402,6 +404,9 @@ def read_whisper(folder: Path, layer: int | None = None) -> tuple[WhisperSetting
         raise ValueError(f"encoder.layer: need an integer from 0 to {settings.layers}, got {layer}")
     with torch.device("meta"):
         needed = WhisperNetwork(settings, layer).state_dict()
+    slim = config["model_type"] == SLIM
+    if slim:
+        del needed[POSITIONS]
     source, names = str(folder), list(needed)
     found = read_weights(folder, names, canonical_name)
     check_weights(source, found, names)
@@ -411,7 +416,10 @@ def read_whisper(folder: Path, layer: int | None = None) -> tuple[WhisperSetting
                 f"{source}: weight {name}: need shape {tuple(tensor.shape)} by its settings, "
                 f"got {tuple(found[name].shape)}"
             )
-    return settings, {name: found[name].float() for name in needed}
+    weights = {name: found[name].float() for name in needed}
+    if slim:
+        weights[POSITIONS] = sinusoids(settings.positions, settings.width)
+    return settings, weights
 
 
 def settings_from_config(config: dict[str, Any]) -> WhisperSettings:
@@ -435,10 +443,13 @@ def settings_from_config(config: dict[str, Any]) -> WhisperSettings:
 
 
 def sinusoids(length: int, width: int) -> torch.Tensor:
-    """(length, width): sines and cosines of the position, wavelengths from 2 pi to 20,000 pi, as in Whisper."""
-    rates = torch.exp(-math.log(10_000) / (width // 2 - 1) * torch.arange(width // 2))
-    angles = torch.arange(length)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    """(length, width): sines and cosines of the position, wavelengths from 2 pi to 20,000 pi, as in Whisper.
+
+    In double precision, so that every processor gives the same single-precision numbers.
+    """
+    rates = np.exp(-math.log(10_000) / (width // 2 - 1) * np.arange(width // 2))
+    angles = np.arange(length)[:, None] * rates
+    return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32))
 
 
 def canonical_name(name: str) -> str:

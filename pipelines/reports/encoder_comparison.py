@@ -14,7 +14,7 @@ import numpy as np
 from corpus.keyed import generator
 from corpus.records import SAMPLE_RATE
 from units import kmeans
-from units.encoders import Encoder, bundled_codebook, load_encoder
+from units.encoders import BUNDLED, Encoder, bundled_codebook, load_encoder
 from units.logistic import fit_logistic
 from units.pretraining.augment import with_noise
 from units.pretraining.targets import half_whitening, logmel_features
@@ -72,8 +72,8 @@ def compare(
     """Score encoders.
 
     Args:
-        encoders: names as `load_encoder` takes them, "name@4" for layer 4, "logmel" for that baseline. "compact" gets a
-            second row with its bundled codebook.
+        encoders: names as `load_encoder` takes them, "name@4" for layer 4, "logmel" for that baseline. A bundled
+            one gets a second row with its own codebook.
         fit_on: (T,) float32 waveforms at 16 kHz that every codebook is fitted on, at most 200,000 frames.
         score_on: utterances with phones, of other speakers.
         clusters: of each codebook.
@@ -127,13 +127,13 @@ def open_encoder(spec: str) -> Any:
 def codebook_of(spec: str) -> Path | None:
     """The bundled codebook of an encoder, where there is one.
 
-    >>> [codebook_of(spec) is not None for spec in ("compact", "compact@3", "compact@2", "mfcc")]
+    >>> [codebook_of(spec) is not None for spec in ("compact", "compact-1@3", "compact-1@2", "mfcc")]
     [True, True, False, False]
     """
     name, _, layer = spec.partition("@")
-    if name != "compact" or not (layer.isdigit() or spec == name):
+    if name not in BUNDLED or not (layer.isdigit() or spec == name):
         return None
-    path = bundled_codebook(int(layer) if layer else None)
+    path = bundled_codebook(int(layer) if layer else None, name)
     return path if path.exists() else None
 
 

@@ -140,7 +140,7 @@ def place_bundled(build: Path, settings: Settings) -> None:
 
     target = build / CODEBOOK
     layer = settings.units.layer_or_last
-    content = bundled_codebook(layer).read_bytes()
+    content = bundled_codebook(layer, settings.units.encoder).read_bytes()
     digest, marker = hashlib.sha256(content).hexdigest(), read_marker(target) or {}
     if target.exists() and marker:
         if marker.get("sha256") == digest:

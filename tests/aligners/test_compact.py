@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from aligners import compact, load_aligner
 from aligners.acoustics import WindowSettings, load
@@ -13,6 +13,7 @@ from aligners.score import boundary_errors, summarise
 from corpus.adapters import read_jsonl
 from corpus.audio import decode
 from corpus.records import SAMPLE_RATE, Reject, Utterance
+from units.encoders import load_encoder
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 5 * SAMPLE_RATE).astype(np.float32)
 
@@ -46,17 +47,7 @@ def test_every_10_ms_has_probabilities():
     assert np.allclose(np.exp(output.astype(np.float32)).sum(1), 1, atol=1e-2)
 
 
-def test_between_frames_probabilities_go_straight():
-    frames = np.random.default_rng(1).normal(size=(9, 3))
-    made = compact.between(frames)
-    assert made.shape == (36, 3)
-    middles = (np.arange(36) + 0.5) / 4 - 0.5
-    for column in range(3):
-        assert np.allclose(made[:, column], np.interp(middles, np.arange(9), frames[:, column]))
-    assert np.allclose(compact.between(frames[:1]), frames[[0, 0, 0, 0]])
-
-
-def test_a_layer_of_another_encoder_is_refused(tmp_path, monkeypatch):
+def test_a_network_of_another_encoder_is_refused(tmp_path, monkeypatch):
     card = json.loads(compact.CARD.read_text()) | {"encoder": "another"}
     (tmp_path / "card.json").write_text(json.dumps(card))
     monkeypatch.setattr(compact, "CARD", tmp_path / "card.json")
@@ -66,18 +57,43 @@ def test_a_layer_of_another_encoder_is_refused(tmp_path, monkeypatch):
     compact.bundled.cache_clear()
 
 
-def test_a_layer_is_packed_with_how_often_phones_are_heard(tmp_path):
-    heads = np.random.default_rng(0).normal(size=(40, 39)).astype(np.float32)
-    save_file({"phones.weight": heads, "other": heads}, tmp_path / "heads.safetensors")
-    (tmp_path / "phones.jsonl").write_text('{"id": "u", "phones": [["AA", 0.5, 1.5], ["B", 2.5, 4.5]]}\n')
-    words = [str(tmp_path / name) for name in ("heads.safetensors", "phones.jsonl")]
-    assert compact.main([*words, "--encoder", "mfcc", "--output", str(tmp_path / "made.safetensors")]) == 0
+def test_a_quarter_has_the_phone_that_is_spoken_in_its_middle():
+    class Grid:
+        centre, hop = 320, 640
+
+    labels = compact.quarter_labels([("AA", 0.0, 0.02), ("B", 0.046, 0.06)], 2, Grid())
+    assert [[compact.PHONES[place] for place in frame] for frame in labels] == [
+        ["AA", "AA", "SIL", "SIL"],
+        ["SIL", "B", "SIL", "SIL"],
+    ]
+
+
+def test_a_network_learns_the_phones_of_quarters_from_frames_and_their_neighbours():
+    rng = np.random.default_rng(0)
+    frames = [rng.normal(size=(3_000, 6)).astype(np.float32) for _ in range(8)]
+    labels = []
+    for one in frames:  # the first half of a frame is told by the frame, the second half by the next one
+        own, following = one[:, 0] > 0, np.append(one[1:, 1] > 0, one[-1, 1] > 0)
+        labels.append(np.stack([own, own, following, following], axis=1).astype(np.int64))
+    network = compact.PhoneNetwork(**compact.train(frames[:7], labels[:7], seed=0))
+    guesses = network.scores(frames[7]).argmax(axis=1).reshape(-1, 4)
+    assert (guesses == labels[7]).mean() > 0.9
+    assert np.allclose(np.exp(network.scores(frames[7])).sum(axis=1), 1, atol=1e-4)
+
+
+def test_training_writes_a_network_of_its_encoder_and_how_often_phones_occur(spoken_corpus, tmp_path):
+    ids = [utterance.id for utterance in list(read_jsonl(spoken_corpus))[:2]]
+    lines = [{"id": id, "phones": [["AA", 0.5, 1.5], ["B", 2.5, 4.5]]} for id in ids]
+    (tmp_path / "phones.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = [str(spoken_corpus), str(tmp_path / "phones.jsonl"), "--encoder", "mfcc"]
+    assert compact.main([*words, "--output", str(tmp_path / "made.safetensors")]) == 0
     made = load_file(tmp_path / "made.safetensors")
-    assert np.allclose(made["directions"], heads, atol=2e-3)
-    shares = dict(zip(compact.PHONES, np.exp(made["log_prior"]), strict=True))
-    assert (shares["AA"] / shares["B"], shares["SIL"] / shares["B"]) == (
-        pytest.approx(0.5, abs=0.01), pytest.approx(1.0, abs=0.01),
-    )  # fmt: skip
+    assert made["hidden"].shape == (3 * 39, compact.HIDDEN)
+    shares = dict(zip(compact.PHONES, np.exp(made["log_prior"].astype(np.float64)), strict=True))
+    assert shares["AA"] / shares["B"] == pytest.approx(0.5, abs=0.05)
+    card = json.loads((tmp_path / "made.json").read_text())
+    assert card["encoder"] == load_encoder("mfcc").identity
+    assert "of 2 speakers" in card["targets"]
 
 
 def test_a_right_transcript_is_surer_than_a_wrong_one(spoken, aligned):

@@ -15,7 +15,7 @@ from units.pretraining.networks import NetworkSettings, WhisperStudent, make_stu
 from units.pretraining.targets import Labels
 from units.pretraining.teacher import FEATURES, TeacherFeatures, TeacherSettings, average, teach
 from units.pretraining.train import PretrainSettings, Recording, Speech, normalized, pretrain
-from units.whisper import WhisperEncoder, WhisperSettings, sinusoids
+from units.whisper import POSITIONS, WhisperEncoder, WhisperSettings, sinusoids
 
 SLIM = NetworkSettings(kind="whisper", width=32, layers=2, heads=2, wide=48)
 SETTINGS = PretrainSettings(
@@ -149,7 +149,8 @@ def test_standardised_targets_have_mean_0_and_variance_1(whisper, recordings, tm
 def test_a_network_in_training_computes_what_its_encoder_computes(whisper, recordings):
     student = make_student(SLIM)
     assert start_from_whisper(student, whisper) == ["front end", "blocks 1 to 2"]
-    encoder = WhisperEncoder(student.settings, student.weights())
+    positions = {POSITIONS: sinusoids(1500, 32)}
+    encoder = WhisperEncoder(student.settings, student.weights() | positions)
     for recording in recordings[:2]:
         wave = recording.waveform
         with torch.no_grad():
@@ -173,7 +174,7 @@ def test_positions_are_those_of_whisper():
                            decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=8, vocab_size=60,
                            pad_token_id=0)  # fmt: skip
     theirs = WhisperModel(config).encoder.embed_positions.weight
-    assert torch.allclose(sinusoids(1500, 32), theirs, atol=1e-6)
+    assert torch.allclose(sinusoids(1500, 32), theirs, atol=2e-4)  # theirs in single precision
 
 
 def test_a_hubert_of_another_width_learns_clusters_and_features_of_a_wav2vec2(wav2vec2, recordings, tmp_path):

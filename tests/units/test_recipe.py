@@ -109,8 +109,8 @@ def recipe_of(name, tmp_path, **options):
     return read_recipe(ROOT / "config" / "encoder" / f"{name}.toml", options, tmp_path)
 
 
-def test_the_bundled_recipe_has_its_three_stages_with_one_seed_and_one_file_of_phones(tmp_path):
-    recipe = recipe_of("compact", tmp_path, phones="phones.jsonl", seed=7)
+def test_the_recipe_of_compact_1_has_its_three_stages_with_one_seed_and_one_file_of_phones(tmp_path):
+    recipe = recipe_of("compact-1", tmp_path, phones="phones.jsonl", seed=7)
     assert [(stage.steps, stage.last_step) for stage in recipe.stages] == [
         (2100, 2100),
         (1300, 750),
@@ -127,6 +127,16 @@ def test_the_bundled_recipe_has_its_three_stages_with_one_seed_and_one_file_of_p
     assert (recipe.clusters, recipe.lower) == (501, (3,))
 
 
+def test_the_bundled_recipe_begins_with_the_teacher_and_goes_on_from_its_own_first_stage(tmp_path):
+    recipe = recipe_of("compact", tmp_path, teacher_path=str(tmp_path), seed=7)
+    assert [stage.teacher.initialise for stage in recipe.stages] == [True, False]
+    assert [stage.start for stage in recipe.stages] == ["", str(tmp_path / "stage-1")]
+    assert {(stage.teacher.path, stage.teacher.layer, stage.seed) for stage in recipe.stages} == {
+        (str(tmp_path), 3, 7)
+    }
+    assert len({*recipe.stages[0].validation, *recipe.stages[0].leave_out}) == 13
+
+
 def test_a_recipe_for_a_hubert_with_a_teacher_can_be_read(tmp_path):
     (stage,) = recipe_of("hubert", tmp_path, teacher_path=str(tmp_path)).stages
     assert (stage.network.kind, stage.targets, stage.teacher.initialise) == ("hubert", {"teacher": 500}, True)
@@ -136,7 +146,9 @@ def settings_of(name):
     return json.loads((ROOT / "units" / "data" / name / "pretraining.json").read_text())["stages"]
 
 
-@pytest.mark.parametrize(("name", "options"), [("compact", {"phones": "p"})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("compact-1", {"phones": "p"}), ("compact", {"teacher_path": "units"})]
+)
 def test_a_recipe_has_the_settings_that_the_bundled_encoder_was_trained_with(
     name, options, tmp_path, monkeypatch
 ):

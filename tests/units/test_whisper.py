@@ -12,7 +12,16 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model, WhisperConfig, WhisperFe
 from units.encode import encode_units
 from units.encoders import load_encoder
 from units.kmeans import Codebook
-from units.whisper import SLIM, WhisperEncoder, WhisperNetwork, WhisperSettings, log_mel, sinusoids, windows
+from units.whisper import (
+    POSITIONS,
+    SLIM,
+    WhisperEncoder,
+    WhisperNetwork,
+    WhisperSettings,
+    log_mel,
+    sinusoids,
+    windows,
+)
 
 TINY = WhisperSettings(width=32, layers=2, heads=2, wide=48)
 
@@ -149,7 +158,9 @@ def write_slim(folder, **changes):
     config = {"model_type": SLIM, **asdict(TINY), **changes}
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    save_file(encoder._network.state_dict(), folder / "model.safetensors")
+    weights = encoder._network.state_dict()
+    del weights[POSITIONS]  # computed, not stored
+    save_file(weights, folder / "model.safetensors")
     return encoder
 
 

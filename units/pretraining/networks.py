@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from corpus.records import SAMPLE_RATE
 from units.whisper import (
+    POSITIONS,
     SHIFT,
     SLIM,
     WINDOW,
@@ -169,9 +170,8 @@ class WhisperStudent(torch.nn.Module):
         self.settings = whisper_settings(network)
         self.network = WhisperNetwork(self.settings)
         self.masked = torch.nn.Parameter(torch.zeros(network.width))
-        with torch.no_grad():
-            self.network.embed_positions.weight.copy_(sinusoids(*self.network.embed_positions.weight.shape))
-        self.network.embed_positions.weight.requires_grad_(False)
+        positions = self.network.embed_positions.weight.requires_grad_(False)
+        positions.copy_(sinusoids(*positions.shape))
 
     def features(self, waveforms: torch.Tensor, mask: torch.Tensor, place: float = 0.0) -> torch.Tensor:
         """(B, T), (B, F) -> (B, F, D)."""
@@ -186,8 +186,10 @@ class WhisperStudent(torch.nn.Module):
         return self.network.blocks(x)[-1]
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """As transformers names those of Whisper's encoder."""
-        return dict(self.network.state_dict())
+        """As transformers names those of Whisper's encoder; positions are computed, not stored."""
+        weights = self.network.state_dict()
+        del weights[POSITIONS]
+        return dict(weights)
 
     def save(self, folder: Path) -> dict[str, torch.Tensor]:
         """`config.json` of our own kind."""
@@ -221,8 +223,8 @@ def start_from_whisper(student: Any, folder: Path) -> list[str]:
     try:
         if isinstance(student, HubertStudent):
             return [f"blocks 1 to {student.take_blocks(theirs)}"]
-        own = student.network.state_dict()
-        student.network.load_state_dict({name: weights[name] for name in own})
+        own = student.weights()
+        student.network.load_state_dict({name: weights[name] for name in own}, strict=False)
     except (KeyError, RuntimeError, AttributeError) as error:
         raise ValueError(
             f"{folder}: need the sizes of [network] to start from its weights: {error}"

@@ -182,14 +182,16 @@ def card(written: dict[str, Any]) -> str:
     """What was trained on what, and the curve, as Markdown."""
     first, book = written["stages"][0], written["codebook"]
     data = first["data"]
-    targets = sorted({name for stage in written["stages"] for name in stage["settings"]["targets"]})
+    targets = sorted(
+        {name for stage in written["stages"] for name in stage["settings"]["targets"]} | {"cosine"}
+    )
     columns = [f"{which}{name}" for name in targets for which in ("unmasked_", "validation_unmasked_")]
     columns = [
         name for name in columns if any(name in line for s in written["stages"] for line in s["curve"])
     ]
     heads = [name.replace("_unmasked_", ", ").replace("unmasked_", "") for name in columns]
     lines = [
-        "# A compact HuBERT and its units",
+        "# An encoder and its units",
         "",
         f"Seed {written['seed']}. {data['recordings']} recordings, {data['seconds'] / 60:.1f} minutes,",
         f"{data['speakers']} speakers; SHA-256 of ids, speakers and samples `{data['sha256']}`.",
@@ -198,11 +200,14 @@ def card(written: dict[str, Any]) -> str:
         lines += [
             f"Phones of {data['phones']['recordings']} of them, file of SHA-256 `{data['phones']['sha256']}`."
         ]
+    if "teacher" in data:
+        lines += [f"Teacher: identity `{data['teacher']}`, block {first['settings']['teacher']['layer']}."]
     lines += [
         f"Codebook: {book['clusters']} clusters of {book['frames']} frames, inertia {book['inertia']:.2f};",
         f"every third recording was added a second time in white noise of {SNR[0]:g} to {SNR[1]:g} dB.",
         "",
-        "Accuracy on frames that were not masked, in training's noise and, for validation speakers, without:",
+        "Accuracy of clusters, and cosine to the teacher, on frames that were not masked: in training's noise and, for",
+        "validation speakers, without:",
         "",
         f"| stage | step | minutes | rate | loss | {' | '.join(heads)} |",
         f"|{'---|' * (5 + len(heads))}",
