@@ -72,7 +72,7 @@ def test_a_network_learns_the_phones_of_quarters_from_frames_and_their_neighbour
     rng = np.random.default_rng(0)
     frames = [rng.normal(size=(3_000, 6)).astype(np.float32) for _ in range(8)]
     labels = []
-    for one in frames:  # the first half of a frame is told by the frame, the second half by the next one
+    for one in frames:  # the first half of a frame depends on the frame, the second half by the next one
         own, following = one[:, 0] > 0, np.append(one[1:, 1] > 0, one[-1, 1] > 0)
         labels.append(np.stack([own, own, following, following], axis=1).astype(np.int64))
     network = compact.PhoneNetwork(**compact.train(frames[:7], labels[:7], seed=0))

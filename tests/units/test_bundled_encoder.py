@@ -45,8 +45,8 @@ def test_it_is_compact_and_runs_at_25_hz_with_501_units(compact):
 @pytest.mark.parametrize("encoder", BUNDLED)
 def test_a_card_names_these_very_files(encoder):
     folder = BUNDLED[encoder]
-    said = json.loads((folder / "pretraining.json").read_text())
-    for name, digest in said["files"].items():
+    record = json.loads((folder / "pretraining.json").read_text())
+    for name, digest in record["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
     card = (folder / "README.md").read_text()
     for word in (
@@ -54,7 +54,7 @@ def test_a_card_names_these_very_files(encoder):
         "LibriSpeech",
         "seed",
         "wordweave fit encoder",
-        said["stages"][0]["data"]["sha256"],
+        record["stages"][0]["data"]["sha256"],
     ):
         assert word in card
 
@@ -155,10 +155,10 @@ def test_a_build_goes_to_the_predecessor_and_its_third_layer_and_back_with_their
     target = tmp_path / CODEBOOK
     run_step("ingest", tmp_path, chosen)
     done = []
-    for asked, layer in ((before, None), (lower, 3), (before, None), (before, None)):
-        ready_codebook(make_run(tmp_path, asked))
+    for build_settings, layer in ((before, None), (lower, 3), (before, None), (before, None)):
+        ready_codebook(make_run(tmp_path, build_settings))
         assert target.read_bytes() == bundled_codebook(layer, "compact-1").read_bytes()
-        done.append(run_step("units", tmp_path, asked)["done"])
+        done.append(run_step("units", tmp_path, build_settings)["done"])
     assert done == [1, 1, 1, 0]  # an old build is up to date under the old encoder's new name
     with pytest.raises(ValueError, match="name that one"):
         run_step("units", tmp_path, chosen)
