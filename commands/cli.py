@@ -213,11 +213,10 @@ def check_access(engine: "Engine", build: Path | None, config: Path | None) -> N
 
 def read_config(config: Path | None) -> "Settings":
     """Settings from a TOML file; a mistake in it is bad usage."""
-    from corpus.toml import read_toml
-    from pipelines.settings import Settings
+    from pipelines.settings import Settings, read_file
 
     try:
-        return read_toml(config, Settings) if config else Settings()
+        return read_file(config) if config else Settings()
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus import files
-from corpus.toml import one_of, read_toml, write_toml
+from corpus.toml import fill, load_toml, one_of, write_toml
 from shards.strategies import STRATEGIES, Strategy, make_strategy, parameters_of
 from units.encoders import BUNDLED, bundled_codebook
 
@@ -236,6 +236,36 @@ class Settings:
     shards: ShardsSettings = ShardsSettings()
 
 
+RENAMED: dict[tuple[str, str], str] = {
+    ("corpus", "unaligned"): "keep_unaligned",
+    ("pitch", "use"): "enabled",
+    ("style", "use"): "enabled",
+    ("align", "second"): "second_backend",
+    ("align", "second_options"): "second_backend_options",
+    ("text", "writing"): "normalisation",
+    ("shards", "by"): "hold_out_by",
+}
+"""Earlier names of settings, read as the present ones: files written before the first release stay usable."""
+
+
+def read_file(path: Path) -> Settings:
+    """Settings from a TOML file.
+
+    Raises:
+        ValueError: the file cannot be read, or holds an unknown key, a wrong type or a wrong value.
+    """
+    table = load_toml(path)
+    for (section, old), new in RENAMED.items():
+        values = table.get(section)
+        if isinstance(values, dict) and old in values and new not in values:
+            value = values.pop(old)
+            values[new] = {"reject": False, "speech": True}.get(value, value) if old == "unaligned" else value
+    try:
+        return fill(Settings, table)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
 def read_settings(build: Path) -> Settings:
     """The settings a build was made with.
 
@@ -247,7 +277,7 @@ def read_settings(build: Path) -> Settings:
         raise ValueError(
             f"{build}: no build here (no settings.toml); start one with `wordweave ingest` or `wordweave build`"
         )
-    return read_toml(path, Settings)
+    return read_file(path)
 
 
 def write_settings(build: Path, settings: Settings) -> None:

@@ -66,3 +66,29 @@ def test_the_full_config_holds_every_key_with_its_default():
     assert written["shards"].pop("valid") == 0.1
     assert defaults["shards"].pop("valid") == 0.05
     assert written == defaults
+
+
+def test_earlier_names_of_settings_are_read_as_the_present_ones(tmp_path):
+    old = """
+[corpus]
+unaligned = "speech"
+[pitch]
+use = true
+[align]
+second = "ctc"
+second_options = {}
+[text]
+writing = "original"
+[shards]
+by = "hash"
+"""
+    (tmp_path / "old.toml").write_text(old)
+    read = settings.read_file(tmp_path / "old.toml")
+    assert read.corpus.keep_unaligned
+    assert read.pitch.enabled
+    assert not read.style.enabled
+    assert read.align.second_backend == "ctc"
+    assert (read.text.normalisation, read.shards.hold_out_by) == ("original", "hash")
+    (tmp_path / "both.toml").write_text("[shards]\nby = 'hash'\nhold_out_by = 'hash'\n")
+    with pytest.raises(ValueError, match=r"both.toml: \[shards\]: unknown key 'by'"):
+        settings.read_file(tmp_path / "both.toml")
