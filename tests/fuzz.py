@@ -200,7 +200,7 @@ def make_manifests(folder: Path) -> list[Path]:
         "m.jsonl": lines.encode(),
         "m.json": json.dumps(rows).encode(),
         "m.u16": lines.encode("utf-16"),
-        "m.gz": gzip.compress(lines.encode()),
+        "m.gz": gzip.compress(lines.encode(), mtime=0),
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -248,7 +248,7 @@ def make_documents(folder: Path) -> list[Path]:
     contents = {
         "d.jsonl": lines,
         "d.txt": "Ein Satz.\nNoch größer.\n".encode(),
-        "d.gz": gzip.compress(lines),
+        "d.gz": gzip.compress(lines, mtime=0),
         "d.bz2": bz2.compress(lines),
         "d.xz": lzma.compress(lines),
         "d.zst": pa.compress(lines, "zstd", asbytes=True),

@@ -291,7 +291,7 @@ JSON_LINES = "\n".join(json.dumps(value, ensure_ascii=False) for value in OBJECT
         ("a.json", json.dumps(OBJECTS, indent=1).encode()),
         ("a.txt", JSON_LINES.encode()),
         ("a", b"\xef\xbb\xbf" + JSON_LINES.encode()),
-        ("a.jsonl.gz", gzip.compress(JSON_LINES.encode())),
+        ("a.jsonl.gz", gzip.compress(JSON_LINES.encode(), mtime=0)),
         ("a.jsonl.bz2", bz2.compress(JSON_LINES.encode())),
         ("a.xz", lzma.compress(JSON_LINES.encode())),
         ("a.txt.zst", pa.compress(JSON_LINES.encode(), "zstd", asbytes=True)),
@@ -299,7 +299,10 @@ JSON_LINES = "\n".join(json.dumps(value, ensure_ascii=False) for value in OBJECT
         ("a.u32", JSON_LINES.encode("utf-32")),
         ("a.mac", JSON_LINES.replace("\n", "\r").encode()),
         ("a.plain", "\n".join(value["text"] for value in OBJECTS).encode()),
-        ("a.plain.gz", gzip.compress("\n".join(value["text"] for value in OBJECTS).encode("utf-16-le"))),
+        (
+            "a.plain.gz",
+            gzip.compress("\n".join(value["text"] for value in OBJECTS).encode("utf-16-le"), mtime=0),
+        ),
     ],
 )
 def test_what_a_file_of_documents_is_its_content_decides(tmp_path, name, content):
@@ -314,8 +317,8 @@ def test_what_a_file_of_documents_is_its_content_decides(tmp_path, name, content
         (b"%PDF-1.7\n" + bytes(99), "need text, got a PDF document"),
         (b"PK\x03\x04" + bytes(99), "need text, got a ZIP archive"),
         (bytes(range(256)) * 20, "need text, got binary data"),
-        (gzip.compress(b"PK\x03\x04" + bytes(99)), "need text, got a ZIP archive"),
-        (gzip.compress(b"one line\n" * 9000)[:-40], "cannot be read as text"),
+        (gzip.compress(b"PK\x03\x04" + bytes(99), mtime=0), "need text, got a ZIP archive"),
+        (gzip.compress(b"one line\n" * 9000, mtime=0)[:-40], "cannot be read as text"),
         (bz2.compress(b"one line\n" * 9000)[:-40], "cannot be read as text"),
         (lzma.compress(b"one line\n" * 9000)[:-40], "cannot be read as text"),
         (pa.compress(b"one line\n" * 9000, "zstd", asbytes=True)[:-10], "cannot be read as text"),
