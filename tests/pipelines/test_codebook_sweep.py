@@ -405,7 +405,7 @@ def test_the_card_counts_every_unit_of_the_build(fresh):
     made = write_card(folder, toml.read_settings(folder))
     same = made["stability"]["same"]
     assert 0 < same["10 dB"] < same["20 dB"] < same["+6 dB gain"] <= 1
-    assert "What noise and gain change" in (folder / "codebooks" / "units.html").read_text()
+    assert "Stability in noise and with gain" in (folder / "codebooks" / "units.html").read_text()
     sequences = [np.array(units) for units in units_of(folder) if units is not None]
     assert made["units"] == describe(sequences, clusters=30, frame_rate=25.0) | {"utterances_without": 0}
     assert json.loads((folder / "codebooks" / "units.json").read_text()) == made
