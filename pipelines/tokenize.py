@@ -20,6 +20,7 @@ from pipelines.steps.codebook import open_models
 from pipelines.steps.prosody import load_pitch, load_style
 from shards.stream import merge
 from units.deduplicate import deduplicate
+from units.encode import encode_units
 from units.prosody import style as styles
 from units.prosody.f0 import extract
 from units.prosody.style_features import pool
@@ -53,10 +54,9 @@ def make_tokenizer(build: Path) -> Tokenizer:
             wave = decode(Utterance(audio.stem, str(audio), header.frames, header.sample_rate))
         except Reject as reject:
             raise ValueError(f"{audio}: {reject.reason}: {reject.detail}") from reject
-        (features,) = encoder.encode([wave])
-        if not len(features):
+        (units,) = encode_units(encoder, codebook, [wave])
+        if not len(units):
             raise ValueError(f"{audio}: need at least {encoder.minimum} samples at 16 kHz, got {len(wave)}")
-        units = codebook.assign(features)
         if pitch is None and style is None:
             return "".join(f"[Hu{unit}]" for unit in deduplicate(units)[0])
         f0 = extract(wave, device=settings.units.device)
@@ -155,10 +155,10 @@ def verify_units(build: Path, count: int) -> dict[str, Any]:
         table = files.read_table(build / "units" / name).take(rows).to_pylist()
         for row, stored in zip(manifest, table, strict=True):
             try:
-                (features,) = encoder.encode([decode(row_utterance(row))])
+                (units,) = encode_units(encoder, codebook, [decode(row_utterance(row))])
             except Reject as reject:
                 raise ValueError(f"{row['audio']}: {reject.reason}: {reject.detail}") from reject
-            units, old = codebook.assign(features), np.array(stored["units"])
+            old = np.array(stored["units"])
             checked += max(len(units), len(old))
             same = min(len(units), len(old))
             differ += max(len(units), len(old)) - int((units[:same] == old[:same]).sum())

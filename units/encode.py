@@ -29,6 +29,7 @@ def encode_units(encoder: Encoder, codebook: Quantizer, waveforms: Sequence[np.n
     The units of a waveform are those it has alone. On a CPU features are the same to the last bit in any batch. A GPU
     sums in another order for another batch; so a waveform with a frame almost midway between two centroids is encoded
     again there, in a batch of its own. (In single precision: in half precision batches make a larger difference.)
+    With a Whisper it is encoded again in double precision on any device, so that no unit depends on the CPU either.
 
     Args:
         encoder: as from `load_encoder`.
@@ -44,6 +45,13 @@ def encode_units(encoder: Encoder, codebook: Quantizer, waveforms: Sequence[np.n
     """
     if not isinstance(encoder, HubertEncoder | WhisperEncoder) or not isinstance(codebook, Codebook):
         return [codebook.assign(features) for features in encoder.encode(waveforms)]
+    if isinstance(encoder, WhisperEncoder) and encoder.dtype == "float32":
+        units = encoder.map(waveforms, partial(codebook.assign_on_device, tolerance=BATCH_TOLERANCE))
+        again = [i for i, sequence in enumerate(units) if (sequence == UNDECIDED).any()]
+        exact = encoder.precise.encode([waveforms[i] for i in again])
+        for i, features in zip(again, exact, strict=True):
+            units[i] = codebook.assign(features)
+        return units
     if encoder.exact and encoder.device.type == "cpu":  # all features are on the host
         return encoder.map(waveforms, lambda x: x, lambda _, features: codebook.assign(features))
     half = encoder.dtype != "float32"

@@ -10,6 +10,7 @@ Every window of every recording goes through the network by itself, so that batc
 cannot change a frame. Recordings longer than the window are encoded in overlapping windows of which the middle is kept.
 """
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -106,7 +107,7 @@ def log_mel(samples: torch.Tensor, mels: int, floor: float | None) -> torch.Tens
     """
     window, filters = mel_filters(mels, samples.device)
     power = torch.fft.rfft(samples.unfold(1, WINDOW, SHIFT) * window).abs().square()
-    energies = (power @ filters).transpose(1, 2).clamp(min=QUIETEST).log10()
+    energies = (power @ filters.to(power.dtype)).transpose(1, 2).clamp(min=QUIETEST).log10()
     if floor is None:
         least = energies.amax(dim=(1, 2), keepdim=True) - DECADES
     else:
@@ -237,6 +238,13 @@ class WhisperEncoder:
         network.load_state_dict(weights)
         self._network = network.to(self.device).eval()
 
+    @functools.cached_property
+    def precise(self) -> "WhisperEncoder":
+        """The same encoder with its arithmetic in double precision; its features are rounded to single precision."""
+        twin = copy.copy(self)
+        twin._network = copy.deepcopy(self._network).double()
+        return twin
+
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Features of each waveform; the same whatever else is in the list.
 
@@ -305,7 +313,7 @@ class WhisperEncoder:
     @torch.inference_mode()
     def _features(self, samples: np.ndarray) -> torch.Tensor:
         kind = DTYPES[self.dtype]
-        tensor = torch.from_numpy(samples)[None].to(self.device)
+        tensor = torch.from_numpy(samples)[None].to(self.device, self._network.conv1.weight.dtype)
         with single_precision(self.device):
             mels = log_mel(tensor, self.settings.mels, self.settings.floor)
             with torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
