@@ -224,7 +224,7 @@ def test_the_decoder_works_on_after_an_error(spoken, aligned, monkeypatch):
 
     aligner = load_aligner("pocketsphinx", minimum_score=None)
     with monkeypatch.context() as patch:
-        patch.setattr(pocketsphinx, "feed", broken)
+        patch.setattr(pocketsphinx, "decode", broken)
         assert aligner.align(spoken[:1])[0].reject.reason == "align.backend_error"
     assert aligner.align(spoken[:1]) == aligned[:1]
 
