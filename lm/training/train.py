@@ -348,6 +348,9 @@ def train(
         log_file.flush()
         files.write(output / "summary.json", json.dumps(summary, indent=2).encode())
         plot_loss(output)
+    # The wrapper goes before the process group: as the group's last owner it would end it while holding Python's lock,
+    # which a thread of gloo may be waiting for.
+    del wrapped
     shutdown()
     return summary
 
