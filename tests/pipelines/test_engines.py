@@ -70,7 +70,7 @@ def test_spark_gives_the_bytes_of_a_plain_loop_and_loads_models_once_per_worker(
     notes = stage.notes()
     workers = {pid for _, pid in notes}
     assert len(workers) == 2
-    assert sorted(pid for word, pid in notes if word == "setup") == sorted(workers)
+    assert sorted(pid for word, pid in notes if word == "open") == sorted(workers)
     assert os.getpid() not in workers
 
 
@@ -95,7 +95,7 @@ def test_a_killed_executor_costs_no_part_and_no_finished_work(cluster, tmp_path)
     run_stage(stage, tmp_path, tasks, cluster, quiet=True)
     thread.join()
     assert outputs(tmp_path) == {str(n): str(n).encode() * 2 for n in range(12)}
-    made = [word for word, _ in stage.notes() if word != "setup"]
+    made = [word for word, _ in stage.notes() if word != "open"]
     assert len(made) <= 12 + 1  # what the dead one had in hand, once more; nothing that was finished
     assert run_stage(stage, tmp_path, tasks, cluster, quiet=True)["done"] == 0
 
@@ -125,7 +125,7 @@ def test_each_stage_has_workers_of_its_own_as_the_driver_is_then_and_those_befor
         monkeypatch.setenv("NUMBER", str(number))
         stage = Copy("log-$NUMBER", 0.1)
         run_stage(stage, build, copies(build, stage, 6), BeamEngine(2), quiet=True)
-        pids = {int(pid) for word, pid in stage.notes() if word == "setup"}
+        pids = {int(pid) for word, pid in stage.notes() if word == "open"}
         assert len(pids) == 2
         assert (build / f"log-{number}").is_file()
         assert not any(psutil.pid_exists(pid) for pid in pids)
@@ -145,7 +145,7 @@ def hears_ctrl_c() -> None:
 def test_stopped_or_killed_a_run_says_one_line_at_most_and_leaves_no_worker(who, status, tmp_path):
     script = (
         "import pathlib; from commands.cli import cli, command; from tests.helpers.stage import Copy, copies\n"
-        "from pipelines.execution.runner import run_stage\n"
+        "from pipelines.engines.beam import BeamEngine; from pipelines.execution.runner import run_stage\n"
         "def toy():\n"
         "    build = pathlib.Path('.').resolve(); stage = Copy(str(build / 'log'), 5.0)\n"
         "    return run_stage(stage, build, copies(build, stage, 4), BeamEngine(2), quiet=True)\n"

@@ -106,7 +106,7 @@ def test_a_step_registered_in_one_file_is_in_build_dry_run_cost_prune_report_and
 @pytest.mark.slow
 def test_a_registered_step_has_its_line_in_the_cost_estimate(with_loudness, spoken_corpus, tmp_path):
     settings = build_settings(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
-    estimate = predict(measure(settings, tmp_path, minutes=0.5), settings, 100.0, Workers())
+    estimate = predict(measure(settings, tmp_path, minutes=1.5), settings, 100.0, Workers())
     assert {"loudness (driver)"} <= {row["step"] for row in estimate["steps"]}
     assert estimate["storage"]["loudness"] > 0
 

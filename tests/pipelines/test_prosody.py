@@ -291,7 +291,7 @@ def test_the_commands_fit_pitch_and_style_on_recorded_speech(real_speech, tmp_pa
     (tmp_path / "manifest.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (tmp_path / "fit.toml").write_text(
         f'[corpus]\nsource = "{tmp_path}/manifest.jsonl"\n'
-        "[pitch]\nuse = true\nsteps = 60\n[style]\nuse = true\nclusters = 16\n"
+        "[pitch]\nenabled = true\nsteps = 60\n[style]\nenabled = true\nclusters = 16\n"
     )
     build, rest = str(tmp_path / "build"), ["--config", str(tmp_path / "fit.toml")]
     for words in (

@@ -62,6 +62,8 @@ def test_real_word_times_are_near_those_of_another_aligner_and_a_shift_by_one_wo
         path = real_speech / "dev" / "alignments" / f"{key}.TextGrid"
         if path.is_file():
             words = sample["json"]["words"]
+            if any(" " in word[1] for word in words):  # "42" is one word here, and two labels there
+                continue
             late = [[*word[:2], *following[2:4]] for word, following in pairwise(words)] + [words[-1]]
             errors += errors_of(words, path).tolist()
             shifted += errors_of(late, path).tolist()
