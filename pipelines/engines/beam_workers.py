@@ -70,7 +70,10 @@ class ForkedWorker(GrpcWorkerHandler):
     def close(self) -> None:
         """Its tasks are done, or no longer wanted: its end is no failure."""
         self._closing = True
-        super().close()
+        try:
+            super().close()
+        except grpc.RpcError:  # its connection broke first: Ctrl-C reaches workers too
+            self.stop_worker()
 
     def stop_worker(self) -> None:
         """Close its connection; it ends with it."""
