@@ -136,7 +136,7 @@ def load_bundle(name: str, device: str, romanise: bool | None) -> AcousticModel:
     if normalise:
         network.normalize_waveform = False  # the mean must be over the recording, not over a batch
     network = network.eval().to(device)
-    tokens = {label: place for place, label in enumerate(bundle.get_labels())}
+    tokens = {label: index for index, label in enumerate(bundle.get_labels())}
     layers = bundle._params["extractor_conv_layer_config"]
     hop, receptive = strides([(kernel, stride) for _, kernel, stride in layers])
     padded = bundle._params["extractor_mode"] == "layer_norm"
@@ -210,8 +210,8 @@ def letter_tokens(tokens: dict[str, int]) -> dict[str, int]:
     {'A': 3, "'": 4}
     """
     return {
-        token: place
-        for token, place in tokens.items()
+        token: index
+        for token, index in tokens.items()
         if len(token) == 1 and (token == "'" or unicodedata.category(token)[0] in "LMN")
     }
 
@@ -286,7 +286,7 @@ class WindowedNetwork:
         window = max(1, round(window_settings.window * SAMPLE_RATE / self.hop))
         context = round(window_settings.context * SAMPLE_RATE / self.hop)
         windows = [
-            cut for place, wave in enumerate(waveforms) for cut in self.cut(place, wave, window, context)
+            cut for index, wave in enumerate(waveforms) for cut in self.cut(index, wave, window, context)
         ]
         levels = [
             (0.0, 1.0) if self.normalise is None else mean_and_deviation(wave, self.normalise)
@@ -306,18 +306,18 @@ class WindowedNetwork:
             while ready < group[-1].place:
                 yield results.pop(ready)
                 ready += 1
-        for place in range(ready, len(waveforms)):
-            yield results.pop(place)
+        for index in range(ready, len(waveforms)):
+            yield results.pop(index)
 
     def frames(self, waveform: np.ndarray) -> int:
         """How many frames a waveform gives."""
         return (len(waveform) - self.receptive) // self.hop + 1
 
-    def cut(self, place: int, waveform: np.ndarray, window: int, context: int) -> Iterator["Window"]:
+    def cut(self, index: int, waveform: np.ndarray, window: int, context: int) -> Iterator["Window"]:
         frames = self.frames(waveform)
         for first in range(0, frames, window):
             last = min(first + window, frames)
-            yield Window(place, first, last, max(0, first - context), min(frames, last + context))
+            yield Window(index, first, last, max(0, first - context), min(frames, last + context))
 
     def groups(self, windows: Sequence["Window"], batch: int) -> Iterator[list["Window"]]:
         """Neighbouring windows of one batch: at most `batch`, of equal length where padding is not allowed."""

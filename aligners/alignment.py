@@ -116,12 +116,12 @@ class Aligner:
         items = [prepare_safely(utterance, waveform) for utterance, waveform in batch]
         todo = [item for item in items if isinstance(item, AlignerInput)]
         try:
-            found = list(self.align_all(todo)) if todo else []
-            if len(found) != len(todo):
-                raise RuntimeError(f"{self.name} returned {len(found)} results for {len(todo)} utterances")
+            aligned = list(self.align_all(todo)) if todo else []
+            if len(aligned) != len(todo):
+                raise RuntimeError(f"{self.name} returned {len(aligned)} results for {len(todo)} utterances")
         except Exception as error:  # the contract: no exception of a backend stops a build
-            found = [backend_error(error)] * len(todo)
-        remaining = iter(found)
+            aligned = [backend_error(error)] * len(todo)
+        remaining = iter(aligned)
         results = [item if isinstance(item, Reject) else next(remaining) for item in items]
         return [finish_safely(item, result, limits) for item, result in zip(items, results, strict=True)]
 
@@ -225,11 +225,11 @@ def check(words: Sequence[TimedWord], spoken_words: Sequence[str], seconds: floa
         got, want = ([*ws, "nothing"][min(at, len(ws))] for ws in ([w.spoken for w in words], spoken_words))
         raise Reject("align.token_mismatch", f"word {at + 1}: expected {want!r}, got {got!r}")
     clipped: list[TimedWord] = []
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         start, end = float(word.start), float(word.end)
         if not (math.isfinite(start) and math.isfinite(end)):
             raise Reject("align.bad_times", f"word {word.spoken!r}: times [{start}, {end}) s are not finite")
-        following = float(words[place + 1].start) if place + 1 < len(words) else seconds
+        following = float(words[index + 1].start) if index + 1 < len(words) else seconds
         limit = min(following, seconds) if math.isfinite(following) else seconds
         inside = max(start, 0.0), min(end, limit)
         if max(inside[0] - start, end - inside[1]) > OVERRUN + 1e-6 or not inside[0] < inside[1]:
@@ -247,10 +247,10 @@ def by_token(tokens: Sequence[Token], words: Sequence[TimedWord]) -> list[TimedW
     >>> by_token([Token(("forty", "two"), 0, 9)], [TimedWord("forty", 0.1, 0.4, 0.9), TimedWord("two", 0.5, 0.7, 0.8)])
     [TimedWord(spoken='forty two', start=0.1, end=0.7, confidence=0.8)]
     """
-    joined, place = [], 0
+    joined, index = [], 0
     for token in tokens:
-        parts = words[place : place + len(token.spoken)]
-        place += len(parts)
+        parts = words[index : index + len(token.spoken)]
+        index += len(parts)
         scores = [part.confidence for part in parts if part.confidence is not None]
         spoken = " ".join(part.spoken for part in parts)
         joined.append(TimedWord(spoken, parts[0].start, parts[-1].end, min(scores) if scores else None))

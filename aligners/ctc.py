@@ -77,19 +77,19 @@ class Ctc(Aligner):
         settings = self.settings
         acoustics = load(settings.model, settings.device, settings.romanise)
         spelled = [spell(item, acoustics) for item in items]
-        able = [place for place, words in enumerate(spelled) if not isinstance(words, Reject)]
+        able = [index for index, words in enumerate(spelled) if not isinstance(words, Reject)]
         window_settings = WindowSettings(settings.window_seconds, settings.context_seconds, settings.batch)
         results: list[AlignerOutput | Reject] = [
             words if isinstance(words, Reject) else AlignerOutput(()) for words in spelled
         ]
-        outputs = acoustics.log_probs([items[place].waveform for place in able], window_settings)
-        for place, log_probs in zip(able, outputs, strict=True):
+        outputs = acoustics.log_probs([items[index].waveform for index in able], window_settings)
+        for index, log_probs in zip(able, outputs, strict=True):
             try:
-                results[place] = self._times(items[place], log_probs, spelled[place], acoustics)  # type: ignore[arg-type]
+                results[index] = self._times(items[index], log_probs, spelled[index], acoustics)  # type: ignore[arg-type]
             except Reject as reject:
-                results[place] = reject
+                results[index] = reject
             except Exception as error:
-                results[place] = backend_error(error)
+                results[index] = backend_error(error)
         return results
 
     def _times(
@@ -208,10 +208,10 @@ def align_piece(
         raise Reject("align.unalignable")
     spoken = path != blank
     begins = spoken & np.concatenate([[True], path[1:] != path[:-1]])
-    place = np.cumsum(begins) - 1  # the token of every frame that is not blank
+    token_of = np.cumsum(begins) - 1  # the token of every frame that is not blank
     spans = []
     for number in range(len(words)):
-        frames = np.flatnonzero(spoken & (owners[np.maximum(place, 0)] == number))
+        frames = np.flatnonzero(spoken & (owners[np.maximum(token_of, 0)] == number))
         spans.append(
             Span(first + int(frames[0]), first + int(frames[-1]) + 1, float(np.exp(logs[frames]).mean()))
         )
@@ -286,8 +286,8 @@ def to_times(
     def time(frame: float) -> float:
         return min(max(0.0, (frame * acoustics.hop + acoustics.begin) / SAMPLE_RATE), seconds)
 
-    for place, (span, word) in enumerate(zip(spans, spoken, strict=True)):
-        following = time(spans[place + 1].first) if place + 1 < len(spans) else seconds
+    for index, (span, word) in enumerate(zip(spans, spoken, strict=True)):
+        following = time(spans[index + 1].first) if index + 1 < len(spans) else seconds
         last = time(span.last)
         yield TimedWord(
             word, time(span.first), min((last + following) / 2, last + acoustics.tail), span.confidence

@@ -104,9 +104,9 @@ def pronounce_by_parts(word: str, known: Callable[[str], Phones | None]) -> Phon
     >>> pronounce_by_parts("zyxel's", {"zyxel": ("Z", "AY", "S", "AH", "L")}.get)
     ('Z', 'AY', 'S', 'AH', 'L', 'Z')
     """
-    found = known(word)
-    if found:
-        return found
+    listed = known(word)
+    if listed:
+        return listed
     for ending in ("'s", "s'", "s"):
         stem = (
             known(word.removesuffix(ending))
@@ -154,9 +154,9 @@ class Model:
         """ln p(symbol | context), backing off to shorter contexts."""
         total = 0.0
         while True:
-            found = self.log_p.get((*context, symbol))
-            if found is not None:
-                return total + found
+            log_p = self.log_p.get((*context, symbol))
+            if log_p is not None:
+                return total + log_p
             if not context:
                 return total - 20.0
             total += self.log_backoff.get(context, 0.0)

@@ -114,8 +114,8 @@ def read_everything(path: str, settings: GivenSettings) -> dict[str, Tiers]:
         Reject: align.missing, align.unreadable.
     """
     try:
-        found = os.stat(path)
-        return read_file(path, (found.st_mtime_ns, found.st_size), settings)
+        status = os.stat(path)
+        return read_file(path, (status.st_mtime_ns, status.st_size), settings)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise Reject("align.missing", f"{path}: no such file") from error
     except (ValueError, LookupError, TypeError, OSError, EOFError, csv.Error) as error:
@@ -249,7 +249,7 @@ def tiers_of(content: Any) -> dict[str, list[Label]]:
     if not isinstance(named, dict) or not all(isinstance(tier, dict) for tier in named.values()):
         raise ValueError("'tiers': need objects with 'entries', lists of [start, end, label]")
     return {
-        str(name): [label_of(place, row) for place, row in enumerate(tier.get("entries") or (), 1)]
+        str(name): [label_of(number, row) for number, row in enumerate(tier.get("entries") or (), 1)]
         for name, tier in named.items()
     }
 
@@ -281,19 +281,19 @@ def find_words(content: Any) -> list[Any]:
 def tiers_of_words(rows: Sequence[Any]) -> Tiers:
     """Words, and the phones of those that hold some as Gentle does: names and lengths."""
     words, phones = [], []
-    for place, row in enumerate(rows, 1):
-        word = label_of(place, row)
+    for number, row in enumerate(rows, 1):
+        word = label_of(number, row)
         words.append(word)
         start = word.start
         for phone in row.get("phones") or () if isinstance(row, dict) else ():
             if isinstance(phone, dict) and "duration" in phone:
-                end = start + seconds_of(phone["duration"], f"word {place}: a phone")
+                end = start + seconds_of(phone["duration"], f"word {number}: a phone")
                 phones.append(Label(str(phone.get("phone")), start, end))
                 start = end
     return Tiers(in_order(words), in_order(phones) if phones else None)
 
 
-def label_of(place: int, row: Any) -> Label:
+def label_of(number: int, row: Any) -> Label:
     """One word of a JSON file: an object, [start, end, word], [word, start, end] or [word, [start, end]]."""
     if isinstance(row, Mapping):
         text = first_of(row, TEXTS)
@@ -306,11 +306,11 @@ def label_of(place: int, row: Any) -> Label:
         text, times, score = row[2], row[:2], None
     else:
         raise ValueError(
-            f"word {place}: need an object or a list with word, start and end, got {str(row)[:60]}"
+            f"word {number}: need an object or a list with word, start and end, got {str(row)[:60]}"
         )
     if not isinstance(text, str):
-        raise ValueError(f"word {place}: need a text under one of {', '.join(TEXTS)}, got {str(row)[:60]}")
-    name = f"word {place}, {text.strip()!r}"
+        raise ValueError(f"word {number}: need a text under one of {', '.join(TEXTS)}, got {str(row)[:60]}")
+    name = f"word {number}, {text.strip()!r}"
     if not isinstance(times, list | tuple) or len(times) != 2 or None in times:
         raise ValueError(f"{name}: has no start and end")
     start, end = (seconds_of(time, name) for time in times)
@@ -381,11 +381,11 @@ def read_json_lines(text: str, settings: GivenSettings) -> dict[str, Tiers]:
                 row = json.loads(line)
                 if not isinstance(row, dict) or "id" not in row:
                     raise ValueError("need an object with the key 'id'")
-                found = lhotse_tiers(row["alignment"]) if isinstance(row.get("alignment"), dict) else None
-                if found is None and any(isinstance(row.get(key), list) for key in WORD_LISTS):
-                    found = tiers_of_words(find_words(row))
-                if found is not None:
-                    tiers[str(row["id"])] = found
+                row_tiers = lhotse_tiers(row["alignment"]) if isinstance(row.get("alignment"), dict) else None
+                if row_tiers is None and any(isinstance(row.get(key), list) for key in WORD_LISTS):
+                    row_tiers = tiers_of_words(find_words(row))
+                if row_tiers is not None:
+                    tiers[str(row["id"])] = row_tiers
     return tiers
 
 

@@ -65,17 +65,17 @@ class Goodness:
     def scores(self, phones: Sequence[Phone], waveform: np.ndarray) -> list[tuple[float, int]]:
         """(sum of log probabilities, frames) of every phone."""
         logs = self.log_probabilities(features(waveform))
-        place = {name: PARTS * number for number, name in enumerate(self.phones)}
-        found = []
+        offset_of = {name: PARTS * number for number, name in enumerate(self.phones)}
+        scores = []
         for phone in phones:
             first, last = frames_of(phone, len(logs))
-            if phone.text in place and last > first:
+            if phone.text in offset_of and last > first:
                 rows = np.arange(first, last)
-                columns = place[phone.text] + parts_of(last - first)
-                found.append((float(logs[rows, columns].sum()), last - first))
+                columns = offset_of[phone.text] + parts_of(last - first)
+                scores.append((float(logs[rows, columns].sum()), last - first))
             else:
-                found.append((0.0, 0))  # noise and unknown words are not judged
-        return found
+                scores.append((0.0, 0))  # noise and unknown words are not judged
+        return scores
 
     def confidence(self, score: float, phones: int) -> float:
         """Probability that a word of some phones with a mean score per frame is the right one."""
@@ -114,7 +114,7 @@ Aligned = tuple[Sequence[Phone], np.ndarray]
 def fit_gaussians(aligned: Sequence[Aligned]) -> Goodness:
     """The Gaussians of every phone in alignments."""
     names = tuple(sorted({phone.text for phones, _ in aligned for phone in phones}))
-    place = {name: PARTS * number for number, name in enumerate(names)}
+    offset_of = {name: PARTS * number for number, name in enumerate(names)}
     size = PARTS * len(names)
     counts = np.zeros(size)
     sums, squares = np.zeros((size, 39)), np.zeros((size, 39))
@@ -122,7 +122,7 @@ def fit_gaussians(aligned: Sequence[Aligned]) -> Goodness:
         frames = features(waveform).astype(np.float64)
         for phone in phones:
             first, last = frames_of(phone, len(frames))
-            columns = place[phone.text] + parts_of(max(1, last - first))
+            columns = offset_of[phone.text] + parts_of(max(1, last - first))
             for column, frame in zip(columns, frames[first:last], strict=False):
                 counts[column] += 1
                 sums[column] += frame

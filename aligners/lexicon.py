@@ -28,8 +28,8 @@ class Lexicon:
 
     def pronunciations(self, word: str) -> list[Phones]:
         """Pronunciations of a word in lower case, [] where there is none."""
-        found = self._listed(word) if self.kind != LETTERS else [letters_of(word)]
-        return [phones for phones in map(self._in_inventory, found) if phones]
+        pronunciations = self._listed(word) if self.kind != LETTERS else [letters_of(word)]
+        return [phones for phones in map(self._in_inventory, pronunciations) if phones]
 
     def _listed(self, word: str) -> list[Phones]:
         entries = read_dictionary(str(dictionary_path()) if self.kind == ENGLISH else self.kind)

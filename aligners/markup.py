@@ -162,9 +162,9 @@ class Unescaped(NamedTuple):
     text: str
     places: list[int] | None
 
-    def original(self, place: int) -> int:
+    def original(self, position: int) -> int:
         """Place in the original text of a place in `text`."""
-        return place if self.places is None else self.places[place]
+        return position if self.places is None else self.places[position]
 
 
 def unescape(text: str) -> Unescaped:

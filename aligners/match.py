@@ -82,13 +82,13 @@ def match(labels: Sequence[Label], tokens: Sequence[Token], text: str) -> list[T
 
 def skips(keys: Sequence[str | None], before: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
     """(labels used, cost, labels used before) with every number of unknown labels skipped."""
-    found = []
+    ranges = []
     for first, cost, used in before:
-        found.append((first, cost, used))
+        ranges.append((first, cost, used))
         while first < len(keys) and keys[first] is None:
             first, cost = first + 1, cost + SKIPPED
-            found.append((first, cost, used))
-    return found
+            ranges.append((first, cost, used))
+    return ranges
 
 
 def label_ends(keys: Sequence[str | None], used: int, wanted: set[str]) -> list[int]:

@@ -107,22 +107,22 @@ class Mfa(Aligner):
 
     def align_all(self, items: list[AlignerInput]) -> Sequence[AlignerOutput | Reject]:
         settings = self.settings
-        long_enough = [place for place, item in enumerate(items) if item.seconds >= SHORTEST]
+        long_enough = [index for index, item in enumerate(items) if item.seconds >= SHORTEST]
         results: list[AlignerOutput | Reject] = [
             Reject("align.unalignable", f"{item.seconds:.3f} s: MFA needs {SHORTEST} s") for item in items
         ]
         if not long_enough:
             return results
-        narrow = self._attempt([items[place] for place in long_enough], settings.beam, settings.retry_beam)
-        for place, result in zip(long_enough, narrow, strict=True):
-            results[place] = result
-        again = [place for place in long_enough if is_missing(results[place])]
+        narrow = self._attempt([items[index] for index in long_enough], settings.beam, settings.retry_beam)
+        for index, result in zip(long_enough, narrow, strict=True):
+            results[index] = result
+        again = [index for index in long_enough if is_missing(results[index])]
         if again:
             wide = self._attempt(
-                [items[place] for place in again], settings.wide_beam, settings.wide_retry_beam
+                [items[index] for index in again], settings.wide_beam, settings.wide_retry_beam
             )
-            for place, result in zip(again, wide, strict=True):
-                results[place] = result
+            for index, result in zip(again, wide, strict=True):
+                results[index] = result
         return reject_unlikely(results, settings.likelihood_margin, settings.minimum_likelihood)
 
     def _attempt(self, items: list[AlignerInput], beam: int, retry_beam: int) -> list[AlignerOutput | Reject]:
@@ -133,11 +133,11 @@ class Mfa(Aligner):
         results: list[AlignerOutput | Reject] = [Reject("align.backend_error", "not tried")] * len(items)
         queue, failures = [list(range(len(items)))], 0
         while queue:
-            places = queue.pop(0)
-            found, ended = self._run([items[place] for place in places], beam, retry_beam)
-            for place, result in zip(places, found, strict=True):
-                results[place] = result
-            left = [place for place in places if is_failure(results[place])]
+            indices = queue.pop(0)
+            attempted, ended = self._run([items[index] for index in indices], beam, retry_beam)
+            for index, result in zip(indices, attempted, strict=True):
+                results[index] = result
+            left = [index for index in indices if is_failure(results[index])]
             if has_failed(ended) and ended.status != USAGE and len(left) > 1 and failures < FAILURES:
                 queue += [left[: len(left) // 2], left[len(left) // 2 :]]
                 failures += 1
@@ -166,8 +166,8 @@ class Mfa(Aligner):
             quality = read_analysis(folder / "output" / "alignment_analysis.csv")
             errors = read_export_errors(folder / "output" / "output_errors.txt", folder)
             results: list[AlignerOutput | Reject] = []
-            for place, item in enumerate(items):
-                stem = stem_of(place)
+            for index, item in enumerate(items):
+                stem = stem_of(index)
                 if stem in written:
                     results.append(collect(item, written[stem], quality.get(stem, {})))
                 elif stem in errors:
@@ -197,10 +197,10 @@ def reject_unlikely(
         -math.inf if minimum is None else minimum,
     )
     checked = list(results)
-    for place, (result, score) in enumerate(zip(results, scores, strict=True)):
+    for index, (result, score) in enumerate(zip(results, scores, strict=True)):
         if score is not None and score < limit and not isinstance(result, Reject):
             detail = f"log likelihood per frame {score:.1f} is below {limit:.1f}"
-            checked[place] = AlignerOutput((), None, result.quality, Reject("align.low_quality", detail))
+            checked[index] = AlignerOutput((), None, result.quality, Reject("align.low_quality", detail))
     return checked
 
 
@@ -219,9 +219,9 @@ def is_missing(result: AlignerOutput | Reject) -> bool:
     return isinstance(result, Reject) and result.reason == "align.unalignable"
 
 
-def stem_of(place: int) -> str:
+def stem_of(index: int) -> str:
     """File name of an utterance: ids may hold anything, and MFA changes some characters."""
-    return f"u{place:06d}"
+    return f"u{index:06d}"
 
 
 def write_corpus(
@@ -238,11 +238,11 @@ def write_corpus(
         first: number of the first utterance, in its file name.
     """
     speakers = {} if speakers is None else speakers
-    for place, item in enumerate(items, first):
+    for index, item in enumerate(items, first):
         speaker = speakers.setdefault(item.utterance.speaker, folder / f"s{len(speakers):06d}")
         speaker.mkdir(exist_ok=True)
-        soundfile.write(speaker / f"{stem_of(place)}.wav", item.waveform, SAMPLE_RATE, subtype="PCM_16")
-        (speaker / f"{stem_of(place)}.lab").write_text(" ".join(item.spoken) + "\n", encoding="utf-8")
+        soundfile.write(speaker / f"{stem_of(index)}.wav", item.waveform, SAMPLE_RATE, subtype="PCM_16")
+        (speaker / f"{stem_of(index)}.lab").write_text(" ".join(item.spoken) + "\n", encoding="utf-8")
 
 
 def link_models(root: Path, environment: Mapping[str, str]) -> None:
@@ -279,10 +279,10 @@ def find_version(command: str) -> str:
         Unusable: it fails; the message says how to install it.
     """
     ended = ask_mfa(command, ["version"])
-    found = re.search(r"\b[0-9]+\.[0-9]+(\.[0-9a-z]+)*", ended.log)
-    if ended.status != 0 or not found:
+    match = re.search(r"\b[0-9]+\.[0-9]+(\.[0-9a-z]+)*", ended.log)
+    if ended.status != 0 or not match:
         raise Unusable(f"mfa.command {command!r}: `version` failed ({message_of(ended.log)}); {INSTALL}")
-    return found[0]
+    return match[0]
 
 
 def check_models(settings: MfaSettings) -> None:
@@ -392,7 +392,7 @@ def message_of(log: str) -> str:
     box = [line.strip("│┃| ") for line in lines if re.match("[│┃]", line)]
     if box:
         return " ".join(filter(None, box))[-300:]
-    errors = [place for place, line in enumerate(lines) if EXCEPTION.match(line)]
+    errors = [index for index, line in enumerate(lines) if EXCEPTION.match(line)]
     if errors:
         text = lines[errors[-1]]
         following = next(filter(None, lines[errors[-1] + 1 :]), "")
@@ -448,14 +448,14 @@ def read_analysis(path: Path) -> dict[str, dict[str, float]]:
     """The numbers in `alignment_analysis.csv`, by file; read by header, for columns change from version to version."""
     if not path.is_file():
         return {}
-    found = {}
+    scores = {}
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         for row in csv.DictReader(file):
             numbers = {name: number(row.get(name)) for name in ANALYSIS}
-            found[Path(row.get("file") or "").name] = {
+            scores[Path(row.get("file") or "").name] = {
                 name: value for name, value in numbers.items() if value is not None
             }
-    return found
+    return scores
 
 
 def number(text: object) -> float | None:

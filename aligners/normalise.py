@@ -217,12 +217,12 @@ def normalise(text: str, language: str = "en") -> tuple[Token, ...]:
     tokens: list[Token] = []
     waiting = None  # where unspoken text before the first token began
     skip = False
-    for place, (first, last, marker) in enumerate(chunks):
+    for index, (first, last, marker) in enumerate(chunks):
         if skip:
             skip = False
             continue
-        following = text[slice(*chunks[place + 1][:2])] if place + 1 < len(chunks) else ""
-        before = text[slice(*chunks[place - 1][:2])] if place else ""
+        following = text[slice(*chunks[index + 1][:2])] if index + 1 < len(chunks) else ""
+        before = text[slice(*chunks[index - 1][:2])] if index else ""
         chunk = text[first:last]
         inside = spoken_in(chunk) if marker else (0, len(chunk))
         spoken = read(chunk[slice(*inside)], following, before) if inside else []
@@ -231,7 +231,7 @@ def normalise(text: str, language: str = "en") -> tuple[Token, ...]:
             and not marker
             and (amount := large_amount(chunk, following) or spaced_amount(chunk, following))
         ):
-            spoken, last, skip = amount, chunks[place + 1][1], True
+            spoken, last, skip = amount, chunks[index + 1][1], True
         if spoken:
             tokens.append(Token(tuple(spoken), first if waiting is None else waiting, last))
             waiting = None
@@ -247,9 +247,9 @@ def normalise(text: str, language: str = "en") -> tuple[Token, ...]:
 def cover(text: str, tokens: list[Token]) -> tuple[Token, ...]:
     """Tokens whose ranges also hold the entities between them: those before the first, and those after each."""
     covered = []
-    for place, token in enumerate(tokens):
-        first = token.first if place or not any(map(str.isalnum, text[: token.first])) else 0
-        after = tokens[place + 1].first if place + 1 < len(tokens) else len(text)
+    for index, token in enumerate(tokens):
+        first = token.first if index or not any(map(str.isalnum, text[: token.first])) else 0
+        after = tokens[index + 1].first if index + 1 < len(tokens) else len(text)
         gap = text[token.last : after].rstrip()
         last = token.last + (len(gap) if any(map(str.isalnum, gap)) else 0)
         covered.append(Token(token.spoken, first, last))
@@ -267,26 +267,26 @@ def is_english(language: str) -> bool:
 
 def split(text: str) -> Iterator[tuple[int, int, bool]]:
     """(first, last, is tag) of every stretch between white space; also cut after dashes and ellipses inside one."""
-    place = 0
+    position = 0
     for tag in [*tags(text), None]:
         end = tag[0] if tag else len(text)
-        while place < end:
-            space = CHUNK.match(text, place, end)
+        while position < end:
+            space = CHUNK.match(text, position, end)
             if space:
-                place = space.end()
+                position = space.end()
                 continue
-            gap = CHUNK.search(text, place, end)
+            gap = CHUNK.search(text, position, end)
             last = gap.start() if gap else end
-            pause = BREAK.search(text, place + 1, last)
+            pause = BREAK.search(text, position + 1, last)
             if pause and RANGE.fullmatch(text, pause.start() - 1, pause.end() + 1):
                 pause = None  # pages 10–12 are one word
             if pause and any(char.isalnum() for char in text[pause.end() : last]):
                 last = pause.end()
-            yield place, last, False
-            place = last
+            yield position, last, False
+            position = last
         if tag:
             yield *tag, True
-            place = tag[1]
+            position = tag[1]
 
 
 def by_ideograph(text: str) -> Iterator[tuple[int, int, bool]]:
@@ -320,19 +320,19 @@ def read_english(chunk: str, following: str = "", before: str = "") -> list[str]
     folded = fold(chunk)
     bare = folded.strip("\"'()[]{}<>,;:!?*_“”«»„¡¿")
     for read in (read_unit, read_abbreviation, read_roman, read_date, read_in_place):
-        if found := read(bare, Around(chunk, before, following)):
-            return found
+        if reading := read(bare, Around(chunk, before, following)):
+            return reading
     spoken: list[str] = []
-    place = 0
-    while place < len(folded):
-        for pattern, say in READERS:
-            match = pattern.match(folded, place)
+    position = 0
+    while position < len(folded):
+        for pattern, reader in READERS:
+            match = pattern.match(folded, position)
             if match:
-                spoken += say(match)
-                place = match.end()
+                spoken += reader(match)
+                position = match.end()
                 break
         else:
-            place += 1
+            position += 1
     return spoken or [word for word in re.findall(r"[^\W_]+", chunk.lower())]
 
 
@@ -527,7 +527,7 @@ def read_range(match: re.Match) -> list[str]:
     before = re.search(rf"({NUMBER})(?:\.[0-9]+)?[$£€¥₹]?$", match.string[: match.start()])
     if not following or not before:
         return []
-    low, high = (int(found[1].replace(",", "")) for found in (before, following))
+    low, high = (int(number[1].replace(",", "")) for number in (before, following))
     return ["to"] if low < high else []
 
 

@@ -42,17 +42,17 @@ class Shortened:
 
         An interval over a cut stays on the side that holds more of it.
         """
-        place = int(np.searchsorted(self.starts, first, side="right")) - 1
+        index = int(np.searchsorted(self.starts, first, side="right")) - 1
         inside = [
-            (min(last, after) - max(first, before), at) for before, after, at in self._stretches(place, last)
+            (min(last, after) - max(first, before), at) for before, after, at in self._stretches(index, last)
         ]
         _, at = max(inside, key=lambda one: (one[0], -one[1]))
         begin, end = self.starts[at], self.starts[at + 1] if at + 1 < len(self.starts) else last
         return max(first, int(begin)) + int(self.moves[at]), min(last, int(end)) + int(self.moves[at])
 
-    def _stretches(self, place: int, last: int) -> list[tuple[int, int, int]]:
+    def _stretches(self, index: int, last: int) -> list[tuple[int, int, int]]:
         edges = [*self.starts.tolist(), max(last, int(self.starts[-1]) + 1)]
-        return [(edges[at], edges[at + 1], at) for at in range(place, len(self.starts)) if edges[at] < last]
+        return [(edges[at], edges[at + 1], at) for at in range(index, len(self.starts)) if edges[at] < last]
 
 
 def shorten(waveform: np.ndarray) -> Shortened:

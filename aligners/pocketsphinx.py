@@ -89,12 +89,12 @@ class Pocketsphinx(Aligner):
         phones: list[Phone] | None = [] if self.settings.phones else None
         shortened = shorten(item.waveform)
         for piece in cut_into_pieces(item.spoken, shortened.waveform):
-            beam_level, found = search(piece)
+            beam_level, segments = search(piece)
             decoder = load_decoder(beam_level)
             if phones is not None:
                 phones += phones_of(decoder, piece, shortened, item.seconds)
             levels_used.append(beam_level)
-            words += found
+            words += segments
             lengths += add_words(decoder, piece.words)
         frames = sum(word.frames for word in words)
         score = sum(word.score for word in words) / frames
@@ -160,8 +160,8 @@ def cut_into_pieces(spoken: Sequence[str], waveform: np.ndarray) -> list[Piece]:
     first, done, size = 0, 0, PIECE
     while len(waveform) // HOP - first > size * 3 // 2 and done < len(spoken):
         ahead = spoken[done : done + size // SHORTEST_WORD]
-        found = search_beginning(Piece(first, waveform[first * HOP : (first + size) * HOP], ahead))
-        count, step = find_cut(found, size * 4 // 5)
+        segments = search_beginning(Piece(first, waveform[first * HOP : (first + size) * HOP], ahead))
+        count, step = find_cut(segments, size * 4 // 5)
         if count:
             pieces.append(
                 Piece(first, waveform[first * HOP : (first + step) * HOP], spoken[done : done + count])
@@ -190,17 +190,17 @@ def find_cut(words: "Sequence[Segment]", limit: int) -> tuple[int, int]:
 def search_beginning(piece: Piece) -> "list[Segment]":
     """Words of a piece that may hold any prefix of its words; frames are counted from the start of the piece."""
     number = len(piece.words)
-    steps = [(place, place + 1, 1.0, word) for place, word in enumerate(piece.words)]
-    ends = [(place, number + 1, 1.0) for place in range(number + 1)]
+    steps = [(position, position + 1, 1.0, word) for position, word in enumerate(piece.words)]
+    ends = [(position, number + 1, 1.0) for position in range(number + 1)]
     for beam_level in range(len(BEAM_SCHEDULE)):
         decoder = load_decoder(beam_level)
         add_words(decoder, piece.words)
         decoder.add_fsg("beginning", decoder.create_fsg("beginning", 0, number + 1, steps + ends))
         decoder.activate_search("beginning")
         decode(decoder, piece)
-        found = segments_of(decoder, 0)
-        words = [segment for segment in found if segment.word]
-        if found and [word.word for word in words] == list(piece.words[: len(words)]):
+        segments = segments_of(decoder, 0)
+        words = [segment for segment in segments if segment.word]
+        if segments and [word.word for word in words] == list(piece.words[: len(words)]):
             return words
     raise Reject("align.unalignable", f"nothing fits from {piece.first / FRAMES_PER_SECOND:.0f} s on")
 
@@ -297,13 +297,13 @@ def add_words(decoder: "pocketsphinx.Decoder", spoken: Sequence[str]) -> list[in
 
 def find_pronunciation(decoder: "pocketsphinx.Decoder", word: str) -> Phones | None:
     """The phones of a word in the decoder's dictionary."""
-    found = decoder.lookup_word(word)
-    return tuple(found.split()) if found else None
+    phones = decoder.lookup_word(word)
+    return tuple(phones.split()) if phones else None
 
 
 def segments_of(decoder: "pocketsphinx.Decoder", offset: int) -> list[Segment]:
     """Words and silences found, frames counted from `offset`; [] where no path was found."""
-    found = decoder.seg()  # not hyp(): that is None for silence alone, too
+    segments = decoder.seg()  # not hyp(): that is None for silence alone, too
     return [
         Segment(
             word_of_label(segment.word),
@@ -311,7 +311,7 @@ def segments_of(decoder: "pocketsphinx.Decoder", offset: int) -> list[Segment]:
             segment.end_frame - segment.start_frame + 1,
             math.log(segment.ascore) / LOG_UNIT,
         )
-        for segment in found or ()
+        for segment in segments or ()
         if segment.end_frame >= segment.start_frame >= 0
     ]
 

@@ -57,7 +57,7 @@ def measure(
     seconds = len(waveform) / SAMPLE_RATE
     starts, ends = np.array([(word.start, word.end) for word in words]).T
     inside = float(np.sum(ends - starts))
-    found = {
+    measures = {
         "words_per_second": len(words) / seconds,
         "letters_per_second": sum(map(str.isalnum, "".join(word.spoken for word in words))) / inside,
         "speech_fraction": min(1.0, inside / seconds),
@@ -68,13 +68,13 @@ def measure(
     }
     sure = [word.confidence for word in words if word.confidence is not None]
     if sure:
-        found |= {"mean_confidence": float(np.mean(sure)), "lowest_confidence": float(min(sure))}
+        measures |= {"mean_confidence": float(np.mean(sure)), "lowest_confidence": float(min(sure))}
     if phones:
         short = np.array([end - start <= SHORT for start, end in phones])
-        found |= {"short_phones": float(short.mean()), "short_run": float(longest_run(short))}
-    found["uncovered_seconds"], found["uncovered_share"] = uncovered(words, waveform)
+        measures |= {"short_phones": float(short.mean()), "short_run": float(longest_run(short))}
+    measures["uncovered_seconds"], measures["uncovered_share"] = uncovered(words, waveform)
     snr = signal_to_noise(starts, ends, waveform)
-    return found if snr is None else found | {"snr": snr}
+    return measures if snr is None else measures | {"snr": snr}
 
 
 def longest_run(flags: np.ndarray) -> int:

@@ -58,11 +58,11 @@ def rough_times(item: AlignerInput) -> list[tuple[float, float]] | None:
                 decoder.add_word(name, " ".join(phones), True)
         decoder.set_align_text(" ".join(names))
         decode(decoder, Piece(0, item.waveform, names))
-        found = [segment for segment in segments_of(decoder, 0) if segment.word]
-        if [segment.word for segment in found] == names:
+        segments = [segment for segment in segments_of(decoder, 0) if segment.word]
+        if [segment.word for segment in segments] == names:
             return [
                 (segment.first / FRAMES_PER_SECOND, (segment.first + segment.frames) / FRAMES_PER_SECOND)
-                for segment in found
+                for segment in segments
             ]
     return None
 
@@ -77,11 +77,11 @@ def cut_into_words(item: AlignerInput) -> list[AlignerInput]:
         times = None
     if times is None:
         return [item]
-    pieces, place = [], 0
+    pieces, index = [], 0
     for number, token in enumerate(item.tokens):
-        start, end = times[place][0], times[place + len(token.spoken) - 1][1]
-        place += len(token.spoken)
+        start, end = times[index][0], times[index + len(token.spoken) - 1][1]
+        index += len(token.spoken)
         begin = 0 if number == 0 else max(0, round((start - MARGIN) * SAMPLE_RATE))
-        stop = None if place == len(times) else round((end + MARGIN) * SAMPLE_RATE)
+        stop = None if index == len(times) else round((end + MARGIN) * SAMPLE_RATE)
         pieces.append(item._replace(tokens=(token,), waveform=item.waveform[begin:stop]))
     return pieces

@@ -106,10 +106,10 @@ def read_words(path: Path, settings: GivenSettings) -> dict[str, Sequence[Label]
             for row in rows
             if row["words"]
         }
-    found = read_all(path, settings)
+    everything = read_all(path, settings)
     name = path.name.removesuffix(".gz")
     stem = next((name[: -len(end)] for end in READERS if name.lower().endswith(end)), path.stem)
-    return {id or stem: tiers.words for id, tiers in found.items()}
+    return {id or stem: tiers.words for id, tiers in everything.items()}
 
 
 def read_all(path: Path, settings: GivenSettings) -> dict[str, Tiers]:

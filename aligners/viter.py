@@ -119,10 +119,10 @@ def word_scores(
 ) -> list[tuple[float, int]]:
     """(mean score per frame, number of phones) of every word; 0 phones for one that is not judged."""
     flat = goodness.scores([phone for some in phones for phone in some], waveform)
-    scored, place = [], 0
+    scored, index = [], 0
     for some in phones:
-        parts = flat[place : place + len(some)]
-        place += len(some)
+        parts = flat[index : index + len(some)]
+        index += len(some)
         frames = sum(count for _, count in parts)
         known = sum(count > 0 for _, count in parts)
         scored.append((sum(score for score, _ in parts) / frames if frames else 0.0, known))
@@ -168,7 +168,7 @@ def align_one(
     beams = {"beam": settings.beam, "retry_beam": settings.retry_beam}
     try:
         with quiet():
-            found = model.align(waveform, " ".join(item.spoken), sample_rate=SAMPLE_RATE, **beams)
+            segments = model.align(waveform, " ".join(item.spoken), sample_rate=SAMPLE_RATE, **beams)
     except Exception as error:
         raise Reject("align.unalignable", str(error)[:200]) from error
     except BaseException as error:  # a panic of Rust's is not an Exception
@@ -176,12 +176,12 @@ def align_one(
             raise
         raise Reject("align.unalignable", f"viter: {error}"[:200]) from error
     lead = first / SAMPLE_RATE
-    words = close_gaps([Label(word.label, word.start + lead, word.end + lead) for word in found.words])
+    words = close_gaps([Label(word.label, word.start + lead, word.end + lead) for word in segments.words])
     if [word.text.lower() for word in words] != item.spoken:
         raise Reject("align.token_mismatch", f"{len(item.spoken)} words in, {len(words)} out")
     phones = [
         [Phone(phone.label, phone.start + lead, phone.end + lead) for phone in word.phones]
-        for word in found.words
+        for word in segments.words
     ]
     return words, [[phone for phone in some if phone.text not in UNKNOWN] for some in phones]
 
@@ -195,11 +195,11 @@ def close_gaps(words: list[Label]) -> list[Label]:
     [(0.0, 1.03125), (1.03125, 2.0)]
     """
     closed = list(words)
-    for place in range(1, len(words)):
-        before, word = closed[place - 1], closed[place]
+    for index in range(1, len(words)):
+        before, word = closed[index - 1], closed[index]
         if 0 < word.start - before.end < SHORT_GAP:
             middle = (before.end + word.start) / 2
-            closed[place - 1 : place + 1] = [before._replace(end=middle), word._replace(start=middle)]
+            closed[index - 1 : index + 1] = [before._replace(end=middle), word._replace(start=middle)]
     return closed
 
 
@@ -371,12 +371,12 @@ def fit_goodness(
     swapped = swap_transcripts(sample)
 
     def aligned(items: Sequence[AlignerInput]) -> list[tuple[AlignerInput, list[list[Phone]]]]:
-        found = []
+        alignments = []
         with opened_model(model, lexicon, items) as align:
             for item in items:
                 with contextlib.suppress(Reject):
-                    found.append((item, align(item, settings)[1]))
-        return found
+                    alignments.append((item, align(item, settings)[1]))
+        return alignments
 
     right, wrong = aligned(sample), aligned(swapped)
     if len(right) < max(2, len(sample) // 2):
@@ -411,8 +411,8 @@ def swap_transcripts(items: Sequence[AlignerInput]) -> list[AlignerInput]:
     """Every recording with the transcript of the next one that has another; none where all have the same."""
     count = len(items)
     swapped = []
-    for place, item in enumerate(items):
-        others = (items[(place + step) % count] for step in range(1, count))
+    for index, item in enumerate(items):
+        others = (items[(index + step) % count] for step in range(1, count))
         other = next((one for one in others if one.spoken != item.spoken), None)
         if other:
             swapped.append(item._replace(tokens=other.tokens))

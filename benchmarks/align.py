@@ -80,13 +80,13 @@ def substituted(batch: Batch, seed: int) -> tuple[Batch, list[int]]:
     changed, places = [], []
     for utterance, wave in batch:
         words = [word for token in normalise(utterance.text or "") for word in token.spoken]
-        place = int(rng.integers(len(words)))
+        index = int(rng.integers(len(words)))
         word = lexicon[rng.integers(len(lexicon))]
-        if word != words[place]:
+        if word != words[index]:
             changed.append(
-                (replace(utterance, text=" ".join([*words[:place], word, *words[place + 1 :]])), wave)
+                (replace(utterance, text=" ".join([*words[:index], word, *words[index + 1 :]])), wave)
             )
-            places.append(place)
+            places.append(index)
     return changed, places
 
 
@@ -177,9 +177,9 @@ def followed(batch: Batch, seed: int) -> Batch:
     """Every second recording followed, or preceded, by another one that its transcript lacks."""
     order = np.random.default_rng(seed).permutation(len(batch))
     pairs = []
-    for place, (utterance, wave) in enumerate(batch[::2]):
-        parts = [wave, batch[order[place]][1]]
-        whole = np.concatenate(parts if place % 2 else parts[::-1])
+    for index, (utterance, wave) in enumerate(batch[::2]):
+        parts = [wave, batch[order[index]][1]]
+        whole = np.concatenate(parts if index % 2 else parts[::-1])
         pairs.append((replace(utterance, alignment=None), whole))
     return pairs
 
@@ -238,10 +238,10 @@ def filtered(real: Batch, machine: Batch) -> dict:
     sure: list[float] = []
     unsure: list[float] = []
     refused = 0
-    for place, result in zip(places, loose.align(changed), strict=True):
+    for index, result in zip(places, loose.align(changed), strict=True):
         refused += result.reject is not None
         for at, word in enumerate(result.words):
-            (unsure if at == place else sure).append(word.confidence or 0.0)
+            (unsure if at == index else sure).append(word.confidence or 0.0)
     report["wrong_words"] = {"tried": len(places), "refused": refused, "auc": auc(sure, unsure)}
     return report
 
@@ -292,8 +292,8 @@ def against_parts(
     if result.reject:
         return {"reject": str(result.reject)}
     apart, errors, done = aligner.align(batch), [], 0
-    for place, (at, _) in enumerate(places):
-        utterance, alone = batch[place % len(batch)][0], apart[place % len(batch)]
+    for index, (at, _) in enumerate(places):
+        utterance, alone = batch[index % len(batch)][0], apart[index % len(batch)]
         count = sum(bool(token.spoken) for token in normalise(utterance.text or ""))
         words, done = result.words[done : done + count], done + count
         if not alone.reject:

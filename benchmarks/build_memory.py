@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     requested = parser.parse_args()
     rows = [json.loads(line) for line in requested.manifest.read_text().splitlines()][-requested.utterances :]
-    found = {}
+    result = {}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "settings.toml"
         config.write_text(SETTINGS)
@@ -83,14 +83,14 @@ def main() -> None:
                         )
             build = Path(folder) / f"build-{times}"
             words = [sys.executable, "-m", "wordweave", "build", str(config), "--source", str(manifest)]
-            found[times] = peak([*words, "--build", str(build), "--workers", str(requested.workers)])
+            result[times] = peak([*words, "--build", str(build), "--workers", str(requested.workers)])
             report = json.loads((build / "report" / "report.json").read_text())
             print(
                 f"{len(rows) * times:>6} utterances  {report['in']['hours']:6.2f} h  {requested.workers} workers  "
-                f"peak {found[times][0]:7.0f} MiB  {found[times][1]:6.1f} s",
+                f"peak {result[times][0]:7.0f} MiB  {result[times][1]:6.1f} s",
                 flush=True,
             )
-    print(f"ratio of peaks {found[10][0] / found[1][0]:.3f} (goal: at most 1.1)")
+    print(f"ratio of peaks {result[10][0] / result[1][0]:.3f} (goal: at most 1.1)")
 
 
 if __name__ == "__main__":

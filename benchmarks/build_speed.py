@@ -58,11 +58,11 @@ def main() -> None:
         config.write_text(f"[corpus]\npart_minutes = {requested.part_minutes}\n")
 
         def build(name: str, *options: str) -> str:
-            place = Path(folder) / name
+            build_folder = Path(folder) / name
             words = [sys.executable, "-m", "wordweave", "build", str(config), "--source", str(manifest)]
             started, cpu = time.monotonic(), children_cpu()
             done = subprocess.run(
-                [*words, "--build", str(place), *options],
+                [*words, "--build", str(build_folder), *options],
                 cwd=ROOT,
                 capture_output=True,
                 text=True,

@@ -90,7 +90,7 @@ def read_frames(count: int) -> tuple:
     from units.encoders import load_encoder
 
     folder = Path(os.environ.get("WORDWEAVE_SPEECH", ROOT.parent / "shared" / "speech"))
-    encoder, found, total = load_encoder("mfcc-100hz"), [], 0
+    encoder, frames, total = load_encoder("mfcc-100hz"), [], 0
     manifests = [folder / part / "manifest.jsonl" for part in ("unlabelled", "dev")]
     if not manifests[0].exists():
         rng = np.random.default_rng(0)
@@ -101,11 +101,11 @@ def read_frames(count: int) -> tuple:
     for manifest in manifests:
         for line in manifest.read_text().splitlines():
             waveform = soundfile.read(manifest.parent / json.loads(line)["audio"], dtype="float32")[0]
-            found.append(encoder.encode([waveform])[0])
-            total += len(found[-1])
+            frames.append(encoder.encode([waveform])[0])
+            total += len(frames[-1])
             if total >= count:
                 break
-    return np.concatenate(found)[:count], "recorded speech"
+    return np.concatenate(frames)[:count], "recorded speech"
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def main() -> None:
         seconds.append(time.perf_counter() - started)
     rate = tokens.numel() / statistics.median(seconds[SKIPPED:])
     flops = rate * flops_per_token(model.settings, 0 if requested.document else requested.length)
-    found = {
+    result = {
         **vars(requested),
         "tokens_per_second": round(rate),
         "teraflops_per_second": round(flops / 1e12, 3),
@@ -73,9 +73,9 @@ def main() -> None:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         peak = next((value for part, value in PEAK.items() if part in name), None)
-        found |= {"device": name, "gigabytes": round(torch.cuda.max_memory_allocated() / 1e9, 1)}
-        found |= {"mfu": round(flops / peak, 3)} if peak else {}
-    print(json.dumps(found))
+        result |= {"device": name, "gigabytes": round(torch.cuda.max_memory_allocated() / 1e9, 1)}
+        result |= {"mfu": round(flops / peak, 3)} if peak else {}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -116,8 +116,8 @@ def main() -> None:
         for name, run in runs.items():
             rates[name].append(run())
     median = {
-        name: {clock: round(statistics.median(one[clock] for one in found)) for clock in ("wall", "cpu")}
-        for name, found in rates.items()
+        name: {clock: round(statistics.median(one[clock] for one in measured)) for clock in ("wall", "cpu")}
+        for name, measured in rates.items()
     }
     ratios = {
         name: {clock: round(median["wordweave"][clock] / median[name][clock], 2) for clock in ("wall", "cpu")}

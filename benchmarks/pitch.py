@@ -116,17 +116,17 @@ def quantized(row: dict[str, Any], levels: np.ndarray, *, lines: bool) -> F0:
     return F0((hertz + base).astype(np.float32), voiced)
 
 
-def errors(rows: list[dict[str, Any]], made: list[F0]) -> dict[str, float]:
+def errors(rows: list[dict[str, Any]], decoded: list[F0]) -> dict[str, float]:
     """Median cents and gross errors (> 20 %) on frames voiced in both, voicing errors and FFE on all frames."""
     cents, gross, wrong, frames = [], 0, 0, 0
-    for row, found in zip(rows, made, strict=True):
-        n = len(found)
+    for row, decoded_row in zip(rows, decoded, strict=True):
+        n = len(decoded_row)
         true, voiced = row["f0"].hertz[:n], row["f0"].voiced[:n]
-        both = voiced & found.voiced
-        ratio = found.hertz[both] / true[both]
+        both = voiced & decoded_row.voiced
+        ratio = decoded_row.hertz[both] / true[both]
         cents.append(np.abs(1200 * np.log2(ratio)))
         gross += int((np.abs(ratio - 1) > 0.2).sum())
-        wrong += int((voiced != found.voiced).sum())
+        wrong += int((voiced != decoded_row.voiced).sum())
         frames += n
     both_frames = sum(map(len, cents))
     return {
@@ -144,11 +144,13 @@ def compare(tokenizer: pitch.PitchTokenizer, rows: list[dict[str, Any]]) -> dict
     test = [row for row in rows if left_out(row["speaker"])]
     levels = quantiles(train, pitch.CODES - 1)
     tokens = [tokenizer.encode(row["f0"], row["mean"]) for row in test]
-    made = [tokenizer.decode(t, row["mean"] or row["f0"].mean) for t, row in zip(tokens, test, strict=True)]
+    decoded = [
+        tokenizer.decode(t, row["mean"] or row["f0"].mean) for t, row in zip(tokens, test, strict=True)
+    ]
     counts = np.bincount(np.concatenate(tokens), minlength=tokenizer.codes)
     share = counts[counts > 0] / counts.sum()
     table = {
-        "VQ-VAE": errors(test, made),
+        "VQ-VAE": errors(test, decoded),
         "quantiles, steps": errors(test, [quantized(row, levels, lines=False) for row in test]),
         "quantiles, lines": errors(test, [quantized(row, levels, lines=True) for row in test]),
     }

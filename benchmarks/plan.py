@@ -46,17 +46,17 @@ def main() -> None:
         read_toml(Path(given.config), settings.Settings), "corpus", source=given.manifest
     )
     with tempfile.TemporaryDirectory() as folder:
-        planned, made = compare(requested, Path(folder), given.sample_minutes)
-    print(json.dumps({"planned": planned, "made": made}))
-    for name in made["bytes"]:
-        result, held = planned["bytes"].get(name, 0.0), made["bytes"][name]
+        planned, measured = compare(requested, Path(folder), given.sample_minutes)
+    print(json.dumps({"planned": planned, "made": measured}))
+    for name in measured["bytes"]:
+        result, actual = planned["bytes"].get(name, 0.0), measured["bytes"][name]
         print(
-            f"{name:<12} {result:>12,.0f} planned {held:>12,.0f} bytes {100 * (result / held - 1):>+6.1f} %"
+            f"{name:<12} {result:>12,.0f} planned {actual:>12,.0f} bytes {100 * (result / actual - 1):>+6.1f} %"
         )
-    print(f"{'parts':<12} {planned['parts']:>12} planned {made['parts']:>12}")
-    error = 100 * (planned["seconds"] / made["seconds"] - 1)
+    print(f"{'parts':<12} {planned['parts']:>12} planned {measured['parts']:>12}")
+    error = 100 * (planned["seconds"] / measured["seconds"] - 1)
     print(
-        f"{'CPU seconds':<12} {planned['seconds']:>12.1f} planned {made['seconds']:>12.1f}       {error:>+6.1f} %"
+        f"{'CPU seconds':<12} {planned['seconds']:>12.1f} planned {measured['seconds']:>12.1f}       {error:>+6.1f} %"
     )
 
 

@@ -77,12 +77,12 @@ def plan(build: Path) -> None:
 
     started, cpu = time.monotonic(), time.process_time()
     one = stage()
-    found = compare(one, build, part_tasks(build, one, "units"))
+    todo = compare(one, build, part_tasks(build, one, "units"))
     result = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
     # not ru_maxrss, which starts from the peak of the process that started this one
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    print(json.dumps({**result, "peak_mb": peak, "plan": str(found)}))
+    print(json.dumps({**result, "peak_mb": peak, "plan": str(todo)}))
 
 
 def measure(parts: int) -> dict:

@@ -37,13 +37,13 @@ from shards.write import STREAMS, metadata, sample, text_metadata, write_index, 
 
 def best(run: Callable[[], Any], times: int = 7) -> float:
     """CPU seconds of the fastest of a few runs."""
-    found = []
+    rates = []
     for _ in range(times):
         gc.collect()
         start = time.process_time()
         run()
-        found.append(time.process_time() - start)
-    return min(found)
+        rates.append(time.process_time() - start)
+    return min(rates)
 
 
 def utterance(number: int, words: int, vocabulary: Vocabulary, lexicon: list[str]) -> TokenizedUtterance:
@@ -95,7 +95,7 @@ def weaving(vocabulary: Vocabulary, lexicon: list[str]) -> dict[str, float]:
     `together` is what the loader does, a window of 256 at once, `expressive` with pitch and style; `alone` is
     `interleave`, one utterance a call.
     """
-    found = {}
+    rates = {}
     for words in (30, 300):
         rows = [utterance(i, words, vocabulary, lexicon) for i in range(256)]
         arrays = [[getattr(row, name) for row in rows] for name in ("text", "text_ends", "units")]
@@ -132,16 +132,16 @@ def weaving(vocabulary: Vocabulary, lexicon: list[str]) -> dict[str, float]:
                 "alone": alone,
             }
             for kind, run in kinds.items():
-                found[f"interleave_{name}_{words}_{kind}_words_per_second"] = len(rows) * words / best(run)
-    return found
+                rates[f"interleave_{name}_{words}_{kind}_words_per_second"] = len(rows) * words / best(run)
+    return rates
 
 
 def writing(folder: Path, rows: list[TokenizedUtterance], vocabulary: Vocabulary) -> dict[str, float]:
     """Samples a second of write_shard and of TarWriter, on the same members."""
-    made = list(samples(rows, "interleaved", "some text"))
+    written = list(samples(rows, "interleaved", "some text"))
     encoded = [
         {name: value if name == "__key__" else encode(name, value) for name, value in one.items()}
-        for one in made
+        for one in written
     ]
 
     def theirs(members: list[dict[str, Any]], encoder: bool) -> None:
@@ -149,11 +149,11 @@ def writing(folder: Path, rows: list[TokenizedUtterance], vocabulary: Vocabulary
             for one in members:
                 writer.write(one)
 
-    ours = best(lambda: write_shard(folder / "ours.tar", made, vocabulary))
+    ours = best(lambda: write_shard(folder / "ours.tar", written, vocabulary))
     bytes_only = best(lambda: theirs(encoded, False))
-    encoding = best(lambda: theirs(made, True))
+    encoding = best(lambda: theirs(written, True))
     return {
-        "write_samples_per_second": len(made) / ours,
+        "write_samples_per_second": len(written) / ours,
         "write_vs_tarwriter_of_objects": encoding / ours,
         "write_vs_tarwriter_of_bytes": bytes_only / ours,
     }
@@ -161,7 +161,7 @@ def writing(folder: Path, rows: list[TokenizedUtterance], vocabulary: Vocabulary
 
 def reading(build: Path, vocabulary: Vocabulary, utterances: int) -> dict[str, float]:
     """Documents and tokens a second of the loader, and of webdataset on the same tars."""
-    found: dict[str, float] = {}
+    rates: dict[str, float] = {}
     for stream in STREAMS:
         paths = sorted(str(path) for path in (build / "shards" / stream).glob("*.tar"))
 
@@ -178,8 +178,8 @@ def reading(build: Path, vocabulary: Vocabulary, utterances: int) -> dict[str, f
         tokens = plain(decode=True)
         length = 2048
         raw, decoded = best(plain), best(lambda plain=plain: plain(decode=True))
-        found[f"{stream}_webdataset_raw_tokens_per_second"] = tokens / raw
-        found[f"{stream}_webdataset_decoded_tokens_per_second"] = tokens / decoded
+        rates[f"{stream}_webdataset_raw_tokens_per_second"] = tokens / raw
+        rates[f"{stream}_webdataset_decoded_tokens_per_second"] = tokens / decoded
         for redraw in (True, False) if stream == "interleaved" else (True,):
             reader = open_stream(build, {stream: 1}, seed=0, sequence_length=length, redraw=redraw)
 
@@ -189,16 +189,16 @@ def reading(build: Path, vocabulary: Vocabulary, utterances: int) -> dict[str, f
 
             seconds = best(ours)
             name = stream if redraw else f"{stream}_materialised"
-            found[f"{name}_loader_tokens_per_second"] = tokens / seconds
-            found[f"{name}_loader_vs_webdataset_raw"] = raw / seconds
-            found[f"{name}_loader_vs_webdataset_decoded"] = decoded / seconds
+            rates[f"{name}_loader_tokens_per_second"] = tokens / seconds
+            rates[f"{name}_loader_vs_webdataset_raw"] = raw / seconds
+            rates[f"{name}_loader_vs_webdataset_decoded"] = decoded / seconds
     reader = open_stream(build, dict.fromkeys(STREAMS, 1), seed=0, sequence_length=2048)
-    found["mixture_loader_tokens_per_second"] = 500 * 2048 / best(lambda: [next(reader) for _ in range(500)])
+    rates["mixture_loader_tokens_per_second"] = 500 * 2048 / best(lambda: [next(reader) for _ in range(500)])
     paths = sorted((build / "shards" / "interleaved").glob("*.tar"))
-    found["read_samples_per_second"] = utterances / best(
+    rates["read_samples_per_second"] = utterances / best(
         lambda: [0 for path in paths for _ in read_samples(path)]
     )
-    return found
+    return rates
 
 
 def memory(build: Path) -> dict[str, float]:
@@ -238,14 +238,14 @@ def main() -> None:
             entries[stream] = {"train": []}
             for first in range(0, utterances, 1000):
                 path = build / "shards" / stream / f"train-{first // 1000:06d}.tar"
-                made = samples(rows[first : first + 1000], stream, "some text " * 15)
-                entries[stream]["train"].append(write_shard(path, made, vocabulary))
+                written = samples(rows[first : first + 1000], stream, "some text " * 15)
+                entries[stream]["train"].append(write_shard(path, written, vocabulary))
         write_index(build / "shards", entries, vocabulary)
-        found = weaving(vocabulary, lexicon) | writing(build, rows[:1000], vocabulary)
-        found |= reading(build, vocabulary, utterances)
+        rates = weaving(vocabulary, lexicon) | writing(build, rows[:1000], vocabulary)
+        rates |= reading(build, vocabulary, utterances)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found |= pool.apply(memory, (build,))
-    for key, value in found.items():
+            rates |= pool.apply(memory, (build,))
+    for key, value in rates.items():
         print(f"{key:60} {value:14,.2f}")
 
 

@@ -53,10 +53,10 @@ def classifier(C: float = 0.1) -> Any:
     return make_pipeline(StandardScaler(), regression)
 
 
-def recall(true: list, found: list) -> float:
+def recall(true: list, predicted: list) -> float:
     from sklearn.metrics import recall_score
 
-    return float(recall_score(true, found, average="macro"))
+    return float(recall_score(true, predicted, average="macro"))
 
 
 def read(cache: Path | None) -> list[dict[str, Any]]:
@@ -118,9 +118,9 @@ def leave_one_out(
 
     def ask(name: str, x: dict[str, np.ndarray], train: list, test: list, label: Any) -> None:
         model = classifier().fit([x[row["id"]] for row in train], [label(row) for row in train])
-        true, found = answers.setdefault(name, ([], []))
+        true, predicted = answers.setdefault(name, ([], []))
         true += [label(row) for row in test]
-        found += list(model.predict([x[row["id"]] for row in test]))
+        predicted += list(model.predict([x[row["id"]] for row in test]))
 
     for speaker in sorted({row["speaker"] for row in acted}):
         tokenizer = fitted([row for row in rows if row["speaker"] != speaker], **settings)
@@ -128,8 +128,10 @@ def leave_one_out(
             name: tokenizer.speaker_mean([row["seconds"] for row in acted if row["speaker"] == name])
             for name in {row["speaker"] for row in acted}
         }
-        made = {row["id"]: tokenizer.assign(row["seconds"], means[row["speaker"]]) for row in acted}
-        tokens = {name: tokenizer.centroids[found].mean(axis=0) for name, found in made.items()}
+        assigned_by_id = {row["id"]: tokenizer.assign(row["seconds"], means[row["speaker"]]) for row in acted}
+        tokens = {
+            name: tokenizer.centroids[assigned].mean(axis=0) for name, assigned in assigned_by_id.items()
+        }
         own = {
             row["id"]: tokenizer.embed(row["seconds"], means[row["speaker"]]).mean(axis=0) for row in acted
         }
@@ -185,10 +187,10 @@ def unit_histograms(rows: list[dict[str, Any]], clusters: int, seed: int) -> dic
     chosen = np.random.default_rng(seed).permutation(len(features))[:50_000]
     book = kmeans.fit(features[chosen], clusters=clusters, seed=seed)
     acted = [row for row in rows if row["set"] == "emotion"]
-    found = [book.assign(x) for x in encoder.encode([row["waveform"] for row in acted])]
+    unit_lists = [book.assign(x) for x in encoder.encode([row["waveform"] for row in acted])]
     return {
         row["id"]: np.bincount(units, minlength=clusters) / len(units)
-        for row, units in zip(acted, found, strict=True)
+        for row, units in zip(acted, unit_lists, strict=True)
     }
 
 

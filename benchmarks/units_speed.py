@@ -78,7 +78,7 @@ def main() -> None:
 
     @torch.inference_mode()
     def padded() -> list[np.ndarray]:
-        found: dict[int, np.ndarray] = {}
+        features: dict[int, np.ndarray] = {}
         order = sorted(
             range(len(waveforms)), key=lambda i: -len(waveforms[i])
         )  # the best a padded batch can do
@@ -91,8 +91,8 @@ def main() -> None:
                 mask[row, : len(waveforms[i])] = 1
             states = model(values, attention_mask=mask).last_hidden_state
             for row, i in enumerate(batch):
-                found[i] = states[row, : ours["float32"].settings.frames(len(waveforms[i]))].numpy()
-        return [found[i] for i in range(len(waveforms))]
+                features[i] = states[row, : ours["float32"].settings.frames(len(waveforms[i]))].numpy()
+        return [features[i] for i in range(len(waveforms))]
 
     runs = {
         "transformers, one by one": one_by_one,
@@ -190,8 +190,8 @@ def on_a_gpu(arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device)
     seconds, per_file = 10, int(arguments.minutes * 6)
     rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         HubertModel(HubertConfig()).save_pretrained(folder / "model")
         rows = []
         for i in range(per_file):

@@ -193,18 +193,18 @@ def fit_style(build: Path, config: Path | None, engine: "Engine") -> dict[str, A
 
 def sweep_lists(texts: tuple[str, ...]) -> dict[str, list[int]]:
     """The lists of --sweep: "layers=6,9 clusters=100" in one text or several."""
-    found: dict[str, list[int]] = {}
+    lists: dict[str, list[int]] = {}
     for text in " ".join(texts).split():
         name, _, numbers = text.partition("=")
         try:
-            found.setdefault(name, []).extend(int(number) for number in numbers.split(","))
+            lists.setdefault(name, []).extend(int(number) for number in numbers.split(","))
         except ValueError:
-            found[name] = []
-        if name not in ("layers", "clusters") or not found[name]:
+            lists[name] = []
+        if name not in ("layers", "clusters") or not lists[name]:
             raise click.UsageError(f"--sweep: need layers=6,9 or clusters=100,501, got {text!r}")
-    if any(count < 2 for count in found.get("clusters", [])):
+    if any(count < 2 for count in lists.get("clusters", [])):
         raise click.UsageError("--sweep: need at least 2 clusters")
-    return found
+    return lists
 
 
 def step_command(step: str, help_text: str) -> Callable[..., Any]:
@@ -274,7 +274,7 @@ def with_aligners(
         settings = replace(settings, "align", second_backend=second, second_backend_options={})
     if mfa_command:
         places = {"backend": "options", "second_backend": "second_backend_options"}
-        used = [options for place, options in places.items() if getattr(settings.align, place) == "mfa"]
+        used = [options for setting, options in places.items() if getattr(settings.align, setting) == "mfa"]
         if not used:
             raise click.UsageError(
                 "--mfa-command: no aligner is mfa; add --backend mfa or --second-backend mfa"

@@ -174,12 +174,12 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def with_engine(*, engine: str, workers: int, engine_arguments: tuple[str, ...], **arguments: Any) -> Any:
         values = {name: arguments.pop(f"engine_{name}") for name in option_names}
         try:
-            made = make_engine(engine, workers, values, engine_arguments)
+            chosen = make_engine(engine, workers, values, engine_arguments)
         except ValueError as error:
             raise click.UsageError(str(error)) from error
-        made.check()
-        check_access(made, arguments["build"], arguments["config"])
-        return function(engine=made, **arguments)
+        chosen.check()
+        check_access(chosen, arguments["build"], arguments["config"])
+        return function(engine=chosen, **arguments)
 
     summaries = "; ".join(f"{name}: {engine.summary}" for name, engine in ENGINES.items())
     engine_help = f"Execution engine. {summaries}."

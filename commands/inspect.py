@@ -41,10 +41,10 @@ def codebook_report(build: Path, phones: int) -> dict[str, Any]:
 
     card = write_card(build, read_settings(build), phones=phones)
     numbers = ("used", "dead", "perplexity", "bitrate", "bitrate_deduplicated")
-    found = {name: card["phones"][name] for name in ("pnmi", "phone_purity") if name in card["phones"]}
+    phone_scores = {name: card["phones"][name] for name in ("pnmi", "phone_purity") if name in card["phones"]}
     return {
         **{name: card["units"][name] for name in numbers},
-        **found,
+        **phone_scores,
         "page": str(build / "codebooks" / "units.html"),
     }
 

@@ -155,15 +155,15 @@ def prune(build: Path, yes: bool) -> dict[str, Any]:
     folder = files.to_path(build)
     read_settings(folder)
     with build_lock(folder, sweep=False):
-        found = pruning.find(folder, say=say)
-        for stale in found:
-            click.echo(f"{stale.name}  {stale.bytes} bytes: {stale.why}")
+        stale = pruning.find(folder, say=say)
+        for file in stale:
+            click.echo(f"{file.name}  {file.bytes} bytes: {file.why}")
         if yes:
-            pruning.remove(folder, found)
-    if found and not yes:
+            pruning.remove(folder, stale)
+    if stale and not yes:
         say("prune: nothing was removed; --yes removes what is listed")
     return {
-        "found": len(found),
-        "bytes": sum(stale.bytes for stale in found),
-        "removed": len(found) if yes else 0,
+        "found": len(stale),
+        "bytes": sum(file.bytes for file in stale),
+        "removed": len(stale) if yes else 0,
     }

@@ -71,12 +71,12 @@ def testset(
     """
     from lm.evaluation.datasets.convert import convert
 
-    made = convert(kind, source, folder, split=split, shots=shots, partial=partial)
-    say(f"{kind}: {made.facts['counted']}")
+    result = convert(kind, source, folder, split=split, shots=shots, partial=partial)
+    say(f"{kind}: {result.facts['counted']}")
     return {
         "testset": str(folder),
-        "task": made.task,
-        "items": len(made.in_split("test")),
-        "directions": " ".join(made.directions),
-        "complete": not made.facts["partial"],
+        "task": result.task,
+        "items": len(result.in_split("test")),
+        "directions": " ".join(result.directions),
+        "complete": not result.facts["partial"],
     }

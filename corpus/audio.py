@@ -292,15 +292,15 @@ class _Sound:
         Args:
             whole: look through the whole file, not at its header and its end alone.
         """
-        found = (streams(self.source, skip_id3(self.source)) if whole else None) or self._extent
+        extent = (streams(self.source, skip_id3(self.source)) if whole else None) or self._extent
         seconds = self.frames / self.sample_rate
-        if found.broken:
-            return Reject("audio.truncated", f"{self.path}: {seconds:.3f} s are there, but {found.broken}")
-        if found.second:
-            after = f"a second stream starts at byte {found.second} of {self.source.size}"
+        if extent.broken:
+            return Reject("audio.truncated", f"{self.path}: {seconds:.3f} s are there, but {extent.broken}")
+        if extent.second:
+            after = f"a second stream starts at byte {extent.second} of {self.source.size}"
             return Reject("audio.length_mismatch", f"{self.path}: declares {seconds:.3f} s, but {after}")
-        missing, size = found.missing(self.source.size), self.source.size
-        present = min(size - found.start, size if found.declared is None else found.declared)
+        missing, size = extent.missing(self.source.size), self.source.size
+        present = min(size - extent.start, size if extent.declared is None else extent.declared)
         each = seconds / max(1, present)  # seconds per byte
         if missing and (missing * each > HARMLESS or not self.frames):
             return Reject(
@@ -308,14 +308,14 @@ class _Sound:
                 f"{self.path}: declares {seconds + missing * each:.3f} s, holds {seconds:.3f} s: "
                 f"{missing} bytes are missing",
             )
-        if found.unclaimed and (found.unclaimed * each > HARMLESS or not self.frames):
+        if extent.unclaimed and (extent.unclaimed * each > HARMLESS or not self.frames):
             return Reject(
                 "audio.length_mismatch",
-                f"{self.path}: declares {seconds:.3f} s, holds {seconds + found.unclaimed * each:.3f} s: "
-                f"{found.unclaimed} bytes follow that its header does not count",
+                f"{self.path}: declares {seconds:.3f} s, holds {seconds + extent.unclaimed * each:.3f} s: "
+                f"{extent.unclaimed} bytes follow that its header does not count",
             )
         exact = self._sound.subtype in EXACT_SEEK and "ADPCM" not in self._sound.subtype
-        declared = found.frames if found.frames is not None and exact else self.frames
+        declared = extent.frames if extent.frames is not None and exact else self.frames
         if abs(declared - self.frames) > HARMLESS * self.sample_rate:
             return Reject(
                 "audio.length_mismatch",
@@ -458,16 +458,16 @@ def _open(path: str | os.PathLike[str], *, whole: bool) -> _Sound | _Frames:
     return recording
 
 
-def _check_extent(path: str, found: Extent, size: int) -> None:
+def _check_extent(path: str, extent: Extent, size: int) -> None:
     """Refuse a file that no decoder opens because it does not hold what it declares."""
-    missing = found.missing(size)
-    if found.broken or missing:
-        lacks = found.broken or f"{missing} of {found.declared} bytes of audio are missing"
+    missing = extent.missing(size)
+    if extent.broken or missing:
+        lacks = extent.broken or f"{missing} of {extent.declared} bytes of audio are missing"
         raise Reject("audio.truncated", f"{path}: {lacks}")
-    if found.unclaimed:
+    if extent.unclaimed:
         raise Reject(
             "audio.length_mismatch",
-            f"{path}: declares {found.declared} bytes of audio, and {found.unclaimed} bytes more follow",
+            f"{path}: declares {extent.declared} bytes of audio, and {extent.unclaimed} bytes more follow",
         )
 
 

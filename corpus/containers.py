@@ -116,9 +116,9 @@ def unclaimed(source: Source, position: int) -> int:
 def find(source: Source, mark: bytes, start: int) -> int:
     """The first position of `mark` from `start` on, or -1."""
     for position in range(start, source.size, BLOCK):
-        found = source.at(position, BLOCK + len(mark) - 1).find(mark)
-        if found >= 0:
-            return position + found
+        offset = source.at(position, BLOCK + len(mark) - 1).find(mark)
+        if offset >= 0:
+            return position + offset
     return -1
 
 
@@ -224,7 +224,7 @@ def _au(source: Source, offset: int) -> Extent:
     """Sun audio, big-endian or, of DEC, little-endian."""
     head = source.at(offset, 12)
     order: Any = "big" if head[:4] == b".snd" else "little"
-    start, length = (int.from_bytes(head[place : place + 4], order) for place in (4, 8))
+    start, length = (int.from_bytes(head[position : position + 4], order) for position in (4, 8))
     if length >= STREAMED:
         return Extent(offset + start)
     return Extent(offset + start, length, None, unclaimed(source, offset + start + length))
@@ -250,7 +250,7 @@ def _nist(source: Source, offset: int) -> Extent | None:
 
 def _caf(source: Source, offset: int) -> Extent | None:
     """Apple Core Audio: chunks with sizes of 64 bits; -1 is to the end of the file."""
-    position, found, frames = offset + 8, None, None
+    position, extent, frames = offset + 8, None, None
     for _ in range(CHUNKS):
         chunk = source.at(position, 28)
         if len(chunk) < 12 or not _is_chunk(chunk) or chunk.startswith((b"caff", *TAGS)):
@@ -259,13 +259,13 @@ def _caf(source: Source, offset: int) -> Extent | None:
         if chunk[:4] == b"pakt" and len(chunk) == 28:
             frames = int.from_bytes(chunk[20:28], "big")
         if chunk[:4] == b"data":
-            found = Extent(position + 16) if length < 0 else Extent(position + 16, max(0, length - 4))
+            extent = Extent(position + 16) if length < 0 else Extent(position + 16, max(0, length - 4))
         if length < 0:
-            return found
-        if found and chunk[:4] != b"data" and position + 12 + length > source.size:
-            return found._replace(broken=f"its chunk {chunk[:4].decode()} is not complete")
+            return extent
+        if extent and chunk[:4] != b"data" and position + 12 + length > source.size:
+            return extent._replace(broken=f"its chunk {chunk[:4].decode()} is not complete")
         position += 12 + length
-    return found and found._replace(frames=frames, unclaimed=unclaimed(source, position))
+    return extent and extent._replace(frames=frames, unclaimed=unclaimed(source, position))
 
 
 def _flac(source: Source, offset: int) -> Extent:
@@ -277,12 +277,12 @@ def _ogg(source: Source, offset: int) -> Extent:
     """Ogg, by its end: the last page must be complete and marked as the end of the stream."""
     start = max(offset, source.size - 2 * PAGE)
     tail = source.at(start, source.size - start)
-    place = tail.rfind(b"OggS\0")
-    head = tail[place : place + 27 + 255] if place >= 0 else b""
+    position = tail.rfind(b"OggS\0")
+    head = tail[position : position + 27 + 255] if position >= 0 else b""
     length = 27 + head[26] + sum(head[27 : 27 + head[26]]) if len(head) > 27 else 0
-    if not length or place + length > len(tail) or not head[5] & 4:
+    if not length or position + length > len(tail) or not head[5] & 4:
         return Extent(offset, broken="its last Ogg page is not the end of the stream")
-    end = start + place + length
+    end = start + position + length
     return Extent(offset, declared=end - offset, unclaimed=unclaimed(source, end))
 
 

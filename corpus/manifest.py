@@ -153,7 +153,7 @@ def write_manifest(
     old = _old_summary(folder) if growing else None
     try:
         checked = _checked(rows, check, unfinished / "ids.sqlite")
-        made: Iterator[list[dict[str, Any]]]
+        parts: Iterator[list[dict[str, Any]]]
         if old is None:
             summary, listing, origin = _write_parts(cut(checked), unfinished)
         else:
@@ -161,10 +161,10 @@ def write_manifest(
             with closing(Order(names, unfinished / "order.sqlite")) as order:
                 order.fill(checked)
                 if old["settings"]["part_minutes"] == part_minutes:
-                    made = chain(order.whole(), cut(order.rest(), max(order.parts - 1, 0)))
+                    parts = chain(order.whole(), cut(order.rest(), max(order.parts - 1, 0)))
                 else:
-                    made = cut(row for _, row in order.rows())
-                summary, listing, first = _write_parts(made, unfinished)
+                    parts = cut(row for _, row in order.rows())
+                summary, listing, first = _write_parts(parts, unfinished)
             origin = old.get("origin") if order.matched else first
         content = {
             "version": VERSION,

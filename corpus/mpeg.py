@@ -126,7 +126,7 @@ def glance(source: Source, offset: int) -> Stream | None:
     end = offset + tag.size
     if end > source.size or frame_length(source.at(end, 4)) or unclaimed(source, end):
         return scan(source, offset)
-    lengths = [_mean_length(source, offset + tag.size * place // 4, header) for place in (1, 2, 3)]
+    lengths = [_mean_length(source, offset + tag.size * quarter // 4, header) for quarter in (1, 2, 3)]
     if not all(lengths) or not 0.67 < tag.frames * sum(lengths) / 3 / tag.size < 1.5:
         return scan(source, offset)
     first, frames = tag.sound(tag.frames, kind)
@@ -152,9 +152,9 @@ def scan(source: Source, offset: int) -> Stream | None:
     return Stream(kind, header, count, [*positions, end], first, frames, tag and tag.frames, rest)
 
 
-def _mean_length(source: Source, place: int, header: bytes) -> float:
+def _mean_length(source: Source, position: int, header: bytes) -> float:
     """Mean bytes of the frames around a place in the file; 0 where no three follow each other."""
-    block = source.at(place, 8192)
+    block = source.at(position, 8192)
     lengths = _lengths_of(header[1] & 0xFE, header[2] & 0x0C)
     start = block.find(b"\xff")
     while start >= 0:

@@ -16,13 +16,13 @@ def versions() -> dict[str, str]:
     >>> versions()["python"].startswith("3.")
     True
     """
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    result = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            result[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            result[name] = "not installed"
+    return result
 
 
 def commit() -> str | None:

@@ -81,8 +81,8 @@ def tokenize_files(build: Path, recordings: Sequence[Path], workers: int) -> dic
         results = pool.map(_tokenize_worker, itertools.repeat(build), shares)
         return {
             path: result
-            for share, found in zip(shares, results, strict=True)
-            for path, result in zip(share, found, strict=True)
+            for share, tokenized in zip(shares, results, strict=True)
+            for path, result in zip(share, tokenized, strict=True)
         }
 
 
@@ -149,8 +149,8 @@ def verify_units(build: Path, count: int) -> dict[str, Any]:
     """
     encoder, codebook = open_models(build, read_settings(build))
     checked = differ = 0
-    for name, places in itertools.groupby(sampled_rows(build, count, "units"), key=lambda place: place[0]):
-        rows = [row for _, row in places]
+    for name, group in itertools.groupby(sampled_rows(build, count, "units"), key=lambda row: row[0]):
+        rows = [row for _, row in group]
         manifest = files.read_table(build / "manifest" / name).take(rows).to_pylist()
         table = files.read_table(build / "units" / name).take(rows).to_pylist()
         for row, stored in zip(manifest, table, strict=True):

@@ -166,9 +166,9 @@ def merge_spans(
         offsets = (np.cumsum(lengths) - lengths)[owners]
         ids = np.concatenate(values)[index + offsets[spans]]
         if values is not style:
-            kept = np.ones(len(ids), dtype=bool)
-            kept[1:] = (ids[1:] != ids[:-1]) | (spans[1:] != spans[:-1])
-            spans, index, ids = spans[kept], index[kept], ids[kept]
+            mask = np.ones(len(ids), dtype=bool)
+            mask[1:] = (ids[1:] != ids[:-1]) | (spans[1:] != spans[:-1])
+            spans, index, ids = spans[mask], index[mask], ids[mask]
         keys = np.maximum(rank[index] + spans * len(distinct), earliest[spans])
         columns.append((keys, spans, ids.astype(np.int32) + np.int32(first_id)))
     keys, spans, ids = (np.concatenate(column) for column in zip(*columns, strict=True))
@@ -263,9 +263,9 @@ def _sort(columns: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
 
 
 def _first_of_runs(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    kept = np.ones(len(values), dtype=bool)
-    kept[1:] = values[1:] != values[:-1]
-    return times[kept], values[kept]
+    mask = np.ones(len(values), dtype=bool)
+    mask[1:] = values[1:] != values[:-1]
+    return times[mask], values[mask]
 
 
 def _slice(

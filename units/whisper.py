@@ -342,13 +342,13 @@ def windows(frames: int, window: int, context: int) -> list[Window]:
     core = window - 2 * context
     return [
         Window(
-            max(0, place - context),
-            min(frames, place + core + context),
-            min(place, context),
-            min(core, frames - place),
-            place,
+            max(0, first - context),
+            min(frames, first + core + context),
+            min(first, context),
+            min(core, frames - first),
+            first,
         )
-        for place in range(0, frames, core)
+        for first in range(0, frames, core)
     ]
 
 
@@ -416,15 +416,15 @@ def read_whisper(folder: Path, layer: int | None = None) -> tuple[WhisperSetting
     if slim:
         del needed[POSITIONS]
     source, names = str(folder), list(needed)
-    found = read_weights(folder, names, canonical_name)
-    check_weights(source, found, names)
+    weights = read_weights(folder, names, canonical_name)
+    check_weights(source, weights, names)
     for name, tensor in needed.items():
-        if found[name].shape != tensor.shape:
+        if weights[name].shape != tensor.shape:
             raise ValueError(
                 f"{source}: weight {name}: need shape {tuple(tensor.shape)} by its settings, "
-                f"got {tuple(found[name].shape)}"
+                f"got {tuple(weights[name].shape)}"
             )
-    weights = {name: found[name].float() for name in needed}
+    weights = {name: weights[name].float() for name in needed}
     if slim:
         weights[POSITIONS] = sinusoids(settings.positions, settings.width)
     return settings, weights

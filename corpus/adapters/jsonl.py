@@ -88,13 +88,14 @@ def _rows(source: Path, intake: Intake, names: Fields) -> Iterator[Row]:
 
 def _row(
     line: bytes | None,
-    place: str,
+    location: str,
     folder: str,
     intake: Intake,
     names: Fields,
     header_of: Callable[[str], Header],
 ) -> Iterator[Row]:
-    known = Utterance(id=place, audio="", frames=0)  # grows as the line is read; a reject keeps what is known
+    # Grows as the line is read: a reject keeps what is known.
+    known = Utterance(id=location, audio="", frames=0)
     try:
         fields = _parse(line)
         known = replace(known, id=id_of(fields, names))

@@ -63,8 +63,8 @@ def _rows(source: Path, intake: Intake, columns: Columns) -> Iterator[Row]:
                 raise ValueError(f"{source}: need a column 'audio', got {', '.join(names)[:200]}")
             for cells in table:
                 if any(cell.strip() for cell in cells):
-                    place = f"{source.name}:{table.line_num}"
-                    yield from _row(cells, names, place, folder, intake, columns, header_of)
+                    location = f"{source.name}:{table.line_num}"
+                    yield from _row(cells, names, location, folder, intake, columns, header_of)
         except csv.Error as error:
             raise ValueError(f"{source}: cannot be read as a table: {error}") from error
 
@@ -72,13 +72,13 @@ def _rows(source: Path, intake: Intake, columns: Columns) -> Iterator[Row]:
 def _row(
     cells: list[str],
     names: list[str],
-    place: str,
+    location: str,
     folder: str,
     intake: Intake,
     columns: Columns,
     header_of: Callable[[str], Header],
 ) -> Iterator[Row]:
-    known = Utterance(id=place, audio="", frames=0)
+    known = Utterance(id=location, audio="", frames=0)
     try:
         if len(cells) > len(names):
             raise Reject("manifest.bad_field", f"need {len(names)} cells, got {len(cells)}")

@@ -28,8 +28,8 @@ def split_onset(word: str) -> tuple[str, str]:
     >>> split_onset("shirt"), split_onset("student")
     (('sh', 'irt'), ('st', 'udent'))
     """
-    place = next((i for i, letter in enumerate(word) if letter in VOWELS), len(word))
-    return word[:place], word[place:]
+    onset = next((i for i, letter in enumerate(word) if letter in VOWELS), len(word))
+    return word[:onset], word[onset:]
 
 
 def word_pairs(rng: np.random.Generator, count: int, known: frozenset[str] = frozenset()) -> list[Pair]:
@@ -70,7 +70,7 @@ def sentence_pairs(rng: np.random.Generator, count: int) -> list[Pair]:
     verb | the pilot measured the bright comet. | the pilot the measured bright comet.
     pronoun | david was at the clinic. he treated the mild cough. | david was at the clinic. she treated the mild cough.
     """
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     seen: set[str] = set()
     for attempt in range(100 * count):
         words = list(TOPICS.values())[rng.integers(len(TOPICS))]
@@ -92,10 +92,10 @@ def sentence_pairs(rng: np.random.Generator, count: int) -> list[Pair]:
         pair = Pair(right.format(**filling), wrong.format(**filling), group)
         if pair.right not in seen:
             seen.add(pair.right)
-            found.append(pair)
-        if len(found) == count:
-            return found
-    raise ValueError(f"sentences: the grammar gives {len(found)} pairs, got {count} asked for")
+            pairs.append(pair)
+        if len(pairs) == count:
+            return pairs
+    raise ValueError(f"sentences: the grammar gives {len(pairs)} pairs, got {count} asked for")
 
 
 class Twins(NamedTuple):
@@ -125,9 +125,9 @@ def twin_stories(
     def candidate(rng: np.random.Generator) -> Story:
         return (short_story if short else story)(rng, list(TOPICS)[rng.integers(topics)])
 
-    found: list[Twins] = []
+    stories: list[Twins] = []
     seen = set(avoid)
-    while len(found) < count:
+    while len(stories) < count:
         first = candidate(rng)
         others = [one for one in (candidate(rng) for _ in range(draws)) if one.topic != first.topic]
         others = [one for one in others if one.text not in seen and one.text != first.text]
@@ -135,22 +135,22 @@ def twin_stories(
             continue
         second = min(others, key=lambda one: abs(len(one.sentences[-1]) - len(first.sentences[-1])))
         seen |= {first.text, second.text}
-        found.append(Twins(first, second))
-    return found
+        stories.append(Twins(first, second))
+    return stories
 
 
 def twin_moods(rng: np.random.Generator, count: int) -> list[tuple[Moody, Moody]]:
     """Pairs of one beginning in two moods: the same words where they say nothing of the mood, endings of about one
     length about the same person. The three pairs of moods take turns."""
-    pairs = [("positive", "negative"), ("positive", "neutral"), ("neutral", "negative")]
-    found: list[tuple[Moody, Moody]] = []
+    moods = [("positive", "negative"), ("positive", "neutral"), ("neutral", "negative")]
+    pairs: list[tuple[Moody, Moody]] = []
     seen = set[str]()
-    while len(found) < count:
+    while len(pairs) < count:
         seed = int(rng.integers(2**32))
         # one seed gives the same person, place and name in every mood
-        first, second = (moody_story(np.random.default_rng(seed), mood) for mood in pairs[len(found) % 3])
+        first, second = (moody_story(np.random.default_rng(seed), mood) for mood in moods[len(pairs) % 3])
         if first.plain in seen:
             continue
         seen.add(first.plain)
-        found.append((first, second))
-    return found
+        pairs.append((first, second))
+    return pairs

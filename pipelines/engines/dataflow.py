@@ -56,9 +56,9 @@ def hints(stage: Stage, options: PipelineOptions) -> dict[str, str]:
     gpu = options.view_as(GpuOptions)
     if not stage.uses_gpu or not gpu.gpu_accelerator:
         return {}
-    found = {"accelerator": gpu.gpu_accelerator, "min_ram": gpu.gpu_min_ram}
-    found["max_active_bundles_per_worker"] = str(gpu.gpu_max_active_bundles)
-    return {name: value for name, value in found.items() if value}
+    hints = {"accelerator": gpu.gpu_accelerator, "min_ram": gpu.gpu_min_ram}
+    hints["max_active_bundles_per_worker"] = str(gpu.gpu_max_active_bundles)
+    return {name: value for name, value in hints.items() if value}
 
 
 def decodes_apart(stage: Stage, options: PipelineOptions) -> bool:

@@ -44,7 +44,7 @@ def refuse_unknown_options(arguments: tuple[str, ...], engine: str) -> None:
     from apache_beam.options.pipeline_options import _BeamArgumentParser
 
     parser = _BeamArgumentParser(allow_abbrev=False)
-    for record in {str(found): found for found in PipelineOptions.__subclasses__()}.values():
+    for record in {str(options): options for options in PipelineOptions.__subclasses__()}.values():
         with contextlib.suppress(argparse.ArgumentError):  # a name that two classes have
             record._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(list(arguments))
@@ -172,8 +172,8 @@ def check_bucket(path: str, options: PipelineOptions) -> None:
     name = path.removeprefix("gs://").partition("/")[0]
     client = create_storage_client(options, not options.view_as(GoogleCloudOptions).no_auth)
     try:
-        found = client.lookup_bucket(name, timeout=20, retry=None)
+        bucket = client.lookup_bucket(name, timeout=20, retry=None)
     except (GoogleAPIError, GoogleAuthError, OSError) as error:
         raise Unusable(f"{RUNNER}: gs://{name}: cannot be opened: {' '.join(str(error).split())}") from error
-    if found is None:
+    if bucket is None:
         raise Unusable(f"{RUNNER}: gs://{name}: no such bucket; make it, or name another")

@@ -49,14 +49,14 @@ def write_decoded(listing: Path, table: pa.Table) -> Iterator[dict[str, Any]]:
             if wave is None:
                 yield {**row, "reject": reject and reject.reason, "detail": reject and reject.detail}
                 continue
-            place = {
+            path_of = {
                 "audio": path.name,
                 "first_frame": filled,
                 "frames": len(wave),
                 "sample_rate": SAMPLE_RATE,
                 "channel": None,
             }
-            yield {**row, **place}
+            yield {**row, **path_of}
             waves.append(wave)
             filled += len(wave)
         if waves:

@@ -133,13 +133,13 @@ def parse_conf(extra: tuple[str, ...]) -> dict[str, str]:
     >>> parse_conf(("--conf", "spark.task.cpus=2", "--conf=spark.speculation=true"))
     {'spark.task.cpus': '2', 'spark.speculation': 'true'}
     """
-    found, arguments = {}, [part for word in extra for part in word.split("--conf=", 1) if part]
+    conf, arguments = {}, [part for word in extra for part in word.split("--conf=", 1) if part]
     for word in (word for word in arguments if word != "--conf"):
         name, equals, value = word.partition("=")
         if not equals or not name.startswith("spark."):
             raise Unusable(f"spark: options after -- are --conf spark.NAME=VALUE, got {word!r}")
-        found[name] = value
-    return found
+        conf[name] = value
+    return conf
 
 
 def cause(error: BaseException) -> str:

@@ -192,15 +192,15 @@ def decoders(measured: Measured, machines: Workers) -> float:
 
 def notes(measured: Measured, rows: list[dict[str, Any]], machines: Workers) -> list[str]:
     """Conclusions that a reader could overlook."""
-    found = []
+    lines = []
     driver = sum(row["hours"] for row in rows if row["who"] == "driver")
     total = sum(row["hours"] for row in rows)
     if driver > 0.2 * total:
-        found.append(f"{driver / total:.0%} of the time is the driver's own: more workers do not shorten it")
+        lines.append(f"{driver / total:.0%} of the time is the driver's own: more workers do not shorten it")
     if machines.workers > 1 and total and rows:
         slowest = max(rows, key=lambda row: row["hours"])
-        found.append(f"{slowest['step']} takes longest, {slowest['hours'] / total:.0%} of the time")
-    return found
+        lines.append(f"{slowest['step']} takes longest, {slowest['hours'] / total:.0%} of the time")
+    return lines
 
 
 def two_digits(value: float) -> float:

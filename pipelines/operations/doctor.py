@@ -67,9 +67,9 @@ def packages() -> tuple[str, str]:
     needed = [one for one in listed if one.marker is None or one.marker.evaluate({"extra": ""})]
     bad = []
     for one in needed:
-        found = version(one.name)
-        if found is None or not one.specifier.contains(found, prereleases=True):
-            bad.append(f"{one.name} {found or 'is missing'}, need {one.specifier}")
+        installed = version(one.name)
+        if installed is None or not one.specifier.contains(installed, prereleases=True):
+            bad.append(f"{one.name} {installed or 'is missing'}, need {one.specifier}")
     if bad:
         return "wrong", "; ".join(bad)
     return "ok", f"wordweave {version('wordweave')}, {len(needed)} packages, all in supported versions"
@@ -122,20 +122,20 @@ def faiss() -> tuple[str, str]:
 
 def beam() -> tuple[str, str]:
     """The default engine."""
-    found = version("apache-beam")
-    return ("ok", f"apache-beam {found}") if found else ("wrong", "apache-beam is missing")
+    installed = version("apache-beam")
+    return ("ok", f"apache-beam {installed}") if installed else ("wrong", "apache-beam is missing")
 
 
 def spark() -> tuple[str, str]:
     """Java and PySpark."""
-    found, java = version("pyspark"), find_java()[1]
-    missing = [] if found else ["pyspark (pip install 'wordweave[spark]')"]
+    installed, java = version("pyspark"), find_java()[1]
+    missing = [] if installed else ["pyspark (pip install 'wordweave[spark]')"]
     if java is None or java < JAVA:
         missing.append(f"Java {JAVA} or newer (got {java or 'none'})")
     return (
         ("missing", f"--engine spark needs {' and '.join(missing)}")
         if missing
-        else ("ok", f"pyspark {found}, Java {java}")
+        else ("ok", f"pyspark {installed}, Java {java}")
     )
 
 
@@ -144,10 +144,10 @@ def dataflow() -> tuple[str, str]:
     missing = missing_google_packages()
     if missing:
         return "missing", f"--runner=DataflowRunner needs {missing} (pip install 'wordweave[dataflow]')"
-    found = credentials_file()
+    credentials = credentials_file()
     return (
-        ("ok", f"client installed, credentials {found}")
-        if found
+        ("ok", f"client installed, credentials {credentials}")
+        if credentials
         else (
             "missing",
             "client installed, no credentials found; `gcloud auth application-default login`, or a cloud machine",
@@ -227,22 +227,22 @@ def cores() -> tuple[str, str]:
 
 def memory() -> tuple[str, str]:
     """Memory this process may use: the machine's, or what its control group allows."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
-            found.append(int(Path(path).read_text()))
+            limits.append(int(Path(path).read_text()))
     return (
-        "ok" if min(found) >= MIN_MEMORY else "wrong"
-    ), f"{readable(min(found))}, a worker needs about 1 GB and its model"
+        "ok" if min(limits) >= MIN_MEMORY else "wrong"
+    ), f"{readable(min(limits))}, a worker needs about 1 GB and its model"
 
 
 def disk(build: Path | None) -> tuple[str, str]:
     """Room where the build is, else here."""
-    place = (build or Path.cwd()).resolve()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    return ("ok" if free >= MIN_DISK else "wrong"), f"{readable(free)} free at {place}"
+    folder = (build or Path.cwd()).resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return ("ok" if free >= MIN_DISK else "wrong"), f"{readable(free)} free at {folder}"
 
 
 def health(build: Path) -> tuple[str, str]:

@@ -118,10 +118,10 @@ def write_speech(build: Path, folder: Path, seed: int, dictionary: str | None) -
 
 def languages(build: Path) -> set[str]:
     """The languages of a build's transcribed utterances; English where none is named."""
-    found: set[str] = set()
+    languages_present: set[str] = set()
     for name in part_names(build):
         table = files.read_table(build / "manifest" / name, columns=["language", "text", "reject"])
-        found |= {
+        languages_present |= {
             row["language"] or "en" for row in table.to_pylist() if row["text"] and row["reject"] is None
         }
-    return found
+    return languages_present

@@ -45,7 +45,7 @@ def find(build: Path, *, say: Say = silent) -> list[Stale]:
     tables = {str(step.table): step for step in STEPS if step.table}
     keys = {table: present_keys(build, settings, step, say) for table, step in tables.items()}
     names, index = set(part_names(build)), indexed(build)
-    found = []
+    stale = []
     for name, size in sorted(sizes.items()):
         why = ""
         if files.TEMPORARY.fullmatch(name):
@@ -74,8 +74,8 @@ def find(build: Path, *, say: Say = silent) -> list[Stale]:
             elif ending == ".failed":
                 why = "made since"
         if why:
-            found.append(Stale(name, why, size))
-    return found
+            stale.append(Stale(name, why, size))
+    return stale
 
 
 def list_files(build: Path) -> Iterator[tuple[str, int]]:
@@ -123,8 +123,8 @@ def indexed(build: Path) -> set[str] | None:
     }
 
 
-def remove(build: Path, found: list[Stale]) -> int:
+def remove(build: Path, stale: list[Stale]) -> int:
     """Remove what was found, markers before their files; the number of files removed."""
-    for stale in sorted(found, key=lambda stale: not stale.name.endswith(".done")):
-        (build / stale.name).unlink(missing_ok=True)
-    return len(found)
+    for file in sorted(stale, key=lambda file: not file.name.endswith(".done")):
+        (build / file.name).unlink(missing_ok=True)
+    return len(stale)

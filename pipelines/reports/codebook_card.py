@@ -100,9 +100,9 @@ def stability(build: Path, encoder: Any, codebook: Any, threads: int = 1, count:
         torch.set_num_threads(before)
     units = {
         name: np.concatenate(
-            [np.zeros(0, np.int32), *sequences[place * len(waves) : (place + 1) * len(waves)]]
+            [np.zeros(0, np.int32), *sequences[index * len(waves) : (index + 1) * len(waves)]]
         )
-        for place, name in enumerate(variants)
+        for index, name in enumerate(variants)
     }
     clean = units.pop("clean")
     if not len(clean):

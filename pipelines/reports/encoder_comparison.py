@@ -141,8 +141,8 @@ def subsample_frames(features: np.ndarray) -> np.ndarray:
     """At most `MAX_FRAMES` of the frames, always the same."""
     if len(features) <= MAX_FRAMES:
         return features
-    kept = generator(0, "codebook frames").choice(len(features), MAX_FRAMES, replace=False)
-    return features[np.sort(kept)]
+    chosen = generator(0, "codebook frames").choice(len(features), MAX_FRAMES, replace=False)
+    return features[np.sort(chosen)]
 
 
 def views(
@@ -175,13 +175,13 @@ def score(
     units = {name: [book.assign(change(frames)) for frames in features] for name, features in shown.items()}
     clean = units["clean"]
     phones = [
-        phones_at_frames(item.phones, frames=len(found), centre=encoder.centre, hop=encoder.hop)
-        for item, found in zip(items, clean, strict=True)
+        phones_at_frames(item.phones, frames=len(assigned), centre=encoder.centre, hop=encoder.hop)
+        for item, assigned in zip(items, clean, strict=True)
     ]
     quality = phone_quality(clean, phones, speakers=[item.speaker for item in items])
     names = ("pnmi", "pnmi_shuffled", "xpnmi", "phone_purity", "cluster_purity")
     result = {name: quality[name] for name in names if name in quality}
-    same = {name: share_kept(clean, found) for name, found in units.items() if name != "clean"}
+    same = {name: share_kept(clean, changed) for name, changed in units.items() if name != "clean"}
     result |= {name: value for name, value in same.items() if not name.startswith("gain")}
     result["same_at_gain"] = min(value for name, value in same.items() if name.startswith("gain"))
     use = describe(clean, clusters=book.clusters, frame_rate=encoder.frame_rate)

@@ -66,11 +66,11 @@ def find_phones(
             from aligners import transcribe as recogniser
 
             item = dataclasses.replace(item, text=recogniser.transcribe(wave))
-        (found,) = aligner.align([(item, wave)])
-        if found.reject is None and found.phones:
-            yield item, wave, [(phone.text, phone.start, phone.end) for phone in found.phones]
+        (alignment,) = aligner.align([(item, wave)])
+        if alignment.reject is None and alignment.phones:
+            yield item, wave, [(phone.text, phone.start, phone.end) for phone in alignment.phones]
             continue
-        reason = found.reject.reason if found.reject else f"{backend} gives no phones"
+        reason = alignment.reject.reason if alignment.reject else f"{backend} gives no phones"
         rejects[reason] = rejects.get(reason, 0) + 1
 
 
@@ -132,16 +132,16 @@ def speech_with_phones(
                 yield item, wave
 
     if known is not None:
-        found = [LabelledUtterance(wave, known[item.id], item.speaker or "") for item, wave in wanted()]
+        utterances = [LabelledUtterance(wave, known[item.id], item.speaker or "") for item, wave in wanted()]
     else:
         aligned = find_phones(wanted(), backend=backend, rejects=rejects)
-        found = [LabelledUtterance(wave, phones, item.speaker or "") for item, wave, phones in aligned]
+        utterances = [LabelledUtterance(wave, phones, item.speaker or "") for item, wave, phones in aligned]
     if missing := sorted(speakers - present):
         some = f"{len(present)} speakers, among them {sorted(present)[:5]}"
         raise ValueError(f"compare: need speech of every speaker named, got none of {missing}; it has {some}")
-    if not found:
+    if not utterances:
         raise ValueError(f"compare: need at least one utterance with phones, got none: {rejects}")
-    return found
+    return utterances
 
 
 def waveforms_of(sources: Iterable[Path], rejects: dict[str, int]) -> list[np.ndarray]:

@@ -107,16 +107,16 @@ def report(run: Run) -> dict[str, Any]:
 
 def examples(build: Path, count: int = 4) -> list[dict[str, Any]]:
     """The first interleaved samples that switch modality at least twice, as the page shows them."""
-    found = ((sample["json"], spans) for sample, spans in read_spans(build) if len(spans) > 2)
+    sequences = ((sample["json"], spans) for sample, spans in read_spans(build) if len(spans) > 2)
     return [
         {**{name: record[name] for name in ("id", "seconds", "speaker")}, "spans": spans}
-        for record, spans in itertools.islice(found, count)
+        for record, spans in itertools.islice(sequences, count)
     ]
 
 
 def sum_streams(index: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Shards, examples, tokens per kind and samples of audio of each stream, both splits together."""
-    found: dict[str, dict[str, Any]] = {}
+    sums: dict[str, dict[str, Any]] = {}
     for stream in STREAMS:
         splits = index["streams"].get(stream, {})
         numbers = ("samples", "audio_samples", "bytes")
@@ -128,8 +128,8 @@ def sum_streams(index: dict[str, Any]) -> dict[str, dict[str, Any]]:
                     entry[name] += shard[name]
                 entry["tokens"].update(shard["tokens"])
                 entry["valid"] += shard["samples"] if split == "valid" else 0
-        found[stream] = {**entry, "tokens": dict(entry["tokens"])}
-    return found
+        sums[stream] = {**entry, "tokens": dict(entry["tokens"])}
+    return sums
 
 
 REPORT_STEP = Step("report", "Report what became of every second of audio", after=None, once=report)

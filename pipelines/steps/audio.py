@@ -154,7 +154,7 @@ def sampled_speech(
     build: Path, count: int, table: str = "manifest"
 ) -> Iterator[tuple[Utterance, np.ndarray]]:
     """The utterances of `sampled_rows` with their waveforms, but for those that cannot be decoded."""
-    for name, places in itertools.groupby(sampled_rows(build, count, table), key=lambda place: place[0]):
+    for name, places in itertools.groupby(sampled_rows(build, count, table), key=lambda sampled: sampled[0]):
         rows = files.read_table(build / "manifest" / name).take([row for _, row in places]).to_pylist()
         for utterance, wave, _ in decode_rows(rows):
             if utterance is not None and wave is not None:  # the stage that meets the others reports them

@@ -79,10 +79,10 @@ class SampleFrames(Stage):
                     assert utterance is not None
                     rng = generator(self.seed, "frames", utterance.id)
                     chosen = rng.random(len(frames)) < self.frame_share
-                    kept = np.ascontiguousarray(frames[chosen], np.float32)
-                    flat = pa.FixedSizeListArray.from_arrays(pa.array(kept.ravel()), type=column)
+                    chosen_frames = np.ascontiguousarray(frames[chosen], np.float32)
+                    flat = pa.FixedSizeListArray.from_arrays(pa.array(chosen_frames.ravel()), type=column)
                     writer.write_batch(pa.record_batch([flat], schema=schema))
-                    count += len(kept)
+                    count += len(chosen_frames)
         return {"frames": count}
 
     def sample_rows(self, batch: pa.RecordBatch) -> list[Row]:
@@ -199,9 +199,9 @@ def fit_units(run: Run) -> Path:
     """Sample frames from every part and fit the codebook; an up-to-date, given or imported one is kept."""
     from units import kmeans
 
-    kept = kept_codebook(run)
-    if kept is not None:
-        return kept
+    earlier = kept_codebook(run)
+    if earlier is not None:
+        return earlier
     build, units, target = run.build, run.settings.units, run.build / CODEBOOK
     stage, encoder = frame_sampling(run)
     key, corpus = codebook_key(run, stage), corpus_hash(build)
@@ -310,12 +310,12 @@ def gather_frames(build: Path, tasks: list[Task], dimension: int, *, limit: int,
     Memory holds `limit` rows and one block, however many were sampled.
     """
     counts = [(read_marker(build / task.output) or {}).get("frames", 0) for task in tasks]
-    kept = subsample_rows(sum(counts), limit, seed)
-    features, filled, seen = np.empty((len(kept), dimension), np.float32), 0, 0
+    chosen = subsample_rows(sum(counts), limit, seed)
+    features, filled, seen = np.empty((len(chosen), dimension), np.float32), 0, 0
     for task in tasks:
         for batch in files.open_table(build / task.output).iter_batches(50_000):
             block = batch.column("frame").flatten().to_numpy().reshape(-1, dimension)
-            rows = kept[filled : np.searchsorted(kept, seen + len(block))] - seen
+            rows = chosen[filled : np.searchsorted(chosen, seen + len(block))] - seen
             features[filled : filled + len(rows)] = block[rows]
             filled, seen = filled + len(rows), seen + len(block)
     return features

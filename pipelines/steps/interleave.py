@@ -95,13 +95,13 @@ class WriteShard(Stage):
 
     def accepted(self, build: Path, table: str, name: str) -> dict[tuple[str, str], list[tuple[int, int]]]:
         """(stream, split) -> (row, samples) of the rows of one part that belong there."""
-        found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        accepted: dict[tuple[str, str], list[tuple[int, int]]] = {}
         if table == "text":
             columns = files.read_table(build / "text" / name, ["id", "reject"]).to_pylist()
             for number, row in enumerate(columns):
                 if row["reject"] is None:
-                    found.setdefault(("text", self.split.split_of(row["id"])), []).append((number, 0))
-            return found
+                    accepted.setdefault(("text", self.split.split_of(row["id"])), []).append((number, 0))
+            return accepted
         manifest = files.read_table(
             build / "manifest" / name, ["id", "speaker", "samples", "reject", "detail"]
         )
@@ -113,8 +113,8 @@ class WriteShard(Stage):
         for number, row in enumerate(manifest.to_pylist()):
             split = self.split.split_of(row["id"], row["speaker"])
             for stream in STREAMS_OF[results[number][0]]:
-                found.setdefault((stream, split), []).append((number, row["samples"]))
-        return found
+                accepted.setdefault((stream, split), []).append((number, row["samples"]))
+        return accepted
 
     def write(
         self, vocabulary: Vocabulary, last: dict[str, pa.Table], build: Path, task: Task, temporary: Path
@@ -287,8 +287,8 @@ def assign_shards(
             hashes[f"{table}/{name}"] = marker["sha256"]
     for table in ("text", "manifest"):
         for name in part_names(build, table):
-            for place, rows in stage.accepted(build, table, name).items():
-                assignments[place].add(table, name, rows)
+            for key, rows in stage.accepted(build, table, name).items():
+                assignments[key].add(table, name, rows)
     tasks = []
     for (stream, split), assigned in assignments.items():
         for number, (pieces, samples) in enumerate(zip(assigned.shards, assigned.samples, strict=True)):

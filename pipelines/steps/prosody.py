@@ -215,15 +215,15 @@ def write_speaker_means(run: Run) -> Path:
     key = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
     before = read_speakers(path) if path.exists() and (read_marker(path) or {}).get("key") == key else {}
     measured = dict(sorted(sum_speakers(read_rows(build, ["speaker", "hertz", "voiced", "style"])).items()))
-    kept = {name: sums for name, sums in before.items() if name in measured and has_enough(sums)}
-    changed = sum(measured[name] != sums for name, sums in kept.items())
+    unchanged = {name: sums for name, sums in before.items() if name in measured and has_enough(sums)}
+    changed = sum(measured[name] != sums for name, sums in unchanged.items())
     if changed:
         run.say(
             f"speakers: the means of {changed} are kept, measured before the corpus changed; remove {path} to "
             "measure them again"
         )
     marker_path(path).unlink(missing_ok=True)
-    files.write(path, json.dumps(measured | kept, indent=0, sort_keys=True).encode())
+    files.write(path, json.dumps(measured | unchanged, indent=0, sort_keys=True).encode())
     files.write(marker_path(path), json.dumps({"key": key}).encode())
     return path
 

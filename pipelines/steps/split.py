@@ -89,12 +89,13 @@ def held_out(run: Run) -> Split:
     path = build / SPLIT
     try:
         fields = json.loads(path.read_bytes())
-        kept = Split(tuple(fields["speakers"]), fields["share"], fields["seed"], fields["smallest"])
+        earlier = Split(tuple(fields["speakers"]), fields["share"], fields["seed"], fields["smallest"])
         same = {name: fields.get(name) for name in settings} == settings
         if same and (
-            not kept.share or any(kept.split_of(name, speaker) == "valid" for name, speaker, _ in usable())
+            not earlier.share
+            or any(earlier.split_of(name, speaker) == "valid" for name, speaker, _ in usable())
         ):
-            return kept
+            return earlier
     except (OSError, ValueError, KeyError):  # none yet, or of an earlier version
         pass
     split = choose_held_out(usable(), by=shards.hold_out_by, share=shards.valid, seed=shards.seed)
@@ -120,13 +121,13 @@ def outcomes(tables: Sequence[tuple[str, pa.Table]], *, keep_unaligned: bool) ->
         (step, table.column("reject").to_pylist(), table.column("detail").to_pylist())
         for step, table in tables
     ]
-    found: list[Outcome] = []
+    results: list[Outcome] = []
     for row in range(tables[0][1].num_rows):
         rejects = [(step, codes[row], details[row]) for step, codes, details in columns if codes[row]]
         if not rejects:
-            found.append(("interleaved", None, None, None))
+            results.append(("interleaved", None, None, None))
         elif keep_unaligned and {step for step, _, _ in rejects} == {"align"}:
-            found.append(("speech", *rejects[0]))
+            results.append(("speech", *rejects[0]))
         else:
-            found.append(("rejected", *rejects[0]))
-    return found
+            results.append(("rejected", *rejects[0]))
+    return results

@@ -35,11 +35,11 @@ def save_encoder(model: Any, folder: Path) -> None:
 
 def take_weights(model: Any, folder: Path) -> None:
     """Begin with the weights of an encoder that was trained before."""
-    found, own = load_file(folder / WEIGHTS), model.student.weights()
-    if {n: t.shape for n, t in found.items()} != {n: t.shape for n, t in own.items()}:
+    weights, own = load_file(folder / WEIGHTS), model.student.weights()
+    if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in own.items()}:
         raise ValueError(f"{folder}: need an encoder of the same network settings to start from")
     with torch.no_grad():
-        for name, tensor in found.items():
+        for name, tensor in weights.items():
             own[name].copy_(tensor)
     heads = folder / "heads.safetensors"
     if heads.exists():

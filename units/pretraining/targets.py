@@ -40,10 +40,10 @@ class Labels:
     def at(self, recording: int, positions: np.ndarray) -> np.ndarray:
         """(N,) int64 labels of a recording at positions in samples; UNKNOWN outside it."""
         labels = self.of[recording]
-        place = np.round((positions - FRAME // 2) / SHIFT).astype(np.int64)
-        known = (place >= -1) & (place <= len(labels))  # half a window beyond either end is still sound
-        found = labels[np.clip(place, 0, len(labels) - 1)] if len(labels) else np.zeros(len(place))
-        return np.where(known & (len(labels) > 0), found, UNKNOWN).astype(np.int64)
+        indices = np.round((positions - FRAME // 2) / SHIFT).astype(np.int64)
+        known = (indices >= -1) & (indices <= len(labels))  # half a window beyond either end is still sound
+        chosen = labels[np.clip(indices, 0, len(labels) - 1)] if len(labels) else np.zeros(len(indices))
+        return np.where(known & (len(labels) > 0), chosen, UNKNOWN).astype(np.int64)
 
 
 def grid_centres(samples: int) -> np.ndarray:

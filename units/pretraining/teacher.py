@@ -71,9 +71,9 @@ class TeacherFeatures:
         features = self.of[recording]
         if not len(features):
             return np.zeros((len(positions), self.dimension), np.float32)
-        place = np.clip((positions - self.centre) / self.hop, 0, len(features) - 1)
-        low = np.floor(place).astype(np.int64)
-        share = (place - low)[:, None].astype(np.float32)
+        indices = np.clip((positions - self.centre) / self.hop, 0, len(features) - 1)
+        low = np.floor(indices).astype(np.int64)
+        share = (indices - low)[:, None].astype(np.float32)
         high = np.minimum(low + 1, len(features) - 1)
         values = features[low].astype(np.float32) * (1 - share) + features[high].astype(np.float32) * share
         return (values - self.mean) * self.scale

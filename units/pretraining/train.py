@@ -338,7 +338,7 @@ def make_targets(
     teacher: TeacherFeatures | None,
 ) -> list[Labels]:
     """Labels of all recordings for each target; clusters learnt from the training speakers' alone."""
-    made = []
+    targets = []
     for name, classes in settings.targets.items():
         if name == "phones":
             ids, waves = [r.id for r in recordings], [r.waveform for r in recordings]
@@ -347,12 +347,12 @@ def make_targets(
                 raise ValueError(
                     f"{settings.phones}: has {labels.classes} phones with silence, targets.phones is {classes}"
                 )
-            made.append(labels)
+            targets.append(labels)
             continue
         if name == "teacher":
             assert teacher
             lengths = [len(recording.waveform) for recording in recordings]
-            made.append(
+            targets.append(
                 teacher_clusters(
                     teacher,
                     lengths,
@@ -371,7 +371,7 @@ def make_targets(
         else:
             function = {"mfcc": mfcc_features, "logmel": logmel_features}[name]
             features = [function(recording.waveform) for recording in recordings]
-        made.append(
+        targets.append(
             cluster(
                 name,
                 features,
@@ -381,7 +381,7 @@ def make_targets(
                 limit=settings.fit_frames,
             )
         )
-    return made
+    return targets
 
 
 def rate_at(step: int, settings: PretrainSettings) -> float:
@@ -487,13 +487,13 @@ def pretrain(
     chosen = [r for r in recordings if r.speaker not in settings.leave_out]
     usable = [r for r in chosen if len(r.waveform) >= LEAST]
     training = [i for i, r in enumerate(usable) if is_used(r, settings)]
-    held = [i for i, r in enumerate(usable) if r.speaker in settings.validation]
+    validation = [i for i, r in enumerate(usable) if r.speaker in settings.validation]
     if not training:
         raise ValueError("pretrain: need recordings of speakers that are not held out, got none")
     data: dict[str, Any] = {
         "recordings": len(training), "seconds": round(sum(len(usable[i].waveform) for i in training) / SAMPLE_RATE, 2),
         "speakers": len({usable[i].speaker for i in training}), "sha256": data_hash([usable[i] for i in training]),
-        "validation_recordings": len(held), "too_short": len(chosen) - len(usable),
+        "validation_recordings": len(validation), "too_short": len(chosen) - len(usable),
     }  # fmt: skip
     if "phones" in settings.targets:
         phones_of = read_phones(settings.phones)
@@ -519,10 +519,10 @@ def pretrain(
     learnt = [Labels(t.name, t.classes, [t.of[i] for i in training]) for t in targets]
     taught = teacher if settings.distils else None
     checks: list[Batch] = []
-    if held:
-        quiet = Speech([usable[i] for i in held], settings, (25,))
-        answers = [Labels(t.name, t.classes, [t.of[i] for i in held]) for t in targets]
-        checked = taught.subset(held) if taught else None
+    if validation:
+        quiet = Speech([usable[i] for i in validation], settings, (25,))
+        answers = [Labels(t.name, t.classes, [t.of[i] for i in validation]) for t in targets]
+        checked = taught.subset(validation) if taught else None
         checks = [quiet.batch(2**40 + i, answers, checked, disturb=False) for i in range(4)]
     torch.manual_seed(settings.seed)
     width = taught.dimension if taught else 0
