@@ -49,14 +49,14 @@ GRAPH = {name: imported_modules(path) for name, path in FILES.items()}
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_imports_run_one_way(package):
-    found = {
+    violations = {
         one.split(".")[0]
         for name, imports in GRAPH.items()
         if name.split(".")[0] == package
         for one in imports
     }
-    assert found & (MAY_IMPORT.keys() | {"wordweave"}) <= MAY_IMPORT[package] | {package}
-    assert package == "pipelines" or not found & {"apache_beam", "pyspark"}
+    assert violations & (MAY_IMPORT.keys() | {"wordweave"}) <= MAY_IMPORT[package] | {package}
+    assert package == "pipelines" or not violations & {"apache_beam", "pyspark"}
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
@@ -68,12 +68,12 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
             return path[path.index(name) :]
         if name in done:
             return []
-        found = next(
+        violations = next(
             (ring for other in sorted(graph[name] & graph.keys()) if (ring := visit(other, [*path, name]))),
             [],
         )
         done.add(name)
-        return found
+        return violations
 
     return next((ring for name in graph if (ring := visit(name, []))), [])
 
@@ -130,15 +130,17 @@ def test_help_needs_no_heavy_import():
 
 
 def commands(group, prefix=()):
-    for name, found in group.commands.items():
-        yield from commands(found, (*prefix, name)) if hasattr(found, "commands") else [(*prefix, name)]
+    for name, violations in group.commands.items():
+        yield from (
+            commands(violations, (*prefix, name)) if hasattr(violations, "commands") else [(*prefix, name)]
+        )
 
 
 def find_command(names):
-    found = wordweave.cli
+    violations = wordweave.cli
     for name in names:
-        found = found.commands[name]
-    return found
+        violations = violations.commands[name]
+    return violations
 
 
 def choices(names, option):

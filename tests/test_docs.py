@@ -73,10 +73,10 @@ def test_links_within_the_repository_lead_to_files_and_headings(page):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, heading = target.partition("#")
-        place = (page.parent / path) if path else page
-        assert place.exists(), f"{page.name}: {target}"
+        linked = (page.parent / path) if path else page
+        assert linked.exists(), f"{page.name}: {target}"
         if heading:
-            headings = re.findall(r"^#+ (.*)$", place.read_text(encoding="utf-8"), re.MULTILINE)
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
             assert heading in slugs, f"{page.name}: {target}"
 

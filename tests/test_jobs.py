@@ -204,11 +204,11 @@ def test_dataflow_gets_options_that_beam_knows(recorded, driver):
     call = calls()[-1]
     if driver == "cloud-run":
         assert calls()[0][:4] == ["gcloud", "storage", "cp", CONFIG]
-        place = calls()[0][4].removeprefix("gs://my-bucket/")
+        object_name = calls()[0][4].removeprefix("gs://my-bucket/")
         words = (
             next(word for word in call if word.startswith("--args=")).removeprefix("--args=^|^").split("|")
         )
-        assert words[1] == f"/settings/{place}"
+        assert words[1] == f"/settings/{object_name}"
     else:
         words = call[1:]
     options = parsed([words[0], CONFIG, *words[2:]])

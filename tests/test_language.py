@@ -94,25 +94,25 @@ def test_a_phrase_is_found_in_any_case_and_over_two_lines_but_not_inside_a_word(
 
 
 def test_no_text_has_a_phrase_that_was_replaced():
-    found = [
+    matches = [
         f"{name}:{line}: {match!r}; better: {better}"
         for name, text in texts().items()
         for pattern, better in PHRASES.items()
         for line, match in places(pattern, text)
         if (name, match.lower()) not in ALLOWED
     ]
-    assert found == []
+    assert matches == []
 
 
 def test_no_code_has_a_name_that_was_replaced():
-    found = [
+    matches = [
         f"{name}:{token.start[0]}: {token.string}"
         for name, text in texts().items()
         if name.endswith(".py") and NAMES & set(re.findall(r"\w+", text))  # only these are tokenised
         for token in tokenize.generate_tokens(io.StringIO(text).readline)
         if token.type == tokenize.NAME and token.string in NAMES
     ]
-    assert found == []
+    assert matches == []
 
 
 def test_no_module_or_folder_has_a_name_that_was_replaced():

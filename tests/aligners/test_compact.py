@@ -132,8 +132,8 @@ def test_real_speech_of_a_speaker_it_never_heard_is_aligned_near_mfa(real_speech
         u for u in read_jsonl(manifest) if isinstance(u, Utterance) and (u.alignment or "").endswith("Grid")
     ]
     batch = [(utterance, decode(utterance)) for utterance in graded]
-    found, given = load_aligner("ctc").align(batch), load_aligner("given").align(batch)
-    pairs = [(a, b) for a, b in zip(given, found, strict=True) if not a.reject and not b.reject]
+    aligned, given = load_aligner("ctc").align(batch), load_aligner("given").align(batch)
+    pairs = [(a, b) for a, b in zip(given, aligned, strict=True) if not a.reject and not b.reject]
     assert len(pairs) >= 0.99 * len(batch)
     errors = summarise(np.concatenate([boundary_errors(a.words, b.words) for a, b in pairs]))
     print("ctc against MFA", errors)

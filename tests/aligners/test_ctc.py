@@ -97,18 +97,18 @@ def test_a_long_recording_aligned_in_pieces_has_every_word_where_it_was_planted(
     rng = np.random.default_rng(seed)
     words = some_words(150, rng)
     log_probs, spans = planted(words, rng)
-    found = align_words(log_probs, words, BLANK, DELIMITER, piece=8)
+    aligned = align_words(log_probs, words, BLANK, DELIMITER, piece=8)
     assert len(log_probs) > 2500
-    assert [(span.first, span.last) for span in found] == spans
-    assert align_words(log_probs, words, BLANK, DELIMITER, piece=2_000) == found
+    assert [(span.first, span.last) for span in aligned] == spans
+    assert align_words(log_probs, words, BLANK, DELIMITER, piece=2_000) == aligned
 
 
 def test_long_silences_between_pieces_do_no_harm():
     rng = np.random.default_rng(9)
     words = some_words(12, rng)
     log_probs, spans = planted(words, rng, gap=(300, 900))
-    found = align_words(log_probs, words, BLANK, DELIMITER, piece=8)
-    assert [(span.first, span.last) for span in found] == spans
+    aligned = align_words(log_probs, words, BLANK, DELIMITER, piece=8)
+    assert [(span.first, span.last) for span in aligned] == spans
 
 
 def test_what_torchaudio_accepts_silently_is_refused():

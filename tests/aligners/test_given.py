@@ -390,8 +390,8 @@ def test_times_that_are_no_numbers_never_come_through(tmp_path):
 def test_labels_are_joined_to_our_words(labels, text, expected):
     given = [Label(label, i, i + 1) for i, label in enumerate(labels.split())]
     tokens = normalise(text)
-    found = match(given, tokens, text)
-    assert [(text[t.first : t.last], w.start, w.end) for t, w in zip(tokens, found)] == expected
+    words = match(given, tokens, text)
+    assert [(text[t.first : t.last], w.start, w.end) for t, w in zip(tokens, words)] == expected
 
 
 def test_a_mismatch_names_the_word_and_the_label():

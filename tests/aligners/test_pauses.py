@@ -26,9 +26,9 @@ def test_minutes_of_silence_become_two_seconds_and_times_come_back(room):
     whole = np.concatenate(parts)
     short = shorten(whole)
     assert len(short.waveform) // HOP == pytest.approx(KEPT + 500 + 300 + 400 + 2 * KEPT + 600, abs=150)
-    found = {short.interval(at, at + 1): at for at in range(len(short.waveform) // HOP)}
+    intervals = {short.interval(at, at + 1): at for at in range(len(short.waveform) // HOP)}
     for first in (9_000, 9_499, 9_900, 28_200, 28_799):
-        at = found[first, first + 1]
+        at = intervals[first, first + 1]
         assert np.array_equal(
             short.waveform[at * HOP : at * HOP + HOP], whole[first * HOP : first * HOP + HOP]
         )

@@ -243,9 +243,9 @@ def test_real_speech_is_aligned_within_15_ms_of_mfa(real_speech):
     assert [result.reject for result in results] == [None] * len(batch)
     graded = [pair for pair in batch if (pair[0].alignment or "").endswith(".TextGrid")]
     given = load_aligner("given").align(graded)
-    found = {utterance.id: result for (utterance, _), result in zip(batch, results)}
+    result_of = {utterance.id: result for (utterance, _), result in zip(batch, results)}
     errors = summarise(
-        np.concatenate([boundary_errors(a.words, found[u.id].words) for (u, _), a in zip(graded, given)])
+        np.concatenate([boundary_errors(a.words, result_of[u.id].words) for (u, _), a in zip(graded, given)])
     )
     assert errors["boundaries"] > 1000
     assert errors["median_ms"] <= 15

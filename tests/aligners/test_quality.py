@@ -21,8 +21,8 @@ def test_measures_are_those_of_a_case_counted_by_hand():
     for word in words:
         wave[round(word.start * SAMPLE_RATE) : round(word.end * SAMPLE_RATE)] = 0.1
     phones = [(0.5, 0.53), (0.53, 0.56), (0.56, 1.0), (2.0, 2.03), (2.03, 2.4)]
-    found = measure(words, phones, wave)
-    assert found == {
+    measures = measure(words, phones, wave)
+    assert measures == {
         "words_per_second": pytest.approx(2 / 3),
         "letters_per_second": pytest.approx(12 / 0.9),
         "speech_fraction": pytest.approx(0.3),
@@ -38,12 +38,12 @@ def test_measures_are_those_of_a_case_counted_by_hand():
         "uncovered_seconds": 0.0,
         "uncovered_share": 0.0,
     }
-    assert found.keys() < MEASURES.keys()
+    assert measures.keys() < MEASURES.keys()
 
 
 def test_what_cannot_be_measured_is_left_out():
-    found = measure([Word("hi", 0.0, 1.0)], None, np.ones(SAMPLE_RATE, np.float32))
-    assert not found.keys() & {"snr", "mean_confidence", "short_phones"}
+    measures = measure([Word("hi", 0.0, 1.0)], None, np.ones(SAMPLE_RATE, np.float32))
+    assert not measures.keys() & {"snr", "mean_confidence", "short_phones"}
 
 
 @pytest.mark.parametrize(

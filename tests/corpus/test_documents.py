@@ -76,9 +76,9 @@ def test_bad_rows_carry_their_reasons_and_stop_nothing(tmp_path, monkeypatch):
         (b'{"text": "good too"}', None),
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(line for line, _ in lines))
-    found = list(read_documents([tmp_path / "a.jsonl"]))
-    assert [row["reject"] for row in found] == [reason for _, reason in lines]
-    assert [row["id"][-2:] for row in found] == [f"{i:02d}" for i in range(1, 12)]
+    rows_read = list(read_documents([tmp_path / "a.jsonl"]))
+    assert [row["reject"] for row in rows_read] == [reason for _, reason in lines]
+    assert [row["id"][-2:] for row in rows_read] == [f"{i:02d}" for i in range(1, 12)]
     binary = pa.array([b"good", b"\xff", b"", b"b" * 300])
     text = pa.Array.from_buffers(pa.string(), 4, binary.buffers())  # what a careless writer makes
     pq.write_table(pa.table({"text": text}), tmp_path / "b.parquet")
@@ -129,9 +129,9 @@ def test_long_file_names_give_different_keys_of_at_most_80_characters(tmp_path):
 def test_every_document_comes_out_in_order_whatever_it_holds(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("texts") / "a.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    found = list(read_documents([path]))
-    assert len(found) == len(texts)
-    for row, text in zip(found, texts):
+    rows_read = list(read_documents([path]))
+    assert len(rows_read) == len(texts)
+    for row, text in zip(rows_read, texts):
         assert (row["text"] is None) != (row["reject"] is None)
         assert row["text"] in (None, text.strip())
 
@@ -179,10 +179,12 @@ def test_memory_does_not_grow_with_the_documents(tmp_path, monkeypatch):
 def test_exact_duplicates_differ_in_case_punctuation_and_spaces_only(tmp_path):
     texts = ["They went out.", "they  WENT out", "they went in", "ﬁne", "fine!", "they went out"]
     summary = write_documents(rows(texts), tmp_path / "text", duplicates="exact")
-    found = written(tmp_path / "text")
-    assert [row["reject"] for row in found] == [None, "text.duplicate", None, None] + ["text.duplicate"] * 2
-    assert [row["detail"] for row in found if row["reject"]] == [f"exact: as d-{i}" for i in (0, 3, 0)]
-    assert [row["text"] for row in found if row["reject"]] == [None] * 3
+    rows_read = written(tmp_path / "text")
+    assert [row["reject"] for row in rows_read] == [None, "text.duplicate", None, None] + [
+        "text.duplicate"
+    ] * 2
+    assert [row["detail"] for row in rows_read if row["reject"]] == [f"exact: as d-{i}" for i in (0, 3, 0)]
+    assert [row["text"] for row in rows_read if row["reject"]] == [None] * 3
     assert (summary.documents, summary.rejected) == (3, {"text.duplicate": 3})
     assert write_documents(rows(texts), tmp_path / "all").documents == 6
 
@@ -219,9 +221,9 @@ def test_near_duplicates_are_those_that_share_most_of_their_word_sequences(tmp_p
     assert min(jaccard(a, b) for a, b in zip(originals, near)) > 0.9
     assert max(jaccard(a, b) for a, b in zip(originals, half)) < 0.5
     write_documents(rows([*originals, *half, *near]), tmp_path / "text", duplicates="near")
-    found = written(tmp_path / "text")
-    assert [row["reject"] for row in found] == [None] * 200 + ["text.duplicate"] * 100
-    assert [row["detail"] for row in found[200:]] == [f"near: as d-{i}" for i in range(100)]
+    rows_read = written(tmp_path / "text")
+    assert [row["reject"] for row in rows_read] == [None] * 200 + ["text.duplicate"] * 100
+    assert [row["detail"] for row in rows_read[200:]] == [f"near: as d-{i}" for i in range(100)]
 
 
 def test_short_documents_are_near_duplicates_only_of_themselves(tmp_path):
@@ -269,8 +271,8 @@ def test_a_build_counts_the_documents_it_rejects_and_keeps_the_others(tmp_path):
         ("exact", 2, {"text.duplicate": 2, "text.empty": 1}),
     ):
         requested = replace(result, "text", documents=paths, duplicates=how)
-        found = run_step("ingest", tmp_path / "build", requested)
-        assert (found["documents"], found["documents_rejected"]) == (kept, rejected)
+        rows_read = run_step("ingest", tmp_path / "build", requested)
+        assert (rows_read["documents"], rows_read["documents_rejected"]) == (kept, rejected)
     assert [row["text"] for row in written(tmp_path / "build/text")] == [
         "They went.", None, None, "they came", None,
     ]  # fmt: skip

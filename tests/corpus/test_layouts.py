@@ -80,14 +80,14 @@ def test_a_folder_is_read_with_what_is_beside_each_recording(tmp_path):
     text(tmp_path / "bob" / "1.TextGrid", "")
     sound(tmp_path / "loose.wav")
     (tmp_path / "bob" / "2.wav").write_bytes(b"no sound")
-    found = list(ADAPTERS["folder"](tmp_path))
+    utterances = list(ADAPTERS["folder"](tmp_path))
     assert rows("folder", tmp_path) == [
         ("loose", None, None, None, 0, 16000),
         ("anna-x-1", "Hello there", "anna", None, 0, 16000),
         ("bob-1", "again", "bob", None, 0, 16000),
         ("bob-2", "audio.unreadable"),
     ]
-    assert found[2].alignment == str(tmp_path / "bob" / "1.TextGrid")
+    assert utterances[2].alignment == str(tmp_path / "bob" / "1.TextGrid")
 
 
 def test_a_transcript_of_a_folder_that_is_not_utf8_is_rejected(tmp_path):

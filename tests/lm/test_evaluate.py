@@ -82,13 +82,13 @@ def synthetic(tmp_path_factory):
 
 
 def test_every_synthetic_test_set_is_complete_and_is_made_once(synthetic):
-    folder, made = synthetic
-    assert tuple(made) == NAMES
-    for name, testset in made.items():
+    folder, testsets = synthetic
+    assert tuple(testsets) == NAMES
+    for name, testset in testsets.items():
         assert read_testset(folder / name) == testset
         assert len(testset.recordings) > 0
     before = (folder / "words" / "testset.json").stat().st_mtime_ns
-    assert make_testsets(folder, items=2, seed=3) == made
+    assert make_testsets(folder, items=2, seed=3) == testsets
     assert (folder / "words" / "testset.json").stat().st_mtime_ns == before
 
 
@@ -114,9 +114,9 @@ def test_twins_share_endings_and_differ_in_the_right_one(synthetic):
 
 
 def test_the_same_seed_gives_the_same_bytes_in_voices_of_no_training_corpus(synthetic, tmp_path):
-    folder, made = synthetic
+    folder, testsets = synthetic
     again = make_testsets(tmp_path, names=["words"], items=2, seed=3)["words"]
-    assert again.hash == made["words"].hash
+    assert again.hash == testsets["words"].hash
     for name in again.recordings:
         assert (tmp_path / "words" / name).read_bytes() == (folder / "words" / name).read_bytes()
     manifest = speak_miniature(

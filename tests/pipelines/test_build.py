@@ -32,10 +32,10 @@ def test_every_utterance_is_in_a_shard_or_in_the_rejects_and_the_samples_add_up(
     rejected = {json.loads(line)["id"] for line in lines}
     rows = [json.loads(line) for line in spoken_corpus.read_text().splitlines()]
     for stream in ("interleaved", "speech"):
-        kept = members(built, stream)
-        assert kept.keys() | rejected == {row["id"] for row in rows}
-        assert not kept.keys() & rejected
-        assert sum(sample["json"]["samples"] for sample in kept.values()) == result["out"]["samples"]
+        samples = members(built, stream)
+        assert samples.keys() | rejected == {row["id"] for row in rows}
+        assert not samples.keys() & rejected
+        assert sum(sample["json"]["samples"] for sample in samples.values()) == result["out"]["samples"]
     assert result["in"]["samples"] == result["out"]["samples"] + result["rejected"]["samples"]
     lengths = [soundfile.info(spoken_corpus.parent / row["audio"]) for row in rows]
     assert result["in"]["samples"] == sum(-(-info.frames * 16_000 // info.samplerate) for info in lengths)
@@ -63,10 +63,10 @@ def test_the_units_in_a_shard_are_those_of_the_recording_encoded_alone(built, sp
     from units.encoders import load_encoder
 
     encoder, codebook = load_encoder("mfcc"), kmeans.load(built / "codebooks" / "units.safetensors")
-    kept = members(built, "speech")
+    samples = members(built, "speech")
     for item in list(read_jsonl(spoken_corpus))[:6]:
         (features,) = encoder.encode([decode(item)])
-        assert np.array_equal(codebook.assign(features), kept[item.id]["units.npy"])
+        assert np.array_equal(codebook.assign(features), samples[item.id]["units.npy"])
 
 
 def test_five_lines_of_plain_webdataset_read_a_shard(built, monkeypatch, capsys):
@@ -164,13 +164,13 @@ def test_a_killed_worker_ends_the_run_with_one_line_and_the_next_run_finishes(bu
     process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     killed = False
     while process.poll() is None and not killed:
-        found = subprocess.run(
+        finished = subprocess.run(
             ["pgrep", "-f", f"pipelines.engines.beam_forkserver {process.pid}"],
             capture_output=True,
             text=True,
             check=False,
         )
-        pids = found.stdout.split()
+        pids = finished.stdout.split()
         if len(pids) > 1 and (folder / "units").is_dir():  # the parent of the workers, and a worker
             os.kill(int(pids[-1]), signal.SIGKILL)
             killed = True

@@ -402,19 +402,19 @@ def test_the_card_counts_every_unit_of_the_build(fresh):
     with pytest.raises(ValueError, match=r"part-00000.parquet: not finished; run `wordweave units"):
         write_card(folder, toml.read_settings(folder))
     run_step("units", folder, config, LOCAL)
-    made = write_card(folder, toml.read_settings(folder))
-    same = made["stability"]["same"]
+    card = write_card(folder, toml.read_settings(folder))
+    same = card["stability"]["same"]
     assert 0 < same["10 dB"] < same["20 dB"] < same["+6 dB gain"] <= 1
     assert "Stability in noise and with gain" in (folder / "codebooks" / "units.html").read_text()
     sequences = [np.array(units) for units in units_of(folder) if units is not None]
-    assert made["units"] == describe(sequences, clusters=30, frame_rate=25.0) | {"utterances_without": 0}
-    assert json.loads((folder / "codebooks" / "units.json").read_text()) == made
-    assert "words are not aligned" in made["phones"]["left_out"]
+    assert card["units"] == describe(sequences, clusters=30, frame_rate=25.0) | {"utterances_without": 0}
+    assert json.loads((folder / "codebooks" / "units.json").read_text()) == card
+    assert "words are not aligned" in card["phones"]["left_out"]
     book = load_codebook(folder / "codebooks" / "units.safetensors")
-    assert made["inertia"]["own"] == book.provenance["inertia"]
-    assert 0.9 < made["inertia"]["ratio"] < 1.1
+    assert card["inertia"]["own"] == book.provenance["inertia"]
+    assert 0.9 < card["inertia"]["ratio"] < 1.1
     page = (folder / "codebooks" / "units.html").read_text()
-    assert f"{made['units']['used']} of 30" in page
+    assert f"{card['units']['used']} of 30" in page
     again = [(folder / "codebooks" / f"units.{kind}").read_bytes() for kind in ("json", "html")]
     write_card(folder, toml.read_settings(folder))
     assert [(folder / "codebooks" / f"units.{kind}").read_bytes() for kind in ("json", "html")] == again

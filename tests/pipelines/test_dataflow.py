@@ -55,55 +55,55 @@ def proto(stage, words, todo=None, block=dataflow.BLOCK):
     return pipeline.to_runner_api(default_environment=DockerEnvironment.from_container_image(IMAGE))
 
 
-def leaves(made):
+def leaves(graph):
     """Name -> transform, for those without inner transforms."""
-    found = made.components.transforms.values()
-    return {one.unique_name: one for one in found if not one.subtransforms}
+    transforms = graph.components.transforms.values()
+    return {one.unique_name: one for one in transforms if not one.subtransforms}
 
 
-def environment(made, transform):
-    return made.components.environments[transform.environment_id]
+def environment(graph, transform):
+    return graph.components.environments[transform.environment_id]
 
 
 def test_the_stage_on_the_gpu_alone_has_hints_and_every_step_has_the_image():
-    made = proto(HashWaveforms(), (*GPU, "--decode_apart"))
+    graph = proto(HashWaveforms(), (*GPU, "--decode_apart"))
     hinted = {
-        name: dict(environment(made, one).resource_hints)
-        for name, one in leaves(made).items()
+        name: dict(environment(graph, one).resource_hints)
+        for name, one in leaves(graph).items()
         if one.environment_id
     }
     assert hinted.pop("hash") == HINTS
     assert len(hinted) >= 3
     assert not any(hinted.values())
-    for one in made.components.environments.values():
+    for one in graph.components.environments.values():
         assert beam_runner_api_pb2.DockerPayload.FromString(one.payload).container_image == IMAGE
 
 
 def test_a_stage_that_needs_no_gpu_gets_none():
-    made = proto(HashWaveforms(device="cpu"), (*GPU, "--decode_apart"))
-    assert not any(one.resource_hints for one in made.components.environments.values())
-    assert not any("Decode" in name for name in leaves(made))
+    graph = proto(HashWaveforms(device="cpu"), (*GPU, "--decode_apart"))
+    assert not any(one.resource_hints for one in graph.components.environments.values())
+    assert not any("Decode" in name for name in leaves(graph))
 
 
 def test_a_reshuffle_stands_between_decoding_and_the_gpu():
-    made = proto(HashWaveforms(), (*GPU, "--decode_apart"))
-    (inputs_hash,) = leaves(made)["hash"].inputs.values()
+    graph = proto(HashWaveforms(), (*GPU, "--decode_apart"))
+    (inputs_hash,) = leaves(graph)["hash"].inputs.values()
     makers = {
         one.unique_name
-        for one in made.components.transforms.values()
+        for one in graph.components.transforms.values()
         if inputs_hash in one.outputs.values() and one.spec.urn == "beam:transform:reshuffle:v1"
     }
     assert makers == {"Decoded"}
     (given,) = next(
-        one for one in made.components.transforms.values() if one.unique_name == "Decoded"
+        one for one in graph.components.transforms.values() if one.unique_name == "Decoded"
     ).inputs.values()
-    assert given in leaves(made)["Decode"].outputs.values()
+    assert given in leaves(graph)["Decode"].outputs.values()
 
 
 def test_two_builds_of_the_graph_have_the_same_names():
     first, second = (proto(HashWaveforms(), (*GPU, "--decode_apart")) for _ in range(2))
     names = [
-        sorted(one.unique_name for one in made.components.transforms.values()) for made in (first, second)
+        sorted(one.unique_name for one in graph.components.transforms.values()) for graph in (first, second)
     ]
     assert names[0] == names[1]
     assert {"Tasks", "Spread", "Decode", "Decoded", "hash"} <= set(names[0])
@@ -134,8 +134,8 @@ def real_stages():
 
 def test_every_function_of_every_stage_is_unpickled_in_a_fresh_process(tmp_path):
     for index, stage in enumerate(real_stages()):
-        made = proto(stage, (*GPU, "--decode_apart"), [Task("o", ("manifest/p",), "k", 1, ("a", (1, 2)))])
-        (tmp_path / f"{index}.pb").write_bytes(made.SerializeToString())
+        graph = proto(stage, (*GPU, "--decode_apart"), [Task("o", ("manifest/p",), "k", 1, ("a", (1, 2)))])
+        (tmp_path / f"{index}.pb").write_bytes(graph.SerializeToString())
     code = """
 import sys
 from pathlib import Path
@@ -279,8 +279,8 @@ def test_many_tasks_are_listed_in_files_and_not_in_the_job(tmp_path, corpus):
     assert sorted(listed, key=lambda task: task.output) == many
     todo = part_tasks(corpus, stage, "blocks")
     with beam.Pipeline(runner="FnApiRunner", options=PipelineOptions()) as pipeline:
-        made = dataflow.task_collection(pipeline, corpus, todo, block=1)
-        _ = made | beam.ParDo(beam_pipeline.RunTask(stage, str(corpus)))
+        graph = dataflow.task_collection(pipeline, corpus, todo, block=1)
+        _ = graph | beam.ParDo(beam_pipeline.RunTask(stage, str(corpus)))
     assert all(is_done(corpus, task) for task in todo)
 
 
@@ -311,10 +311,10 @@ def test_a_submission_uploads_the_pipeline_and_names_image_hints_and_job(cloud):
     assert {image["containerImage"] for image in pool["sdkHarnessContainerImages"]} == {IMAGE}
     assert "no_use_multiple_sdk_containers" in job["environment"]["experiments"]
     assert not any(name.endswith((".whl", ".tar.gz")) for name in cloud.objects)  # the image has the code
-    made = submitted(cloud)
+    graph = submitted(cloud)
     hinted = {
-        name: dict(environment(made, one).resource_hints)
-        for name, one in leaves(made).items()
+        name: dict(environment(graph, one).resource_hints)
+        for name, one in leaves(graph).items()
         if one.environment_id
     }
     assert hinted.pop("hash") == HINTS

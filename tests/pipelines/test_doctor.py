@@ -18,22 +18,22 @@ def states(build=None, only=None):
 def test_every_check_runs_and_none_raises():
     import torch
 
-    found = states()
-    assert found.keys() == doctor.CHECKS.keys()
-    assert {finding.state for finding in found.values()} <= {"ok", "missing", "wrong"}
-    assert found["torch"].detail.startswith(f"torch {torch.__version__}, torchaudio ")
-    assert found["torch"].state == found["faiss"].state == "ok"
-    assert found["cuda"].state == ("ok" if torch.cuda.is_available() else "missing")
-    assert all(finding.detail and "\n" not in finding.detail for finding in found.values())
-    assert found["python"].state == found["packages"].state == "ok"
+    findings = states()
+    assert findings.keys() == doctor.CHECKS.keys()
+    assert {finding.state for finding in findings.values()} <= {"ok", "missing", "wrong"}
+    assert findings["torch"].detail.startswith(f"torch {torch.__version__}, torchaudio ")
+    assert findings["torch"].state == findings["faiss"].state == "ok"
+    assert findings["cuda"].state == ("ok" if torch.cuda.is_available() else "missing")
+    assert all(finding.detail and "\n" not in finding.detail for finding in findings.values())
+    assert findings["python"].state == findings["packages"].state == "ok"
 
 
 def test_what_an_option_needs_is_lacking_and_not_wrong(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    found = states(only={"mfa", "spark"})
-    assert {finding.state for finding in found.values()} == {"missing"}
-    assert "Java 17" in found["spark"].detail
+    findings = states(only={"mfa", "spark"})
+    assert {finding.state for finding in findings.values()} == {"missing"}
+    assert "Java 17" in findings["spark"].detail
 
 
 def test_an_mfa_that_does_not_answer_is_wrong(monkeypatch, tmp_path):
@@ -41,17 +41,17 @@ def test_an_mfa_that_does_not_answer_is_wrong(monkeypatch, tmp_path):
     program.write_text("#!/bin/sh\necho no kaldi >&2\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    found = states(only={"mfa"})["mfa"]
-    assert (found.state, found.detail) == ("wrong", "`mfa version` ended with 3: no kaldi")
+    findings = states(only={"mfa"})["mfa"]
+    assert (findings.state, findings.detail) == ("wrong", "`mfa version` ended with 3: no kaldi")
     program.write_text("#!/bin/sh\necho 3.1.0\n")
     assert states(only={"mfa"})["mfa"] == doctor.Finding("mfa", "ok", "mfa 3.1.0")
 
 
 def test_a_package_of_a_version_that_is_not_asked_for_is_named(monkeypatch):
     monkeypatch.setattr(doctor, "version", lambda name: "0.0.1" if name == "click" else "99.0")
-    found = states(only={"packages"})["packages"]
-    assert found.state == "wrong"
-    assert "click 0.0.1, need >=8.1" in found.detail
+    findings = states(only={"packages"})["packages"]
+    assert findings.state == "wrong"
+    assert "click 0.0.1, need >=8.1" in findings.detail
 
 
 def test_the_command_ends_with_1_where_something_is_wrong(monkeypatch):
@@ -73,9 +73,9 @@ def test_json_names_every_finding(monkeypatch):
 
 
 def test_a_folder_without_a_build_is_wrong(tmp_path):
-    found = {finding.name: finding for finding in doctor.examine(tmp_path, {})}
-    assert found["build"].state == "wrong"
-    assert "no build here" in found["build"].detail
+    findings = {finding.name: finding for finding in doctor.examine(tmp_path, {})}
+    assert findings["build"].state == "wrong"
+    assert "no build here" in findings["build"].detail
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,18 @@ from tests.pipelines.test_engines import everything
 def planned(folder, config):
     """Stage -> (to do, up to date) or what it waits for; nothing in the folder may change."""
     before = everything(folder)
-    found = dry_run(folder, config)
+    plan_of_step = dry_run(folder, config)
     assert everything(folder) == before
-    return {plan.stage: plan.waits or (len(plan.todo), plan.up_to_date) for plan in found}, found
+    return {
+        plan.stage: plan.waits or (len(plan.todo), plan.up_to_date) for plan in plan_of_step
+    }, plan_of_step
 
 
 def test_of_a_finished_build_everything_stands(built, spoken_corpus):
-    found, plans = planned(built, build_settings(spoken_corpus))
-    assert list(found) == ["ingest", "fit units", "units", "align", "interleave"]
-    assert all(todo == 0 < standing for todo, standing in found.values())
-    assert str(plans[2]) == f"units: up to date ({found['units'][1]})"
+    plan_of_step, plans = planned(built, build_settings(spoken_corpus))
+    assert list(plan_of_step) == ["ingest", "fit units", "units", "align", "interleave"]
+    assert all(todo == 0 < standing for todo, standing in plan_of_step.values())
+    assert str(plans[2]) == f"units: up to date ({plan_of_step['units'][1]})"
 
 
 @pytest.mark.parametrize(
@@ -53,14 +55,14 @@ def test_one_changed_setting_shows_its_stage_and_those_after_it(
     waits,
 ):
     stands, _ = planned(built, build_settings(spoken_corpus))
-    found, plans = planned(built, settings.replace(build_settings(spoken_corpus), section, **change))
-    assert {stage: found.pop(stage) for stage in waits} == waits
+    plan_of_step, plans = planned(built, settings.replace(build_settings(spoken_corpus), section, **change))
+    assert {stage: plan_of_step.pop(stage) for stage in waits} == waits
     for plan in plans:
         if plan.stage in redone:
-            todo, standing = found.pop(plan.stage)
+            todo, standing = plan_of_step.pop(plan.stage)
             assert todo > 0 == standing
             assert why in str(plan)
-    assert found.items() <= stands.items()
+    assert plan_of_step.items() <= stands.items()
 
 
 def test_ten_recordings_more_show_the_parts_they_are_in_as_the_build_then_does(spoken_corpus, tmp_path):

@@ -58,15 +58,15 @@ def outputs(build):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_spark_gives_the_bytes_of_a_plain_loop_and_loads_models_once_per_worker(cluster, tmp_path):
-    found = {}
+    hashes_of = {}
     for engine in (LOCAL, cluster):
         build = tmp_path / engine.name
         stage = Copy(str(tmp_path / f"{engine.name}.log"), 0.05)
         tasks = copies(build, stage, 8)
         assert run_stage(stage, build, tasks, engine, quiet=True) == {"tasks": 8, "done": 8, "skipped": 0}
         assert run_stage(stage, build, tasks, engine, quiet=True) == {"tasks": 8, "done": 0, "skipped": 8}
-        found[engine.name] = outputs(build)
-    assert found["spark"] == found["local"] != {}
+        hashes_of[engine.name] = outputs(build)
+    assert hashes_of["spark"] == hashes_of["local"] != {}
     notes = stage.notes()
     workers = {pid for _, pid in notes}
     assert len(workers) == 2
@@ -256,13 +256,13 @@ def test_an_external_worker_pool_of_beam_gives_the_bytes_of_a_plain_loop(pool, t
 
 def stage_commands(group=wordweave.cli, before=()) -> dict[str, list[str]]:
     """Every command that takes an engine's options, by name, with the words that start it."""
-    found: dict[str, list[str]] = {}
+    commands: dict[str, list[str]] = {}
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
-            found |= stage_commands(command, (*before, name))
+            commands |= stage_commands(command, (*before, name))
         elif any(parameter.name == "engine_arguments" for parameter in command.params):
-            found[" ".join((*before, name))] = [*before, name]
-    return found
+            commands[" ".join((*before, name))] = [*before, name]
+    return commands
 
 
 COMMANDS = stage_commands()

@@ -17,10 +17,10 @@ EXPECTED = json.loads((golden.DATA / "build.json").read_bytes())
 @pytest.mark.parametrize("engine", [LocalEngine(), BeamEngine(2)], ids=lambda engine: engine.name)
 def test_every_step_gives_the_golden_bytes(engine, tmp_path):
     """Raise the version of the stage and run `make golden` where a change is on purpose."""
-    made = golden.build_hashes(tmp_path, engine)
+    hashes = golden.build_hashes(tmp_path, engine)
     for step, digest in EXPECTED["steps"].items():
-        assert made["steps"][step] == digest, step
-    assert made == EXPECTED
+        assert hashes["steps"][step] == digest, step
+    assert hashes == EXPECTED
 
 
 @pytest.mark.slow

@@ -31,12 +31,12 @@ def test_a_plan_says_why_finished_work_no_longer_counts(tmp_path):
     run_stage(stage, tmp_path, [add_task(stage, name) for name in "abcd"], LOCAL, quiet=True)
     (tmp_path / "out" / "a").unlink()
     digests = dict(zip(names, ("d", "d", "d", "other", "d"), strict=True))
-    found = plan(stage, tmp_path, [add_task(stage, name, digest) for name, digest in digests.items()])
-    assert [task.output for task in found.todo] == ["out/a", "out/d", "out/e"]
-    assert found.reasons == {"its output is missing": 1, "in changed": 1, "new": 1}
+    todo = plan(stage, tmp_path, [add_task(stage, name, digest) for name, digest in digests.items()])
+    assert [task.output for task in todo.todo] == ["out/a", "out/d", "out/e"]
+    assert todo.reasons == {"its output is missing": 1, "in changed": 1, "new": 1}
     changed = Add(4)
-    found = plan(changed, tmp_path, [add_task(changed, "b")])
-    assert str(found) == "add: 1 to do, 0.00 h, 0 up to date (1 number 3 -> 4)"
+    todo = plan(changed, tmp_path, [add_task(changed, "b")])
+    assert str(todo) == "add: 1 to do, 0.00 h, 0 up to date (1 number 3 -> 4)"
     assert plan(Add(3, "elsewhere"), tmp_path, [add_task(Add(3, "elsewhere"), "b")]).todo == []
 
 

@@ -75,9 +75,9 @@ def test_the_speech_stream_taken_apart_gives_the_units_and_what_was_in_force_at_
         kept, lengths = deduplicate(sample["units.npy"])
         assert units == kept.tolist()
         times = np.concatenate([[0], np.cumsum(lengths)[:-1]]) / utterance.unit_rate
-        for found, rate, values in ((in_pitch, 12.5, "pitch.npy"), (in_style, 1.0, "style.npy")):
+        for loaded, rate, values in ((in_pitch, 12.5, "pitch.npy"), (in_style, 1.0, "style.npy")):
             places = np.minimum((times * rate + 1e-9).astype(int), len(sample[values]) - 1)
-            assert found == sample[values][places].tolist()
+            assert loaded == sample[values][places].tolist()
 
 
 def test_units_and_words_are_those_of_a_build_without_pitch_and_style(built, spoken_corpus, tmp_path):
@@ -126,7 +126,7 @@ def test_each_table_has_the_rows_of_its_manifest_part(built):
         rows = pq.read_table(path)
         for table in ("prosody", "pitch", "style"):
             assert pq.read_table(built / table / path.name)["id"].to_pylist() == rows["id"].to_pylist()
-        lengths = [len(found) for found in pq.read_table(built / "pitch" / path.name)["pitch"].to_pylist()]
+        lengths = [len(loaded) for loaded in pq.read_table(built / "pitch" / path.name)["pitch"].to_pylist()]
         assert lengths == [(samples // 80 + 1) // 16 for samples in rows["samples"].to_pylist()]
 
 
@@ -137,8 +137,8 @@ def test_a_second_run_does_nothing_and_another_model_redoes_its_own_table(built,
     for step in ("pitch", "style", "interleave"):
         assert run_step(step, folder, config, engine)["done"] == 0
     assert hashes(folder) == before
-    found = style.load()
-    other = style.StyleTokenizer(found.corpus_mean + 1, found.deviation, found.classifier, found.codebook)
+    loaded = style.load()
+    other = style.StyleTokenizer(loaded.corpus_mean + 1, loaded.deviation, loaded.classifier, loaded.codebook)
     other.save(folder / "codebooks" / "style.safetensors")
     assert run_step("pitch", folder, config, engine)["done"] == 0
     assert run_step("style", folder, config, engine)["done"] > 0
@@ -150,9 +150,11 @@ def test_a_dry_run_shows_another_style_and_what_follows_alone(built, spoken_corp
         "ingest", "fit units", "units", "prosody", "pitch", "style", "align", "interleave"
     ]  # fmt: skip
     assert all(todo == 0 < standing for todo, standing in stands.values())
-    found, place = style.load(), tmp_path / "other.safetensors"
-    style.StyleTokenizer(found.corpus_mean + 1, found.deviation, found.classifier, found.codebook).save(place)
-    changed, _ = planned(built, wanted(spoken_corpus, style={"enabled": True, "codebook": str(place)}))
+    loaded, other_model = style.load(), tmp_path / "other.safetensors"
+    style.StyleTokenizer(loaded.corpus_mean + 1, loaded.deviation, loaded.classifier, loaded.codebook).save(
+        other_model
+    )
+    changed, _ = planned(built, wanted(spoken_corpus, style={"enabled": True, "codebook": str(other_model)}))
     assert changed.pop("interleave") == "style"
     assert changed.pop("style") == (stands["style"][1], 0)
     assert changed.items() <= stands.items()

@@ -49,19 +49,19 @@ def test_a_finished_build_has_nothing_to_prune(build):
 def test_leftovers_go_and_files_of_others_and_the_build_itself_stay(build):
     whole = everything(build)
     put(build, *LEFT, *MINE)
-    found = prune.find(build)
-    assert {stale.name for stale in found} == set(LEFT)
-    assert prune.remove(build, found) == len(LEFT)
+    stale_files = prune.find(build)
+    assert {stale.name for stale in stale_files} == set(LEFT)
+    assert prune.remove(build, stale_files) == len(LEFT)
     assert everything(build) == {**whole, **dict.fromkeys(MINE, b"x")}
 
 
 def test_tables_of_other_settings_go_and_those_that_stand_stay(build):
     config = settings.read_settings(build)
     settings.write_settings(build, settings.replace(config, "align", options={"minimum_score": -40.0}))
-    found = {stale.name: stale.why for stale in prune.find(build)}
+    stale_files = {stale.name: stale.why for stale in prune.find(build)}
     names = {name for name, _ in prune.list_files(build) if name.startswith("words/part-")}
-    assert found.keys() == names
-    assert set(found.values()) == {"made with other settings, models or recordings"}
+    assert stale_files.keys() == names
+    assert set(stale_files.values()) == {"made with other settings, models or recordings"}
 
 
 def test_a_table_whose_models_are_gone_is_left_and_said(build):

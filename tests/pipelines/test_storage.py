@@ -73,13 +73,13 @@ def aws_anew():
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def uploaded(manifest: Path, place: Path) -> Path:
+def uploaded(manifest: Path, folder: Path) -> Path:
     """A copy of a corpus behind a URL."""
     for path in sorted((manifest.parent / "audio").glob("*")):
-        files.write(place / "audio" / path.name, path.read_bytes())
+        files.write(folder / "audio" / path.name, path.read_bytes())
     rows = [{**json.loads(line), "alignment": None} for line in manifest.read_text().splitlines()]
-    files.write(place / manifest.name, "\n".join(map(json.dumps, rows)).encode())
-    return place / manifest.name
+    files.write(folder / manifest.name, "\n".join(map(json.dumps, rows)).encode())
+    return folder / manifest.name
 
 
 def downloaded(build: Path, folder: Path) -> Path:
@@ -160,11 +160,11 @@ def test_a_build_on_s3_has_the_bytes_of_one_on_the_disk_and_trains(bucket, spoke
     from shards.read import open_stream
     from shards.verify import verify
 
-    place = files.to_path(bucket)
-    uploaded(spoken_corpus, place / "corpus")
+    store = files.to_path(bucket)
+    uploaded(spoken_corpus, store / "corpus")
     config = build_settings(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
     run_build(tmp_path / "here", config, LOCAL)
-    build = place / "build"
+    build = store / "build"
     there = settings.replace(config, "corpus", source=f"{bucket}/corpus/manifest.jsonl")
     run_step("ingest", build, there)
     fit_units(build, there, LOCAL)
@@ -234,19 +234,19 @@ def test_a_bucket_that_may_only_be_read_is_one_line_before_any_work(command, buc
 
 @pytest.mark.slow
 def test_prune_takes_from_a_bucket_what_it_takes_from_a_disk(bucket, built, tmp_path):
-    place = files.to_path(bucket) / "pruned"
+    store = files.to_path(bucket) / "pruned"
     local = shutil.copytree(built, tmp_path / "build")
     (local / ".lock").unlink()
     put(local, *LEFT, *MINE)
     for name, _ in prune.list_files(local):
-        files.write(place / name, (local / name).read_bytes())
-    result = CliRunner().invoke(wordweave.cli, ["prune", str(place)])
+        files.write(store / name, (local / name).read_bytes())
+    result = CliRunner().invoke(wordweave.cli, ["prune", str(store)])
     assert result.exit_code == 0, result.output
     assert {line.split()[0] for line in result.output.splitlines() if " bytes: " in line} == set(LEFT)
-    assert files.names_in(place) == {name for name, _ in prune.list_files(local)}  # dry
-    result = CliRunner().invoke(wordweave.cli, ["prune", str(place), "--yes"])
+    assert files.names_in(store) == {name for name, _ in prune.list_files(local)}  # dry
+    result = CliRunner().invoke(wordweave.cli, ["prune", str(store), "--yes"])
     assert result.exit_code == 0, result.output
-    assert files.names_in(place) == {name for name, _ in prune.list_files(local)} - set(LEFT)
+    assert files.names_in(store) == {name for name, _ in prune.list_files(local)} - set(LEFT)
 
 
 @pytest.mark.slow
@@ -285,8 +285,8 @@ def test_two_processes_train_from_and_to_s3_and_one_resumes(bucket, tmp_path):
         (f"{url}/run", ["--tokens=2048", "--resume"]),
         (str(tmp_path / "run"), ["--tokens=2048"]),
     ):
-        place = f"{url}/build" if target.startswith("s3") else str(build)
-        result = CliRunner().invoke(wordweave.cli, [*words, place, f"--output={target}", *more])
+        build_url = f"{url}/build" if target.startswith("s3") else str(build)
+        result = CliRunner().invoke(wordweave.cli, [*words, build_url, f"--output={target}", *more])
         assert result.exit_code == 0, result.output
     here, there = (
         Model.from_pretrained(folder).weights()

@@ -127,8 +127,8 @@ def test_a_checkpoint_trained_on_normalised_waveforms_normalises_them(model, tmp
     torch.save(spirit_file(model[0], {"normalize": True}), tmp_path / "mhubert.pt")
     waveform = np.random.default_rng(0).normal(size=20_000).astype(np.float32) * 0.1 + 0.3
     expected = torch.nn.functional.layer_norm(torch.from_numpy(waveform), waveform.shape).numpy()
-    found = load_encoder(tmp_path / "mhubert.pt").encode([waveform])[0]
-    assert np.abs(found - load_encoder(model[1]).encode([expected])[0]).max() < 1e-4
+    features = load_encoder(tmp_path / "mhubert.pt").encode([waveform])[0]
+    assert np.abs(features - load_encoder(model[1]).encode([expected])[0]).max() < 1e-4
 
 
 def test_fairseqs_own_files_are_read_with_their_objects_left_inert(model, tmp_path, as_if_fairseq):
@@ -152,8 +152,8 @@ def test_fairseqs_own_files_are_read_with_their_objects_left_inert(model, tmp_pa
 
 def test_a_large_layout_is_renamed_whole():
     names = ["feature_extractor.conv_layers.3.2.1.weight", "feature_extractor.conv_layers.3.0.bias"]
-    found = [re.sub(old, new, name) for name in names for old, new in RENAMED if re.fullmatch(old, name)]
-    assert found == [
+    renamed = [re.sub(old, new, name) for name in names for old, new in RENAMED if re.fullmatch(old, name)]
+    assert renamed == [
         "feature_extractor.conv_layers.3.layer_norm.weight",
         "feature_extractor.conv_layers.3.conv.bias",
     ]

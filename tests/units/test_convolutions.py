@@ -38,9 +38,9 @@ def test_products_of_overlapping_views_are_a_convolution(shape, frames, biased, 
     kernel = torch.randn(size * 6, 5, generator=generator)
     bias = torch.randn(5, generator=generator) if biased else None
     expected = plainly(x, kernel, bias, size, stride)
-    found = convolve(x, kernel, bias, size, stride)
-    assert found.shape == expected.shape
-    assert torch.allclose(found.double(), expected, rtol=0, atol=1e-4)
+    result = convolve(x, kernel, bias, size, stride)
+    assert result.shape == expected.shape
+    assert torch.allclose(result.double(), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("size", "groups"), [(128, 16), (32, 4), (15, 2), (3, 1), (1, 1)])
@@ -51,9 +51,9 @@ def test_a_spectrum_multiplies_as_its_kernel_convolves(size, groups):
     assert length >= 2 * size
     stretch = x[:, :length] if length <= 50 else F.pad(x, (0, length - 50))
     parts = torch.fft.rfft(stretch).view(groups, -1, len(bins)).permute(2, 0, 1)
-    found = torch.fft.irfft((parts[:, :, None] @ bins)[:, :, 0].flatten(1).T, length)
+    result = torch.fft.irfft((parts[:, :, None] @ bins)[:, :, 0].flatten(1).T, length)
     expected = F.conv1d(stretch[None].double(), kernel.double(), groups=groups)[0]
-    assert torch.allclose(found[:, : expected.shape[1]].double(), expected, rtol=0, atol=1e-4)
+    assert torch.allclose(result[:, : expected.shape[1]].double(), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("normalize", [False, True])

@@ -48,12 +48,12 @@ def test_no_bit_depends_on_the_number_of_threads(huberts, threads, layout):
     rng = np.random.default_rng(0)
     waveforms = [speech_like(rng, samples) for samples in (23_000, 470, 41_000, 1_700, 160_000, 300)]
     encoder = load_encoder(huberts[layout][1], window_seconds=4, context_seconds=1)
-    found = []
+    result = []
     for number in (1, 2, 3):
         threads(number)
-        found.append(encoder.encode(waveforms) + [encoder.encode([waveform])[0] for waveform in waveforms])
+        result.append(encoder.encode(waveforms) + [encoder.encode([waveform])[0] for waveform in waveforms])
         assert torch.get_num_threads() == number
-    for one, *others in zip(*found):
+    for one, *others in zip(*result):
         assert all(np.array_equal(one, other) for other in others)
 
 
@@ -112,12 +112,12 @@ def test_a_compiled_encoder_gives_the_same_features(huberts):
     waveforms = [speech_like(rng, samples) for samples in (8_000, 1_690, 23_457)]
     plain, compiled = (load_encoder(huberts["base"][1], compiled=on) for on in (False, True))
     try:
-        found = compiled.encode(waveforms)
+        result = compiled.encode(waveforms)
     except Exception as error:
         pytest.skip(f"torch.compile has no compiler here: {type(error).__name__}")
     assert not compiled.exact
     assert compiled.identity == plain.identity
-    for a, b in zip(plain.encode(waveforms), found):
+    for a, b in zip(plain.encode(waveforms), result):
         assert np.allclose(a, b, rtol=0, atol=1e-5)
 
 

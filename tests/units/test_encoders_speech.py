@@ -87,15 +87,15 @@ def test_units_of_all_recorded_speech_do_not_depend_on_the_instruction_set(all_s
     program = (
         "import sys; from tests.units.test_encoders_speech import print_units; print_units(*sys.argv[1:])"
     )
-    found = []
+    unit_lists = []
     for variables in INSTRUCTION_SETS.values():
         command = [sys.executable, "-c", program, str(SPEECH), encoder]
         result = subprocess.run(
             command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=True
         )
-        found.append(json.loads(result.stdout))
-    assert len({result["features"] for result in found}) == len(INSTRUCTION_SETS)
-    units, *others = (result["units"] for result in found)
+        unit_lists.append(json.loads(result.stdout))
+    assert len({result["features"] for result in unit_lists}) == len(INSTRUCTION_SETS)
+    units, *others = (result["units"] for result in unit_lists)
     assert sum(map(len, units)) > 40_000
     assert others == [units, units]
 

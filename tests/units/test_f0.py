@@ -24,8 +24,8 @@ def voice(hertz, seconds: float = 1.0, harmonics: int = 12) -> np.ndarray:
     return (0.2 * wave).astype(np.float32)
 
 
-def cents(found: F0, true) -> np.ndarray:
-    return np.abs(1200 * np.log2(found.hertz / true))[found.voiced]
+def cents(extracted: F0, true) -> np.ndarray:
+    return np.abs(1200 * np.log2(extracted.hertz / true))[extracted.voiced]
 
 
 @lru_cache
@@ -63,9 +63,9 @@ def mixed(seconds: float, seed: int = 0) -> np.ndarray:
 def test_f0_is_what_torchfcpe_gives_for_the_whole_recording(samples):
     wave = mixed(6)[:samples]
     hertz, voiced = reference(wave)
-    found = extract(wave)
-    assert np.array_equal(found.voiced, voiced)
-    assert np.abs(found.hertz - hertz).max() < 0.01
+    extracted = extract(wave)
+    assert np.array_equal(extracted.voiced, voiced)
+    assert np.abs(extracted.hertz - hertz).max() < 0.01
 
 
 def test_f0_of_recorded_speech_is_what_torchfcpe_gives_within_1e_4(real_speech):
@@ -74,9 +74,9 @@ def test_f0_of_recorded_speech_is_what_torchfcpe_gives_within_1e_4(real_speech):
     for path in sorted((real_speech / "emotion" / "audio").glob("*.flac"))[::20]:
         wave = soundfile.read(path, dtype="float32")[0]
         hertz, voiced = reference(wave)
-        found = extract(wave)
-        assert np.array_equal(found.voiced, voiced)
-        assert np.abs(found.hertz / hertz - 1).max() < 1e-4
+        extracted = extract(wave)
+        assert np.array_equal(extracted.voiced, voiced)
+        assert np.abs(extracted.hertz / hertz - 1).max() < 1e-4
 
 
 def test_the_mel_filters_are_those_of_torchfcpe():
@@ -112,11 +112,11 @@ def test_recordings_computed_as_one_signal_have_the_f0_they_have_alone(monkeypat
     assert [len(batch) for batch in batches] == [3, 1, 2, 1]
     hertz: list[list[np.ndarray]] = [[] for _ in waves]
     for batch in batches:
-        for piece, found in zip(batch, network.decode([piece.x for piece in batch], 900), strict=True):
-            hertz[piece.recording].append(found[piece.first : piece.first + piece.kept].numpy())
-    for one, found in zip(alone, map(np.concatenate, hertz), strict=True):
-        filled, voiced = f0.fill_unvoiced(found)
-        frames = np.arange(len(one)) * len(found) // len(one)
+        for piece, extracted in zip(batch, network.decode([piece.x for piece in batch], 900), strict=True):
+            hertz[piece.recording].append(extracted[piece.first : piece.first + piece.kept].numpy())
+    for one, extracted in zip(alone, map(np.concatenate, hertz), strict=True):
+        filled, voiced = f0.fill_unvoiced(extracted)
+        frames = np.arange(len(one)) * len(extracted) // len(one)
         assert np.array_equal(voiced[frames], one.voiced)
         assert np.abs(filled[frames] - one.hertz).max() < 0.01
 
@@ -126,9 +126,9 @@ def test_blocks_leave_no_seam(monkeypatch):
     whole = extract(wave)
     for block in (37, 250, 400):
         monkeypatch.setattr(fcpe, "FRAMES", block)
-        found = extract(wave)
-        assert np.array_equal(found.voiced, whole.voiced)
-        assert np.abs(found.hertz - whole.hertz).max() < 0.01
+        extracted = extract(wave)
+        assert np.array_equal(extracted.voiced, whole.voiced)
+        assert np.abs(extracted.hertz - whole.hertz).max() < 0.01
 
 
 def test_the_context_of_a_block_is_as_long_as_the_network_reaches(monkeypatch):
@@ -142,9 +142,9 @@ def test_the_context_of_a_block_is_as_long_as_the_network_reaches(monkeypatch):
 @pytest.mark.parametrize("extractor", f0.EXTRACTORS)
 @pytest.mark.parametrize("hertz", [80.0, 120.0, 210.0, 330.0])
 def test_a_steady_voice_has_its_own_f0(extractor, hertz):
-    found = extract(voice(hertz), extractor=extractor)
-    assert found.voiced[20:-20].mean() > 0.95
-    assert np.median(cents(found, hertz)) < 15
+    extracted = extract(voice(hertz), extractor=extractor)
+    assert extracted.voiced[20:-20].mean() > 0.95
+    assert np.median(cents(extracted, hertz)) < 15
 
 
 def test_two_extractors_agree_on_a_gliding_voice():
@@ -179,23 +179,23 @@ def odd() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", odd())
 def test_f0_is_defined_for_any_waveform(name, extractor, capsys):
     wave = odd()[name]
-    found = extract(wave, extractor=extractor)
-    assert len(found) == len(wave) // 80 + 1
-    assert found.hertz.dtype == np.float32
-    assert found.voiced.dtype == bool
-    assert np.isfinite(found.hertz).all()
-    assert ((found.hertz >= f0.LOWEST) & (found.hertz <= f0.HIGHEST)).all()
+    extracted = extract(wave, extractor=extractor)
+    assert len(extracted) == len(wave) // 80 + 1
+    assert extracted.hertz.dtype == np.float32
+    assert extracted.voiced.dtype == bool
+    assert np.isfinite(extracted.hertz).all()
+    assert ((extracted.hertz >= f0.LOWEST) & (extracted.hertz <= f0.HIGHEST)).all()
     assert capsys.readouterr().out == ""
-    if not found.voiced.any():
-        assert (found.hertz == UNVOICED_HERTZ).all()
-        assert found.mean is None
+    if not extracted.voiced.any():
+        assert (extracted.hertz == UNVOICED_HERTZ).all()
+        assert extracted.mean is None
 
 
 def test_silence_is_unvoiced_and_an_octave_jumping_voice_is_followed():
     assert not extract(odd()["silence"]).voiced.any()
-    found = extract(odd()["octave jumps"])
-    true = np.where(np.arange(len(found)) * 80 // 2000 % 2, 220.0, 110.0)
-    assert np.median(cents(found, true)) < 20
+    extracted = extract(odd()["octave jumps"])
+    true = np.where(np.arange(len(extracted)) * 80 // 2000 % 2, 220.0, 110.0)
+    assert np.median(cents(extracted, true)) < 20
 
 
 def test_the_number_of_threads_does_not_matter():

@@ -192,8 +192,8 @@ def test_lloyd_steps_in_torch_give_the_centroids_of_faiss_from_the_same_seeding(
     monkeypatch.setattr(kmeans, "TILE", 700)
     how = {"iterations": 6, "restarts": 1, "seed": 3, "seeding": seeding}
     expected = kmeans.train_with_faiss(features, 25, **how)
-    found = kmeans.train_with_torch(features, 25, **how, device="cpu")
-    assert np.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    by_torch = kmeans.train_with_torch(features, 25, **how, device="cpu")
+    assert np.allclose(by_torch, expected, rtol=1e-4, atol=1e-4)
     fewer = kmeans.train_with_torch(features, 25, **how | {"iterations": 5}, device="cpu")
     assert not np.allclose(fewer, expected, rtol=1e-4, atol=1e-4)
     start = features[:25]

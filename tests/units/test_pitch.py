@@ -105,24 +105,24 @@ def test_tokens_are_defined_for_any_waveform(name):
     tokenizer = load()
     tokens = tokenizer.encode(odd()[name])
     assert len(tokens) == (len(odd()[name]) // 80 + 1) // 16
-    found = tokenizer.decode(tokens, 120)
-    assert np.isfinite(found.hertz).all()
-    assert (found.hertz >= 1).all()
+    result = tokenizer.decode(tokens, 120)
+    assert np.isfinite(result.hertz).all()
+    assert (result.hertz >= 1).all()
 
 
 def test_silence_is_decoded_as_unvoiced():
-    found = load().decode(load().encode(np.zeros(32_000, np.float32)))
-    assert not found.voiced.any()
+    result = load().decode(load().encode(np.zeros(32_000, np.float32)))
+    assert not result.voiced.any()
 
 
 def test_the_bundled_tokenizer_keeps_the_pitch_of_a_gliding_voice():
     wave = mixed(6)
     true = f0.extract(wave)
-    found = load().decode(load().encode(wave), true.mean)
-    both = true.voiced[: len(found)] & found.voiced
+    result = load().decode(load().encode(wave), true.mean)
+    both = true.voiced[: len(result)] & result.voiced
     assert both.sum() > 0.85 * true.voiced.sum()
-    assert np.median(np.abs(1200 * np.log2(found.hertz / true.hertz[: len(found)]))[both]) < 90
-    assert (found.voiced != true.voiced[: len(found)]).mean() < 0.1
+    assert np.median(np.abs(1200 * np.log2(result.hertz / true.hertz[: len(result)]))[both]) < 90
+    assert (result.voiced != true.voiced[: len(result)]).mean() < 0.1
 
 
 def test_the_bundled_tokenizer_records_its_origin():
@@ -157,9 +157,9 @@ def test_the_format_of_the_release_is_read(random_tokenizer, tmp_path):
     (tmp_path / "config.yaml").write_text(CONFIG)
     weights = random_tokenizer.network.state_dict() | {"vq.level_blocks.0.k_sum": torch.zeros(64, 128)}
     torch.save({"model": weights, "steps": 1}, tmp_path / "model.pt")
-    found = load(tmp_path)
-    assert np.array_equal(found.encode(contour(5, 1)), random_tokenizer.encode(contour(5, 1)))
-    assert found.rate == 12.5
+    result = load(tmp_path)
+    assert np.array_equal(result.encode(contour(5, 1)), random_tokenizer.encode(contour(5, 1)))
+    assert result.rate == 12.5
 
 
 @pytest.mark.parametrize("halvings", [3, 5])
@@ -167,9 +167,9 @@ def test_a_released_model_of_another_rate_states_its_own(halvings, tmp_path):
     tokenizer = tokenizer_of(PitchSettings(halvings=halvings))
     (tmp_path / "config.yaml").write_text(CONFIG.replace("downs_t: [4]", f"downs_t: [{halvings}]"))
     torch.save({"model": tokenizer.network.state_dict()}, tmp_path / "model.pt")
-    found = load(tmp_path)
-    assert found.rate == RATES[halvings]
-    assert np.array_equal(found.encode(contour(9, 1)), tokenizer.encode(contour(9, 1)))
+    result = load(tmp_path)
+    assert result.rate == RATES[halvings]
+    assert np.array_equal(result.encode(contour(9, 1)), tokenizer.encode(contour(9, 1)))
 
 
 @pytest.mark.parametrize("downs", ["[0]", "[9]", "[true]", "[4, 4]", "[2.0]"])
@@ -226,8 +226,8 @@ def test_training_repeats_and_beats_random_weights():
     test = contour(8, 9, 150.0)
 
     def error(tokenizer):
-        found = tokenizer.decode(tokenizer.encode(test, 150.0), 150.0)
-        return np.abs(found.hertz - test.hertz[: len(found)])[test.voiced[: len(found)]].mean()
+        result = tokenizer.decode(tokenizer.encode(test, 150.0), 150.0)
+        return np.abs(result.hertz - test.hertz[: len(result)])[test.voiced[: len(result)]].mean()
 
     assert error(one) < 0.9 * error(fit(data, steps=1, batch=4, tokens=6, seed=1))
     assert (one.provenance["contours"], one.provenance["seed"]) == (4, 1)

@@ -54,9 +54,9 @@ def toy() -> StyleTokenizer:
 )
 def test_there_is_one_token_per_started_second(samples, tokens):
     wave = voice(120, 10)[:samples]
-    found = load().encode(wave)
-    assert (len(found), found.dtype) == (tokens, np.int16)
-    assert ((found >= 0) & (found < 100)).all()
+    codes = load().encode(wave)
+    assert (len(codes), codes.dtype) == (tokens, np.int16)
+    assert ((codes >= 0) & (codes < 100)).all()
 
 
 def test_a_token_depends_on_its_own_second_and_a_little_before_it():
@@ -145,22 +145,22 @@ def test_the_classifier_is_the_logistic_regression_of_scikit_learn():
     groups = [rng.normal(size=(n, len(FEATURES))) for n in (200, 60, 120)]
     groups[1][:, 3] += 2
     groups[2][:, 5] -= 2
-    found = style.fit_classifier(groups, ["calm", "excited", "sad"], strength=0.1)
+    fitted = style.fit_classifier(groups, ["calm", "excited", "sad"], strength=0.1)
     x, y = np.concatenate(groups), np.repeat(["calm", "excited", "sad"], [200, 60, 120])
     scaler = StandardScaler().fit(x)
     oracle = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000, tol=1e-8)
     wanted = oracle.fit(scaler.transform(x), y).predict_proba(scaler.transform(x))
-    assert np.allclose(np.square(found.roots(x.astype(np.float32))), wanted, atol=1e-3)
+    assert np.allclose(np.square(fitted.roots(x.astype(np.float32))), wanted, atol=1e-3)
 
 
 def test_unlabelled_speech_contributes_no_more_windows_than_labelled():
     rng = np.random.default_rng(0)
     acted = [rng.normal(size=(50, len(FEATURES))) + i for i in range(2)]
-    found = fit(
+    fitted = fit(
         [*acted, rng.normal(size=(900, len(FEATURES)))], ["a", "a", "b"], styles=["x", "y", None], clusters=5
     )
-    assert found.provenance["windows"] == 200
-    assert found.classifier.names == ("x", "y")
+    assert fitted.provenance["windows"] == 200
+    assert fitted.classifier.names == ("x", "y")
 
 
 @pytest.mark.parametrize("name", odd())
@@ -179,9 +179,9 @@ def test_fitting_repeats_and_saving_and_loading_keeps_everything(toy, tmp_path):
     assert one.classifier is None
     assert one.centroids.shape == (5, len(FEATURES))
     toy.save(tmp_path / "a.safetensors")
-    found = load(tmp_path / "a.safetensors")
-    assert (found.hash, found.provenance) == (toy.hash, toy.provenance)
-    found.save(tmp_path / "b.safetensors")
+    loaded = load(tmp_path / "a.safetensors")
+    assert (loaded.hash, loaded.provenance) == (toy.hash, toy.provenance)
+    loaded.save(tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
@@ -294,14 +294,14 @@ def test_a_wav2vec2_style_classifier_gives_its_best_label_per_50_frames(wav2vec2
             for name, x in wav2vec2.state_dict().items()
         }
         torch.save(named | {"_float_tensor": torch.zeros(1)}, tmp_path / file)
-    found = load(tmp_path)
-    assert isinstance(found, Wav2Vec2Style)
-    assert found.codes == 7
+    loaded = load(tmp_path)
+    assert isinstance(loaded, Wav2Vec2Style)
+    assert loaded.codes == 7
     rng = np.random.default_rng(0)
     wave = (voice(150, 3.1) * np.linspace(0, 2, 49_600) + 0.05 * rng.normal(size=49_600)).astype(np.float32)
-    assert found.encode(wave).tolist() == reference(wav2vec2, wave)
-    assert len(found.encode(wave[:146_160])) == 4
-    assert len(found.encode(wave[:399])) == 0
+    assert loaded.encode(wave).tolist() == reference(wav2vec2, wave)
+    assert len(loaded.encode(wave[:146_160])) == 4
+    assert len(loaded.encode(wave[:399])) == 0
 
 
 def test_a_classifier_with_a_weight_missing_is_refused(wav2vec2, tmp_path):

@@ -166,9 +166,9 @@ def write_slim(folder, **changes):
 
 def test_a_slim_encoder_is_read_back_from_its_directory(tmp_path):
     encoder, wave = write_slim(tmp_path), noise(1.0)
-    found = load_encoder(tmp_path)
-    assert found.identity == encoder.identity
-    assert np.array_equal(found.encode([wave])[0], encoder.encode([wave])[0])
+    loaded = load_encoder(tmp_path)
+    assert loaded.identity == encoder.identity
+    assert np.array_equal(loaded.encode([wave])[0], encoder.encode([wave])[0])
     assert load_encoder(tmp_path, 1).identity != encoder.identity
     assert load_encoder(tmp_path, 1).encode([wave])[0].shape == (25, 32)
 
