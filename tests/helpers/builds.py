@@ -1,6 +1,7 @@
 """Small whole builds: their settings, and what is compared of them."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 from corpus.toml import read_toml
@@ -23,6 +24,11 @@ def build_settings(manifest: Path, **sections: dict) -> settings.Settings:
     for section, changes in sections.items():
         wanted = settings.replace(wanted, section, **changes)
     return wanted
+
+
+def build_command(config: Path, folder: Path, *options: str) -> list[str]:
+    """The command line of `wordweave build`, in a process of its own."""
+    return [sys.executable, "-m", "wordweave", "build", str(config), "--build", str(folder), *options]
 
 
 def run_build(folder: Path, wanted: settings.Settings, engine: Engine = LOCAL) -> dict:

@@ -21,7 +21,7 @@ from corpus.toml import write_toml
 from pipelines import settings
 from pipelines.build import run_step
 from pipelines.engines.beam import BeamEngine
-from tests.helpers.builds import LOCAL, build_settings, fit_units, hashes, members, run_build
+from tests.helpers.builds import LOCAL, build_command, build_settings, fit_units, hashes, members, run_build
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -113,24 +113,14 @@ def test_a_build_killed_at_random_moments_ends_with_the_bytes_of_an_unbroken_one
 ):
     config, folder = tmp_path / "x.toml", tmp_path / "build"
     config.write_text(write_toml(build_settings(spoken_corpus)))
-    words = [
-        sys.executable,
-        "-m",
-        "wordweave",
-        "build",
-        str(config),
-        "--build",
-        str(folder),
-        "--workers",
-        "2",
-    ]
+    command = build_command(config, folder, "--workers", "2")
     draw, kills, status = random.Random(0), 0, None
     for moment in [
         *sorted(draw.uniform(2, 14) for _ in range(6)),
         300,
     ]:  # early ones first: it may be done in ten
         process = subprocess.Popen(
-            words, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
         try:
             status = process.wait(moment)
@@ -150,18 +140,10 @@ def test_a_build_killed_at_random_moments_ends_with_the_bytes_of_an_unbroken_one
 def test_a_killed_worker_ends_the_run_with_one_line_and_the_next_run_finishes(built, spoken_corpus, tmp_path):
     config, folder = tmp_path / "x.toml", tmp_path / "build"
     config.write_text(write_toml(build_settings(spoken_corpus)))
-    words = [
-        sys.executable,
-        "-m",
-        "wordweave",
-        "build",
-        str(config),
-        "--build",
-        str(folder),
-        "--workers",
-        "2",
-    ]
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    command = build_command(config, folder, "--workers", "2")
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     killed = False
     while process.poll() is None and not killed:
         finished = subprocess.run(
@@ -179,7 +161,7 @@ def test_a_killed_worker_ends_the_run_with_one_line_and_the_next_run_finishes(bu
     assert killed
     assert process.returncode == 1
     assert "a worker process died" in result
-    assert subprocess.run(words, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
     assert hashes(folder) == hashes(built)
 
 

@@ -27,7 +27,7 @@ from pipelines.engines.requirements import java
 from pipelines.engines.spark import SparkEngine
 from pipelines.execution.runner import build_lock, run_stage
 from pipelines.settings import write_settings
-from tests.helpers.builds import LOCAL, build_settings, hashes, run_build
+from tests.helpers.builds import LOCAL, build_command, build_settings, hashes, run_build
 from tests.helpers.stage import Copy, copies
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,8 +103,6 @@ def test_a_killed_executor_costs_no_part_and_no_finished_work(cluster, tmp_path)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_whole_build_on_spark_has_the_bytes_of_a_plain_loop(cluster, spoken_corpus, tmp_path):
-    from tests.helpers.builds import build_settings, hashes, run_build
-
     config = build_settings(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
     for engine in (LOCAL, cluster):
         run_build(tmp_path / engine.name, config, engine)
@@ -182,8 +180,6 @@ def test_stopped_or_killed_a_run_says_one_line_at_most_and_leaves_no_worker(who,
 def test_a_build_stopped_by_ctrl_c_says_one_line_leaves_no_process_and_goes_on(
     words, spoken_corpus, tmp_path
 ):
-    from tests.helpers.builds import build_settings, hashes
-
     if "spark" in words:
         try:
             java()
@@ -383,20 +379,6 @@ def test_another_python_on_spark_s_workers_is_one_line(tmp_path):
     assert result.stderr.strip().splitlines()[-1].startswith("wordweave: spark: ")
 
 
-def build_command(config: Path, build: Path) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "wordweave",
-        "build",
-        str(config),
-        "--build",
-        str(build),
-        "--engine",
-        "local",
-    ]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [None, 0, 1], ids=["unbroken", "first killed", "second killed"])
 def test_several_local_runs_share_one_build_and_give_the_bytes_of_one_run(killed, spoken_corpus, tmp_path):
@@ -408,7 +390,7 @@ def test_several_local_runs_share_one_build_and_give_the_bytes_of_one_run(killed
         write_toml(dataclasses.replace(wanted, build=str(tmp_path / "shared")))
     )
     run_build(tmp_path / "alone", wanted)
-    command = build_command(tmp_path / "config.toml", tmp_path / "shared")
+    command = build_command(tmp_path / "config.toml", tmp_path / "shared", "--engine", "local")
     environment = {**os.environ, "PYTHONPATH": HERE}
     runs = [
         subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
