@@ -30,6 +30,7 @@ from units.hubert.transformer import single_precision
 from units.tensor_files import hash_settings, hash_tensors
 from units.threads import single_threaded_pool
 from units.waveform import check_waveform
+from units.windows import Window, window_frames, windows
 
 SLIM = "wordweave-whisper"
 """`model_type` of our own kind; transformers' is "whisper"."""
@@ -216,13 +217,7 @@ class WhisperEncoder:
         self.dimension = settings.width
         self.frame_rate = SAMPLE_RATE / self.hop
         longest = settings.positions // settings.averaged / self.frame_rate
-        if not 0 <= 2 * context_seconds < window_seconds <= longest:
-            raise ValueError(
-                f"encoder.window_seconds: need more than twice context_seconds and at most {longest:g}, "
-                f"got {window_seconds} and {context_seconds}"
-            )
-        self._window = max(1, int(window_seconds * self.frame_rate))
-        self._context = int(context_seconds * self.frame_rate)
+        self._window, self._context = window_frames(window_seconds, context_seconds, self.frame_rate, longest)
         self.provenance = {
             "encoder": "whisper",
             "weights": hash_tensors(weights),
@@ -301,7 +296,7 @@ class WhisperEncoder:
             list(run(map_window, places))
         return results
 
-    def _samples(self, recording: np.ndarray, window: "Window", silence: np.float32) -> np.ndarray:
+    def _samples(self, recording: np.ndarray, window: Window, silence: np.float32) -> np.ndarray:
         """The samples under the log-mel frames of a window; mirrored before the recording, silent after it."""
         return cut_mirrored(
             recording,
@@ -318,38 +313,6 @@ class WhisperEncoder:
             mels = log_mel(tensor, self.settings.mels, self.settings.floor)
             with torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
                 return self._network(mels)[0].float()
-
-
-@dataclass(frozen=True)
-class Window:
-    """Frames [begin, end) encoded at once, of which `kept` from `first` on are those of the recording from `place`."""
-
-    begin: int
-    end: int
-    first: int
-    kept: int
-    place: int
-
-
-def windows(frames: int, window: int, context: int) -> list[Window]:
-    """The windows in which a recording is encoded: one, or overlapping ones of which the middle is kept.
-
-    >>> [(w.begin, w.end, w.first, w.kept, w.place) for w in windows(10, 6, 1)]
-    [(0, 5, 0, 4, 0), (3, 9, 1, 4, 4), (7, 10, 1, 2, 8)]
-    """
-    if frames <= window:
-        return [Window(0, frames, 0, frames, 0)] if frames else []
-    core = window - 2 * context
-    return [
-        Window(
-            max(0, first - context),
-            min(frames, first + core + context),
-            min(first, context),
-            min(core, frames - first),
-            first,
-        )
-        for first in range(0, frames, core)
-    ]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from units.hubert.transformer import Transformer
 from units.tensor_files import hash_settings, hash_tensors
 from units.threads import single_threaded_pool
 from units.waveform import check_waveform
+from units.windows import window_frames, windows
 
 REFERENCE_CHUNK = 1_600_000  # samples: Spirit LM's tokenizer cuts at 100 s
 REFERENCE_TAIL = 1_280  # samples: and drops a shorter last chunk
@@ -86,11 +87,6 @@ class HubertEncoder:
             raise ValueError(f"encoder.dtype: need one of {list(DTYPES)}, got {dtype!r}")
         if chunking not in CHUNKINGS:
             raise ValueError(f"encoder.chunking: need one of {list(CHUNKINGS)}, got {chunking!r}")
-        if not 0 <= 2 * context_seconds < window_seconds:
-            raise ValueError(
-                f"encoder.window_seconds: need more than twice context_seconds, "
-                f"got {window_seconds} and {context_seconds}"
-            )
         self.settings, self.layer, self.dtype, self.chunking = settings, layer, dtype, chunking
         self.device = usable_device(device)
         compiled = can_compile(self.device) if compiled is None else compiled
@@ -100,8 +96,7 @@ class HubertEncoder:
         self.minimum = settings.receptive_field
         self.centre = settings.receptive_field // 2
         self.frame_rate = SAMPLE_RATE / settings.hop
-        self._window = max(1, int(window_seconds * self.frame_rate))
-        self._context = int(context_seconds * self.frame_rate)
+        self._window, self._context = window_frames(window_seconds, context_seconds, self.frame_rate)
         if batch_seconds is None:
             batch_seconds = DEVICE_BATCH_SECONDS if self._on_device else BATCH_SECONDS
         self._batch_frames = batch_seconds * self.frame_rate
@@ -244,14 +239,13 @@ class HubertEncoder:
                     frame += count
             return pieces
         frames = self.settings.frames(samples)
-        if frames and (frames <= self._window or self.chunking == "none"):
-            return [Piece(index, 0, samples, 0, frames, 0)]
-        core = self._window - 2 * self._context
-        for frame in range(0, frames, core):
-            begin, end = max(0, frame - self._context), min(frames, frame + core + self._context)
-            stop = (end - 1) * self.hop + self.minimum
-            kept = min(frames, frame + core) - frame
-            pieces.append(Piece(index, begin * self.hop, stop, frame - begin, kept, frame))
+        longest = frames if self.chunking == "none" else self._window
+        for window in windows(frames, longest, self._context):
+            # the statistics of a recording in one piece are those of all its samples
+            stop = samples if window.kept == frames else (window.end - 1) * self.hop + self.minimum
+            pieces.append(
+                Piece(index, window.begin * self.hop, stop, window.first, window.kept, window.place)
+            )
         return pieces
 
     def _batches(self, pieces: list[Piece], threads: int) -> list[list[Piece]]:
