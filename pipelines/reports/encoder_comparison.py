@@ -16,6 +16,7 @@ from corpus.records import SAMPLE_RATE
 from units import kmeans
 from units.encoders import BUNDLED, Encoder, bundled_codebook, load_encoder
 from units.logistic import fit_logistic
+from units.phone_discovery import UndefinedMeasure, phone_discovery
 from units.pretraining.augment import with_noise
 from units.pretraining.targets import half_whitening, logmel_features
 from units.quality import describe, phone_quality, phones_at_frames
@@ -85,8 +86,9 @@ def compare(
         `phone_purity`, `cluster_purity`, `phone_probe` (share of the phones that a linear classifier of the features
         gets right for speakers it was not fitted on; silence between phones does not count), `same_at_20_db` ...,
         `same_at_gain` (the worse of +6 and -6 dB), `same_at_10_ms`, `same_at_20_ms` (units kept when the recording
-        begins so much later), `entropy` (bits), `used`, `times_real_time` (features, of processor time on one thread),
-        `spread`.
+        begins so much later), `phone_error`, `boundary_*` and `unit_boundary_*` (as `units.phone_discovery` defines
+        them), `bitrate` and `bitrate_deduplicated` (bits/s), `entropy` (bits), `used`, `times_real_time` (features, of
+        processor time on one thread), `spread`.
     """
     rows = []
     for spec in encoders:
@@ -185,7 +187,26 @@ def score(
     result |= {name: value for name, value in same.items() if not name.startswith("gain")}
     result["same_at_gain"] = min(value for name, value in same.items() if name.startswith("gain"))
     use = describe(clean, clusters=book.clusters, frame_rate=encoder.frame_rate)
-    return result | {"entropy": use["entropy"], "used": use["used"], "frame_rate": encoder.frame_rate}
+    result |= {
+        name: use[name] for name in ("entropy", "used", "frame_rate", "bitrate", "bitrate_deduplicated")
+    }
+    return result | phone_errors(encoder, clean, items)
+
+
+def phone_errors(
+    encoder: Encoder | Logmel, units: Sequence[np.ndarray], items: Sequence[LabelledUtterance]
+) -> dict[str, float]:
+    """The scores of `phone_discovery` by the names of columns; {} where these phones do not define them."""
+    try:
+        scores = phone_discovery(
+            units, [item.phones for item in items], hop=encoder.hop, centre=encoder.centre
+        )
+    except UndefinedMeasure:
+        return {}
+    for kind, prefix in (("segmentation", ""), ("unit_segmentation", "unit_")):
+        for name, value in scores.pop(kind).items():
+            scores[f"{prefix}boundary_{name}"] = value
+    return scores
 
 
 def share_kept(clean: Sequence[np.ndarray], changed: Sequence[np.ndarray]) -> float:
@@ -241,7 +262,8 @@ def phone_probe(
 
 def mean_of(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Means over k-means seeds, and how far they lie apart."""
-    mean: dict[str, Any] = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    mean: dict[str, Any] = {name: float(np.mean([row[name] for row in rows])) for name in names}
     spread = {
         name: (max(r[name] for r in rows) - min(r[name] for r in rows)) / 2
         for name in ("pnmi", "xpnmi")
@@ -254,7 +276,9 @@ COLUMNS = {
     "encoder": "encoder", "codebook": "codebook", "xpnmi": "xPNMI", "pnmi": "PNMI", "pnmi_shuffled": "shuffled",
     "phone_purity": "phone purity", "cluster_purity": "cluster purity", "phone_probe": "phone probe",
     "same_at_20_db": "same, 20 dB", "same_at_10_db": "same, 10 dB", "same_at_gain": "same, +-6 dB",
-    "same_at_10_ms": "same, 10 ms", "same_at_20_ms": "same, 20 ms", "entropy": "entropy", "used": "used",
+    "same_at_10_ms": "same, 10 ms", "same_at_20_ms": "same, 20 ms", "phone_error": "phone error",
+    "phone_error_one_to_one": "phone error, 1:1", "boundary_f1": "boundary F1", "boundary_r_value": "R-value",
+    "bitrate": "bits/s", "entropy": "entropy", "used": "used",
     "times_real_time": "x real time",
 }  # fmt: skip
 
@@ -274,7 +298,7 @@ def shown_value(name: str, value: Any) -> str:
         return str(value)
     return (
         f"{value:.0f}"
-        if name in ("used", "times_real_time")
+        if name in ("used", "times_real_time", "bitrate")
         else f"{value:.2f}"
         if name == "entropy"
         else f"{value:.3f}"

@@ -70,6 +70,10 @@ def test_the_table_has_a_row_for_each_encoder_and_numbers_within_their_bounds(fo
         assert 0 < row["same_at_20_ms"] < row["same_at_10_ms"] < 1
         assert 0.05 < row["phone_probe"] < 1
         assert 0 < row["entropy"] <= np.log2(30)
+        assert 0.1 < row["phone_error"] < 1.5
+        assert 0 < row["boundary_f1"] < 1
+        assert row["unit_boundary_recall"] >= row["boundary_recall"]
+        assert row["bitrate"] == pytest.approx(25 * row["entropy"])
         assert row["seeds"] == 2
     assert as_table(rows).count("\n") == 3
     assert json.loads(json.dumps(rows)) == rows
