@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import Wav2Vec2Config, Wav2Vec2Model, WhisperConfig, WhisperModel
+from transformers import HubertModel, Wav2Vec2Config, Wav2Vec2Model, WhisperConfig, WhisperModel
 
+from tests.helpers.hubert import transformers_alone
 from units.encoders import load_encoder
 from units.hubert.encoder import HubertEncoder
 from units.pretraining.augment import AugmentSettings
@@ -195,7 +196,13 @@ def test_a_hubert_of_another_width_learns_clusters_and_features_of_a_wav2vec2(wa
     encoder = load_encoder(tmp_path)
     assert isinstance(encoder, HubertEncoder)
     assert encoder.settings.pre_norm
-    assert encoder.encode([recordings[0].waveform])[0].shape[1] == 32
+    (features,) = encoder.encode([recordings[0].waveform])
+    assert features.shape[1] == 32
+    theirs = HubertModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    assert (
+        np.abs(features - transformers_alone(theirs, normalized(recordings[0].waveform[None])[0], 2)).max()
+        < 1e-4
+    )
 
 
 def test_a_hubert_can_begin_with_the_blocks_of_a_whisper(whisper):
