@@ -180,7 +180,7 @@ def pair_one_to_one(table: np.ndarray) -> np.ndarray:
     if table.shape != (size, size):
         raise UndefinedMeasure(f"one-to-one: need as many units as phones, got {table.shape}")
     cost = np.vstack([np.zeros(size), table.max(initial=0) - table.astype(np.float64)])
-    cost = np.hstack([np.zeros((size + 1, 1)), cost])  # row 0 and column 0 stand for "none"
+    cost = np.hstack([np.zeros((size + 1, 1)), cost])  # row 0 and column 0 mean "none"
     of_row, of_column = np.zeros(size + 1), np.zeros(size + 1)  # the dual variables
     row_of = np.zeros(size + 1, np.int64)  # by column
     for row in range(1, size + 1):

@@ -14,7 +14,7 @@ import numpy as np
 from corpus.keyed import generator
 from corpus.records import SAMPLE_RATE
 from units import kmeans
-from units.encoders import BUNDLED, Encoder, bundled_codebook, load_encoder
+from units.encoders import BUNDLED, Encoder, codebook_name, load_encoder
 from units.logistic import fit_logistic
 from units.phone_discovery import UndefinedMeasure, phone_discovery
 from units.pretraining.augment import with_noise
@@ -73,8 +73,8 @@ def compare(
     """Score encoders.
 
     Args:
-        encoders: names as `load_encoder` takes them, "name@4" for layer 4, "logmel" for that baseline. A bundled
-            one gets a second row with its own codebook.
+        encoders: names as `load_encoder` takes them, "name@4" for layer 4, "logmel" for that baseline. One with a
+            codebook in its folder gets a second row with that.
         fit_on: (T,) float32 waveforms at 16 kHz that every codebook is fitted on, at most 200,000 frames.
         score_on: utterances with phones, of other speakers.
         clusters: of each codebook.
@@ -108,9 +108,11 @@ def compare(
         scored = [score(encoder, book, shown, score_on, change) for book in books]
         rows.append(common | {"codebook": f"fitted, {clusters}"} | mean_of(scored))
         report(rows[-1])
-        if bundled := codebook_of(spec):
-            book = kmeans.load(bundled)
-            row = common | {"codebook": f"bundled, {book.clusters}"}
+        if path := codebook_of(spec):
+            book = kmeans.load(path)
+            book.check(encoder)
+            where = "bundled" if path.parent in BUNDLED.values() else "in its folder"
+            row = common | {"codebook": f"{where}, {book.clusters}"}
             rows.append(row | mean_of([score(encoder, book, shown, score_on, change)]))
             report(rows[-1])
     return rows
@@ -127,15 +129,15 @@ def open_encoder(spec: str) -> Any:
 
 
 def codebook_of(spec: str) -> Path | None:
-    """The bundled codebook of an encoder, where there is one.
+    """The codebook in the folder of an encoder, bundled or not, where there is one.
 
     >>> [codebook_of(spec) is not None for spec in ("compact", "compact-1@3", "compact-1@2", "mfcc")]
     [True, True, False, False]
     """
-    name, _, layer = spec.partition("@")
-    if name not in BUNDLED or not (layer.isdigit() or spec == name):
-        return None
-    path = bundled_codebook(int(layer) if layer else None, name)
+    name, at, layer = spec.rpartition("@")
+    if not (at and layer.isdigit()):
+        name, layer = spec, ""
+    path = Path(BUNDLED.get(name, name)) / codebook_name(int(layer) if layer else None)
     return path if path.exists() else None
 
 
