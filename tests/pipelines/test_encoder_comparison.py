@@ -1,6 +1,7 @@
 """The table of encoders: what is scored, on whom, and what stays when the sound changes."""
 
 import json
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 import wordweave
 from pipelines.reports.encoder_comparison import LabelledUtterance, as_table, compare
 from pipelines.reports.phones import find_phones, read_speech, speech_with_phones, write_phones
+from units.encoders import BUNDLED
 from units.pretraining.augment import with_noise
 from units.pretraining.targets import read_phones
 
@@ -77,6 +79,18 @@ def test_the_table_has_a_row_for_each_encoder_and_numbers_within_their_bounds(fo
         assert row["seeds"] == 2
     assert as_table(rows).count("\n") == 3
     assert json.loads(json.dumps(rows)) == rows
+
+
+def test_a_codebook_of_another_encoder_in_a_folder_is_refused(four, phones, tmp_path):
+    items = speech_with_phones([four], phones[0], "pocketsphinx", set(), None, {})[:1]
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(BUNDLED["compact"] / name, tmp_path)
+    shutil.copy(BUNDLED["compact-1"] / "codebook-3.safetensors", tmp_path)
+    assert [row["codebook"] for row in compare([str(tmp_path)], [items[0].waveform], items, clusters=5)] == [
+        "fitted, 5"
+    ]
+    with pytest.raises(ValueError, match=r"codebook.*encoder"):
+        compare([f"{tmp_path}@3"], [items[0].waveform], items, clusters=5)
 
 
 def test_speakers_can_be_chosen_and_their_seconds_bounded(four, phones):
