@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 BACKEND = click.Choice(list(BACKENDS))
 STEP_COMMANDS = {
+    "cut": "Cut long recordings into utterances.\n\n    At pauses, where [cut] has `enabled = true`; writes the "
+    "manifest that the later steps read.",
     "units": "Encode utterances to units.",
     "pitch": "Encode utterances to pitch tokens.\n\n    From F0 relative to the speaker's mean. "
     "Shards contain them if [pitch] has `enabled = true`.",
@@ -223,7 +225,7 @@ def step_command(step: str, help_text: str) -> Callable[..., Any]:
     return run
 
 
-for name in ("units", "pitch", "style"):
+for name in ("cut", "units", "pitch", "style"):
     step_command(name, STEP_COMMANDS[name])
 
 

@@ -53,8 +53,9 @@ def print_report(report: dict[str, Any], build: Path) -> dict[str, Any]:
     """The result line of `build` and `report`; the reasons go to stderr."""
     for reason, entry in report["reasons"].items():
         say(f"  {entry['utterances']:>6} utterances  {entry['hours']:8.4f} h  {reason}: {entry['meaning']}")
-    totals = {f"hours_{name}": report[name]["hours"] for name in ("in", "out", "rejected")}
-    totals |= {f"utterances_{name}": report[name]["utterances"] for name in ("in", "out", "rejected")}
+    names = ("in", "out", *(["cut_away"] if report["cut_away"]["utterances"] else []), "rejected")
+    totals = {f"hours_{name}": report[name]["hours"] for name in names}
+    totals |= {f"utterances_{name}": report[name]["utterances"] for name in names}
     return {**totals, "report": str(build / "report" / "index.html")}
 
 

@@ -1,6 +1,6 @@
 """The one definition of the build: its steps in order, and what walks them.
 
-    manifest -> codebook -> units, prosody -> pitch, style; words -> shards -> report
+    recordings -> manifest -> codebook -> units, prosody -> pitch, style; words -> shards -> report
 
 A step that is more than a map over parts (choosing what is held out, k-means, the text tokenizer, assigning rows to
 shards) does that part in the driver, once, over part outputs, in bounded memory.
@@ -25,6 +25,7 @@ from pipelines.settings import Settings, read_settings
 from pipelines.steps.align import ALIGN_STEP
 from pipelines.steps.base import Run, Say, Step, silent
 from pipelines.steps.codebook import CODEBOOK_STEP
+from pipelines.steps.cut import CUT_STEP
 from pipelines.steps.fused import run_fused
 from pipelines.steps.ingest import INGEST_STEP
 from pipelines.steps.interleave import INTERLEAVE_STEP
@@ -33,6 +34,7 @@ from pipelines.steps.units import UNITS_STEP
 
 STEPS: list[Step] = [
     INGEST_STEP,
+    CUT_STEP,
     CODEBOOK_STEP,
     UNITS_STEP,
     PROSODY_STEP,
@@ -128,8 +130,14 @@ def run_audio_steps(run: Run, first: Step, finished: Iterable[str]) -> None:
 
 def reads(run_steps: tuple[Step, ...], step: Step) -> tuple[str, ...]:
     """Names of the steps that a step reads: those of `after`, or every step before it."""
-    before = [other.name for other in run_steps[: run_steps.index(step)]]
-    return tuple(before if step.after is None else (name for name in before if name in step.after))
+    before = run_steps[: run_steps.index(step)]
+    after = step.after
+    if after is None:
+        return tuple(other.name for other in before)
+    on_manifest = "ingest" in after
+    return tuple(
+        other.name for other in before if other.name in after or (on_manifest and other.writes_manifest)
+    )
 
 
 def ready_after(run: Run, step: Step, finished: Iterable[str]) -> bool:

@@ -17,7 +17,9 @@ SPEAKERS = "speakers.json"
 SPLIT = "split.json"
 INDEX = "shards/index.json"
 TOKENIZER = "tokenizer/tokenizer.json"
-SMALL_FOLDERS = ("manifest", "text", "codebooks", "tokenizer")
+RECORDINGS = "recordings"
+"""The folder of recordings that are to be cut: their manifest, and where each is cut."""
+SMALL_FOLDERS = (f"{RECORDINGS}/manifest", "manifest", "text", "codebooks", "tokenizer")
 """What a dry run copies, with `SPEAKERS` and `SPLIT`: the steps then decide as they do in a build."""
 
 

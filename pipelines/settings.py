@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus import files
+from corpus.cutting import CutRules
 from corpus.toml import fill, load_toml, one_of, write_toml
 from shards.strategies import STRATEGIES, Strategy, make_strategy, parameters_of
 from units.encoders import BUNDLED, bundled_codebook
@@ -39,6 +40,29 @@ class CorpusSettings:
             raise ValueError(
                 f"corpus: need 0 < min_seconds < max_seconds, got {self.min_seconds} and {self.max_seconds}"
             )
+
+
+@dataclass(frozen=True)
+class CutSettings:
+    """[cut]: long recordings to utterances, at pauses; lengths are seconds."""
+
+    enabled: bool = False  # cut recordings longer than max_seconds
+    min_seconds: float = 1.0
+    max_seconds: float = 30.0
+    pause: float = 1.0  # a longer pause ends an utterance, and its middle is cut away
+    padding: float = 0.25  # kept before and after speech at such a pause
+    threshold: float = 0.5  # probability of speech from which on 32 ms are speech
+
+    def __post_init__(self) -> None:
+        try:
+            self.rules  # noqa: B018
+        except ValueError as error:
+            raise ValueError(f"cut: {error}") from error
+
+    @property
+    def rules(self) -> CutRules:
+        """The rules that these settings name."""
+        return CutRules(self.min_seconds, self.max_seconds, self.pause, self.padding, self.threshold)
 
 
 @dataclass(frozen=True)
@@ -227,6 +251,7 @@ class Settings:
 
     build: str = ""
     corpus: CorpusSettings = CorpusSettings()
+    cut: CutSettings = CutSettings()
     units: UnitsSettings = UnitsSettings()
     pitch: PitchSettings = PitchSettings()
     style: StyleSettings = StyleSettings()

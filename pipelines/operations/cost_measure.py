@@ -95,6 +95,11 @@ def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say 
         ValueError: the corpus cannot be read, holds too little, or its settings cannot be built.
     """
     one_of("corpus.adapter", settings.corpus.adapter, tuple(ADAPTERS))
+    if settings.cut.enabled:
+        raise ValueError(
+            "plan: need a corpus of utterances, got one to be cut; run `wordweave cut`, about 5 s per hour, "
+            "and give a manifest of some of its utterances"
+        )
     clock = Clock(settings.units.device)
     source = ADAPTERS[settings.corpus.adapter](Path(settings.corpus.source))
     reading, rows = clock.cpu(lambda: list(itertools.islice(source, SAMPLE_FROM + 1)))

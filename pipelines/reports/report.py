@@ -20,7 +20,7 @@ from shards.write import STREAMS
 def count_outcomes(run: Run, rejects: Path) -> dict[str, Any]:
     """Sum utterances and samples by outcome, and list every utterance with a reason, one JSON object per line.
 
-    Reads a part at a time. The sums are exact: in = interleaved + speech + rejected, in samples at 16 kHz.
+    Reads a part at a time. The sums are exact: in = interleaved + speech + cut away + rejected, in samples at 16 kHz.
     """
     utterances: Counter[str] = Counter()
     samples: Counter[str] = Counter()
@@ -54,6 +54,7 @@ def count_outcomes(run: Run, rejects: Path) -> dict[str, Any]:
     return {
         "in": total(OUTCOMES),
         "out": total(("interleaved", "speech")),
+        "cut_away": total(("cut_away",)),
         "rejected": total(("rejected",)),
         "interleaved": total(("interleaved",)),
         "speech_alone": total(("speech",)),

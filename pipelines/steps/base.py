@@ -71,6 +71,7 @@ class Step:
     member: str | None = None  # the member that it adds to a sample: "pitch.npy"
     uses_gpu: bool = False  # can run on `units.device`
     decodes: bool = False  # its stage maps decoded recordings: one decode serves several such steps
+    writes_manifest: bool = False  # every later step that reads `ingest` reads what this one made of it
 
     @property
     def column(self) -> str | None:

@@ -1,13 +1,17 @@
 """The step `ingest`: source to manifest parts, and text documents to text parts."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from corpus import files, manifest
-from corpus.adapters import ADAPTERS, ChannelCheck, Intake
+from corpus.adapters import ADAPTERS, ChannelCheck, Intake, Row
+from corpus.adapters.jsonl import LONGEST
 from corpus.documents import read_documents, write_documents
+from corpus.manifest import ManifestSummary
 from pipelines.execution.planner import NEW, Plan
 from pipelines.execution.task import Task
-from pipelines.layout import Part, parts
+from pipelines.layout import RECORDINGS, Part, parts
 from pipelines.settings import one_of, write_settings
 from pipelines.steps.base import Run, Step
 
@@ -21,33 +25,23 @@ def ingest(run: Run) -> dict[str, Any]:
     intake = Intake(corpus.duration_tolerance, corpus.channels, corpus.checksum, channels)
     rows = ADAPTERS[corpus.adapter](files.to_path(corpus.source), intake)
     files.make_folder(build)
-    summary = manifest.write_manifest(
-        rows,
-        build / "manifest",
-        part_minutes=corpus.part_minutes,
-        min_seconds=corpus.min_seconds,
-        max_seconds=corpus.max_seconds,
-        ids=corpus.ids,
-        transcripts="optional" if corpus.keep_unaligned else "required",
-        growing=True,
-    )
+    if settings.cut.enabled:
+        summary = manifest.write_manifest(
+            rows, build / RECORDINGS / "manifest", part_minutes=corpus.part_minutes, min_seconds=0.0,
+            max_seconds=LONGEST, ids=corpus.ids, transcripts="optional", growing=True,
+        )  # fmt: skip
+    else:
+        summary = write_build_manifest(run, rows)
     documents = write_documents(
         read_documents([files.to_path(name) for name in settings.text.documents]),
         build / "text",
         duplicates=settings.text.duplicates,
     )
     write_settings(build, settings)
-    run.say(
-        f"ingest: {summary.utterances} utterances in {summary.parts} parts, {count_rejects(summary.rejected)}; "
-        f"{documents.documents} documents, {count_rejects(documents.rejected)}"
-    )
     if warning := channels.warning():
         run.say(f"ingest: warning: {warning}")
-    if not summary.utterances:
-        first = f"; the first: {summary.first_reject}" if summary.first_reject else ""
-        raise ValueError(
-            f"{corpus.source}: need a usable utterance, got {summary.rows}, {count_rejects(summary.rejected)}{first}"
-        )
+    counted = f"{documents.documents} documents, {count_rejects(documents.rejected)}"
+    say_manifest(run, "ingest", summary, counted)
     return {
         "utterances": summary.utterances,
         "samples": summary.samples,
@@ -56,6 +50,39 @@ def ingest(run: Run) -> dict[str, Any]:
         "documents": documents.documents,
         "documents_rejected": documents.rejected,
     }
+
+
+def write_build_manifest(run: Run, rows: Iterable[Row]) -> ManifestSummary:
+    """Write the manifest that every later step reads."""
+    corpus = run.settings.corpus
+    return manifest.write_manifest(
+        rows,
+        run.folder / "manifest",
+        part_minutes=corpus.part_minutes,
+        min_seconds=corpus.min_seconds,
+        max_seconds=corpus.max_seconds,
+        ids=corpus.ids,
+        transcripts="optional" if corpus.keep_unaligned else "required",
+        growing=True,
+    )
+
+
+def say_manifest(run: Run, step: str, summary: ManifestSummary, more: str = "") -> None:
+    """Say what a manifest holds, and refuse one that holds nothing usable.
+
+    Raises:
+        ValueError: every row is rejected.
+    """
+    line = (
+        f"{step}: {summary.utterances} utterances in {summary.parts} parts, {count_rejects(summary.rejected)}"
+    )
+    run.say(f"{line}; {more}" if more else line)
+    if not summary.utterances:
+        first = f"; the first: {summary.first_reject}" if summary.first_reject else ""
+        raise ValueError(
+            f"{run.settings.corpus.source}: need a usable utterance, got {summary.rows}, "
+            f"{count_rejects(summary.rejected)}{first}"
+        )
 
 
 def count_rejects(reasons: dict[str, int]) -> str:
@@ -72,25 +99,38 @@ def plan_ingest(run: Run) -> Plan:
     """What reading the source again changes: parts of manifest and text."""
     ingest(run)
     result = Plan("ingest")
-    for table in ("manifest", "text"):
-        before, after = listed(run, table, old=True), listed(run, table)
-        for name, part in after.items():
-            if name in before and before[name].sha256 == part.sha256:
-                result.up_to_date += 1
-                continue
-            result.todo.append(Task(f"{table}/{name}", (), "", part.samples))
-            result.reasons["the source changed" if name in before else NEW] += 1
-        if removed := before.keys() - after.keys():
-            result.reasons[f"{table} parts removed"] += len(removed)
+    add_manifest_changes(run, result, f"{RECORDINGS}/manifest" if run.settings.cut.enabled else "manifest")
+    add_manifest_changes(run, result, "text")
     return result
 
 
-def listed(run: Run, table: str, *, old: bool = False) -> dict[str, Part]:
-    """Part name -> what the summary of the table holds, of the build as it is or as it would be."""
+def add_manifest_changes(run: Run, result: Plan, table: str) -> None:
+    """Add to a plan the parts of a manifest or of the text that change."""
+    before, after = listed(run.build, table), listed(run.folder, table)
+    for name, part in after.items():
+        if name in before and before[name].sha256 == part.sha256:
+            result.up_to_date += 1
+            continue
+        result.todo.append(Task(f"{table}/{name}", (), "", part.samples))
+        result.reasons["the source changed" if name in before else NEW] += 1
+    if removed := before.keys() - after.keys():
+        result.reasons[f"{table} parts removed"] += len(removed)
+
+
+def listed(folder: Path, table: str) -> dict[str, Part]:
+    """Part name -> what the summary of the table holds."""
+    outer, _, name = table.rpartition("/")
     try:
-        return {part.name: part for part in parts(run.build if old else run.folder, table)}
+        return {part.name: part for part in parts(folder / outer, name)}
     except ValueError:  # none yet
         return {}
 
 
-INGEST_STEP = Step("ingest", "Read the source into the manifest", once=ingest, plan=plan_ingest, rejects=True)
+INGEST_STEP = Step(
+    "ingest",
+    "Read the source into the manifest",
+    once=ingest,
+    plan=plan_ingest,
+    rejects=True,
+    writes_manifest=True,
+)

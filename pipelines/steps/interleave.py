@@ -31,7 +31,8 @@ from shards.vocabulary import Vocabulary
 from shards.write import SPLITS, STREAMS, metadata, sample, text_metadata, write_index, write_shard
 
 STREAMS_OF: dict[str, tuple[str, ...]] = {
-    "interleaved": ("interleaved", "speech", "text"), "speech": ("speech",), "rejected": (),
+    "interleaved": ("interleaved", "speech", "text"), "speech": ("speech",),
+    "cut_away": (), "rejected": (),
 }  # fmt: skip
 """The streams of a row by its outcome."""
 

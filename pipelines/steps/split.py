@@ -103,7 +103,7 @@ def held_out(run: Run) -> Split:
     return split
 
 
-OUTCOMES = ("interleaved", "speech", "rejected")
+OUTCOMES = ("interleaved", "speech", "cut_away", "rejected")
 Outcome = tuple[str, str | None, str | None, str | None]
 """(one of OUTCOMES, step, reason, detail): the last three of the first step that rejected the row."""
 
@@ -112,7 +112,7 @@ def outcomes(tables: Sequence[tuple[str, pa.Table]], *, keep_unaligned: bool) ->
     """What became of each row of a part.
 
     "interleaved": in every stream. "speech": no usable word times, but units, and the build keeps such recordings.
-    "rejected": in no shard.
+    "cut_away": what is left of a recording that was cut into utterances. "rejected": in no shard.
 
     Args:
         tables: step -> its table, with the columns `reject` and `detail`, in the order of the build.
@@ -128,6 +128,8 @@ def outcomes(tables: Sequence[tuple[str, pa.Table]], *, keep_unaligned: bool) ->
             results.append(("interleaved", None, None, None))
         elif keep_unaligned and {step for step, _, _ in rejects} == {"align"}:
             results.append(("speech", *rejects[0]))
+        elif rejects[0][1].startswith("cut."):
+            results.append(("cut_away", *rejects[0]))
         else:
             results.append(("rejected", *rejects[0]))
     return results

@@ -1,0 +1,145 @@
+"""The step `cut`: long recordings become utterances, each sample is accounted for, on every engine alike."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from corpus import files
+from corpus.adapters import read_jsonl
+from corpus.audio import decode
+from pipelines.build import dry_run, run_step
+from pipelines.engines.beam import BeamEngine
+from pipelines.layout import part_names
+from pipelines.settings import read_file
+from tests.helpers.builds import LOCAL, build_settings, hashes, members, run_build
+
+GAP = np.zeros(32_000, np.float32)
+
+
+def write_recording(path, waves, rate=16_000):
+    """The waves, each after two seconds of silence."""
+    sound = np.concatenate([part for wave in waves for part in (GAP, wave)])
+    soundfile.write(path, np.repeat(sound, rate // 16_000), rate)
+    return len(sound)
+
+
+@pytest.fixture(scope="module")
+def waves(spoken_corpus):
+    return [decode(utterance) for utterance in read_jsonl(spoken_corpus)][:9]
+
+
+@pytest.fixture(scope="module")
+def recordings(waves, tmp_path_factory):
+    """A manifest of two long recordings without transcript, and one short one."""
+    folder = tmp_path_factory.mktemp("long")
+    sizes = [
+        write_recording(folder / "one.flac", waves[:5]),
+        write_recording(folder / "two.wav", waves[5:8], 48_000),
+        write_recording(folder / "three.wav", waves[8:9]),
+    ]
+    rows = [{"id": name.split(".")[0], "audio": name} for name in ("one.flac", "two.wav", "three.wav")]
+    (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "m.jsonl", sum(sizes)
+
+
+def cut_settings(manifest, **cut):
+    return build_settings(
+        manifest,
+        corpus={"keep_unaligned": True, "part_minutes": 0.5},
+        cut={"enabled": True, "max_seconds": 15.0, **cut},
+        units={"clusters": 20, "fit_frames": 500},
+    )
+
+
+@pytest.fixture(scope="module")
+def cut_build(recordings, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cut")
+    return folder, run_build(folder, cut_settings(recordings[0]))
+
+
+def manifest_rows(folder):
+    return [
+        row for name in part_names(folder) for row in files.read_table(folder / "manifest" / name).to_pylist()
+    ]
+
+
+def test_speech_without_transcript_becomes_speech_shards_and_every_sample_is_accounted_for(
+    cut_build, recordings
+):
+    folder, report = cut_build
+    assert report["in"]["samples"] == recordings[1]
+    assert report["cut_away"]["samples"] > 5 * 16_000
+    assert report["out"]["samples"] + report["cut_away"]["samples"] == recordings[1]
+    assert report["rejected"]["utterances"] == 0
+    assert members(folder, "speech").keys() == {
+        row["id"] for row in manifest_rows(folder) if not row["reject"]
+    }
+    for name in ("one", "two"):
+        rows = [
+            row for row in manifest_rows(folder) if row["audio"].endswith((f"{name}.flac", f"{name}.wav"))
+        ]
+        ends = [row["first_frame"] + row["frames"] for row in rows]
+        assert [row["first_frame"] for row in rows] == [0, *ends[:-1]]
+        assert ends[-1] == soundfile.info(rows[0]["audio"]).frames
+
+
+def test_each_spoken_clip_is_inside_utterances_and_long_pauses_are_not(cut_build, waves):
+    rows = [row for row in manifest_rows(cut_build[0]) if row["audio"].endswith("one.flac")]
+    kept = np.zeros(sum(row["frames"] for row in rows), bool)
+    for row in rows:
+        kept[row["first_frame"] : row["first_frame"] + row["frames"]] = row["reject"] is None
+    at = 0
+    for wave in waves[:5]:
+        at += len(GAP)
+        loud = np.abs(wave) > 0.05
+        assert kept[at : at + len(wave)][loud].mean() > 0.99
+        at += len(wave)
+    assert {row["reject"] for row in rows} == {None, "cut.silence"}
+
+
+@pytest.mark.slow
+def test_the_bytes_are_the_same_on_beam(cut_build, recordings, tmp_path):
+    for step in ("ingest", "cut"):
+        run_step(step, tmp_path, cut_settings(recordings[0]), BeamEngine(workers=1))
+    same = hashes(cut_build[0])
+    assert hashes(tmp_path).items() <= same.items()
+
+
+def test_more_recordings_and_other_rules_redo_only_what_they_change(cut_build, recordings, tmp_path):
+    build, source = tmp_path / "build", recordings[0].parent
+    shutil.copytree(cut_build[0], build)
+    more = source / "more.jsonl"
+    more.write_text(
+        recordings[0].read_text() + json.dumps({"id": "four", "audio": str(source / "two.wav")}) + "\n"
+    )
+    assert not any(plan.todo for plan in dry_run(build, cut_settings(recordings[0])))
+    plans = {plan.stage: plan for plan in dry_run(build, cut_settings(more))}
+    assert plans["units"].waits == "cut and fit units"
+    run_step("ingest", build, cut_settings(more), LOCAL)
+    counts = run_step("cut", build, cut_settings(more), LOCAL)
+    assert counts["skipped"] == counts["tasks"] - 1
+    assert manifest_rows(build)[: len(manifest_rows(cut_build[0]))] == manifest_rows(cut_build[0])
+    assert dry_run(build, cut_settings(more, pause=0.7))[1].reasons
+
+
+def test_a_recording_that_breaks_off_is_rejected_whole(waves, tmp_path):
+    write_recording(tmp_path / "a.flac", waves[:4])
+    content = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(content[: len(content) * 2 // 3])
+    write_recording(tmp_path / "b.wav", waves[:2])
+    lines = [{"id": name, "audio": f"{name}.{ending}"} for name, ending in (("a", "flac"), ("b", "wav"))]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for step in ("ingest", "cut"):
+        run_step(step, tmp_path / "build", cut_settings(tmp_path / "m.jsonl"), LOCAL)
+    broken = [row for row in manifest_rows(tmp_path / "build") if row["audio"].endswith("a.flac")]
+    assert [row["reject"] for row in broken] == ["audio.truncated"]
+    assert broken[0]["samples"] == sum(len(wave) + len(GAP) for wave in waves[:4])
+
+
+def test_rules_out_of_range_name_their_section(tmp_path):
+    (tmp_path / "c.toml").write_text("[cut]\nmin_seconds = 20\n")
+    with pytest.raises(ValueError, match="cut: need 0 < 3 \\* min_seconds"):
+        read_file(tmp_path / "c.toml")
