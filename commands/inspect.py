@@ -5,20 +5,35 @@ from typing import Any
 
 import click
 
-from commands.cli import FOLDER, cli, command, say
+from commands.cli import FOLDER, brief, cli, command, say
 
 
 @command(cli)
 @click.argument("build", type=FOLDER)
-def report(build: Path) -> dict[str, Any]:
+@click.option("--against", type=FOLDER, help="Another build with a report; print and show what differs.")
+def report(build: Path, against: Path | None) -> dict[str, Any]:
     """Report what became of every second of audio.
 
-    Writes report.json, rejects.jsonl and a page into BUILD/report.
+    Writes report.json, rejects.jsonl and the inspector into BUILD/report: a page that opens from the disk, with the
+    numbers of the build and a sample of its utterances to look at and listen to.
     """
-    from pipelines.build import run_step
+    from pipelines.build import make_run, run_step
+    from pipelines.reports.inspector.page import read_differences
+    from pipelines.reports.report import report_against
     from pipelines.settings import read_settings
 
-    return print_report(run_step("report", build, read_settings(build)), build)
+    settings = read_settings(build)
+    if against is None:
+        return print_report(run_step("report", build, settings), build)
+    result = report_against(make_run(build, settings, say=say), against)
+    rows = read_differences(against, build)
+    for name, one, other in rows:
+        say(f"  {name}: {_brief(one)} -> {_brief(other)}")
+    return {**print_report(result, build), "differences": len(rows)}
+
+
+def _brief(value: Any) -> str:
+    return "none" if value is None or value == "" else brief(value)
 
 
 @command(cli, "codebook-report")

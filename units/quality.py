@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from units.deduplicate import deduplicate
-
 SMOOTHING = 1.0  # frames of the overall phone distribution added to each unit's own, to score unseen speakers
 
 
@@ -40,19 +38,22 @@ def describe(units: Sequence[np.ndarray], *, clusters: int, frame_rate: float) -
 
 
 class Usage:
-    """The counts behind `describe`, one utterance at a time: memory depends on K and the longest run only."""
+    """The counts behind `describe`, added up; memory depends on K and the longest run only."""
 
     def __init__(self, clusters: int):
         self.clusters = clusters
         self._frames, self._kept = np.zeros(clusters, np.int64), np.zeros(clusters, np.int64)
         self._runs = np.zeros(21, np.int64)  # by length in frames
 
-    def add(self, units: np.ndarray) -> None:
-        """Count (F,) units of one utterance."""
+    def add(self, units: np.ndarray, begins: Sequence[int] | np.ndarray = (0,)) -> None:
+        """Count (F,) units of one utterance, or of several, which begin at the indices `begins`."""
         units = np.asarray(units, dtype=np.int64)
         if len(units) and not 0 <= units.min() <= units.max() < self.clusters:
             raise ValueError(f"units: need ids in [0, {self.clusters}), got {units.min()} to {units.max()}")
-        kept, lengths = deduplicate(units)
+        changes = np.flatnonzero(units[1:] != units[:-1]) + 1
+        starts = np.union1d(changes, np.asarray(begins, dtype=np.int64))
+        starts = starts[starts < len(units)]
+        kept, lengths = units[starts], np.diff(starts, append=len(units))
         self._frames += np.bincount(units, minlength=self.clusters)
         self._kept += np.bincount(kept, minlength=self.clusters)
         runs = np.bincount(lengths, minlength=len(self._runs))

@@ -1,26 +1,26 @@
-"""The step `report`: what became of every second: totals to the sample, rejects with reasons, and a page."""
+"""The step `report`: what became of every second: totals to the sample, rejects with reasons, and the inspector."""
 
-import itertools
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-
 from corpus import files
 from corpus.records import REASONS, SAMPLE_RATE
+from pipelines.execution.runner import driver_lock
 from pipelines.layout import INDEX, finished_parts, part_names
+from pipelines.reports.inspector.overview import Overview
+from pipelines.reports.inspector.page import read_summary, start_overview, write_inspector
 from pipelines.steps.base import Run, Step
 from pipelines.steps.split import OUTCOMES, outcomes
-from shards.show import read_spans
 from shards.write import STREAMS
 
 
-def count_outcomes(run: Run, rejects: Path) -> dict[str, Any]:
+def count_outcomes(run: Run, rejects: Path, overview: Overview) -> dict[str, Any]:
     """Sum utterances and samples by outcome, and list every utterance with a reason, one JSON object per line.
 
-    Reads a part at a time. The sums are exact: in = interleaved + speech + cut away + rejected, in samples at 16 kHz.
+    Reads a part at a time, and adds it to the overview. The sums are exact: in = interleaved + speech + cut away +
+    rejected, in samples at 16 kHz.
     """
     utterances: Counter[str] = Counter()
     samples: Counter[str] = Counter()
@@ -33,9 +33,9 @@ def count_outcomes(run: Run, rejects: Path) -> dict[str, Any]:
         for name in part_names(run.build):
             tables = [(step, files.read_table(run.build / table / name)) for step, table in rejecting]
             rows = tables[0][1].select(["id", "audio", "samples"]).to_pylist()
-            for row, (outcome, step, reason, detail) in zip(
-                rows, outcomes(tables, keep_unaligned=keep_unaligned), strict=True
-            ):
+            results = outcomes(tables, keep_unaligned=keep_unaligned)
+            overview.add(name, dict(tables), results)
+            for row, (outcome, step, reason, detail) in zip(rows, results, strict=True):
                 utterances[outcome] += 1
                 samples[outcome] += row["samples"]
                 if reason is not None:
@@ -74,8 +74,11 @@ def rejecting_steps(run: Run) -> list[Step]:
     return [step for step in run.steps if step.rejects and step.table]
 
 
-def report(run: Run) -> dict[str, Any]:
-    """Write report/report.json, report/rejects.jsonl and report/index.html; returns the report.
+def report(run: Run, against: Path | None = None) -> dict[str, Any]:
+    """Write report/report.json, report/rejects.jsonl and the inspector; returns the report.
+
+    Args:
+        against: another build with a report, which the page then compares with this one.
 
     Raises:
         ValueError: a step is not finished, or the hours do not add up with what the shards hold.
@@ -85,7 +88,8 @@ def report(run: Run) -> dict[str, Any]:
     for step in tables:
         finished_parts(build, str(step.table), step.name)
     folder = build / "report"
-    result = count_outcomes(run, folder / "rejects.jsonl")
+    overview = start_overview(run)
+    result = count_outcomes(run, folder / "rejects.jsonl", overview)
     result["tables"] = {str(step.table): {"step": step.name, "summary": step.summary} for step in tables}
     if (build / INDEX).is_file():
         index = json.loads((build / INDEX).read_bytes())
@@ -98,21 +102,19 @@ def report(run: Run) -> dict[str, Any]:
                     f"run `wordweave interleave {build}`"
                 )
     files.write(folder / "report.json", json.dumps(result, indent=1, sort_keys=True).encode())
-    page = Environment(loader=PackageLoader("pipelines", "data"), autoescape=True).get_template("report.html")
-    curve = "../model/loss.png" if (build / "model" / "loss.png").is_file() else None
-    samples = examples(build) if "shards" in result else []
-    html = page.render(build=build.name, report=result, settings=run.settings, examples=samples, curve=curve)
-    files.write(folder / "index.html", html.encode())
+    write_inspector(run, result, overview, against)
     return result
 
 
-def examples(build: Path, count: int = 4) -> list[dict[str, Any]]:
-    """The first interleaved samples that switch modality at least twice, as the page shows them."""
-    sequences = ((sample["json"], spans) for sample, spans in read_spans(build) if len(spans) > 2)
-    return [
-        {**{name: record[name] for name in ("id", "seconds", "speaker")}, "spans": spans}
-        for record, spans in itertools.islice(sequences, count)
-    ]
+def report_against(run: Run, against: Path) -> dict[str, Any]:
+    """`report`, with a comparison with another build on the page.
+
+    Raises:
+        ValueError: the other build has no report.
+    """
+    read_summary(against)
+    with driver_lock(run.build, run.engine):
+        return report(run, against)
 
 
 def sum_streams(index: dict[str, Any]) -> dict[str, dict[str, Any]]:
