@@ -6,7 +6,7 @@ follow each other without gap or overlap from its first frame to its last.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,10 @@ SHORTEST_SPEECH = 2  # frames; a shorter one is a click
 NEIGHBOURS = 8  # frames on either side; a frame inside speech may be cut at where none of them is quieter
 EACH, PAUSE, SPEECH = 1.0, 1.0, 100.0
 """Cost of a cut: for the cut itself, in a pause of 0.1 s (less in a longer one), and inside speech of medium level."""
+SENTENCE = 0.3  # times the cost of a cut between words, at the end of a sentence
+HOLE_PADDING = 3  # frames kept at speech of which the transcript lacks the text
+EDGE = 6  # frames after and before a word in which the detector still finds it
+NO_TRANSCRIPT = 0.3  # seconds of other speech from which on what is cut away lacks a transcript
 QUIET = -50.0  # dB of full scale: below it is silence, whatever else is in the recording
 BELOW_SPEECH = 20.0  # dB below the speech of the recording from which on a stretch is silence
 
@@ -83,18 +87,97 @@ def cut_at_pauses(probability: np.ndarray, level: np.ndarray, rules: CutRules) -
     """
     speech = find_speech(probability, rules.threshold)
     islands = group(speech, rules, len(probability))
-    kept = [piece for island in islands for piece in divide(*island, probability, level, rules)]
+    cuts = pauses(probability, level, rules)
+    kept = [piece for first, last in islands for piece in divide(first, last, cuts, rules)]
+    loud = level_of_speech(level, speech)
+    return fill(kept, rules, level, lambda first, last: reason_of(level[first:last], loud))
+
+
+def fill(
+    kept: Sequence[tuple[int, int]],
+    rules: CutRules,
+    level: np.ndarray,
+    reason: Callable[[int, int], str],
+) -> list[Stretch]:
+    """The stretches of a whole recording: the kept ones, and between them what is cut away, with its reason."""
     shortest = math.ceil(rules.min_seconds * RATE)
     stretches: list[Stretch] = []
-    loud = level_of_speech(level, speech)
     end = 0
-    for first, last in [*kept, (len(probability), len(probability))]:
+    for first, last in [*kept, (len(level), len(level))]:
         if first > end:
-            stretches.append(Stretch(end, first, reason_of(level[end:first], loud)))
+            stretches.append(Stretch(end, first, reason(end, first)))
         if last > first:
             stretches.append(Stretch(first, last, None if last - first >= shortest else "cut.too_short"))
         end = last
     return stretches
+
+
+class Spoken(NamedTuple):
+    """A word of a transcript in frames [first, last).
+
+    sentence: a sentence ends with it. hole: speech follows of which the transcript lacks the text.
+    """
+
+    first: int
+    last: int
+    sentence: bool = False
+    hole: bool = False
+
+
+def cut_at_words(
+    words: Sequence[Spoken], probability: np.ndarray, level: np.ndarray, rules: CutRules
+) -> list[Stretch]:
+    """Cut a recording of which the words are known: between words, at long pauses and ends of sentences.
+
+    Speech outside words, of which the transcript lacks the text, is cut away as `cut.no_transcript`.
+
+    Args:
+        words: in order.
+        probability, level: (F,) of every frame, as `speech_frames` gives them.
+
+    Returns:
+        Stretches as of `cut_at_pauses`.
+
+    >>> speech, level = np.array([0.0] * 50 + [1.0] * 150 + [0.0] * 50), np.full(250, -20.0)
+    >>> cut_at_words([Spoken(60, 80), Spoken(82, 120, hole=True)], speech, level, CutRules())
+    [Stretch(first=0, last=52, reason='cut.noise'), Stretch(first=52, last=123, reason=None),
+     Stretch(first=123, last=250, reason='cut.no_transcript')]
+    """
+    frames = len(probability)
+    speech = find_speech(probability, rules.threshold)
+    spoken = np.zeros(frames + 1, bool)
+    for first, last in speech:
+        spoken[first:last] = True
+    islands = lengthen(_spans(words, rules, frames), rules, frames)
+    cuts = gaps(words, level)
+    kept = [piece for first, last in islands for piece in divide(first, last, cuts, rules)]
+    loud = level_of_speech(level, speech)
+
+    def reason(first: int, last: int) -> str:
+        unknown = np.count_nonzero(spoken[first + EDGE : last - EDGE]) > NO_TRANSCRIPT * RATE
+        return "cut.no_transcript" if unknown else reason_of(level[first:last], loud)
+
+    return fill(kept, rules, level, reason)
+
+
+def _spans(words: Sequence[Spoken], rules: CutRules, frames: int) -> list[tuple[int, int]]:
+    """Frames of the words between long pauses and holes, with padding: little of it at a hole."""
+    pause, padding = round(rules.pause * RATE), round(rules.padding * RATE)
+    groups: list[list[Spoken]] = []
+    for word in words:
+        before = groups[-1][-1] if groups else None
+        if before is None or before.hole or word.first - before.last > pause:
+            groups.append([])
+        groups[-1].append(word)
+    spans: list[tuple[int, int]] = []
+    for number, group in enumerate(groups):
+        start = spans[-1][1] if spans else 0
+        end = groups[number + 1][0].first - HOLE_PADDING if number + 1 < len(groups) else frames
+        before_hole, at_hole = number > 0 and groups[number - 1][-1].hole, group[-1].hole
+        first = group[0].first - (HOLE_PADDING if before_hole else padding)
+        last = group[-1].last + (HOLE_PADDING if at_hole else padding)
+        spans.append((max(start, first), max(group[-1].last, min(last, end))))
+    return spans
 
 
 def find_speech(probability: np.ndarray, threshold: float) -> list[tuple[int, int]]:
@@ -116,10 +199,7 @@ def find_speech(probability: np.ndarray, threshold: float) -> list[tuple[int, in
 
 
 def group(speech: Sequence[tuple[int, int]], rules: CutRules, frames: int) -> list[tuple[int, int]]:
-    """Join speech over pauses of at most `rules.pause`, with padding.
-
-    What is too short is lengthened where there is room, else it joins its neighbour.
-    """
+    """Join speech over pauses of at most `rules.pause`, with padding; what is too short is lengthened."""
     pause, padding = round(rules.pause * RATE), round(rules.padding * RATE)
     joined: list[list[int]] = []
     for first, last in speech:
@@ -132,6 +212,11 @@ def group(speech: Sequence[tuple[int, int]], rules: CutRules, frames: int) -> li
         spans[0][0] = 0
     if spans and frames - spans[-1][1] < padding:
         spans[-1][1] = frames
+    return lengthen([(first, last) for first, last in spans], rules, frames)
+
+
+def lengthen(spans: Sequence[tuple[int, int]], rules: CutRules, frames: int) -> list[tuple[int, int]]:
+    """Lengthen what is shorter than min_seconds where there is room, else join it with its neighbour."""
     shortest = math.ceil(rules.min_seconds * RATE)
     islands: list[tuple[int, int]] = []
     for place, (first, last) in enumerate(spans):
@@ -147,57 +232,78 @@ def group(speech: Sequence[tuple[int, int]], rules: CutRules, frames: int) -> li
     return islands
 
 
-def divide(
-    first: int, last: int, probability: np.ndarray, level: np.ndarray, rules: CutRules
-) -> Iterator[tuple[int, int]]:
+Cuts = tuple[np.ndarray, np.ndarray]
+"""Frames at which a recording may be cut, increasing, and what each costs."""
+
+
+def divide(first: int, last: int, cuts: Cuts, rules: CutRules) -> Iterator[tuple[int, int]]:
     """Cut frames [first, last) into pieces of at most max_seconds, by the cuts of least cost together."""
     longest, shortest = int(rules.max_seconds * RATE), math.ceil(rules.min_seconds * RATE)
     if last - first <= longest:
         yield first, last
         return
-    places, costs = candidates(probability[first:last], level[first:last], rules.threshold)
-    places, costs = np.append(places, last - first), np.append(costs, 0.0)
-    best = np.full(len(places) + 1, np.inf)
+    inside = slice(*np.searchsorted(cuts[0], [first + 1, last]))
+    places, costs = np.append(cuts[0][inside], last), np.append(cuts[1][inside], 0.0)
+    starts = np.concatenate([[first], places])
+    best = np.full(len(starts), np.inf)
     best[0] = 0.0
-    came = np.zeros(len(places) + 1, np.int64)
-    starts = np.concatenate([[0], places])
+    came = np.zeros(len(starts), np.int64)
     for number, place in enumerate(places.tolist(), start=1):
         low, high = np.searchsorted(starts[:number], [place - longest, place - shortest + 1])
         if low < high:
             came[number] = low + int(np.argmin(best[low:high]))
             best[number] = best[came[number]] + costs[number - 1] + EACH
-    cuts, number = [], len(places)
+    edges, number = [last], int(came[-1])
     while number:
-        cuts.append(int(starts[number]))
+        edges.append(int(starts[number]))
         number = int(came[number])
-    edges = [0, *reversed(cuts)]
-    yield from ((first + start, first + end) for start, end in itertools.pairwise(edges))
+    yield from itertools.pairwise([first, *reversed(edges)])
 
 
-def candidates(probability: np.ndarray, level: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Frames at which a stretch may be cut, increasing, and what each costs.
+def pauses(probability: np.ndarray, level: np.ndarray, rules: CutRules) -> Cuts:
+    """Where a recording may be cut: in a pause at its quietest frame, inside speech where no neighbour is quieter.
 
-    In a pause that is its quietest frame; inside speech every frame that no neighbour is quieter than, so that there is
-    one in any half second.
+    There is a place in any half second.
     """
-    frames = len(probability)
-    spoken = np.zeros(frames + 1, bool)
     found: dict[int, float] = {}
     end = 0
-    for begin, stop in [*find_speech(probability, threshold), (frames, frames)]:
-        spoken[begin:stop] = True
+    for begin, stop in find_speech(probability, rules.threshold):
         if begin - end >= SHORTEST_PAUSE:
-            middle = level[end + 1 : begin]
-            found[end + 1 + int(np.argmin(middle))] = PAUSE * 0.1 * RATE / (begin - end)
+            found[quietest(level, end, begin)] = pause_cost(begin - end)
         end = stop
+    return _with_every_half_second(found, level)
+
+
+def gaps(words: Sequence[Spoken], level: np.ndarray) -> Cuts:
+    """Where a recording may be cut: between words, at the quietest frame."""
+    found = {
+        quietest(level, word.last - 1, following.first): pause_cost(following.first - word.last)
+        * (SENTENCE if word.sentence else 1.0)
+        for word, following in itertools.pairwise(words)
+    }
+    return _with_every_half_second(found, level)
+
+
+def pause_cost(frames: int) -> float:
+    """The cost of a cut in a pause."""
+    return PAUSE * 0.1 * RATE / max(frames, 0.5)
+
+
+def quietest(level: np.ndarray, first: int, last: int) -> int:
+    """The frame of [first + 1, last], at least one, at which a cut is in the least sound."""
+    middle = level[first + 1 : max(last, first + 2)]
+    return first + 1 + int(np.argmin(middle)) if len(middle) else first + 1
+
+
+def _with_every_half_second(found: dict[int, float], level: np.ndarray) -> Cuts:
+    """Add dearer places to cut at, in case there are no others: the quietest ones inside speech."""
     medium = float(np.median(level))
     padded = np.pad(level, NEIGHBOURS, constant_values=np.inf)
     lowest = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBOURS + 1).min(1)
-    for place in np.flatnonzero((level <= lowest) & spoken[:-1]).tolist():
+    for place in np.flatnonzero(level <= lowest).tolist():
         found.setdefault(place, SPEECH * min(2.0, 10 ** ((float(level[place]) - medium) / 20)))
-    for place in range(NEIGHBOURS, frames, 2 * NEIGHBOURS):  # of equal levels too
-        found.setdefault(place, 4 * SPEECH if spoken[place] else PAUSE)
-    found.pop(0, None)
+    for place in range(NEIGHBOURS, len(level), 2 * NEIGHBOURS):  # of equal levels too
+        found.setdefault(place, 4 * SPEECH)
     places = np.array(sorted(found), np.int64)
     return places, np.array([found[place] for place in places.tolist()])
 

@@ -21,6 +21,7 @@ REASONS = {
     "audio.too_long": "the utterance is longer than the configured maximum",
     "cut.silence": "cut away: silence, or little above it",
     "cut.noise": "cut away: music or noise without speech",
+    "cut.no_transcript": "cut away: speech of which the transcript lacks the text",
     "cut.too_short": "cut away: speech shorter than the shortest utterance, with no room around it",
     "text.missing": "there is no transcript",
     "text.empty": "the transcript holds no words",

@@ -52,6 +52,8 @@ class CutSettings:
     pause: float = 1.0  # a longer pause ends an utterance, and its middle is cut away
     padding: float = 0.25  # kept before and after speech at such a pause
     threshold: float = 0.5  # probability of speech from which on 32 ms are speech
+    model: str = "compact"  # of the aligner ctc; finds the words of long transcripts
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         try:

@@ -143,3 +143,52 @@ def test_rules_out_of_range_name_their_section(tmp_path):
     (tmp_path / "c.toml").write_text("[cut]\nmin_seconds = 20\n")
     with pytest.raises(ValueError, match="cut: need 0 < 3 \\* min_seconds"):
         read_file(tmp_path / "c.toml")
+
+
+@pytest.fixture(scope="module")
+def transcribed(spoken_corpus, tmp_path_factory):
+    """A long recording with the text of all its clips but the third, and the clips."""
+    clips = list(read_jsonl(spoken_corpus))[:8]
+    folder = tmp_path_factory.mktemp("transcribed")
+    write_recording(folder / "talk.flac", [decode(clip) for clip in clips])
+    text = ". ".join(clip.text for number, clip in enumerate(clips) if number != 2)
+    line = {"id": "talk", "audio": "talk.flac", "text": text, "speaker": "x"}
+    (folder / "m.jsonl").write_text(json.dumps(line) + "\n")
+    for step in ("ingest", "cut"):
+        run_step(step, folder / "build", cut_settings(folder / "m.jsonl"), LOCAL)
+    return manifest_rows(folder / "build"), clips
+
+
+def test_each_utterance_of_a_told_recording_gets_its_own_words(transcribed):
+    rows, clips = transcribed
+    kept = [row for row in rows if row["reject"] is None]
+    spoken = [word for number, clip in enumerate(clips) if number != 2 for word in clip.text.split()]
+    assert " ".join(row["text"] for row in kept).replace(".", "").split() == [
+        word.strip(".") for word in spoken
+    ]
+    at, same = 0, 0
+    for number, clip in enumerate(clips):
+        begin, end = at + len(GAP), at + len(GAP) + clip.samples
+        inside = [row for row in kept if begin < row["first_frame"] + row["frames"] / 2 < end]
+        text = " ".join(row["text"] for row in inside).replace(".", "")
+        same += number != 2 and text == clip.text.replace(".", "")
+        at = end
+    assert same >= 6
+
+
+def test_speech_that_the_transcript_lacks_is_cut_away_and_says_where(transcribed):
+    rows, clips = transcribed
+    begin = sum(len(GAP) + clip.samples for clip in clips[:2]) + len(GAP)
+    holes = [row for row in rows if row["reject"] == "cut.no_transcript"]
+    covered = sum(
+        max(
+            0,
+            min(row["first_frame"] + row["frames"], begin + clips[2].samples)
+            - max(row["first_frame"], begin),
+        )
+        for row in holes
+    )
+    assert covered > 0.8 * clips[2].samples
+    assert sum(row["frames"] for row in holes) < clips[2].samples + 3 * len(GAP)
+    assert "of the transcript" in holes[0]["detail"]
+    assert sum(row["samples"] for row in rows) == sum(len(GAP) + clip.samples for clip in clips)
