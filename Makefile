@@ -34,12 +34,8 @@ $(READY): .venv/pyvenv.cfg pyproject.toml
 	touch $@
 
 demo: $(READY) ## the whole path on synthetic speech: demo corpus, build, training, generation
-	$(BIN)/wordweave demo-corpus build/demo-speech
-	$(BIN)/wordweave build config/demo.toml --workers $(WORKERS)
-	$(BIN)/wordweave train build/demo --config config/lm/demo.toml
-	$(BIN)/wordweave show build/demo
-	$(BIN)/wordweave generate build/demo --all-directions
-	@echo "look at build/demo/report/index.html and build/demo/model/loss.png"
+	$(BIN)/wordweave demo build/demo --workers $(WORKERS)
+	@echo "open build/demo/report/index.html in a browser"
 
 corpus: $(READY) ## build shards from your recordings: make corpus SOURCE=manifest.jsonl BUILD=build/name
 	@test -n "$(SOURCE)" || { echo "wordweave: SOURCE: need a manifest, got nothing; make corpus SOURCE=manifest.jsonl BUILD=build/name" >&2; exit 2; }

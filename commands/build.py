@@ -1,7 +1,6 @@
 """Build a corpus: recordings in, shards out, one command per step, and `build` for all of them."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,17 +52,12 @@ def demo_corpus(folder: Path, utterances: int, voices: int, seed: int) -> dict[s
 
     Writes audio, manifest.jsonl, the true word times and text that is not spoken into FOLDER. Same seed, same bytes.
     """
-    from tqdm import tqdm
-
     from corpus.synthetic.speech import synthesise
+    from pipelines.execution.progress import progress_bar
 
-    with tqdm(total=utterances, desc="demo-corpus", unit="utterance", file=sys.stderr) as bar:
+    with progress_bar("demo-corpus", utterances, "utterance") as show:
         manifest = synthesise(
-            folder,
-            utterances=utterances,
-            voices=voices,
-            seed=seed,
-            progress=lambda done, _: bar.update(done - bar.n),
+            folder, utterances=utterances, voices=voices, seed=seed, progress=lambda done, _: show(done, "")
         )
     return {"manifest": str(manifest), "utterances": utterances}
 

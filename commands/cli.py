@@ -3,14 +3,17 @@
 import dataclasses
 import functools
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipelines.engines.registry import DEFAULT, ENGINES, make_engine
+from pipelines.execution.progress import QUIET, is_quiet
 
 if TYPE_CHECKING:
     from pipelines.execution.engine import Engine
@@ -39,6 +42,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 COMMAND_MODULES = (
+    "demo",
     "build",
     "mfa",
     "inspect",
@@ -95,6 +99,8 @@ class Cli(click.Group):
 @click.version_option(package_name="wordweave")
 def cli() -> None:
     """Recordings, transcripts and text in; interleaved speech-text shards and a language model out."""
+    if os.environ.get("NO_COLOR"):  # https://no-color.org
+        click.get_current_context().color = False
 
 
 def command(
@@ -108,9 +114,10 @@ def command(
 
     def make(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
-        def run(*, as_json: bool, **arguments: Any) -> None:
+        def run(*, as_json: bool, quiet: bool, **arguments: Any) -> None:
             try:
-                result = function(**arguments)
+                with quieted(quiet):
+                    result = function(**arguments)
             except ValueError as error:
                 from corpus.records import Unusable
 
@@ -134,7 +141,8 @@ def command(
         json_option = click.option(
             "--json", "as_json", is_flag=True, help="Print the result as one line of JSON."
         )
-        return group.command(name, cls=cls)(json_option(run))
+        quiet_option = click.option("--quiet", is_flag=True, help="No messages and no progress, only errors.")
+        return group.command(name, cls=cls)(json_option(quiet_option(run)))
 
     return make
 
@@ -144,9 +152,21 @@ def brief(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+@contextmanager
+def quieted(quiet: bool) -> Iterator[None]:
+    """Messages and progress are off while the block runs; worker processes inherit it."""
+    before = os.environ.get(QUIET, "")
+    os.environ[QUIET] = "1" if quiet else before
+    try:
+        yield
+    finally:
+        os.environ[QUIET] = before
+
+
 def say(line: str) -> None:
-    """Print a message on stderr."""
-    click.echo(line, err=True)
+    """Print a message on stderr, unless messages are off."""
+    if not is_quiet():
+        click.echo(line, err=True)
 
 
 class EngineName(click.ParamType):

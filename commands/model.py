@@ -1,7 +1,6 @@
 """The language model: train, generate, extend, export."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +37,10 @@ def train(
 
     On the shards of BUILD, by default one third each of text, speech and interleaved sequences.
     """
-    from tqdm import tqdm
-
     from corpus.toml import fill, load_toml
     from lm.training.train import TrainSettings
     from lm.training.train import train as run
+    from pipelines.execution.progress import progress_bar
 
     options = {"tokens": tokens, "minutes": minutes}
     options = {name: value for name, value in options.items() if value is not None}
@@ -57,13 +55,13 @@ def train(
             f"{build}: need shards, got none; run `wordweave build` or `wordweave interleave` first"
         )
     first = os.environ.get("RANK", "0") == "0"  # under torchrun only the first process prints
-    bar_options: dict[str, Any] = {"desc": "train", "unit": "token", "unit_scale": True, "disable": not first}
-    with tqdm(total=settings.tokens, file=sys.stderr, **bar_options) as bar:
+    with progress_bar("train", settings.tokens, "token", quiet=not first) as show:
+        note = ""
 
         def progress(line: dict[str, Any]) -> None:
-            bar.update(line["tokens"] - bar.n)
-            if "loss" in line:
-                bar.set_postfix_str(f"loss {line['loss']:.3f}")
+            nonlocal note
+            note = f"loss {line['loss']:.3f}" if "loss" in line else note
+            show(line["tokens"], note)
 
         summary = run(settings, resume=resume, progress=progress)
     if not first:

@@ -4,10 +4,11 @@ Every unknown key, missing key and wrong type is refused by name. A whole number
 """
 
 import dataclasses
+import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,7 +60,7 @@ def fill(
     Units(clusters=100)
     >>> fill(Units, {"clustres": 100}, "units")
     Traceback (most recent call last):
-    ValueError: [units]: unknown key 'clustres'; known: clusters
+    ValueError: [units]: unknown key 'clustres'; known: clusters; did you mean 'clusters'?
     """
     given = given or {}
     items = [item for item in dataclasses.fields(record) if item.init and item.name not in given]  # type: ignore[arg-type]
@@ -67,7 +68,10 @@ def fill(
     if not isinstance(table, Mapping):
         raise ValueError(f"{where}: need a table [{where}], got {table!r}")
     if unknown := sorted(table.keys() - {item.name for item in items}):
-        raise ValueError(f"{title}{_keys('unknown', unknown)}; known: {', '.join(i.name for i in items)}")
+        known = [item.name for item in items]
+        raise ValueError(
+            f"{title}{_keys('unknown', unknown)}; known: {', '.join(known)}{suggest(unknown, known)}"
+        )
     nothing = dataclasses.MISSING
     needed = [i.name for i in items if i.default is nothing and i.default_factory is nothing]
     if missing := [name for name in needed if name not in table]:
@@ -83,7 +87,17 @@ def fill(
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     """Refuse a value outside the list, naming the list."""
     if value not in known:
-        raise ValueError(f"{name}: need one of {', '.join(known)}, got {value!r}")
+        raise ValueError(f"{name}: need one of {', '.join(known)}, got {value!r}{suggest([value], known)}")
+
+
+def suggest(given: Iterable[object], known: Sequence[str]) -> str:
+    """The known names that mistyped ones are close to, as the end of a message; empty where none is close.
+
+    >>> suggest(["clustres"], ["clusters", "seed"]), suggest(["x"], ["clusters"])
+    ("; did you mean 'clusters'?", '')
+    """
+    close = [name for one in given for name in difflib.get_close_matches(str(one), known, n=1, cutoff=0.7)]
+    return f"; did you mean {', '.join(map(repr, dict.fromkeys(close)))}?" if close else ""
 
 
 def _keys(adjective: str, names: list[str]) -> str:

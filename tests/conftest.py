@@ -1,5 +1,6 @@
 """Shared cases: real speech where it is there, and a small synthetic spoken corpus."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +37,28 @@ def built(spoken_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("built")
     run_build(folder, build_settings(spoken_corpus))
     return folder
+
+
+@pytest.fixture(scope="session")
+def inspected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny build with every kind of token, HTML in its texts, and rejects."""
+    from pipelines.build import build
+    from tests.golden import tiny_settings
+
+    html = "</script><img src=x onerror=\"document.title='changed'\"><b>bold</b>"
+    folder = tmp_path_factory.mktemp("inspected")
+    settings = tiny_settings(folder)
+    manifest = Path(settings.corpus.source)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows[0]["speaker"] = rows[1]["license"] = html
+    rows += [
+        {"id": "gone", "audio": "gone.wav", "text": html, "speaker": "s1"},
+        {**rows[2], "text": f"again {html}"},
+        {**rows[3], "id": "silent", "text": None},
+    ]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build(folder / "build", settings)
+    return folder / "build"
 
 
 @pytest.fixture(scope="session")

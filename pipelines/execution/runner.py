@@ -5,18 +5,17 @@ import hashlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tqdm import tqdm
-
 from corpus import files
 from corpus.records import SAMPLE_RATE
 from pipelines.execution.engine import Engine
 from pipelines.execution.planner import NEW, plan, read_markers
+from pipelines.execution.progress import Show, is_quiet, progress_bar
 from pipelines.execution.task import NO_MESSAGE, Stage, Task, failure_of
 
 CLAIMS = ".claims"
@@ -159,42 +158,36 @@ def claim(build: Path, task: Task) -> Iterator[bool]:
 @contextmanager
 def progress(name: str, build: Path, todo: list[Task], quiet: bool) -> Iterator[None]:
     """Show tasks, hours and real-time factor on stderr while the engine works, by watching done markers."""
-    if quiet or not todo:
+    if not todo:
         yield
         return
     hours = sum(task.samples for task in todo) / SAMPLE_RATE / 3600
-    terminal = sys.stderr.isatty()  # into a file: one line when the stage is over, not one every half second
-    bar = tqdm(
-        total=len(todo), desc=name, unit="task", file=sys.stderr, dynamic_ncols=True, disable=not terminal
-    )
     started, over = time.monotonic(), threading.Event()
-    left, summary = list(todo), ""
+    left = list(todo)
 
-    def update() -> None:
-        nonlocal left, summary
+    def update(show: Show) -> None:
+        nonlocal left
         left = [task for task, marker in read_markers(build, left) if (marker or {}).get("key") != task.key]
         finished = hours - sum(task.samples for task in left) / SAMPLE_RATE / 3600
         speed = finished * 3600 / max(time.monotonic() - started, 1e-9)
-        summary = f"{finished:.2f}/{hours:.2f} h, {speed:.0f}x real time" if hours else ""
-        bar.set_postfix_str(summary, refresh=False)
-        bar.n = len(todo) - len(left)
-        bar.refresh()
+        show(len(todo) - len(left), f"{finished:.2f}/{hours:.2f} h, {speed:.0f}x real time" if hours else "")
 
-    def watch(update: Callable[[], None]) -> None:
+    def watch(show: Show) -> None:
         pause = 0.5
         while not over.wait(pause):
             before = time.monotonic()
-            update()
+            update(show)
             pause = max(0.5, 20 * (time.monotonic() - before))  # many tasks: update less often
 
-    thread = threading.Thread(target=watch, args=(update,), daemon=True, name="progress")
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        update()
-        bar.close()
-        if not terminal:
-            print(f"{name}: {len(todo) - len(left)}/{len(todo)} tasks, {summary}", file=sys.stderr)
+    with progress_bar(name, len(todo), "task", quiet=quiet) as show:
+        if quiet or is_quiet():
+            yield
+            return
+        thread = threading.Thread(target=watch, args=(show,), daemon=True, name="progress")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            update(show)

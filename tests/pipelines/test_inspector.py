@@ -18,31 +18,11 @@ from pipelines.reports.inspector.overview import Smallest
 from pipelines.settings import read_settings, replace
 from shards.samples import read_samples
 from shards.vocabulary import Vocabulary
-from tests.golden import tiny_settings
 from tests.helpers.browser import ENTER, SPACE, TAB, Browser, open_browser
 from units.quality import Usage
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "pipelines" / "data" / "inspector"
-HTML = "</script><img src=x onerror=\"document.title='changed'\"><b>bold</b>"
-
-
-@pytest.fixture(scope="session")
-def inspected(tmp_path_factory) -> Path:
-    """A tiny build with every kind of token, HTML in its texts, and rejects."""
-    folder = tmp_path_factory.mktemp("inspected")
-    settings = tiny_settings(folder)
-    manifest = Path(settings.corpus.source)
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    rows[0]["speaker"] = rows[1]["license"] = HTML
-    rows += [
-        {"id": "gone", "audio": "gone.wav", "text": HTML, "speaker": "s1"},
-        {**rows[2], "text": f"again {HTML}"},
-        {**rows[3], "id": "silent", "text": None},
-    ]
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    build(folder / "build", settings)
-    return folder / "build"
 
 
 def read_script(path: Path) -> dict:
