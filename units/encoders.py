@@ -1,5 +1,6 @@
 """Audio to features: what an encoder is, and how to get one by name."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -112,8 +113,12 @@ def bundled_codebook(layer: int | None = None, encoder: str = "compact") -> Path
 
     >>> [bundled_codebook(layer, "compact-1").exists() for layer in (None, 3, 2)]
     [True, True, False]
+    >>> bundled_codebook(3) == bundled_codebook()  # `compact` has three layers
+    True
     """
-    return BUNDLED[encoder] / codebook_name(layer)
+    config = json.loads((BUNDLED[encoder] / "config.json").read_text())
+    last = config.get("num_hidden_layers", config.get("layers"))
+    return BUNDLED[encoder] / codebook_name(None if layer == last else layer)
 
 
 def codebook_name(layer: int | None) -> str:
