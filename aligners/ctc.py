@@ -1,7 +1,8 @@
 """Word times from a CTC acoustic model: the bundled one, one of torchaudio, or one in Hugging Face format.
 
-The model (`aligners.acoustics`) runs in windows, so that memory does not grow with the recording; long recordings
-are first cut at a reliable word boundary, and `torchaudio.functional.forced_align` aligns the pieces. CTC peaks are not
+The model (`aligners.acoustics`) runs in windows, so that memory does not grow with the recording. Long pauses are removed,
+because a window of silence alone would be brought to the level of speech; long recordings are
+cut at a reliable word boundary, and `torchaudio.functional.forced_align` aligns the pieces. CTC peaks are not
 boundaries: a word begins at the first frame of its first letter and ends half-way to the next, at most 0.1 s after its
 last letter. Every frame of `compact` has a label, and its words end where their last one ends.
 """
@@ -16,6 +17,7 @@ import numpy as np
 from aligners.acoustics import COMPACT, AcousticModel, WindowSettings, load
 from aligners.alignment import Aligner, AlignerInput, AlignerOutput, TimedWord, backend_error, by_token
 from aligners.normalise import is_english
+from aligners.pauses import HOP, Shortened, shorten
 from corpus.records import SAMPLE_RATE, Reject
 
 PIECE = 30.0  # seconds: a recording longer than 1.5 pieces is cut first, inside stretches of this length
@@ -60,7 +62,7 @@ class Ctc(Aligner):
     def __init__(self, settings: CtcSettings):
         self.settings = settings
         acoustics = load(settings.model, settings.device, settings.romanise)
-        self.version = f"2-{version('torchaudio')}-{acoustics.weights}"
+        self.version = f"3-{version('torchaudio')}-{acoustics.weights}"
 
     def align_all(self, items: list[AlignerInput]) -> Sequence[AlignerOutput | Reject]:
         """Run the model on all of them, `batch` windows at a time, then align one after the other."""
@@ -76,6 +78,8 @@ class Ctc(Aligner):
     def _aligned(self, items: list[AlignerInput]) -> list[AlignerOutput | Reject]:
         settings = self.settings
         acoustics = load(settings.model, settings.device, settings.romanise)
+        shortened = [shorten(item.waveform) for item in items]
+        items = [item._replace(waveform=some.waveform) for item, some in zip(items, shortened, strict=True)]
         spelled = [spell(item, acoustics) for item in items]
         able = [index for index, words in enumerate(spelled) if not isinstance(words, Reject)]
         window_settings = WindowSettings(settings.window_seconds, settings.context_seconds, settings.batch)
@@ -85,7 +89,8 @@ class Ctc(Aligner):
         outputs = acoustics.log_probs([items[index].waveform for index in able], window_settings)
         for index, log_probs in zip(able, outputs, strict=True):
             try:
-                results[index] = self._times(items[index], log_probs, spelled[index], acoustics)  # type: ignore[arg-type]
+                found = self._times(items[index], log_probs, spelled[index], acoustics)  # type: ignore[arg-type]
+                results[index] = found._replace(words=restored(found.words, shortened[index]))
             except Reject as reject:
                 results[index] = reject
             except Exception as error:
@@ -111,6 +116,18 @@ class Ctc(Aligner):
             )
             return AlignerOutput((), None, quality, reject)
         return AlignerOutput(by_token(item.tokens, times), None, quality)
+
+
+def restored(words: Sequence[TimedWord], shortened: Shortened) -> Sequence[TimedWord]:
+    """Words in a recording without its long pauses at their times in the recording."""
+    if len(shortened.starts) == 1:
+        return words
+    rate = SAMPLE_RATE / HOP
+    spans = [shortened.interval(word.start * rate, word.end * rate) for word in words]
+    return [
+        word._replace(start=start / rate, end=end / rate)
+        for word, (start, end) in zip(words, spans, strict=True)
+    ]
 
 
 def spell(item: AlignerInput, acoustics: AcousticModel) -> list[Sequence[int]] | Reject:

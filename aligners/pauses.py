@@ -37,8 +37,8 @@ class Shortened:
     starts: np.ndarray
     moves: np.ndarray
 
-    def interval(self, first: int, last: int) -> tuple[int, int]:
-        """Frames [first, last) of the shortened recording as frames of the recording.
+    def interval(self, first: float, last: float) -> tuple[float, float]:
+        """Frames [first, last) of the shortened recording as frames of the recording; parts of frames are allowed.
 
         An interval over a cut stays on the side that holds more of it.
         """

@@ -79,7 +79,7 @@ class Pocketsphinx(Aligner):
         opinion = (
             f"-{bundled_hash()}" if settings.second_opinion and settings.minimum_score is not None else ""
         )
-        self.version = f"2-{version('pocketsphinx')}{opinion}"
+        self.version = f"3-{version('pocketsphinx')}{opinion}"
 
     def align_one(self, item: AlignerInput) -> AlignerOutput:
         language = item.utterance.language
@@ -247,7 +247,7 @@ class Segment:
         return float(np.max(np.abs(inside), initial=0.0)) < DIGITAL_SILENCE
 
 
-def boundary(frame: int, seconds: float) -> float:
+def boundary(frame: float, seconds: float) -> float:
     """Time of the boundary before a frame: half-way between the centres of its window and of the window before.
 
     >>> boundary(0, 2.0), boundary(100, 2.0), boundary(200, 2.0)

@@ -104,6 +104,19 @@ def test_a_right_transcript_is_surer_than_a_wrong_one(spoken, aligned):
     assert min(result.quality["confidence"] for result in aligned) > max(worse)
 
 
+@pytest.mark.parametrize("room", [0.0, 1e-4])
+def test_a_long_pause_beside_the_words_moves_none_of_them(spoken, aligned, room):
+    noise = np.random.default_rng(0)
+    quiet = lambda seconds: noise.normal(0, room, seconds * SAMPLE_RATE).astype(np.float32)  # noqa: E731
+    utterance, wave = spoken[0]
+    whole = np.concatenate([quiet(30), wave, quiet(25)])
+    (result,) = load_aligner("ctc").align([(replace(utterance, frames=len(whole)), whole)])
+    assert result.reject is None, result.reject
+    apart = [word.start - 30 - alone.start for word, alone in zip(result.words, aligned[0].words)]
+    assert np.median(np.abs(apart)) < 0.03
+    assert np.max(np.abs(apart)) < 0.2
+
+
 @pytest.mark.parametrize(
     ("text", "fields", "expected"),
     [
