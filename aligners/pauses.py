@@ -50,8 +50,8 @@ class Shortened:
         begin, end = self.starts[at], self.starts[at + 1] if at + 1 < len(self.starts) else last
         return max(first, int(begin)) + int(self.moves[at]), min(last, int(end)) + int(self.moves[at])
 
-    def _stretches(self, index: int, last: int) -> list[tuple[int, int, int]]:
-        edges = [*self.starts.tolist(), max(last, int(self.starts[-1]) + 1)]
+    def _stretches(self, index: int, last: float) -> list[tuple[float, float, int]]:
+        edges: list[float] = [*self.starts.tolist(), max(last, int(self.starts[-1]) + 1)]
         return [(edges[at], edges[at + 1], at) for at in range(index, len(self.starts)) if edges[at] < last]
 
 

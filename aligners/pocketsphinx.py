@@ -116,7 +116,8 @@ class Pocketsphinx(Aligner):
             if self.settings.second_opinion and minimum <= score < DOUBTFUL:
                 distance = quality["second_opinion_ms"] = second_opinion(item, times)
             if score - PER_MS * distance < minimum:
-                away = f" less {PER_MS} x {distance:.0f} ms to the second aligner" if distance else ""
+                more = " or more" if distance >= FARTHEST else ""
+                away = f" less {PER_MS} x {distance:.0f} ms{more} to the second aligner" if distance else ""
                 detail = f"score per frame {score:.1f}{away} is below minimum_score {minimum}"
                 return AlignerOutput((), None, quality, Reject("align.low_quality", detail))
         return AlignerOutput(times, phones, quality)

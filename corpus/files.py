@@ -114,8 +114,8 @@ def check_reachable(path: Path, *, writing: bool = False) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message of an error in one line; of a failed request, the store's answer or what the network lacks."""
+    return " ".join(str(_network_error(error) or error).split()) or type(error).__name__
 
 
 def with_retries(call: Callable[[], Any]) -> Any:
@@ -135,15 +135,21 @@ def is_missing(error: BaseException) -> bool:
 
     fsspec raises FileNotFoundError for a refused connection too; the reason is in the errors that led to it.
     """
+    cause = _network_error(error)
+    if cause is None:
+        return isinstance(error, FileNotFoundError)
+    return _http_status(cause) in (404, 410)
+
+
+def _network_error(error: BaseException) -> BaseException | None:
+    """The answer of a store, or the failure of a connection, that led to an error."""
     cause: BaseException | None = error
     while cause is not None:
-        status = _http_status(cause)
-        if status is not None:
-            return status in (404, 410)
-        if isinstance(cause, ConnectionError | TimeoutError) or type(cause).__module__.startswith(NETWORK):
-            return False
+        network = isinstance(cause, ConnectionError | TimeoutError)
+        if network or _http_status(cause) is not None or type(cause).__module__.startswith(NETWORK):
+            return cause
         cause = cause.__cause__ or cause.__context__
-    return isinstance(error, FileNotFoundError)
+    return None
 
 
 def _http_status(error: BaseException) -> int | None:

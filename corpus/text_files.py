@@ -53,14 +53,24 @@ LOOK = 1 << 16  # bytes looked at
 ODD = 0.05  # share of control characters from which on a file is no text
 
 
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError, pa.ArrowException)
+"""What readers of compressed and encoded text raise."""
+
 LARGEST_ARRAY = 1 << 30  # bytes of a JSON array, which is read as a whole
 
 
 class TextFile:
-    """An open file of text lines. `head` is its start, `readline` and `read` give bytes in UTF-8."""
+    """An open file of text lines. `head` is its start, `readline` and `read` give bytes in UTF-8.
 
-    def __init__(self, head: bytes, readline: Callable[[int], bytes], read: Callable[[int], bytes]):
-        self.head, self.readline, self.read = head, readline, read
+    Raises:
+        ValueError: when a line is read that is no text, or not complete; names the file.
+    """
+
+    def __init__(
+        self, path: Path, head: bytes, readline: Callable[[int], bytes], read: Callable[[int], bytes]
+    ):
+        self.path, self.head = path, head
+        self.readline, self.read = _named(path, readline), _named(path, read)
 
     def is_json(self) -> bool:
         """Whether it holds JSON: objects, one per line, or an array of objects or strings."""
@@ -95,11 +105,13 @@ class TextFile:
             return
         content = self.read(LARGEST_ARRAY + 1)
         if len(content) > LARGEST_ARRAY:
-            raise ValueError(f"a JSON array of more than {LARGEST_ARRAY} bytes; write JSON Lines")
+            raise ValueError(f"{self.path}: a JSON array of more than {LARGEST_ARRAY} bytes; write JSON Lines")
         try:
             values = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"a JSON array that cannot be parsed: {error}; write JSON Lines") from error
+            raise ValueError(
+                f"{self.path}: cannot be parsed as a JSON array: {error}; write JSON Lines"
+            ) from error
         for number, value in enumerate(values, start=1):
             written = json.dumps(value).encode()
             yield number, written if len(written) <= most else None
@@ -112,19 +124,20 @@ def open_text(path: Path) -> Iterator[TextFile]:
     Raises:
         ValueError: it is no text, or is not complete; in one line that names the file.
     """
-    with ExitStack() as stack:
+    with ExitStack() as stack:  # errors of the caller's own are not of this file
+        yield _named(path, lambda _: _text_file(path, stack))(0)
+
+
+def _named(path: Path, read: Callable[[int], Any]) -> Callable[[int], Any]:
+    """`read`, whose errors are a ValueError that names the file."""
+
+    def named(most: int) -> Any:
         try:
-            yield _text_file(path, stack)
-        except (
-            OSError,
-            EOFError,
-            lzma.LZMAError,
-            zlib.error,
-            UnicodeError,
-            ValueError,
-            pa.ArrowException,
-        ) as error:
+            return read(most)
+        except UNREADABLE as error:
             raise ValueError(f"{path}: cannot be read as text: {files.one_line(error)}") from error
+
+    return named
 
 
 def _text_file(path: Path, stack: ExitStack) -> TextFile:
@@ -143,7 +156,7 @@ def _text_file(path: Path, stack: ExitStack) -> TextFile:
     text = head[len(mark) :].decode(codec, "replace").encode("utf-8", "replace")
     only_returns = b"\r" in text and b"\n" not in text
     if codec == "utf-8" and not only_returns:
-        return TextFile(text, stream.readline, stream.read)
+        return TextFile(path, text, stream.readline, stream.read)
     errors = "surrogateescape" if codec == "utf-8" else "strict"
     lines = io.TextIOWrapper(stream, codec, errors, newline="\r" if only_returns else "\n")
     stack.callback(lines.detach)
@@ -151,7 +164,7 @@ def _text_file(path: Path, stack: ExitStack) -> TextFile:
     def encoded(read: Callable[[int], str]) -> Callable[[int], bytes]:
         return lambda most: read(most).encode("utf-8", "surrogateescape")
 
-    return TextFile(text, encoded(lines.readline), encoded(lines.read))
+    return TextFile(path, text, encoded(lines.readline), encoded(lines.read))
 
 
 def _decompressed(raw: Any, how: str) -> io.BufferedReader:

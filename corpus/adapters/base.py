@@ -253,10 +253,8 @@ def _alignment_stamp(path: str, intake: Intake) -> str:
     """The stamp of an alignment file; empty where there is none, which its aligner reports."""
     try:
         return files.checksum(path) if intake.checksum else files.stamp(path)
-    except FileNotFoundError:
-        return ""
     except OSError as error:
-        if not files.is_url(path):
+        if not files.is_url(path) or files.is_missing(error):
             return ""
         raise ValueError(f"{path}: cannot be read: {files.one_line(error)}") from error
 

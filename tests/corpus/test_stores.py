@@ -1,5 +1,6 @@
 """Recordings behind HTTP: only "not found" means missing."""
 
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +10,7 @@ import pytest
 import soundfile
 
 from corpus import files
+from corpus.adapters import read_jsonl
 from corpus.audio import decode, probe
 from corpus.records import Reject, Utterance
 
@@ -78,7 +80,7 @@ def test_only_not_found_is_missing(server, status):
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
 def test_any_other_answer_is_retried_and_then_fails_with_its_status(server, status):
-    with pytest.raises(ValueError, match=f"cannot be read: .*{status}") as raised:
+    with pytest.raises(ValueError, match=f"cannot be read: {status}, message") as raised:
         probe(f"{server[0]}/{status}")
     assert not isinstance(raised.value, Reject)
     assert server[1].count(f"/{status}") >= 1 + len(files.RETRY_SECONDS)
@@ -89,9 +91,15 @@ def test_a_server_that_recovers_is_no_failure(server):
 
 
 def test_a_refused_connection_is_no_missing_recording(server, monkeypatch):
-    with pytest.raises(ValueError, match=r"cannot be read") as raised:
+    with pytest.raises(ValueError, match=r"a\.wav: cannot be read: Cannot connect to host") as raised:
         probe("http://127.0.0.1:9/a.wav")
     assert not isinstance(raised.value, Reject)
+
+
+def test_a_failed_request_is_not_blamed_on_the_manifest(server, tmp_path):
+    (tmp_path / "m.jsonl").write_text(json.dumps({"id": "a", "audio": f"{server[0]}/503"}))
+    with pytest.raises(ValueError, match=f"^{server[0]}/503: cannot be read: 503, message"):
+        list(read_jsonl(tmp_path / "m.jsonl"))
 
 
 class Response(Exception):
