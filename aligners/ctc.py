@@ -1,9 +1,10 @@
 """Word times from a CTC acoustic model: the bundled one, one of torchaudio, or one in Hugging Face format.
 
-The model (`aligners.acoustics`) runs in windows, so that memory does not grow with the recording. Long pauses are removed
-first, because a window of silence alone would be brought to the level of speech. Long recordings are cut at a reliable
-word boundary, and `torchaudio.functional.forced_align` aligns the pieces. CTC peaks are not boundaries: a word begins at the first frame of its first letter and ends half-way to the next, at most 0.1 s after its
-last letter. Every frame of `compact` has a label, and its words end where their last one ends.
+The model (`aligners.acoustics`) runs in windows, so that memory does not grow with the recording. Long pauses are
+removed first, because a window of silence alone would be brought to the level of speech. Long recordings are cut at a
+reliable word boundary, and `torchaudio.functional.forced_align` aligns the pieces. CTC peaks are not boundaries: a word
+begins at the first frame of its first letter and ends half-way to the next, at most 0.1 s after its last letter. Every
+frame of `compact` has a label, and its words end where their last one ends.
 """
 
 from collections.abc import Iterator, Sequence

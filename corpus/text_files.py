@@ -105,7 +105,9 @@ class TextFile:
             return
         content = self.read(LARGEST_ARRAY + 1)
         if len(content) > LARGEST_ARRAY:
-            raise ValueError(f"{self.path}: a JSON array of more than {LARGEST_ARRAY} bytes; write JSON Lines")
+            raise ValueError(
+                f"{self.path}: a JSON array of more than {LARGEST_ARRAY} bytes; write JSON Lines"
+            )
         try:
             values = json.loads(content)
         except (ValueError, RecursionError) as error:
