@@ -144,7 +144,8 @@ def _parquet(path: Path) -> Iterator[tuple[int, bytes | None, bool]]:
             kind = schema.field("text").type if "text" in schema.names else None
             kind = kind.value_type if kind is not None and pa.types.is_dictionary(kind) else kind
             if kind not in (pa.string(), pa.large_string(), pa.string_view()):
-                raise ValueError(f'need a column of strings "text", got {", ".join(schema.names)}')
+                columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+                raise ValueError(f'need a column of strings "text", got {columns}')
             number = 0
             for batch in file.iter_batches(_BATCH, columns=["text"]):
                 column = batch.column("text").cast(pa.large_string()).cast(pa.large_binary())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from corpus import files
+from corpus.manifest import VERSION
 from pipelines.execution.task import Stage, Task, key_function, make_task, marker_path, read_marker
 
 CODEBOOK = "codebooks/units.safetensors"
@@ -35,16 +36,22 @@ def parts(build: Path, table: str = "manifest") -> list[Part]:
     """The parts of the manifest or text table in order.
 
     Raises:
-        ValueError: the summary is missing or broken, in one line.
+        ValueError: the summary is missing, broken or of another version, in one line.
     """
 
     def small(entry: dict[str, Any]) -> Any:  # as each is read: a million dicts are half a gigabyte
         return Part(entry["name"], entry["samples"], entry["sha256"]) if "sha256" in entry else entry
 
     try:
-        return json.loads(files.read(build / table / f"{table}.json"), object_hook=small)["parts"]
-    except (ValueError, KeyError) as error:
+        summary = json.loads(files.read(build / table / f"{table}.json"), object_hook=small)
+        version, listed = summary.get("version"), summary["parts"]
+    except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{build}: no finished {table} here; run `wordweave ingest` first") from error
+    if table == "manifest" and version != VERSION:
+        raise ValueError(
+            f"{build}: its manifest is of version {version}, need {VERSION}; run `wordweave ingest` again"
+        )
+    return listed
 
 
 def part_names(build: Path, table: str = "manifest") -> list[str]:

@@ -270,7 +270,7 @@ def begun(folder: Path, device: str = "cpu") -> tuple[Path, Path]:
     text = f'build = "{build}"\n[corpus]\nsource = "{folder}"\n[units]\ndevice = "{device}"\n'
     config.write_text(text)
     files.write(build / "settings.toml", text.encode())
-    files.write(build / "manifest" / "manifest.json", b'{"parts": []}')
+    files.write(build / "manifest" / "manifest.json", b'{"parts": [], "version": 2}')
     return build, config
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from benchmarks.plan_speed import measure
 from corpus.manifest import parts, write_manifest
 from corpus.records import Utterance
+from pipelines import layout
 from pipelines.build import run_step
 from pipelines.execution.planner import plan
 from pipelines.execution.runner import run_stage
@@ -120,6 +121,16 @@ def test_a_recording_that_leaves_or_changes_touches_its_part_build_lock(tmp_path
     write_manifest(rows(["x", "y"]), tmp_path / "m", part_minutes=2, growing=True)
     result = json.loads((tmp_path / "m" / "manifest.json").read_text())
     assert (result["origin"], result["utterances"]) == ("x", 2)  # another corpus
+
+
+def test_a_manifest_of_another_version_is_refused_in_one_line(tmp_path):
+    write_manifest(rows(["a"]), tmp_path / "manifest")
+    summary = tmp_path / "manifest" / "manifest.json"
+    assert len(layout.parts(tmp_path)) == 1
+    summary.write_text(summary.read_text().replace('"version": 2', '"version": 1'))
+    with pytest.raises(ValueError, match="version 1, need 2; run `wordweave ingest` again") as raised:
+        layout.parts(tmp_path)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.slow
