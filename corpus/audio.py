@@ -1,9 +1,11 @@
 """Audio files: how much sound they really hold, and their samples as mono float32 at 16 kHz."""
 
 import ctypes
+import errno
 import io
 import math
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -80,8 +82,7 @@ class Header(NamedTuple):
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read the header of an audio file and compare the length it declares with the bytes and frames that are there.
 
-    `frames` is what is there. A difference that is not harmless is reported as `problem`. What breaks off in the middle
-    of a FLAC file is found by `decode` only: FLAC declares no number of bytes.
+    `frames` is what is there. A difference that is not harmless is reported as `problem`.
 
     Raises:
         Reject: audio.missing, audio.unreadable, audio.empty.
@@ -234,14 +235,16 @@ class _Sound:
     ):
         self.path, self.source, self.stamp = path, source, stamp
         self.frames, self.sample_rate, self.channels = sound.frames, sound.samplerate, sound.channels
-        self.lossy = sound.format not in LOSSLESS
+        kind, self._encoding = sound.format, sound.subtype
+        self.lossy = kind not in LOSSLESS
         self._sound, self._file = sound, file
         self._extent = found
-        if found.declared is not None and sound.subtype in LINEAR and sound.format != "FLAC":
-            each = (
-                LINEAR[sound.subtype] * sound.channels
-            )  # libsndfile reads some formats to the end of the file
+        if found.declared is not None and self._encoding in LINEAR and kind != "FLAC":
+            each = LINEAR[self._encoding] * sound.channels
+            # libsndfile reads some formats to the end of the file
             self.frames = min(self.frames, found.declared // each)
+        if found.held is not None:
+            self.frames = found.held
         self._position = 0
 
     def read(self, first: int, count: int) -> np.ndarray:
@@ -270,10 +273,10 @@ class _Sound:
 
     def _move(self, first: int) -> None:
         """Make `first` the next frame that is read."""
-        if self._sound.subtype in EXACT_SEEK:
+        if self._encoding in EXACT_SEEK and self._sound.seekable():
             self._sound.seek(first)
             return
-        vorbis, ahead = self._sound.subtype == "VORBIS", first - self._position
+        vorbis, ahead = self._encoding == "VORBIS", first - self._position
         if ahead < 0 or (vorbis and ahead > SEQUENTIAL * self.sample_rate and self._position):
             self._sound.close()
             self._sound = _sound(self.path, self._file)
@@ -302,6 +305,8 @@ class _Sound:
         missing, size = extent.missing(self.source.size), self.source.size
         present = min(size - extent.start, size if extent.declared is None else extent.declared)
         each = seconds / max(1, present)  # seconds per byte
+        if not self.frames and self._encoding in LINEAR:
+            each = 1 / (LINEAR[self._encoding] * self.channels * self.sample_rate)
         if missing and (missing * each > HARMLESS or not self.frames):
             return Reject(
                 "audio.truncated",
@@ -314,11 +319,13 @@ class _Sound:
                 f"{self.path}: declares {seconds:.3f} s, holds {seconds + extent.unclaimed * each:.3f} s: "
                 f"{extent.unclaimed} bytes follow that its header does not count",
             )
-        exact = self._sound.subtype in EXACT_SEEK and "ADPCM" not in self._sound.subtype
+        exact = self._encoding in EXACT_SEEK and "ADPCM" not in self._encoding
         declared = extent.frames if extent.frames is not None and exact else self.frames
         if abs(declared - self.frames) > HARMLESS * self.sample_rate:
             return Reject(
-                "audio.length_mismatch",
+                "audio.truncated"
+                if extent.held is not None and declared > self.frames
+                else "audio.length_mismatch",
                 f"{self.path}: declares {declared / self.sample_rate:.3f} s, holds {seconds:.3f} s",
             )
         return None
@@ -377,17 +384,19 @@ class _Frames:
         """As `_Sound.problem`."""
         stream = self._stream
         each = stream.kind.samples / self.sample_rate  # seconds per MPEG frame
-        there = f"the file holds {stream.found} frames ({stream.found * each:.3f} s)"
+        there = f"{stream.found} frames follow each other ({stream.found * each:.3f} s)"
+        rest = 0.0  # seconds that the bytes after them could hold
+        if stream.unclaimed:
+            rest = stream.unclaimed * each * stream.found / (stream.positions[-1] - stream.positions[0])
+        if rest > HARMLESS:
+            there += f", then {stream.unclaimed} bytes that do not continue them (about {rest:.3f} s)"
         if stream.declared is not None and abs(stream.declared - stream.found) * each > HARMLESS:
             reason = "audio.truncated" if stream.declared > stream.found else "audio.length_mismatch"
             declares = f"its first frame declares {stream.declared} frames ({stream.declared * each:.3f} s)"
-            return Reject(reason, f"{self.path}: {declares}, {there}")
-        if stream.unclaimed and stream.unclaimed * each * stream.found > HARMLESS * stream.positions[-1]:
             return Reject(
-                "audio.length_mismatch",
-                f"{self.path}: {there}, then {stream.unclaimed} bytes that are no frame",
+                "audio.length_mismatch" if rest > HARMLESS else reason, f"{self.path}: {declares}, {there}"
             )
-        return None
+        return Reject("audio.length_mismatch", f"{self.path}: {there}") if rest > HARMLESS else None
 
 
 def _decode(recording: _Sound | _Frames, utterance: Utterance) -> np.ndarray:
@@ -494,26 +503,38 @@ def _fetch(path: str) -> tuple[Remote, Source, str]:
 
 def _open_local(path: str) -> tuple[Any, Source, str]:
     """Open a file that is there, readable and not empty, or say which of these it is not."""
-    if not os.path.isfile(path):  # also refuses folders and pipes; a pipe would block
-        raise Reject("audio.missing", f"{path}: {'a folder' if os.path.isdir(path) else 'no such file'}")
     try:
-        # unbuffered: libsndfile shares the file position
-        file = open(path, "rb", buffering=0)  # noqa: SIM115
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block
+    except ValueError as error:  # a name with a null byte
+        raise Reject("audio.missing", f"{path}: no such file") from error
     except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+            raise Reject("audio.missing", f"{path}: no such file") from error
         raise Reject("audio.unreadable", f"{path}: {error.strerror}") from error
-    status = os.fstat(file.fileno())
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        raise Reject("audio.missing", f"{path}: {what}")
     if status.st_size == 0:
-        file.close()
+        os.close(descriptor)
         raise Reject("audio.empty", f"{path}: 0 bytes")
-    return file, LocalSource(file.fileno(), status.st_size), files.local_stamp(status)
+    file = io.FileIO(descriptor)  # unbuffered: libsndfile shares the file position
+    return file, LocalSource(descriptor, status.st_size), files.local_stamp(status)
 
 
 def _sound(path: str, file: Any) -> soundfile.SoundFile:
     """Open the sound in a file; by its descriptor, so that no file name makes soundfile guess a format."""
+    opened = file if isinstance(file, Remote) else file.fileno()
     file.seek(0)
     try:
         with _stderr_of_c_closed():
-            return soundfile.SoundFile(file if isinstance(file, Remote) else file.fileno(), closefd=False)
+            sound = soundfile.SoundFile(opened, closefd=False)
+            if sound.frames < NO_LENGTH:
+                return sound
+            sound.close()  # of an unknown length: libsndfile cannot seek
+            file.seek(0)
+            return _Sequential(opened, closefd=False)
     except soundfile.LibsndfileError as error:
         raise Reject("audio.unreadable", f"{path}: {error.error_string}") from error
 
@@ -548,11 +569,10 @@ def _stderr_of_c_closed() -> Iterator[None]:
 
     Python's own stderr is not touched. Only glibc lets the stream be replaced; elsewhere nothing is dropped.
     """
-    libc, sink = _sink()
-    if libc is None:
+    stream, sink = _sink()
+    if stream is None:
         yield
         return
-    stream = ctypes.c_void_p.in_dll(libc, "stderr")
     with _stderr_lock:
         if not _stderr_users:
             _stderr_users.append(stream.value)
@@ -569,12 +589,12 @@ def _stderr_of_c_closed() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _sink() -> tuple[Any, Any]:
-    """The C library and an open stream to nowhere; None, None where it cannot be replaced."""
+    """The C library's variable `stderr`, and an open stream to nowhere; None, None where it cannot be replaced."""
     try:
         libc = ctypes.CDLL(None)
-        ctypes.c_void_p.in_dll(libc, "stderr")
+        stream = ctypes.c_void_p.in_dll(libc, "stderr")
         libc.fopen.restype = ctypes.c_void_p
-        return libc, libc.fopen(os.devnull.encode(), b"w")
+        return stream, libc.fopen(os.devnull.encode(), b"w")
     except (OSError, TypeError, ValueError):
         return None, None
 

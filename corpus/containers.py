@@ -4,9 +4,10 @@ libsndfile reads a file that breaks off as if it were shorter, and never looks b
 declared size of the audio data is compared with the bytes of the file, so that neither passes silently.
 """
 
+import functools
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 STREAMED = 0x7FFFF000  # bytes; programs that cannot know the length yet declare this or more, or 0
@@ -16,6 +17,7 @@ HEAD = 4096  # bytes read when a file is opened
 CHUNKS = 1000  # most chunks of a file; real ones have a handful
 TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 """What may follow the audio of any file: tags that players write at the end."""
+FLAC_TAIL = 1 << 17  # bytes searched for the last frames of a FLAC file
 
 
 class Source(Protocol):
@@ -41,7 +43,7 @@ class LocalSource:
             return self._head[position : position + count]
         if position >= self.size:  # a header may say 2**63
             return b""
-        return os.pread(self._descriptor, count, position)
+        return os.pread(self._descriptor, min(count, self.size - position), position)  # memory for no more
 
 
 class RemoteSource:
@@ -68,6 +70,7 @@ class Extent(NamedTuple):
     start: int  # of the audio data, in bytes
     declared: int | None = None  # bytes of audio data; None: to the end of the file
     frames: int | None = None  # sample frames, where the header says so beside the bytes
+    held: int | None = None  # sample frames that are there, where the last block of audio says so
     unclaimed: int = 0  # bytes after the audio data that are neither a chunk nor a tag nor padding
     broken: str = ""  # in words: the file lacks something that it must have
     second: int = 0  # position of a second stream, which decoders pass over
@@ -84,7 +87,7 @@ def extent(source: Source, offset: int) -> Extent | None:
     ...     def __init__(self, content): self.content, self.size = content, len(content)
     ...     def at(self, position, count): return self.content[position : position + count]
     >>> extent(Memory(b".snd" + struct.pack(">IIIII", 24, 100, 3, 8000, 1) + bytes(60)), 0)
-    Extent(start=24, declared=100, frames=None, unclaimed=0, broken='', second=0)
+    Extent(start=24, declared=100, frames=None, held=None, unclaimed=0, broken='', second=0)
     """
     parse = PARSERS.get(source.at(offset, 4))
     return parse and parse(source, offset)
@@ -93,20 +96,36 @@ def extent(source: Source, offset: int) -> Extent | None:
 def skip_id3(source: Source) -> int:
     """The position after the ID3v2 tags at the start of a file."""
     position = 0
-    for _ in range(CHUNKS):
-        head = source.at(position, 10)
-        if len(head) < 10 or head[:3] != b"ID3" or max(head[6:]) > 127:
-            break
-        sizes = head[6:]
-        position += 10 + (sizes[0] << 21 | sizes[1] << 14 | sizes[2] << 7 | sizes[3])
-        position += 10 if head[5] & 0x10 else 0  # a footer
+    while length := _id3_length(source.at(position, 10)):
+        position += length
     return position
 
 
-def unclaimed(source: Source, position: int) -> int:
-    """Bytes from `position` to the end of the file, 0 where they are a tag or padding with zeros."""
-    if position >= source.size or source.at(position, 16).startswith(TAGS):
+def _id3_length(head: bytes) -> int:
+    """Bytes of the ID3v2 tag that starts with these 10 bytes; 0: none does."""
+    if len(head) < 10 or head[:3] != b"ID3" or max(head[6:]) > 127:
         return 0
+    length = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+    return length + (20 if head[5] & 0x10 else 10)  # 10 more with a footer
+
+
+def unclaimed(source: Source, position: int) -> int:
+    """Bytes from `position` on that are neither tags nor padding with zeros, to the end of the file."""
+    for _ in range(CHUNKS):
+        head = source.at(position, 32)
+        if not head.startswith(TAGS):
+            break
+        if head[:3] == b"ID3":
+            length = _id3_length(head[:10]) or 10
+        elif head[:3] == b"TAG":
+            length = 227 if head[3:4] == b"+" else 128
+        elif head[:3] == b"APE":
+            length = 32 + (
+                int.from_bytes(head[12:16], "little") if len(head) == 32 and head[23] & 0x20 else 0
+            )
+        else:
+            length = max(11, find(source, b"LYRICS200", position) + 9 - position)
+        position += length
     for start in range(position, source.size, BLOCK):
         if source.at(start, BLOCK).strip(b"\0"):
             return source.size - position
@@ -172,7 +191,9 @@ def _riff(source: Source, offset: int) -> Extent | None:
                 return Extent(position + 8)
             end = position + 8 + length
             return Extent(
-                position + 8, length, None, _after(source, end + length % 2, order, bool(length % 2))
+                position + 8,
+                length,
+                unclaimed=_after(source, end + length % 2, order, bool(length % 2)),
             )
         position += 8 + length + length % 2
     return None
@@ -191,7 +212,7 @@ def _w64(source: Source, offset: int) -> Extent | None:
         if chunk[:4] == b"data":
             end, padded = position + length, position + (length + 7) // 8 * 8
             rest = min(unclaimed(source, end), unclaimed(source, padded))
-            return Extent(position + 24, max(0, length - 24), None, rest)
+            return Extent(position + 24, max(0, length - 24), unclaimed=rest)
         if length < 24:
             break
         position += (length + 7) // 8 * 8
@@ -215,7 +236,7 @@ def _aiff(source: Source, offset: int) -> Extent | None:
             head = 8 if kind in (b"AIFF", b"AIFC") else 0  # offset and block size
             end = position + 8 + length
             rest = _after(source, end + length % 2, "big", bool(length % 2))
-            return Extent(position + 8 + head, max(0, length - head), frames, rest)
+            return Extent(position + 8 + head, max(0, length - head), frames, unclaimed=rest)
         position += 8 + length + length % 2
     return None
 
@@ -227,7 +248,7 @@ def _au(source: Source, offset: int) -> Extent:
     start, length = (int.from_bytes(head[position : position + 4], order) for position in (4, 8))
     if length >= STREAMED:
         return Extent(offset + start)
-    return Extent(offset + start, length, None, unclaimed(source, offset + start + length))
+    return Extent(offset + start, length, unclaimed=unclaimed(source, offset + start + length))
 
 
 def _nist(source: Source, offset: int) -> Extent | None:
@@ -245,7 +266,7 @@ def _nist(source: Source, offset: int) -> Extent | None:
     if "shorten" in fields.get("sample_coding", ""):
         return None
     length = frames * width
-    return Extent(start, length, frames, unclaimed(source, start + length))
+    return Extent(start, length, frames, unclaimed=unclaimed(source, start + length))
 
 
 def _caf(source: Source, offset: int) -> Extent | None:
@@ -269,8 +290,76 @@ def _caf(source: Source, offset: int) -> Extent | None:
 
 
 def _flac(source: Source, offset: int) -> Extent:
-    """FLAC. Its header holds no number of bytes: what breaks off is found when it is decoded."""
-    return Extent(offset)
+    """FLAC, by the numbers of its last frames: its header holds no number of bytes.
+
+    Source: RFC 9639.
+    """
+    info = source.at(offset, 42)
+    if len(info) < 42 or info[4] & 0x7F:
+        return Extent(offset)
+    total = int.from_bytes(info[21:26], "big") & (1 << 36) - 1 or None
+    largest = int.from_bytes(info[15:18], "big") or FLAC_TAIL  # bytes of a frame
+    last = next(_flac_frames(source, max(offset + 42, source.size - largest - 160), info), None)
+    if total and last and last[1] == total:
+        return Extent(offset, frames=total, held=total)
+    frames = _flac_frames(source, max(offset + 42, source.size - FLAC_TAIL), info)
+    begin, end, position = next(frames, (0, 0, 0))
+    for before, middle, position_before in frames:
+        if middle == begin:  # two that follow each other are not found in other bytes by chance
+            whole = total in (None, end) or not _crc(source.at(position, source.size - position), 16, 0x8005)
+            return Extent(offset, frames=total, held=end if whole else begin)
+        begin, end, position = before, middle, position_before
+    return Extent(offset, frames=total)
+
+
+def _flac_frames(source: Source, start: int, info: bytes) -> Iterator[tuple[int, int, int]]:
+    """First sample, sample after the last one and position of FLAC frames after byte `start`, the last frame first."""
+    tail = source.at(start, source.size - start)
+    for mark in (b"\xff\xf8", b"\xff\xf9"):  # blocks of one size, or not: the same for all frames of a file
+        position = len(tail)
+        while (position := tail.rfind(mark, 0, position)) >= 0:
+            found = _flac_frame(tail[position : position + 16], info)
+            if found:
+                yield *found, start + position
+
+
+def _flac_frame(head: bytes, info: bytes) -> tuple[int, int] | None:
+    """First sample, and sample after the last one, of the frame with this head; None where it is none."""
+    if len(head) < 7 or head[2] < 16 or head[3] & 1:
+        return None
+    ones = 8 - (head[4] ^ 0xFF).bit_length()  # the number is coded as in UTF-8
+    length = 4 + max(1, ones)
+    number = head[4] & 0x7F >> ones
+    for byte in head[5:length]:
+        number = number << 6 | byte & 0x3F
+    code, rate = head[2] >> 4, head[2] & 15
+    if code in (6, 7):
+        block = int.from_bytes(head[length : length + code - 5], "big") + 1
+    else:
+        block = 192 if code == 1 else 576 << code - 2 if code < 6 else 256 << code - 8
+    length += {6: 1, 7: 2}.get(code, 0) + {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    if length >= len(head) or _crc(head[: length + 1], 8, 7):
+        return None
+    first = number if head[1] & 1 else number * int.from_bytes(info[10:12], "big")
+    return first, first + block
+
+
+def _crc(content: bytes, width: int, polynomial: int) -> int:
+    """The checksum of the head (8 bits) or the whole (16 bits) of a FLAC frame; 0 where it includes its own."""
+    table, mask, value = _crc_table(width, polynomial), (1 << width) - 1, 0
+    for byte in content:
+        value = (value << 8 & mask) ^ table[value >> width - 8 ^ byte]
+    return value
+
+
+@functools.cache
+def _crc_table(width: int, polynomial: int) -> list[int]:
+    table = []
+    for value in range(0, 256 << width - 8, 1 << width - 8):
+        for _ in range(8):
+            value = value << 1 ^ (1 << width | polynomial if value >> width - 1 else 0)
+        table.append(value)
+    return table
 
 
 def _ogg(source: Source, offset: int) -> Extent:
@@ -282,15 +371,25 @@ def _ogg(source: Source, offset: int) -> Extent:
     length = 27 + head[26] + sum(head[27 : 27 + head[26]]) if len(head) > 27 else 0
     if not length or position + length > len(tail) or not head[5] & 4:
         return Extent(offset, broken="its last Ogg page is not the end of the stream")
+    before = tail.rfind(b"OggS\0", 0, position)
+    if before >= 0 and tail[before + 14 : before + 18] == head[14:18]:
+        earlier, last = (
+            int.from_bytes(tail[at + 6 : at + 14], "little", signed=True) for at in (before, position)
+        )
+        if last < earlier:
+            return Extent(
+                offset, broken=f"its last Ogg page ends at sample {last}, the one before at {earlier}"
+            )
     end = start + position + length
     return Extent(offset, declared=end - offset, unclaimed=unclaimed(source, end))
 
 
 def streams(source: Source, offset: int) -> Extent | None:
-    """As `extent`, of FLAC and Ogg, whose whole file is searched for a second stream and for pages that are missing."""
+    """As `extent`, of FLAC with a second stream and of Ogg: the whole file is searched for it and for missing pages."""
     head = source.at(offset, 8)
     if head == b"fLaC\0\0\0\x22":
-        return Extent(offset, second=max(0, find(source, head, offset + 4)))
+        second = find(source, head, offset + 4)
+        return Extent(offset, second=second) if second > 0 else None
     return _pages(source, offset) if head[:4] == b"OggS" else None
 
 

@@ -105,11 +105,11 @@ def run(
     Raises:
         AssertionError: a finding; its input is in `keep`.
     """
-    target, counts, started = TARGETS[name], {"read": 0, "refused": 0}, time.monotonic()
+    target, counts = TARGETS[name], {"read": 0, "refused": 0}
     with tempfile.TemporaryDirectory() as folder:
         good = target.make(Path(folder))
         contents = [path.read_bytes() for path in good]
-        number = 0
+        number, started = 0, time.monotonic()
         while number < most and time.monotonic() - started < seconds:
             rng = generator(seed, f"fuzz {name}", str(number))
             index = int(rng.integers(len(good)))

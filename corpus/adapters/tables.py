@@ -60,7 +60,8 @@ def _rows(source: Path, intake: Intake, columns: Columns) -> Iterator[Row]:
             )
             names = list(columns.header) or [name.strip() for name in next(table, [])]
             if not columns.header and "audio" not in columns.fields(dict.fromkeys(names, "x")):
-                raise ValueError(f"{source}: need a column 'audio', got {', '.join(names)[:200]}")
+                found = " ".join(", ".join(names).split())[:200]
+                raise ValueError(f"{source}: need a column 'audio', got {found}")
             for cells in table:
                 if any(cell.strip() for cell in cells):
                     location = f"{source.name}:{table.line_num}"

@@ -506,3 +506,9 @@ def test_transcripts_of_librispeech_may_have_tabs_and_a_mark_and_doubled_ids_are
     assert [rejected(row) for row in rows if isinstance(row, RejectedRow)] == [
         ("84-121.trans.txt:3", "id.duplicate", 0)
     ]
+
+
+def test_a_table_without_a_column_of_audio_is_refused_in_one_line(folder):
+    (folder / "t.csv").write_bytes(b'id,"sound\r\nfile",text\nu,a.wav,hi\n')
+    with pytest.raises(ValueError, match="need a column 'audio', got id, sound file, text"):
+        list(ADAPTERS["table"](folder / "t.csv"))

@@ -1,7 +1,9 @@
 """The length of a recording is what decodes: every container and codec, damaged in every way, against its decoder."""
 
 import io
+import struct
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -94,6 +96,24 @@ def test_two_files_joined_are_rejected_and_never_taken_for_the_first(tmp_path, c
     reason, _ = accounted(tmp_path / "a", content + content_of(container, encoding, 1.3))
     assert reason == "audio.length_mismatch"
     assert accounted(tmp_path / "a", content + content)[0] == "audio.length_mismatch"
+
+
+TAGS = {
+    "ID3": b"ID3\x04\0\0\0\0\x07\x68" + bytes(1000),
+    "APE": b"APETAGEX" + struct.pack("<4I", 2000, 232, 1, 0x80000000 | 0x20000000) + bytes(208),
+    "APE's end": b"APETAGEX" + struct.pack("<4I", 2000, 32, 1, 0x80000000) + bytes(8),
+    "ID3v1": b"TAG" + b"x" * 125,
+    "lyrics": b"LYRICSBEGININD00002100000017LYRICS200",
+}
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("container", ["WAV", "AU", "OGG", "FLAC", "MP3"])
+def test_a_tag_between_two_joined_files_does_not_hide_the_second(tmp_path, container, tag):
+    encoding = soundfile.default_subtype(container)
+    content = content_of(container, encoding, 1.0)
+    assert accounted(tmp_path / "a", content + TAGS[tag])[0] == ""
+    assert accounted(tmp_path / "a", content + TAGS[tag] + content)[0] == "audio.length_mismatch"
 
 
 @pytest.mark.parametrize(("container", "encoding"), KINDS, ids=str)
@@ -242,6 +262,64 @@ def test_a_wav_may_hold_other_chunks_before_and_after_and_an_odd_one(tmp_path):
         reason, frames = accounted(tmp_path / "a.wav", changed)
         assert reason == ""
         assert frames in (15_999, 16_000)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "factor"), [("PCM_16", 0.5), ("PCM_16", 2), ("PCM_24", 0.9), ("PCM_S8", 1.5)]
+)
+def test_a_flac_whose_header_counts_other_samples_is_rejected_with_both_lengths(tmp_path, encoding, factor):
+    path = tmp_path / "a.flac"
+    path.write_bytes(with_total(content_of("FLAC", encoding, 2.0), round(32000 * factor)))
+    header = read_header(path)
+    assert header.problem.reason == ("audio.truncated" if factor > 1 else "audio.length_mismatch")
+    assert f"declares {2 * factor:.3f} s, holds 2.000 s" in header.problem.detail
+    assert header.frames == 32000
+
+
+def test_a_flac_of_unknown_length_is_read(tmp_path):
+    path = tmp_path / "a.flac"
+    path.write_bytes(content_of("FLAC", "PCM_16", 2.0))
+    whole = soundfile.read(path, dtype="float32")[0]
+    path.write_bytes(with_total(path.read_bytes(), 0))
+    with closing(Decoder()) as decoder:
+        for first, count in ((0, 32000), (30_000, 1000), (5000, 9000)):
+            found = decoder.decode(Utterance("u", str(path), count, 16000, first))
+            assert np.array_equal(found, whole[first : first + count])
+
+
+def with_total(flac: bytes, samples: int) -> bytes:
+    """A FLAC file whose header declares a number of samples; 0: it is not known."""
+    field = int.from_bytes(flac[18:26], "big") >> 36 << 36 | samples
+    return flac[:18] + field.to_bytes(8, "big") + flac[26:]
+
+
+@pytest.mark.parametrize("encoding", ["PCM_16", "FLOAT"])
+def test_a_wav_whose_header_was_never_completed_is_rejected_with_both_lengths(tmp_path, encoding):
+    content = bytearray(content_of("WAV", encoding, 1.0))
+    place = content.index(b"data")
+    content[place + 4 : place + 8] = bytes(4)
+    (tmp_path / "a.wav").write_bytes(content)
+    assert "declares 0.000 s, holds 1.000 s" in read_header(tmp_path / "a.wav").problem.detail
+
+
+@pytest.mark.parametrize("encoding", ["VORBIS", "OPUS"])
+def test_an_ogg_whose_last_page_ends_before_the_one_before_is_truncated(tmp_path, encoding):
+    content = bytearray(content_of("OGG", encoding, 5.0))
+    place = content.rindex(b"OggS")
+    content[place + 6 : place + 14] = (20_000).to_bytes(8, "little")
+    path = tmp_path / "a.ogg"
+    path.write_bytes(content)
+    assert "its last Ogg page ends at sample 20000" in read_header(path).problem.detail
+
+
+def test_an_mp3_with_other_bytes_between_its_frames_is_not_called_truncated(tmp_path):
+    content = content_of("MP3", "MPEG_LAYER_III", 3.0)
+    middle = content.index(content[:2], len(content) // 2)
+    path = tmp_path / "a.mp3"
+    path.write_bytes(content[:middle] + b"\1" * 700 + content[middle:])
+    problem = read_header(path).problem
+    assert problem.reason == "audio.length_mismatch"
+    assert "bytes that do not continue them" in problem.detail
 
 
 @pytest.mark.parametrize("container", ["AVR", "IRCAM", "MAT5", "PAF", "PVF", "VOC", "WVE", "XI"])
