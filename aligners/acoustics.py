@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def load(model: str, device: str, romanise: bool | None = None) -> AcousticModel
         ValueError: it is no CTC model with a vocabulary of letters, or cannot be loaded.
     """
     if model == COMPACT:
-        return load_compact()
+        return load_compact(device)
     import torchaudio
 
     if not Path(model).exists() and hasattr(getattr(torchaudio.pipelines, model, None), "get_labels"):
@@ -100,7 +101,7 @@ def load(model: str, device: str, romanise: bool | None = None) -> AcousticModel
     return load_hugging_face(model, device, bool(romanise))
 
 
-def load_compact() -> AcousticModel:
+def load_compact(device: str) -> AcousticModel:
     """The bundled model; every frame has a label, so that a word ends with its last frame."""
     from aligners import compact
 
@@ -108,8 +109,8 @@ def load_compact() -> AcousticModel:
         raise ValueError(
             f"ctc.model {COMPACT}: no weights at {compact.MODEL}; `python -m aligners.compact` trains them"
         )
-    encoder, _ = compact.bundled()
-    windows = CompactNetwork(None, encoder.hop, encoder.minimum, None, False, "cpu")  # type: ignore[arg-type]
+    encoder, _ = compact.bundled(device)
+    windows = CompactNetwork(None, encoder.hop, encoder.minimum, None, True, device)  # type: ignore[arg-type]
 
     def log_probs(waveforms: Sequence[np.ndarray], window_settings: WindowSettings) -> Iterator[np.ndarray]:
         return (scores.reshape(-1, scores.shape[-1]) for scores in windows(waveforms, window_settings))
@@ -292,7 +293,10 @@ class WindowedNetwork:
             (0.0, 1.0) if self.normalise is None else mean_and_deviation(wave, self.normalise)
             for wave in waveforms
         ]
+        if window_settings.batch > 1:  # of similar length in a batch, so that little of it is padding
+            windows.sort(key=lambda cut: cut.left - cut.right)
         results: dict[int, np.ndarray] = {}
+        missing = Counter(cut.place for cut in windows)
         ready = 0
         for group in self.groups(windows, window_settings.batch):
             pieces = [self.samples(waveforms[cut.place], cut, levels[cut.place]) for cut in group]
@@ -303,11 +307,10 @@ class WindowedNetwork:
                     frames = self.frames(waveforms[cut.place])
                     results[cut.place] = np.empty((frames, *scores.shape[1:]), scores.dtype)
                 results[cut.place][cut.first : cut.last] = scores[cut.first - cut.left : cut.last - cut.left]
-            while ready < group[-1].place:
+                missing[cut.place] -= 1
+            while ready < len(waveforms) and not missing[ready]:
                 yield results.pop(ready)
                 ready += 1
-        for index in range(ready, len(waveforms)):
-            yield results.pop(index)
 
     def frames(self, waveform: np.ndarray) -> int:
         """How many frames a waveform gives."""
@@ -354,7 +357,7 @@ class CompactNetwork(WindowedNetwork):
     def scores(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
         from aligners import compact
 
-        scores = [compact.log_probs(piece) for piece in pieces]
+        scores = compact.log_probs(pieces, self.device)
         return [one.reshape(-1, compact.QUARTERS, one.shape[1]) for one in scores]
 
 

@@ -89,6 +89,7 @@ class Aligner:
     name: ClassVar[str]
     version: str = "1"  # of the code and the tool behind it: raised when the same settings give other times
     measures: ClassVar[tuple[str, ...]] = ()  # its own, beside those of aligners.quality.MEASURES
+    outside_identity: ClassVar[tuple[str, ...]] = ()  # settings that cannot change a time: device, batch size
     batch_minutes: ClassVar[float] = 5.0  # minutes of audio that a stage passes at a time
     settings: Any  # a frozen dataclass
 
@@ -128,7 +129,9 @@ class Aligner:
     @property
     def identity(self) -> str:
         """Name, version and hash of the settings: changes whenever the result may."""
-        settings = json.dumps(asdict(self.settings), sort_keys=True, default=str)
+        fields = asdict(self.settings).items()
+        used = {name: value for name, value in fields if name not in self.outside_identity}
+        settings = json.dumps(used, sort_keys=True, default=str)
         return f"{self.name}-{self.version}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
 
     def _guarded(self, item: AlignerInput) -> AlignerOutput | Reject:

@@ -75,13 +75,13 @@ class PhoneNetwork:
 
 
 @functools.cache
-def bundled() -> tuple[Encoder, PhoneNetwork]:
-    """The encoder and the network; read once per process.
+def bundled(device: str = "cpu") -> tuple[Encoder, PhoneNetwork]:
+    """The encoder, on a device, and the network; read once per process.
 
     Raises:
         ValueError: the network belongs to another encoder.
     """
-    encoder = load_encoder(ENCODER)
+    encoder = load_encoder(ENCODER, device=device)
     card, tensors = json.loads(CARD.read_text(encoding="utf-8")), load_file(MODEL)
     if encoder.identity != card["encoder"] or encoder.hop != QUARTERS * HOP:
         raise ValueError(
@@ -95,15 +95,14 @@ def identity() -> str:
     return hashlib.sha256(MODEL.read_bytes() + bundled()[0].identity.encode()).hexdigest()[:16]
 
 
-def log_probs(piece: np.ndarray) -> np.ndarray:
-    """Log probabilities of PHONES of one window, (QUARTERS * F, len(PHONES)) float16.
+def log_probs(pieces: Sequence[np.ndarray], device: str = "cpu") -> list[np.ndarray]:
+    """Log probabilities of PHONES of each window, (QUARTERS * F, len(PHONES)) float16.
 
     Quarter q of frame f stands for samples [centre + (f - 1/2) hop + q HOP, + HOP).
     """
-    encoder, network = bundled()
-    (frames,) = encoder.encode([piece])
-    scores = network.scores(frames) - PRIOR * network.log_prior
-    return (scores - log_sum(scores)).astype(np.float16)  # an hour of it lies in memory
+    encoder, network = bundled(device)
+    scores = [network.scores(frames) - PRIOR * network.log_prior for frames in encoder.encode(pieces)]
+    return [(one - log_sum(one)).astype(np.float16) for one in scores]  # an hour of it lies in memory
 
 
 def with_neighbours(frames: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ class CtcSettings:
         name with config.json, vocab.json and weights.
     device: "cpu", "cuda", "cuda:1" ...
     window_seconds, context_seconds: length of a window, and of its context on either side.
-    batch: windows per forward pass; on a GPU 16.
+    batch: windows per forward pass; None: 1 on a CPU, 16 on a GPU.
     romanise: write words of other scripts in the Latin alphabet with uroman; None: where the model needs it.
     minimum_confidence: an utterance whose mean word confidence is lower is rejected; None: the limit of the model, 0.25
         for the bundled one and 0 for others.
@@ -43,14 +43,19 @@ class CtcSettings:
     device: str = "cpu"
     window_seconds: float = 20.0
     context_seconds: float = 2.0
-    batch: int = 1
+    batch: int | None = None
     romanise: bool | None = None
     minimum_confidence: float | None = None
 
     def __post_init__(self) -> None:
-        if self.window_seconds <= 0 or self.context_seconds < 0 or self.batch < 1:
+        if self.window_seconds <= 0 or self.context_seconds < 0 or self.windows_at_once < 1:
             got = f"{self.window_seconds}, {self.context_seconds} and {self.batch}"
             raise ValueError(f"ctc: need window_seconds > 0, context_seconds >= 0 and batch >= 1, got {got}")
+
+    @property
+    def windows_at_once(self) -> int:
+        """Windows per forward pass."""
+        return (16 if self.device.startswith("cuda") else 1) if self.batch is None else self.batch
 
 
 class Ctc(Aligner):
@@ -58,6 +63,7 @@ class Ctc(Aligner):
 
     name = "ctc"
     measures = ("confidence",)
+    outside_identity = ("device", "batch")
 
     def __init__(self, settings: CtcSettings):
         self.settings = settings
@@ -82,7 +88,9 @@ class Ctc(Aligner):
         items = [item._replace(waveform=some.waveform) for item, some in zip(items, shortened, strict=True)]
         spelled = [spell(item, acoustics) for item in items]
         able = [index for index, words in enumerate(spelled) if not isinstance(words, Reject)]
-        window_settings = WindowSettings(settings.window_seconds, settings.context_seconds, settings.batch)
+        window_settings = WindowSettings(
+            settings.window_seconds, settings.context_seconds, settings.windows_at_once
+        )
         results: list[AlignerOutput | Reject] = [
             words if isinstance(words, Reject) else AlignerOutput(()) for words in spelled
         ]

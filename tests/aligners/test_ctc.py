@@ -1,5 +1,6 @@
 """Word times over a CTC model: against brute force, a slow Viterbi and planted peaks."""
 
+import dataclasses
 import itertools
 import json
 
@@ -12,6 +13,9 @@ from aligners import load_aligner
 from aligners.acoustics import AcousticModel, Letters, WindowSettings, load
 from aligners.ctc import Span, align_piece, align_words, best_states, to_times
 from corpus.records import Reject, Utterance
+from pipelines.execution.task import key
+from pipelines.settings import Settings, replace
+from pipelines.steps.align import align_stage
 
 BLANK, DELIMITER = 0, 1
 
@@ -210,7 +214,7 @@ def test_a_bundle_hears_the_same_as_torchaudios_own_pipeline(mms):
 
 
 @pytest.mark.parametrize("batch", [2, 5])
-def test_what_is_heard_at_once_is_heard_as_alone(mms, batch):
+def test_a_batch_gives_the_scores_of_single_recordings(mms, batch):
     acoustics = load("MMS_FA", "cpu")
     waves = [WAVE[: 8_000 * (3 + i % 4) + 77 * i] * (i + 1) for i in range(7)]
     alone = [next(acoustics.log_probs([wave], WindowSettings(1.0, 0.4, 1))) for wave in waves]
@@ -219,7 +223,7 @@ def test_what_is_heard_at_once_is_heard_as_alone(mms, batch):
     assert max(np.abs(a - b).max() for a, b in zip(alone, together)) < 1e-4
 
 
-def test_a_model_with_group_norm_only_hears_windows_of_one_length_at_once(tiny):
+def test_a_model_with_group_norm_batches_windows_of_one_length_only(tiny):
     scorer = load(str(tiny), "cpu").log_probs
     waves = [WAVE, WAVE[:30_000], WAVE[::-1].copy()]
     cuts = [cut for place, wave in enumerate(waves) for cut in scorer.cut(place, wave, 20, 8)]
@@ -310,3 +314,19 @@ def test_low_confidence_is_low_quality(tiny):
 def test_settings_out_of_range_are_refused(tiny):
     with pytest.raises(ValueError, match="need window_seconds > 0"):
         load_aligner("ctc", model=str(tiny), window_seconds=0)
+
+
+def test_the_batch_size_moves_no_bit_of_the_bundled_model_and_changes_no_key():
+    acoustics = load("compact", "cpu")
+    rng = np.random.default_rng(3)
+    waves = [rng.normal(0, 0.1, length).astype(np.float32) for length in (40_000, 9_000, 23_456)]
+    alone, batched = (list(acoustics.log_probs(waves, WindowSettings(1.0, 0.4, batch))) for batch in (1, 4))
+    assert all(np.array_equal(one, other) for one, other in zip(alone, batched))
+    stages = [
+        align_stage(replace(Settings(), "align", backend="ctc", options=options))
+        for options in ({}, {"batch": 4, "device": "cpu"})
+    ]
+    assert key(stages[0], ["a"]) == key(stages[1], ["a"])
+    assert stages[1].places == ((("batch", 4), ("device", "cpu")), ())
+    assert not stages[1].uses_gpu
+    assert dataclasses.replace(stages[0], places=((("device", "cuda:1"),), ())).uses_gpu
