@@ -310,6 +310,17 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(pa.BufferReader(read(path)) if is_url(path) else path, columns=columns)
 
 
+def read_tables(
+    folder: Path, names: Iterable[str], columns: list[str] | None = None, at_once: int = 32
+) -> Iterator[pa.Table]:
+    """Parquet files of a folder in order; `at_once` of them are requested at a time from a URL."""
+    names = list(names)
+    for name, content in zip(names, read_each(folder, names, at_once), strict=True):
+        if content is None:  # read again, for the reason
+            content = read(folder / name)
+        yield pq.read_table(pa.BufferReader(content), columns=columns)
+
+
 def open_table(path: Path) -> pq.ParquetFile:
     """A Parquet file to be read in pieces."""
     return pq.ParquetFile(path.open("rb") if is_url(path) else path)

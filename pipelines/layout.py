@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,8 @@ CODEBOOK = "codebooks/units.safetensors"
 DTYPE = "codebooks/dtype.json"
 FRAMES = "frames"
 """The table of frames sampled for k-means, removed once its codebook is fitted."""
+COUNTS = "counts"
+"""The table of word counts, removed once the text tokenizer is trained on them."""
 SPEAKERS = "speakers.json"
 SPLIT = "split.json"
 INDEX = "shards/index.json"
@@ -64,23 +66,26 @@ def source_hashes(build: Path, table: str) -> dict[str, str]:
     return {f"{table}/{part.name}": part.sha256 for part in parts(build, table)}
 
 
-def finished_parts(build: Path, table: str, command: str) -> dict[str, dict[str, Any]]:
-    """Part name -> done marker, of every part of a table; on an object store many are read at the same time.
+def finished_parts(build: Path, table: str, command: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(part name, done marker) of every part of a table in order; on an object store many are read at the same time.
 
     Raises:
         ValueError: a part is not finished; names the command that makes it.
     """
     names = part_names(build)
     contents = files.read_each(build, (f"{marker_path(Path(table) / name)}" for name in names))
-    markers = {}
     for name, content in zip(names, contents, strict=True):
         try:
-            markers[name] = json.loads(content or b"")
+            yield name, json.loads(content or b"")
         except ValueError:
             raise ValueError(
                 f"{table}/{name}: not finished; run `wordweave {command} {build}` first"
             ) from None
-    return markers
+
+
+def part_hashes(build: Path, table: str, command: str) -> Iterator[str]:
+    """The sha256 of each part of a finished table, in order."""
+    return (marker.get("sha256", "") for _, marker in finished_parts(build, table, command))
 
 
 def finished_part(build: Path, table: str, name: str, command: str) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def table_tasks(
     if source == "manifest":
         hashes = {part.name: part.sha256 for part in listed}
     else:
-        hashes = {name: marker["sha256"] for name, marker in finished_parts(build, source, command).items()}
+        hashes = dict(zip(part_names(build), part_hashes(build, source, command), strict=True))
     return [
         make_task(
             stage, f"{table}/{part.name}", {f"{source}/{part.name}": hashes[part.name]}, part.samples, own

@@ -1,9 +1,11 @@
 """Written text <-> ids: one interface for Hugging Face `tokenizers` and SentencePiece models, and training of a BPE."""
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,27 @@ def train_bpe(texts: Iterable[str], path: Path | str, *, size: int) -> Tokenizer
     Args:
         size: number of ids wanted, at least 258; a small corpus may give fewer.
     """
+    return train_bpe_on_counts(count_words(texts), path, size=size)
+
+
+def count_words(texts: Iterable[str]) -> Counter[str]:
+    """How often each piece occurs that a byte-level BPE never merges across: a word with the space before it, a sign.
+
+    >>> sorted(count_words(["ab ab, c"]).items())
+    [(' ab', 2), (' c', 1), (',', 1)]
+    """
+    from tokenizers import pre_tokenizers
+
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    counts: Counter[str] = Counter()
+    for text in texts:
+        spaced = f" {text}"
+        counts.update(spaced[first:last] for _, (first, last) in split(spaced))
+    return counts
+
+
+def train_bpe_on_counts(counts: Mapping[str, int], path: Path | str, *, size: int) -> Tokenizer:
+    """As `train_bpe`, from what `count_words` gives for the texts, in any order."""
     if size < 258:
         raise ValueError(f"bpe size: need at least 258 (256 bytes, {BOS} and {EOS}), got {size}")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -151,9 +174,22 @@ def train_bpe(texts: Iterable[str], path: Path | str, *, size: int) -> Tokenizer
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator((f" {text}" for text in texts), trainer)
+    backend.train_from_iterator(repeat_words(counts), trainer)
     files.write(Path(path), backend.to_str(pretty=False).encode())
     return load_tokenizer(path)
+
+
+def repeat_words(counts: Mapping[str, int], most: int = 1000) -> Iterator[str]:
+    """Texts in which each word occurs as often as counted; words that begin with a space share a text.
+
+    >>> list(repeat_words({" a": 5, ",": 2}, most=2))
+    [' a a', ' a a', ' a', ',', ',']
+    """
+    for word, count in counts.items():
+        copies = most if word[0] == " " and not word.isspace() else 1
+        yield from itertools.repeat(word * copies, count // copies)
+        if count % copies:
+            yield word * (count % copies)
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:

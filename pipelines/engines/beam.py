@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from corpus import files
 from pipelines.execution.engine import EngineOption
+from pipelines.execution.gpus import count_places
 from pipelines.execution.task import Stage, Task
 
 PRELOAD = (
@@ -56,6 +57,8 @@ class BeamEngine:
     def run(self, stage: Stage, build: Path, tasks: list[Task]) -> None:
         """Run the tasks as a Beam pipeline."""
         workers = min(self.workers, len(tasks))
+        if stage.uses_gpu and not self.extra:  # the local runner: its workers share the GPUs of this machine
+            workers = min(workers, max(1, count_places()))
         pipeline_module().run(stage, build, tasks, workers=workers, extra=self.extra, preload=PRELOAD)
 
 

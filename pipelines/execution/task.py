@@ -98,13 +98,12 @@ def key(stage: Stage, inputs: Sequence[str], arguments: tuple = ()) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def key_function(stage: Stage) -> Callable[[str], str]:
-    """`key` for many tasks of one input and no arguments: the stage is serialised once, not a million times."""
-    mark = "the sha256 of an input"
-    before, after = json.dumps(list(key_fields(stage, [mark]).values()), sort_keys=True, default=str).split(
-        mark
-    )
-    return lambda digest: hashlib.sha256(f"{before}{digest}{after}".encode()).hexdigest()
+def key_function(stage: Stage) -> Callable[..., str]:
+    """`key` of inputs for many tasks without arguments: the stage is serialised once, not a million times."""
+    mark = ["the sha256 of each input"]
+    fields = json.dumps(list(key_fields(stage, mark).values()), sort_keys=True, default=str)
+    before, after = fields.split(json.dumps(mark))
+    return lambda *inputs: hashlib.sha256(f"{before}{json.dumps(inputs)}{after}".encode()).hexdigest()
 
 
 def make_task(stage: Stage, output: str, inputs: dict[str, str], samples: int, arguments: tuple = ()) -> Task:

@@ -33,7 +33,7 @@ from pipelines.settings import Settings, replace, write_settings
 from pipelines.steps.base import Run, Say, silent
 from pipelines.steps.codebook import fit_units, frame_sampling, frame_tasks
 from pipelines.steps.split import held_out
-from pipelines.steps.vocabulary import training_texts
+from pipelines.steps.vocabulary import train_tokenizer
 
 SAMPLE_FROM = 5_000  # rows of the corpus that the sample is taken from
 TIMED_APART = ("ingest", "fit units", "card")  # steps that a sample build does not time as the others
@@ -218,15 +218,11 @@ class SampleBuild:
 
     def train_tokenizer(self) -> float:
         """CPU seconds of the BPE; 0 where a tokenizer is given."""
-        from shards.text import train_bpe
-
-        text, path = self.settings.text, self.folder / TOKENIZER
-        if text.tokenizer:
+        if self.settings.text.tokenizer:
             return 0.0
-        path.parent.mkdir()
         run = self.make_run()
-        texts = training_texts(run, held_out(run))
-        return self.clock.cpu(lambda: train_bpe(texts, path, size=text.size))[0]
+        split = held_out(run)
+        return self.clock.cpu(lambda: train_tokenizer(run, split))[0]
 
     def pinned(self) -> Settings:
         """Settings that use the codebook and tokenizer made here."""

@@ -17,6 +17,7 @@ from pipelines.execution.task import read_marker
 from pipelines.layout import CODEBOOK, FRAMES, INDEX, part_names
 from pipelines.settings import Settings, read_settings
 from pipelines.steps.base import Say, Step, silent
+from pipelines.steps.outcomes import TABLE as OUTCOMES
 
 PART = re.compile(r"([a-z_]+)/(part-\d{5,}\.parquet)(\.done|\.failed)?")
 SHARD = re.compile(r"(shards/(?:speech|text|interleaved)/(?:train|valid)-\d{6,}\.tar)(\.done|\.failed)?")
@@ -44,6 +45,7 @@ def find(build: Path, *, say: Say = silent) -> list[Stale]:
     sizes = dict(list_files(build))
     tables = {str(step.table): step for step in STEPS if step.table}
     keys = {table: present_keys(build, settings, step, say) for table, step in tables.items()}
+    keys[OUTCOMES] = None  # small, and made again by every interleave and report
     names, index = set(part_names(build)), indexed(build)
     stale = []
     for name, size in sorted(sizes.items()):
@@ -52,7 +54,7 @@ def find(build: Path, *, say: Say = silent) -> list[Stale]:
             why = "left by a killed run"
         elif PASSED_ON.fullmatch(name):
             why = "passed from worker to worker, no longer needed"
-        elif (match := PART.fullmatch(name)) and match[1] in {*tables, FRAMES}:
+        elif (match := PART.fullmatch(name)) and match[1] in {*keys, FRAMES}:
             table, part, ending = match.groups()
             output = f"{table}/{part}"
             if table == FRAMES:

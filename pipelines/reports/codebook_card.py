@@ -42,7 +42,7 @@ def write_card(build: Path, settings: Settings, *, phones: int = 50, threads: in
     path = codebook_path(build, settings)
     encoder, codebook = open_models(build, settings)
     usage, rejected = Usage(codebook.clusters), 0
-    for name in finished_parts(build, "units", "units"):
+    for name, _ in finished_parts(build, "units", "units"):
         for batch in files.open_table(build / "units" / name).iter_batches(1000, columns=["units"]):
             for units in batch.column("units"):
                 if units.is_valid:

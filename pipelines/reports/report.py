@@ -1,54 +1,59 @@
 """The step `report`: what became of every second: totals to the sample, rejects with reasons, and the inspector."""
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
 from corpus import files
+from corpus.keyed import fraction
 from corpus.records import REASONS, SAMPLE_RATE
 from pipelines.execution.runner import driver_lock
 from pipelines.layout import INDEX, finished_parts, part_names
 from pipelines.reports.inspector.overview import Overview
 from pipelines.reports.inspector.page import read_summary, start_overview, write_inspector
 from pipelines.steps.base import Run, Step
-from pipelines.steps.split import OUTCOMES, outcomes
+from pipelines.steps.outcomes import (
+    OUTCOMES,
+    TABLE,
+    add_sums,
+    make_outcomes,
+    outcome_summaries,
+    outcomes,
+    rejecting_steps,
+)
 from shards.write import STREAMS
 
+SHOWN = 1000
+"""Parts that the overview of the page describes; totals and reasons are of all."""
 
-def count_outcomes(run: Run, rejects: Path, overview: Overview) -> dict[str, Any]:
+
+def count_outcomes(run: Run, rejects: Path) -> dict[str, Any]:
     """Sum utterances and samples by outcome, and list every utterance with a reason, one JSON object per line.
 
-    Reads a part at a time, and adds it to the overview. The sums are exact: in = interleaved + speech + cut away +
-    rejected, in samples at 16 kHz.
+    Reads done markers, and of the outcomes only the parts with a reason. The sums are exact: in = interleaved + speech +
+    cut away + rejected, in samples at 16 kHz.
     """
-    utterances: Counter[str] = Counter()
-    samples: Counter[str] = Counter()
-    reasons: dict[str, Counter[str]] = {}
-    rejecting = [("ingest", "manifest"), *((step.name, str(step.table)) for step in rejecting_steps(run))]
-    keep_unaligned = run.settings.corpus.keep_unaligned
+    sums: dict[str, tuple[int, int]] = {}
+    reasons: dict[str, tuple[int, int]] = {}
+    with_reasons = []
+    for name, summary in outcome_summaries(run):
+        add_sums(sums, summary["outcomes"])
+        add_sums(reasons, summary["reasons"])
+        if summary["reasons"]:
+            with_reasons.append(f"{TABLE}/{name}")
     files.make_folder(rejects.parent)
     temporary = files.temporary_name(rejects)
     with open(temporary, "w", encoding="utf-8") as file:
-        for name in part_names(run.build):
-            tables = [(step, files.read_table(run.build / table / name)) for step, table in rejecting]
-            rows = tables[0][1].select(["id", "audio", "samples"]).to_pylist()
-            results = outcomes(tables, keep_unaligned=keep_unaligned)
-            overview.add(name, dict(tables), results)
-            for row, (outcome, step, reason, detail) in zip(rows, results, strict=True):
-                utterances[outcome] += 1
-                samples[outcome] += row["samples"]
-                if reason is not None:
-                    entry = reasons.setdefault(reason, Counter())
-                    entry["utterances"] += 1
-                    entry["samples"] += row["samples"]
-                    fields = {**row, "outcome": outcome, "step": step, "reason": reason, "detail": detail}
+        for table in files.read_tables(run.build, with_reasons):
+            for row in table.to_pylist():
+                if row["reason"] is not None:
+                    fields = {name: value for name, value in row.items() if name != "split"}
                     file.write(json.dumps(fields, ensure_ascii=False, sort_keys=True) + "\n")
     files.publish(temporary, rejects)
 
     def total(kinds: tuple[str, ...]) -> dict[str, Any]:
-        length = sum(samples[kind] for kind in kinds)
-        count = sum(utterances[kind] for kind in kinds)
+        count, length = (sum(sums.get(kind, (0, 0))[i] for kind in kinds) for i in (0, 1))
         return {"utterances": count, "samples": length, "hours": length / SAMPLE_RATE / 3600}
 
     return {
@@ -60,18 +65,26 @@ def count_outcomes(run: Run, rejects: Path, overview: Overview) -> dict[str, Any
         "speech_alone": total(("speech",)),
         "reasons": {
             reason: {
-                **entry,
-                "hours": entry["samples"] / SAMPLE_RATE / 3600,
+                "utterances": count,
+                "samples": samples,
+                "hours": samples / SAMPLE_RATE / 3600,
                 "meaning": REASONS.get(reason, "a reason of a step of your own"),
             }
-            for reason, entry in sorted(reasons.items())
+            for reason, (count, samples) in sorted(reasons.items())
         },
     }
 
 
-def rejecting_steps(run: Run) -> list[Step]:
-    """The steps whose tables decide what became of a row."""
-    return [step for step in run.steps if step.rejects and step.table]
+def fill_overview(run: Run, overview: Overview) -> None:
+    """Add the parts of a build to the overview: of more than `SHOWN`, those of lowest hash."""
+    names = part_names(run.build)
+    shown = set(sorted(names, key=lambda name: fraction(0, "inspector", name))[:SHOWN])
+    rejecting = [("ingest", "manifest"), *((step.name, str(step.table)) for step in rejecting_steps(run))]
+    for name in names:
+        if name in shown:
+            tables = {step: files.read_table(run.build / table / name) for step, table in rejecting}
+            results = outcomes(list(tables.items()), keep_unaligned=run.settings.corpus.keep_unaligned)
+            overview.add(name, tables, results)
 
 
 def report(run: Run, against: Path | None = None) -> dict[str, Any]:
@@ -85,11 +98,13 @@ def report(run: Run, against: Path | None = None) -> dict[str, Any]:
     """
     build = run.build
     tables = [step for step in run.steps if step.table]
+    make_outcomes(run)
     for step in tables:
-        finished_parts(build, str(step.table), step.name)
+        deque(finished_parts(build, str(step.table), step.name), maxlen=0)
     folder = build / "report"
     overview = start_overview(run)
-    result = count_outcomes(run, folder / "rejects.jsonl", overview)
+    result = count_outcomes(run, folder / "rejects.jsonl")
+    fill_overview(run, overview)
     result["tables"] = {str(step.table): {"step": step.name, "summary": step.summary} for step in tables}
     if (build / INDEX).is_file():
         index = json.loads((build / INDEX).read_bytes())

@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from aligners import load_aligner
+from aligners.alignment import Aligner
 from aligners.quality import DEFAULT_LIMITS, agreement, check_limits, differences, judge
 from corpus.records import Reject
+from pipelines.execution.gpus import worker_device
 from pipelines.execution.task import Stage, Task
 from pipelines.layout import part_tasks
 from pipelines.settings import Settings
-from pipelines.steps.audio import iterate_rows
-from pipelines.steps.base import Run, Step, TableWorker, reject_columns
+from pipelines.steps.audio import AudioStage, AudioWorker, Row
+from pipelines.steps.base import Run, Step, reject_columns
 
 WORD = pa.struct(
     [
@@ -37,16 +39,18 @@ WORDS = pa.schema(
         ("detail", pa.string()),
     ]
 )
-Backend = tuple[str, tuple[tuple[str, Any], ...]]
+Options = tuple[tuple[str, Any], ...]
+Backend = tuple[str, Options]
 """An aligner: its name and settings."""
 
 
 @dataclass(frozen=True)
-class AlignWords(Stage):
+class AlignWords(AudioStage):
     """Utterances -> word times, by any aligner. Failure is a value: the reason is in `reject`.
 
     A second aligner only measures how far the two differ, per word and per utterance; an utterance must lie within
-    `limits`, measure -> [min, max] (`aligners.quality`).
+    `limits`, measure -> [min, max] (`aligners.quality`). Settings of an aligner that cannot change a time, such as
+    its device, are in `places`.
     """
 
     aligner: Backend
@@ -54,25 +58,36 @@ class AlignWords(Stage):
     second: Backend | None = None
     second_identity: str = ""
     limits: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    places: tuple[Options, Options] = ((), ())
     name: ClassVar[str] = "align"
     version: ClassVar[int] = 3  # 3: markup is not spoken, limits on uncovered speech
 
-    def open(self) -> TableWorker:
+    outside_key: ClassVar[tuple[str, ...]] = ("places",)
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether one of its aligners does."""
+        return any(str(dict(options).get("device")).startswith("cuda") for options in self.places)
+
+    def open(self) -> AudioWorker:
         """Load the aligners."""
         first, second = (
-            backend and load_aligner(backend[0], **dict(backend[1]))
-            for backend in (self.aligner, self.second)
+            backend and load_aligner(backend[0], **dict(backend[1]), **on_worker(places))
+            for backend, places in zip((self.aligner, self.second), self.places, strict=True)
         )
         assert first is not None
         process = functools.partial(align_batch, first, second, dict(self.limits))
-        return TableWorker(self, WORDS, process, batch_minutes=first.batch_minutes)
+        return AudioWorker(self, WORDS, process, batch_minutes=first.batch_minutes)
 
 
 def align_batch(
-    aligner: Any, second: Any, limits: dict[str, tuple[float, ...]], batch: pa.RecordBatch
+    aligner: Any,
+    second: Any,
+    limits: dict[str, tuple[float, ...]],
+    batch: pa.RecordBatch,
+    rows: list[Row],
 ) -> pa.RecordBatch:
-    """Word times of a batch of the manifest."""
-    rows = list(iterate_rows(batch))
+    """Word times of a batch of decoded recordings."""
     inputs = [(utterance, wave) for utterance, wave, _ in rows if utterance is not None and wave is not None]
     alignments = aligner.align(inputs, {})
     others = second.align(inputs, {}) if second else [None] * len(inputs)
@@ -116,10 +131,12 @@ def align_stage(settings: Settings) -> AlignWords:
         ValueError: no such backend, setting or measure; a tool or model of a backend is missing.
     """
     align = settings.align
-    options = tuple(sorted(align.options.items()))
-    second_options = tuple(sorted(align.second_backend_options.items()))
-    first = load_aligner(align.backend, **dict(options))
-    second = load_aligner(align.second_backend, **dict(second_options)) if align.second_backend else None
+    first = load_aligner(align.backend, **align.options)
+    second = (
+        load_aligner(align.second_backend, **align.second_backend_options) if align.second_backend else None
+    )
+    options, places = divide(align.options, first)
+    second_options, second_places = divide(align.second_backend_options, second)
     check_limits(align.limits, first.measures)
     limits = {**DEFAULT_LIMITS, **align.limits}
     if "agreement_ms" in align.limits and second is None:
@@ -130,7 +147,20 @@ def align_stage(settings: Settings) -> AlignWords:
         (align.second_backend, second_options) if second else None,
         second.identity if second else "",
         tuple(sorted((name, tuple(map(float, bounds))) for name, bounds in limits.items())),
+        (places, second_places),
     )
+
+
+def on_worker(places: Options) -> dict[str, Any]:
+    """The settings of an aligner that name where it computes, for this worker process."""
+    return {name: worker_device(value) if name == "device" else value for name, value in places}
+
+
+def divide(options: dict[str, Any], aligner: Aligner | None) -> tuple[Options, Options]:
+    """The options of an aligner that may change a time, and those that cannot."""
+    outside = aligner.outside_identity if aligner else ()
+    keyed = tuple(sorted((name, value) for name, value in options.items() if name not in outside))
+    return keyed, tuple(sorted((name, value) for name, value in options.items() if name in outside))
 
 
 def align_tasks(run: Run) -> tuple[Stage, list[Task]]:

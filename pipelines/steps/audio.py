@@ -20,7 +20,7 @@ from corpus.prefetch import prefetch
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 from pipelines.execution.task import Stage, Task, run_task
 from pipelines.layout import part_names
-from pipelines.steps.base import batches, row_utterance, write_results
+from pipelines.steps.base import AddNotes, add_nothing, batches, row_utterance, write_results
 
 Row = tuple[Utterance | None, np.ndarray | None, Reject | None]
 """A manifest row decoded: its utterance and waveform, or the reason why it has none."""
@@ -116,6 +116,8 @@ class AudioWorker:
     schema: pa.Schema
     process: Callable[[pa.RecordBatch, list[Row]], pa.RecordBatch]
     notes: Mapping[str, Any] = field(default_factory=dict)  # kept in each done marker
+    batch_minutes: float = 5.0  # of audio in one batch
+    add_notes: AddNotes = add_nothing
 
     def run(self, build: Path, task: Task, audio: AudioSource = decode_batch) -> str:
         """Do one task unless it is done, with the recordings that `audio` gives."""
@@ -132,9 +134,9 @@ class AudioWorker:
         # workers on CPUs share the cores; a GPU waits for all the cores there are
         threads = len(os.sched_getaffinity(0)) if self.stage.uses_gpu else 1
         table = files.read_table(build / task.inputs[0])
-        decoded = prefetch((batch, audio(batch, threads)) for batch in batches(table))
+        decoded = prefetch((batch, audio(batch, threads)) for batch in batches(table, self.batch_minutes))
         results = ((batch, self.process(batch, rows)) for batch, rows in decoded)
-        return write_results(temporary, self.schema, results, self.notes)
+        return write_results(temporary, self.schema, results, self.notes, self.add_notes)
 
 
 def sampled_rows(build: Path, count: int, table: str = "manifest") -> list[tuple[str, int]]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from corpus import files
 from corpus.records import SAMPLE_RATE, Reject, Utterance
+from pipelines.engines.local import LocalEngine
 from pipelines.execution.engine import Engine
 from pipelines.execution.planner import Plan
 from pipelines.execution.runner import driver_lock, run_stage
@@ -99,6 +100,12 @@ class Step:
 
 
 Process = Callable[[pa.RecordBatch], pa.RecordBatch]
+AddNotes = Callable[[dict[str, Any], pa.RecordBatch], None]
+"""(notes so far, result) -> adds to the notes what the driver needs of a part, so that it need not read the table."""
+
+
+def add_nothing(notes: dict[str, Any], result: pa.RecordBatch) -> None:
+    """Nothing more than rows and rejects."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +137,14 @@ def write_results(
     schema: pa.Schema,
     results: Iterator[tuple[pa.RecordBatch, pa.RecordBatch]],
     notes: Mapping[str, Any],
+    add_notes: AddNotes = add_nothing,
 ) -> dict[str, Any]:
-    """Write the second of each pair of batches; the notes of a done marker, with counts of rows and rejects."""
+    """Write the second of each pair of batches; the notes of a done marker, with counts of rows and rejects.
+
+    `add_notes` adds what it counts in each batch to the notes.
+    """
     rows = 0
+    counts: dict[str, Any] = {}
     rejects: dict[str, int] = {}
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch, result in results:
@@ -140,10 +152,11 @@ def write_results(
                 raise AssertionError("process: need one row out per row in, with the stage's schema")
             writer.write_batch(result)
             rows += result.num_rows
+            add_notes(counts, result)
             for reason in result.column("reject").to_pylist():
                 if reason is not None:
                     rejects[reason] = rejects.get(reason, 0) + 1
-    return {"rows": rows, "rejects": dict(sorted(rejects.items())), **notes}
+    return {"rows": rows, "rejects": dict(sorted(rejects.items())), **notes, **counts}
 
 
 def batches(table: pa.Table, minutes: float = 5.0) -> Iterator[pa.RecordBatch]:
@@ -178,6 +191,16 @@ def token_batch(batch: pa.RecordBatch, tokens: list[np.ndarray | None], schema: 
     """Rows of tokens; what was rejected in `batch` keeps its reason."""
     columns = [batch.column("id"), pa.array(tokens, schema.field(1).type)]
     return pa.record_batch([*columns, batch.column("reject"), batch.column("detail")], schema=schema)
+
+
+FEW_PARTS = 100
+"""As many parts of a quick stage are done in this process while worker processes start."""
+
+
+def run_quick_stage(run: Run, stage: Stage, tasks: list[Task]) -> None:
+    """Run a stage of milliseconds a part, few parts in this process, more of them by the engine."""
+    engine = LocalEngine() if len(tasks) <= FEW_PARTS else run.engine
+    run_stage(stage, run.folder, tasks, engine, quiet=run.work is not None or len(tasks) <= FEW_PARTS)
 
 
 def refuse_total_loss(build: Path, step: str, table: str) -> None:

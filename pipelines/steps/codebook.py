@@ -16,6 +16,7 @@ from corpus import files
 from corpus.keyed import fraction, generator
 from corpus.prefetch import prefetch
 from corpus.records import SAMPLE_RATE
+from pipelines.execution.gpus import worker_device
 from pipelines.execution.planner import Plan, plan
 from pipelines.execution.runner import build_lock, run_stage
 from pipelines.execution.task import (
@@ -99,7 +100,7 @@ def single_threaded_encoder(name: str, layer: int | None, device: str, dtype: st
     from units.encoders import load_encoder
 
     torch.set_num_threads(1)
-    return load_encoder(name, layer=layer, device=device, dtype=dtype)
+    return load_encoder(name, layer=layer, device=worker_device(device), dtype=dtype)
 
 
 def encode_frames(encoder: Any, waves: list[np.ndarray]) -> list[np.ndarray]:

@@ -10,18 +10,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from corpus import files
 from corpus.provenance import commit, versions
 from corpus.records import SAMPLE_RATE, Word
 from pipelines.execution.planner import plan, read_markers
 from pipelines.execution.task import FileWorker, Stage, Task, make_task, marker_path, sha256
-from pipelines.layout import INDEX, finished_part, finished_parts, part_names, source_hashes
+from pipelines.layout import INDEX, finished_part, part_hashes, part_names, source_hashes
 from pipelines.steps.align import FIELDS
 from pipelines.steps.base import Run, Step, row_utterance
 from pipelines.steps.codebook import codebook_path, measured_dtype, units_dtype
-from pipelines.steps.split import Split, held_out, outcomes
+from pipelines.steps.outcomes import accepted_rows, extend, make_outcomes, outcome_summaries
+from pipelines.steps.split import Split, held_out
 from pipelines.steps.vocabulary import build_vocabulary, text_words, token_kinds
 from shards.interleave import interleave, speech_tokens
 from shards.sequence import make_document
@@ -30,17 +30,8 @@ from shards.utterance import TokenizedUtterance
 from shards.vocabulary import Vocabulary
 from shards.write import SPLITS, STREAMS, metadata, sample, text_metadata, write_index, write_shard
 
-STREAMS_OF: dict[str, tuple[str, ...]] = {
-    "interleaved": ("interleaved", "speech", "text"), "speech": ("speech",),
-    "cut_away": (), "rejected": (),
-}  # fmt: skip
-"""The streams of a row by its outcome."""
-
 Piece = tuple[str, str, tuple[tuple[int, int], ...]]
 """Table, part, and ranges [first, last) of its rows."""
-
-AT_ONCE = 32
-"""Parts that a shard task requests from an object store at the same time."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +46,15 @@ class Rates:
 
 @dataclass(frozen=True)
 class WriteShard(Stage):
-    """Accepted rows -> one shard. Which rows depends on their outcomes and the held-out rule alone."""
+    """Accepted rows -> one shard; which rows is in the arguments of its task."""
 
     vocabulary: str
     vocabulary_hash: str
     normalisation: str
-    keep_unaligned: bool
-    split: Split
     rates: Rates
     strategy: Strategy
     seed: int
     eos: bool
-    rejecting: tuple[tuple[str, str], ...] = (("units", "units"), ("align", "words"))  # step, its table
     members: tuple[tuple[str, str], ...] = (("units", "units"),)  # table, its column that becomes a member
     name: ClassVar[str] = "interleave"
     version: ClassVar[int] = 3  # 3: randomness of corpus.keyed, each strategy with its own numbers only
@@ -77,45 +65,12 @@ class WriteShard(Stage):
         vocabulary = Vocabulary.load(self.vocabulary)
         return FileWorker(self, functools.partial(self.write, vocabulary, {}))
 
-    @property
-    def tables(self) -> tuple[str, ...]:
-        """The tables that decide which rows of the manifest are accepted, and that their samples are made from."""
-        names = [
-            "manifest",
-            *(table for _, table in self.rejecting),
-            *self.tables_of("interleaved", "manifest"),
-        ]
-        return tuple(dict.fromkeys(names))
-
     def tables_of(self, stream: str, table: str) -> tuple[str, ...]:
         """The tables that samples of a stream from rows of manifest or text are made from, that one first."""
         if stream == "text":
             return (table,)
         words = ["words"] if stream == "interleaved" else []
         return tuple(dict.fromkeys(["manifest", *words, *(name for name, _ in self.members)]))
-
-    def accepted(self, build: Path, table: str, name: str) -> dict[tuple[str, str], list[tuple[int, int]]]:
-        """(stream, split) -> (row, samples) of the rows of one part that belong there."""
-        accepted: dict[tuple[str, str], list[tuple[int, int]]] = {}
-        if table == "text":
-            columns = files.read_table(build / "text" / name, ["id", "reject"]).to_pylist()
-            for number, row in enumerate(columns):
-                if row["reject"] is None:
-                    accepted.setdefault(("text", self.split.split_of(row["id"])), []).append((number, 0))
-            return accepted
-        manifest = files.read_table(
-            build / "manifest" / name, ["id", "speaker", "samples", "reject", "detail"]
-        )
-        others = (
-            (step, files.read_table(build / other / name, ["reject", "detail"]))
-            for step, other in self.rejecting
-        )
-        results = outcomes([("ingest", manifest), *others], keep_unaligned=self.keep_unaligned)
-        for number, row in enumerate(manifest.to_pylist()):
-            split = self.split.split_of(row["id"], row["speaker"])
-            for stream in STREAMS_OF[results[number][0]]:
-                accepted.setdefault((stream, split), []).append((number, row["samples"]))
-        return accepted
 
     def write(
         self, vocabulary: Vocabulary, last: dict[str, pa.Table], build: Path, task: Task, temporary: Path
@@ -158,11 +113,9 @@ class WriteShard(Stage):
         paths_of = [[f"{one}/{name}" for one in self.tables_of(stream, table)] for table, name, _ in pieces]
         known = dict(last)
         missing = [path for paths in paths_of for path in paths if path not in known]
-        contents = files.read_each(build, missing, AT_ONCE)
+        contents = files.read_tables(build, missing)
         for paths in paths_of:
-            tables = [
-                known[path] if path in known else parse_table(build, path, next(contents)) for path in paths
-            ]
+            tables = [known[path] if path in known else next(contents) for path in paths]
             last.clear()
             last.update(zip(paths, tables, strict=True))
             yield tables
@@ -232,11 +185,6 @@ class WriteShard(Stage):
         return sample(record, make_document(tokens, vocabulary, eos=self.eos), tokenized, members=members)
 
 
-def parse_table(build: Path, path: str, content: bytes | None) -> pa.Table:
-    """A Parquet file of a build from its bytes; without them it is read again, for the reason."""
-    return pq.read_table(pa.BufferReader(files.read(build / path) if content is None else content))
-
-
 # Assignment of rows to shards --------------------------------------------------------------------------------------
 
 
@@ -248,71 +196,75 @@ class ShardAssignment:
         self.samples: list[int] = []  # of audio, at 16 kHz, in each shard
         self._capacity = self._filled = samples_per_shard
 
-    def add(self, table: str, name: str, rows: list[tuple[int, int]]) -> None:
-        """Put (row, samples) of one part into shards, in order."""
-        for row, samples in rows:
-            if self._filled == self._capacity or self.shards[-1][-1][0] != table:
-                self.shards.append([])
-                self.samples.append(0)
-                self._filled = 0
-            pieces = self.shards[-1]
-            if not pieces or pieces[-1][:2] != (table, name):
-                pieces.append((table, name, ()))
-            ranges = pieces[-1][2]
-            if ranges and ranges[-1][1] == row:
-                ranges = (*ranges[:-1], (ranges[-1][0], row + 1))
-            else:
-                ranges = (*ranges, (row, row + 1))
-            pieces[-1] = (table, name, ranges)
-            self._filled += 1
-            self.samples[-1] += samples
+    def add(self, table: str, name: str, ranges: Sequence[Sequence[int]], samples: int) -> None:
+        """Put the rows of one part into shards, in order; each is counted with an equal share of the samples."""
+        rows = sum(stop - first for first, stop in ranges)
+        for first, stop in ranges:
+            while first < stop:
+                if self._filled == self._capacity or self.shards[-1][-1][0] != table:
+                    self.shards.append([])
+                    self.samples.append(0)
+                    self._filled = 0
+                count = min(stop - first, self._capacity - self._filled)
+                pieces = self.shards[-1]
+                if not pieces or pieces[-1][:2] != (table, name):
+                    pieces.append((table, name, ()))
+                pieces[-1] = (table, name, (*pieces[-1][2], (first, first + count)))
+                share = samples * count // rows
+                self._filled += count
+                self.samples[-1] += share
+                first, rows, samples = first + count, rows - count, samples - share
 
 
-def assign_shards(
-    build: Path, stage: WriteShard, commands: dict[str, str], *, samples_per_shard: int
-) -> list[Task]:
-    """One task per shard, named by the row ranges it takes from each part: one pass over the parts.
+def assign_shards(run: Run, stage: WriteShard, split: Split) -> list[Task]:
+    """One task per shard, named by the row ranges it takes from each part: one pass over done markers.
 
     Shards of a stream and split follow the manifest; a shard holds rows of the manifest or documents, not both, and
     documents come first, so that recordings added later touch the last shards alone. Memory holds the list of shards.
-
-    Args:
-        commands: table -> the command that makes it.
     """
-    assignments = {
-        (stream, split): ShardAssignment(samples_per_shard) for stream in STREAMS for split in SPLITS
-    }
+    build, size = run.build, run.settings.shards.samples
+    assignments = {(stream, part): ShardAssignment(size) for stream in STREAMS for part in SPLITS}
     hashes = source_hashes(build, "manifest") | source_hashes(build, "text")
-    for table in stage.tables[1:]:
-        for name, marker in finished_parts(build, table, commands[table]).items():
-            hashes[f"{table}/{name}"] = marker["sha256"]
-    for table in ("text", "manifest"):
-        for name in part_names(build, table):
-            for key, rows in stage.accepted(build, table, name).items():
-                assignments[key].add(table, name, rows)
+    commands = {str(step.table): step.name for step in run.steps if step.table}
+    for table in stage.tables_of("interleaved", "manifest")[1:]:
+        names = (f"{table}/{name}" for name in part_names(build))
+        hashes |= zip(names, part_hashes(build, table, commands[table]), strict=True)
+    for name in part_names(build, "text"):
+        for part, ranges in accepted_documents(build, name, split).items():
+            assignments["text", part].add("text", name, ranges, 0)
+    for name, summary in outcome_summaries(run):
+        for key, ranges, samples in accepted_rows(summary):
+            assignments[key].add("manifest", name, ranges, samples)
     tasks = []
-    for (stream, split), assigned in assignments.items():
+    for (stream, part), assigned in assignments.items():
         for number, (pieces, samples) in enumerate(zip(assigned.shards, assigned.samples, strict=True)):
             paths = [f"{one}/{name}" for table, name, _ in pieces for one in stage.tables_of(stream, table)]
-            output = f"shards/{stream}/{split}-{number:06d}.tar"
+            output = f"shards/{stream}/{part}-{number:06d}.tar"
             inputs = {path: hashes[path] for path in paths}
-            tasks.append(make_task(stage, output, inputs, samples, (stream, split, tuple(pieces))))
+            tasks.append(make_task(stage, output, inputs, samples, (stream, part, tuple(pieces))))
     return tasks
+
+
+def accepted_documents(build: Path, name: str, split: Split) -> dict[str, list[list[int]]]:
+    """Split -> ranges of the usable documents of one part of the text table."""
+    ranges: dict[str, list[list[int]]] = {}
+    for number, row in enumerate(files.read_table(build / "text" / name, ["id", "reject"]).to_pylist()):
+        if row["reject"] is None:
+            extend(ranges.setdefault(split.split_of(row["id"]), []), number)
+    return ranges
 
 
 # The step ----------------------------------------------------------------------------------------------------------
 
 
-def shard_stage(run: Run) -> WriteShard:
-    """The stage that writes shards: chooses what is held out and builds the vocabulary."""
-    split = held_out(run)
+def shard_stage(run: Run, split: Split) -> WriteShard:
+    """The stage that writes shards; builds the vocabulary."""
     vocabulary, settings = build_vocabulary(run, split), run.settings
     tables = [step for step in run.steps if step.table]
     return WriteShard(
         vocabulary=str(run.folder / "shards"), vocabulary_hash=vocabulary.hash,
-        normalisation=settings.text.normalisation, keep_unaligned=settings.corpus.keep_unaligned, split=split,
-        rates=token_rates(run), strategy=settings.interleave.make_strategy(), seed=settings.interleave.seed,
-        eos=settings.interleave.eos, rejecting=tuple((step.name, str(step.table)) for step in tables if step.rejects),
+        normalisation=settings.text.normalisation, rates=token_rates(run),
+        strategy=settings.interleave.make_strategy(), seed=settings.interleave.seed, eos=settings.interleave.eos,
         members=tuple((str(step.table), step.column) for step in tables if step.column),
     )  # fmt: skip
 
@@ -330,9 +282,9 @@ def token_rates(run: Run) -> Rates:
 
 def interleave_tasks(run: Run) -> tuple[WriteShard, list[Task]]:
     """One task per shard."""
-    stage = shard_stage(run)
-    commands = {str(step.table): step.name for step in run.steps if step.table}
-    return stage, assign_shards(run.build, stage, commands, samples_per_shard=run.settings.shards.samples)
+    split = held_out(run)
+    stage = shard_stage(run, split)
+    return stage, assign_shards(run, stage, split)
 
 
 def drop_index(run: Run, stage: Stage, tasks: list[Task]) -> None:
@@ -379,6 +331,7 @@ INTERLEAVE_STEP = Step(
     "Write the shards",
     after=None,
     tasks=interleave_tasks,
+    prepare=make_outcomes,
     before=drop_index,
     finish=finish_shards,
     reads_all=True,

@@ -3,13 +3,13 @@
     manifest ── prosody (F0 and style features) ──┬── speakers.json ──┬── pitch
                                                   └───────────────────┴── style
 
-The means are a global part: sums per speaker over part outputs, read a batch at a time.
+The means are a global part: sums per speaker, which the done markers of the prosody parts hold.
 """
 
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from corpus import files
 from corpus.keyed import fraction
+from pipelines.execution.gpus import worker_device
 from pipelines.execution.runner import run_stage
 from pipelines.execution.task import Stage, Task, marker_path, publish_model, read_marker
-from pipelines.layout import SPEAKERS, origin, part_names, part_tasks, parts, table_tasks
+from pipelines.layout import SPEAKERS, finished_parts, origin, part_names, part_tasks, parts, table_tasks
 from pipelines.settings import Settings
 from pipelines.steps.audio import AudioStage, AudioWorker, Row, decode_batch
 from pipelines.steps.base import Run, Step, TableWorker, reject_columns, token_batch, token_schema
@@ -56,15 +57,16 @@ class MeasureProsody(AudioStage):
     device: str
     extractor_identity: str
     name: ClassVar[str] = "prosody"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # 3: done markers hold the sums of each speaker
     outside_key: ClassVar[tuple[str, ...]] = ("device",)
 
     def open(self) -> AudioWorker:
-        """One thread each: workers share the cores."""
+        """One thread each: workers share the cores. Each done marker keeps the sums of the part's speakers."""
         import torch
 
         torch.set_num_threads(1)
-        return AudioWorker(self, PROSODY, functools.partial(measure_batch, self.device))
+        measure = functools.partial(measure_batch, worker_device(self.device))
+        return AudioWorker(self, PROSODY, measure, add_notes=note_speakers)
 
 
 def measure_batch(device: str, batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:
@@ -91,9 +93,7 @@ class MakePitch(Stage):
 
     model: str
     model_hash: str
-    speakers: (
-        str  # path of the speakers' means; those that a part needs are in its task's arguments, by their hash
-    )
+    speakers: str  # path of their means; those that a part needs are in its task's arguments, by their hash
     name: ClassVar[str] = "pitch"
     version: ClassVar[int] = 1
     outside_key: ClassVar[tuple[str, ...]] = ("model", "speakers")
@@ -214,7 +214,7 @@ def write_speaker_means(run: Run) -> Path:
     fields = [MeasureProsody.name, MeasureProsody.version, identity(), origin(build)]
     key = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
     before = read_speakers(path) if path.exists() and (read_marker(path) or {}).get("key") == key else {}
-    measured = dict(sorted(sum_speakers(read_rows(build, ["speaker", "hertz", "voiced", "style"])).items()))
+    measured = sum_speakers(marker for _, marker in finished_parts(build, "prosody", "pitch"))
     unchanged = {name: sums for name, sums in before.items() if name in measured and has_enough(sums)}
     changed = sum(measured[name] != sums for name, sums in unchanged.items())
     if changed:
@@ -228,31 +228,46 @@ def write_speaker_means(run: Run) -> Path:
     return path
 
 
-def sum_speakers(rows: Iterator[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Speaker -> what speakers.json holds, from rows of the prosody table."""
-    totals: dict[str, dict[str, Any]] = {}
-    for row in rows:
+SUMS = ("utterances", "hertz", "frames", "seconds", "style")
+"""Of a speaker in a part: utterances, sum of F0 over voiced frames, their number, voiced seconds, style features."""
+
+
+def note_speakers(notes: dict[str, Any], result: pa.RecordBatch) -> None:
+    """Add the rows of a prosody table to `SUMS` of their speakers."""
+    speakers = notes.setdefault("speakers", {})
+    for row in result.select(["speaker", "hertz", "voiced", "style"]).to_pylist():
         f0 = row_f0(row)
         if row["speaker"] is None or f0 is None:
             continue
-        zero = {"utterances": 0, "hertz": 0.0, "frames": 0, "sum": np.zeros(len(FEATURES)), "seconds": 0}
-        total = totals.setdefault(row["speaker"], zero)
-        sums, seconds = styles.sum_voiced([row_style(row)])
-        total["utterances"] += 1
-        total["hertz"] += float(f0.hertz[f0.voiced].sum(dtype=np.float64))
-        total["frames"] += int(f0.voiced.sum())
-        total["sum"] += sums
-        total["seconds"] += seconds
+        style, seconds = styles.sum_voiced([row_style(row)])
+        hertz = float(f0.hertz[f0.voiced].sum(dtype=np.float64))
+        add_sums(speakers, row["speaker"], (1, hertz, int(f0.voiced.sum()), seconds, style.tolist()))
+
+
+def add_sums(speakers: dict[str, Any], name: str, sums: Sequence[Any]) -> None:
+    """Add `SUMS` to those that a speaker has."""
+    own = speakers.setdefault(name, [0, 0.0, 0, 0, [0.0] * len(FEATURES)])
+    *counts, style = sums
+    own[:-1] = [before + more for before, more in zip(own[:-1], counts, strict=True)]
+    own[-1] = (np.array(own[-1]) + style).tolist()
+
+
+def sum_speakers(markers: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Speaker -> what speakers.json holds, from the done markers of the prosody table in order."""
+    totals: dict[str, Any] = {}
+    for marker in markers:
+        for name, sums in marker["speakers"].items():
+            add_sums(totals, name, sums)
     return {
         name: {
-            "utterances": total["utterances"],
-            "pitch_mean": total["hertz"] / total["frames"] if total["frames"] else None,
-            "voiced_seconds": total["frames"] / 200,
-            "style_sum": total["sum"].tolist(),
-            "style_seconds": total["seconds"],
-            "style_share": min(1.0, total["seconds"] / ENOUGH),
+            "utterances": utterances,
+            "pitch_mean": hertz / frames if frames else None,
+            "voiced_seconds": frames / 200,
+            "style_sum": style,
+            "style_seconds": seconds,
+            "style_share": min(1.0, seconds / ENOUGH),
         }
-        for name, total in totals.items()
+        for name, (utterances, hertz, frames, seconds, style) in sorted(totals.items())
     }
 
 
@@ -309,12 +324,11 @@ def token_tasks(run: Run, stage: MakePitch | MakeStyle, source: str) -> list[Tas
     """One task per part; its key covers the means of the part's own speakers."""
     speakers = read_speakers(run.build / SPEAKERS)
 
-    def means(name: str) -> str:
-        column = files.read_table(run.build / "manifest" / name, columns=["speaker"]).column(0)
-        own = {speaker: speakers.get(speaker) for speaker in column.unique().to_pylist() if speaker}
+    def means(names: Iterable[str]) -> str:
+        own = {name: speakers.get(name) for name in names}
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
-    arguments = ((means(name),) for name in part_names(run.build))
+    arguments = ((means(marker["speakers"]),) for _, marker in finished_parts(run.build, "prosody", "pitch"))
     return table_tasks(run.build, stage, stage.name, source, "pitch", arguments)
 
 

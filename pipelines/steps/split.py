@@ -1,12 +1,10 @@
-"""Which utterances are held out, and what became of each: two rules that every later step shares."""
+"""Which utterances are held out: a rule chosen once and kept."""
 
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-import pyarrow as pa
 
 from corpus import files
 from corpus.keyed import fraction
@@ -79,9 +77,9 @@ def held_out(run: Run) -> Split:
     build, shards = run.folder, run.settings.shards
 
     def usable() -> Iterator[tuple[str, str | None, int]]:
-        for name in part_names(build):
-            columns = ["id", "speaker", "samples", "reject"]
-            for row in files.read_table(build / "manifest" / name, columns=columns).to_pylist():
+        paths = [f"manifest/{name}" for name in part_names(build)]
+        for table in files.read_tables(build, paths, ["id", "speaker", "samples", "reject"]):
+            for row in table.to_pylist():
                 if row["reject"] is None:
                     yield row["id"], row["speaker"], row["samples"]
 
@@ -101,35 +99,3 @@ def held_out(run: Run) -> Split:
     split = choose_held_out(usable(), by=shards.hold_out_by, share=shards.valid, seed=shards.seed)
     files.write(path, json.dumps({**dataclasses.asdict(split), **settings}, indent=1).encode())
     return split
-
-
-OUTCOMES = ("interleaved", "speech", "cut_away", "rejected")
-Outcome = tuple[str, str | None, str | None, str | None]
-"""(one of OUTCOMES, step, reason, detail): the last three of the first step that rejected the row."""
-
-
-def outcomes(tables: Sequence[tuple[str, pa.Table]], *, keep_unaligned: bool) -> list[Outcome]:
-    """What became of each row of a part.
-
-    "interleaved": in every stream. "speech": no usable word times, but units, and the build keeps such recordings.
-    "cut_away": what is left of a recording that was cut into utterances. "rejected": in no shard.
-
-    Args:
-        tables: step -> its table, with the columns `reject` and `detail`, in the order of the build.
-    """
-    columns = [
-        (step, table.column("reject").to_pylist(), table.column("detail").to_pylist())
-        for step, table in tables
-    ]
-    results: list[Outcome] = []
-    for row in range(tables[0][1].num_rows):
-        rejects = [(step, codes[row], details[row]) for step, codes, details in columns if codes[row]]
-        if not rejects:
-            results.append(("interleaved", None, None, None))
-        elif keep_unaligned and {step for step, _, _ in rejects} == {"align"}:
-            results.append(("speech", *rejects[0]))
-        elif rejects[0][1].startswith("cut."):
-            results.append(("cut_away", *rejects[0]))
-        else:
-            results.append(("rejected", *rejects[0]))
-    return results

@@ -3,14 +3,17 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aligners.normalise import normalise
 from corpus import files
-from pipelines.execution.task import publish_model, read_marker
-from pipelines.layout import TOKENIZER, corpus_hash, finished_part, origin, part_names
-from pipelines.steps.base import Run
+from pipelines.execution.task import FileWorker, Stage, Task, key_function, publish_model, read_marker
+from pipelines.layout import COUNTS, TOKENIZER, corpus_hash, finished_part, origin, part_names, parts
+from pipelines.steps.base import Run, run_quick_stage
 from pipelines.steps.split import Split
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ def count_codes(run: Run, kind: str) -> int:
 
 def train_tokenizer(run: Run, split: Split) -> None:
     """Train the BPE on transcripts and documents that are not held out; an up-to-date one is kept."""
-    from shards.text import train_bpe
+    from shards.text import train_bpe_on_counts
 
     text, path = run.settings.text, run.folder / TOKENIZER
     fields = [text.size, text.normalisation, dataclasses.asdict(split), origin(run.folder)]
@@ -61,20 +64,61 @@ def train_tokenizer(run: Run, split: Split) -> None:
             run.say(f"text: {path} is kept, trained before the corpus changed; remove it to train it again")
         return
     run.say(f"text: training a BPE of {text.size} pieces on the transcripts and documents")
-    texts = training_texts(run, split)
+    stage, tasks = count_tasks(run, split)
+    run_quick_stage(run, stage, tasks)
+    counts: Counter[str] = Counter()
+    for content in files.read_each(run.folder, [task.output for task in tasks], 32):
+        counts.update(json.loads(content or b""))
     publish_model(
-        lambda temporary: train_bpe(texts, temporary, size=text.size), path, {"key": key, "corpus": corpus}
+        lambda temporary: train_bpe_on_counts(counts, temporary, size=text.size),
+        path,
+        {"key": key, "corpus": corpus},
     )
+    files.remove_folder(run.folder / COUNTS)
 
 
-def training_texts(run: Run, split: Split) -> Iterator[str]:
-    """Transcripts and documents that are not held out, normalised as in the text stream."""
-    for table in ("manifest", "text"):
-        for name in part_names(run.folder, table):
-            for row in files.read_table(run.folder / table / name).to_pylist():
-                usable = row["reject"] is None and row["text"]
-                if usable and split.split_of(row["id"], row.get("speaker")) == "train":
-                    yield " ".join(text_words(row["text"], run.settings.text.normalisation))
+@dataclass(frozen=True)
+class CountWords(Stage):
+    """Manifest or text -> how often each word occurs in what is not held out, normalised as in the text stream."""
+
+    split: Split
+    normalisation: str
+    name: ClassVar[str] = "count words"
+    version: ClassVar[int] = 1
+
+    def open(self) -> FileWorker:
+        """Nothing to load."""
+        return FileWorker(self, self.write)
+
+    def write(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
+        """Write the counts of one part as JSON."""
+        from shards.text import count_words
+
+        rows = files.read_table(build / task.inputs[0]).to_pylist()
+        counts = count_words(training_texts(rows, self.split, self.normalisation))
+        files.write(temporary, json.dumps(counts, sort_keys=True).encode())
+        return {"words": counts.total()}
+
+
+def count_tasks(run: Run, split: Split) -> tuple[CountWords, list[Task]]:
+    """One task per part of manifest and text."""
+    stage = CountWords(split, run.settings.text.normalisation)
+    key_of = key_function(stage)
+    tasks = [
+        Task(f"{COUNTS}/{table}-{part.name}", (f"{table}/{part.name}",), key_of(part.sha256), part.samples,
+             hashes=(part.sha256,))
+        for table in ("manifest", "text")
+        for part in parts(run.folder, table)
+    ]  # fmt: skip
+    return stage, tasks
+
+
+def training_texts(rows: Iterable[dict[str, Any]], split: Split, normalisation: str) -> Iterator[str]:
+    """Of rows of manifest or text: what is not held out, normalised as in the text stream."""
+    for row in rows:
+        usable = row["reject"] is None and row["text"]
+        if usable and split.split_of(row["id"], row.get("speaker")) == "train":
+            yield " ".join(text_words(row["text"], normalisation))
 
 
 def text_words(text: str, normalisation: str) -> list[str]:

@@ -13,7 +13,7 @@ from corpus.manifest import SCHEMA
 from pipelines.execution.task import Task
 from pipelines.steps.align import WORDS
 from pipelines.steps.interleave import Rates, ShardAssignment, WriteShard
-from pipelines.steps.split import Split
+from pipelines.steps.outcomes import extend
 from pipelines.steps.units import UNITS
 from shards.samples import read_samples
 from shards.strategies import make_strategy
@@ -32,7 +32,10 @@ def test_shards_hold_every_accepted_row_once_in_order_and_documents_apart(text, 
     assignment, expected = ShardAssignment(size), []
     for table, parts in (("text", text), ("manifest", manifest)):
         for number, accepted in enumerate(parts):
-            assignment.add(table, f"part-{number}", [(row, 100) for row in sorted(accepted)])
+            ranges: list[list[int]] = []
+            for row in sorted(accepted):
+                extend(ranges, row)
+            assignment.add(table, f"part-{number}", ranges, 100 * len(accepted))
             expected += [(table, f"part-{number}", row) for row in sorted(accepted)]
     rows_of = [
         [
@@ -75,7 +78,7 @@ def stage(tmp_path):
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
     return WriteShard(
         vocabulary=str(tmp_path / "build/shards"), vocabulary_hash=vocabulary.hash, normalisation="spoken",
-        keep_unaligned=False, split=Split((), 0.0, 0), rates=Rates(640, 360), strategy=make_strategy("spirit"), seed=0,
+        rates=Rates(640, 360), strategy=make_strategy("spirit"), seed=0,
         eos=True,
     )  # fmt: skip
 

@@ -4,7 +4,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.steps.split import choose_held_out, hash_fraction, outcomes
+from pipelines.steps.outcomes import outcomes
+from pipelines.steps.split import choose_held_out, hash_fraction
 
 rows = st.lists(
     st.tuples(st.uuids().map(str), st.sampled_from(["a", "b", "c", None]), st.integers(1, 10_000)), min_size=1

@@ -1,12 +1,16 @@
 import itertools
 import json
 import random
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import sentencepiece
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import models, pre_tokenizers, trainers
 
 from shards.text import load_tokenizer, train_bpe
 from shards.vocabulary import KINDS, Vocabulary
@@ -247,6 +251,22 @@ def test_the_same_texts_train_the_same_bytes(tmp_path):
     second = train_bpe(iter(texts), tmp_path / "b.json", size=400)
     assert first.content == second.content
     assert (first.bos, first.eos, first.pieces[:2]) == (0, 1, ("<s>", "</s>"))
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), max_size=8), st.integers(1, 3))
+@settings(deadline=None, max_examples=60)
+def test_a_bpe_trained_on_counted_words_is_that_of_the_texts(texts, times):
+    texts = [*texts, "they'll go,  they go ' 12 's."] * times * 40
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<s>", "</s>"], show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    reference = tokenizers.Tokenizer(models.BPE())
+    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    reference.train_from_iterator((f" {text}" for text in texts), trainer)
+    with tempfile.TemporaryDirectory() as folder:
+        counted = train_bpe(texts, Path(folder) / "tokenizer.json", size=320)
+    assert json.loads(counted.content)["model"] == json.loads(reference.to_str())["model"]
 
 
 def test_a_missing_or_broken_tokenizer_is_named(tmp_path):

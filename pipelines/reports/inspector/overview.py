@@ -14,7 +14,7 @@ from aligners.quality import MEASURES
 from corpus.keyed import fraction
 from corpus.records import SAMPLE_RATE
 from pipelines.settings import Settings
-from pipelines.steps.split import Outcome
+from pipelines.steps.outcomes import Outcome
 from shards.strategies import draw_spans, span_generator
 from units.quality import Usage
 

@@ -17,8 +17,8 @@ from pipelines.reports.inspector.overview import Place, read_measures
 from pipelines.steps.audio import decode_row
 from pipelines.steps.base import Run
 from pipelines.steps.interleave import WriteShard, shard_stage, token_rates
+from pipelines.steps.outcomes import Outcome, outcomes
 from pipelines.steps.prosody import load_pitch, read_speakers, row_f0
-from pipelines.steps.split import Outcome, outcomes
 from shards.show import spans_of
 from shards.strategies import draw_spans, span_generator
 from shards.vocabulary import Vocabulary
