@@ -31,8 +31,8 @@ SHOWN = 1000
 def count_outcomes(run: Run, rejects: Path) -> dict[str, Any]:
     """Sum utterances and samples by outcome, and list every utterance with a reason, one JSON object per line.
 
-    Reads done markers, and of the outcomes only the parts with a reason. The sums are exact: in = interleaved + speech +
-    cut away + rejected, in samples at 16 kHz.
+    Reads done markers, and of the outcomes only the parts with a reason. The sums are exact: in = interleaved + speech
+    + cut away + rejected, in samples at 16 kHz.
     """
     sums: dict[str, tuple[int, int]] = {}
     reasons: dict[str, tuple[int, int]] = {}

@@ -19,6 +19,7 @@ from pipelines.steps.base import Run
 from pipelines.steps.interleave import WriteShard, shard_stage, token_rates
 from pipelines.steps.outcomes import Outcome, outcomes
 from pipelines.steps.prosody import load_pitch, read_speakers, row_f0
+from pipelines.steps.split import held_out
 from shards.show import spans_of
 from shards.strategies import draw_spans, span_generator
 from shards.vocabulary import Vocabulary
@@ -44,7 +45,7 @@ class Reader:
         self.tables = [str(step.table) for step in run.steps if step.table]
         self.stage: WriteShard | None = None
         if (run.build / INDEX).is_file():
-            self.stage = shard_stage(run)
+            self.stage = shard_stage(run, held_out(run))
             self.vocabulary = Vocabulary.load(run.build / "shards")
         self.pitch = load_pitch(run.build, run.settings) if "pitch" in self.tables else None
         self.speakers = read_speakers(run.build / SPEAKERS) if "prosody" in self.tables else {}
