@@ -19,6 +19,10 @@ def is_quiet() -> bool:
     return bool(os.environ.get(QUIET))
 
 
+def show_nothing(done: int, note: str = "") -> None:
+    """Progress that is off."""
+
+
 @contextmanager
 def progress_bar(name: str, total: int, unit: str, *, quiet: bool = False) -> Iterator[Show]:
     """Show progress while the block runs; the function it gives takes what is done and a note.
@@ -29,7 +33,7 @@ def progress_bar(name: str, total: int, unit: str, *, quiet: bool = False) -> It
         quiet: show nothing.
     """
     if quiet or is_quiet():
-        yield lambda done, note="": None
+        yield show_nothing
         return
     terminal = sys.stderr.isatty()  # into a file: one line when all is over, not one every half second
     last = (0, "")
