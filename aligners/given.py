@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from aligners.alignment import Aligner, AlignerInput, AlignerOutput, Phone
@@ -25,6 +24,7 @@ from aligners.markup import is_pause
 from aligners.match import Label, match
 from corpus import files
 from corpus.records import Reject
+from corpus.text_files import LOOK, codec_of
 
 UNNAMED = ""
 """The id under which a reader returns a file that holds one utterance and does not name it."""
@@ -78,9 +78,9 @@ class Given(Aligner):
 
 def phones_of(labels: Sequence[Label]) -> list[Phone]:
     """The phones of a tier, without pauses; those that overlap the next are clipped, those without length left out."""
-    ends = [*(following.start for _, following in pairwise(labels)), float("inf")]
+    ends = [*(label.start for label in labels[1:]), float("inf")]
     clipped = [
-        Phone(label.text, label.start, min(label.end, end)) for label, end in zip(labels, ends, strict=True)
+        Phone(label.text, label.start, min(label.end, end)) for label, end in zip(labels, ends, strict=False)
     ]
     return [phone for phone in clipped if not is_pause(phone.text) and 0 <= phone.start < phone.end]
 
@@ -148,9 +148,10 @@ def read_file(path: str, modified: tuple[int, int], settings: GivenSettings) -> 
 
 
 def decode(content: bytes) -> str:
-    """Text of a file: UTF-16 or UTF-8 by its byte order mark, else UTF-8, else Latin-1 as Praat writes on Windows."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return content.decode("utf-16")
+    """Text of a file: UTF-16, UTF-32 or UTF-8 as its start says, else Latin-1 as Praat writes on Windows."""
+    codec = codec_of(content[:LOOK])
+    if codec not in (None, "utf-8"):
+        return content.decode(codec).removeprefix("\ufeff")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

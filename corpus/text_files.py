@@ -149,7 +149,7 @@ def _text_file(path: Path, stack: ExitStack) -> TextFile:
         how = next((name for mark, name in COMPRESSED.items() if start.startswith(mark)), "")
         head = _decompressed(raw, how).read(LOOK)
     stream = _decompressed(stack.enter_context(path.open("rb")), how)
-    codec = _codec(head)
+    codec = codec_of(head)
     if codec is None:
         what = next((what for mark, what in OTHERS.items() if head.startswith(mark)), "binary data")
         raise ValueError(f"need text, got {what}")
@@ -182,7 +182,7 @@ def _decompressed(raw: Any, how: str) -> io.BufferedReader:
     return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
 
 
-def _codec(head: bytes) -> str | None:
+def codec_of(head: bytes) -> str | None:
     """The encoding of a text that starts with these bytes; None where it is no text."""
     for mark, codec in MARKS.items():
         if head.startswith(mark):

@@ -90,13 +90,22 @@ def times(result):
     return [(word.text, word.start, word.end) for word in result.words]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_a_long_textgrid_gives_words_and_phones(tmp_path, encoding):
     path = tmp_path / "a.TextGrid"
     path.write_text(LONG, encoding=encoding)
     result = align(path, "Forty-two Zyxels.")
     assert times(result) == [("Forty-two", 0.3, 1.1), ("Zyxels.", 1.1, 2.0)]
     assert result.phones == (Phone("F", 0.3, 0.5),)
+
+
+def test_a_tier_of_phones_may_be_empty(tmp_path):
+    path = tmp_path / "a.json"
+    words = {"type": "interval", "entries": [[0.5, 0.9, "hi"]]}
+    path.write_text(json.dumps({"tiers": {"words": words, "phones": {"type": "interval", "entries": []}}}))
+    result = align(path, "Hi")
+    assert times(result) == [("Hi", 0.5, 0.9)]
+    assert result.phones == ()
 
 
 def test_a_short_textgrid_with_a_speakers_tier_is_read(tmp_path):
