@@ -112,7 +112,7 @@ class TextFile:
             values = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{self.path}: cannot be parsed as a JSON array: {error}; write JSON Lines"
+                f"{self.path}: cannot be read as text: a JSON array that cannot be parsed: {error}; write JSON Lines"
             ) from error
         for number, value in enumerate(values, start=1):
             written = json.dumps(value).encode()
