@@ -124,9 +124,8 @@ def command(
                 kind = click.UsageError if isinstance(error, Unusable) else click.ClickException
                 raise kind(str(error)) from error
             except OSError as error:
-                raise click.ClickException(
-                    f"{error.filename or 'file'}: {error.strerror or error}"
-                ) from error
+                place = f"{error.filename}: " if error.filename else ""
+                raise click.ClickException(f"{place}{error.strerror or error}") from error
             except KeyboardInterrupt:
                 raise click.ClickException(
                     "interrupted; finished parts are kept; run the same command to resume"

@@ -363,15 +363,23 @@ def writing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        yield temporary
-        publish(temporary, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            where = tempfile.gettempdir() if is_url(path) else path.parent
-            raise OSError(errno.ENOSPC, f"the disk of {where} is full; {path} was not written") from error
-        raise
+        with full_disk_named(path):
+            yield temporary
+            publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Name the disk where it is full when the block writes `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = tempfile.gettempdir() if is_url(path) else path.parent
+        raise OSError(errno.ENOSPC, f"the disk of {where} is full; {path} was not written") from error
 
 
 def write(path: Path, content: bytes) -> None:

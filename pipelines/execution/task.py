@@ -149,7 +149,8 @@ def publish_model(write: Callable[[Path], Any], target: Path, marker: dict[str, 
     """Write a fitted model and its done marker in the order of `run_task`: old marker removed, data, new marker."""
     files.make_folder(target.parent)
     temporary = files.temporary_name(target)
-    write(temporary)
+    with files.full_disk_named(target):
+        write(temporary)
     marker_path(target).unlink(missing_ok=True)
     files.publish(temporary, target)
     files.write(marker_path(target), json.dumps(marker).encode())
@@ -188,7 +189,8 @@ def run_task(stage: Stage, make: Make, build: Path, task: Task) -> str:
     files.make_folder(path.parent)
     temporary = files.temporary_name(path)
     try:
-        notes = make(build, task, temporary)
+        with files.full_disk_named(path):
+            notes = make(build, task, temporary)
         marker = {"key": task.key, "sha256": sha256(temporary), "bytes": temporary.stat().st_size, **notes}
         marker["made"] = marker_fields(stage, task)
         # The old marker goes first: new data under an old marker would pass for the work of the old settings.

@@ -1,6 +1,7 @@
 """Tasks: a file counts only with its marker, whatever was killed when."""
 
 import dataclasses
+import errno
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from pipelines.execution.task import (
     is_done,
     key,
     make_task,
+    publish_model,
     read_marker,
 )
 from pipelines.steps.base import TableWorker, batches
@@ -190,3 +192,14 @@ def test_a_gpu_in_a_bad_state_ends_the_worker_and_costs_no_other_task_a_reject(e
         run_stage(stage, tmp_path, planned, engine, quiet=True)
     assert [is_done(tmp_path, task) for task in planned] == [True, False, False]
     assert [path.name for path in (tmp_path / "out").glob("*.failed")] == ["b.failed"]
+
+
+def test_a_full_disk_is_named_where_a_model_or_a_part_is_written(tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=f"the disk of {tmp_path} is full; .*m.safetensors was not written"):
+        publish_model(full, tmp_path / "m.safetensors", {})
+    part(tmp_path, "a", ["a"])
+    assert tasks.run_task(Add(3), full, tmp_path, make_task(Add(3), "out/a", {"in/a": "d"}, 1)) == "failed"
+    assert f"the disk of {tmp_path / 'out'} is full" in (tmp_path / "out" / "a.failed").read_text()
