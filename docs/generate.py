@@ -13,6 +13,8 @@ from pathlib import Path
 
 import click
 
+from docs.worked_row import worked_row_page
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = Path(__file__).resolve().parent / "reference"
 PACKAGES = ("corpus", "aligners", "units", "shards", "pipelines", "lm")
@@ -21,6 +23,8 @@ PACKAGES = ("corpus", "aligners", "units", "shards", "pipelines", "lm")
 def write_pages() -> None:
     """Write every page, and the table of contents over them."""
     pages = {
+        "steps": steps_page(),
+        "worked-row": worked_row_page(),
         "settings": settings_page(),
         "reasons": reasons_page(),
         "commands": commands_page(),
@@ -64,14 +68,22 @@ def sample_comments() -> dict[tuple[str, str], str]:
 
 def settings_page() -> str:
     """Every section and key of a build's settings, with its type, default and meaning."""
+    lines = ["# Settings of a build", "", "One TOML file; keys that are left out have these defaults.", ""]
+    for name, table in settings_tables().items():
+        lines += [f"## [{name}]", "", *table]
+    return "\n".join(lines)
+
+
+def settings_tables() -> dict[str, list[str]]:
+    """Section -> its description and the table of its keys, as lines of Markdown."""
     from pipelines.settings import Settings
 
     samples = sample_comments()
-    lines = ["# Settings of a build", "", "One TOML file; keys that are left out have these defaults.", ""]
+    tables = {}
     for section in dataclasses.fields(Settings):
         if not dataclasses.is_dataclass(section.type):
             continue
-        lines += [f"## [{section.name}]", "", (section.type.__doc__ or "").split("\n")[0], ""]
+        lines = [(section.type.__doc__ or "").split("\n")[0], ""]
         lines += ["| key | type | default | |", "|---|---|---|---|"]
         notes = comments(section.type)
         for field in dataclasses.fields(section.type):
@@ -83,7 +95,47 @@ def settings_page() -> str:
             )
             note = samples.get((section.name, field.name)) or notes.get(field.name, "")
             lines.append(f"| `{field.name}` | {cell(kind)} | `{toml_value(default)}` | {cell(note)} |")
+        tables[section.name] = [*lines, ""]
+    return tables
+
+
+def steps_page() -> str:
+    """Every step of the build: what it reads and writes, its settings and reasons, and what it costs."""
+    from corpus.records import REASONS
+    from docs.steps import NOTES
+    from pipelines.build import STEPS
+
+    tables = settings_tables()
+    lines = [
+        "# The steps of a build",
+        "",
+        "In the order of the build. A step works part by part; a part is done when its done marker exists, and "
+        "stale when the step's version, settings, "
+        "models or inputs have changed. `wordweave plan CONFIG` estimates what each will cost on your corpus, "
+        "from a few minutes of it.",
+        "",
+    ]
+    for step in STEPS:
+        note = NOTES[step.name]
+        reads = "every step before it" if step.after is None else ", ".join(step.after) or "the source"
+        reasons = [reason for reason in REASONS if reason.split(".")[0] in note.reasons]
+        lines += [f"## {step.name}", "", f"{step.summary or note.summary}.", "", "| | |", "|---|---|"]
+        lines += [f"| in | {cell(note.reads)} |", f"| out | {cell(note.writes)} |", f"| after | {reads} |"]
+        lines += [f"| cost | {cell(note.cost)} |"]
+        uses = [
+            text
+            for flag, text in ((step.decodes, "decodes every recording"), (step.uses_gpu, "can use a GPU"))
+            if flag
+        ]
+        lines += [f"| uses | {', '.join(uses)} |"] if uses else []
+        lines += [f"| adds to samples | `{step.member}` |"] if step.member else []
         lines.append("")
+        for section in note.settings:
+            lines += [f"### [{section}] of {step.name}", "", *tables[section]]
+        if reasons:
+            lines += [f"### Reasons for rejects of {step.name}", "", "| reason | meaning |", "|---|---|"]
+            lines += [f"| `{reason}` | {cell(REASONS[reason])} |" for reason in reasons]
+            lines.append("")
     return "\n".join(lines)
 
 

@@ -1,7 +1,12 @@
 """The documentation: what is generated is whole, links lead somewhere, and the site builds without a warning."""
 
+import ast
 import dataclasses
+import importlib
+import itertools
+import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +15,9 @@ import pytest
 
 from corpus.records import REASONS
 from docs import generate
+from docs.steps import NOTES
+from docs.worked_row import worked_row_page
+from pipelines.build import STEPS
 from pipelines.settings import Settings
 from tests.helpers.requirements import ROOT
 from wordweave import cli
@@ -79,6 +87,72 @@ def test_links_within_the_repository_lead_to_files_and_headings(page):
             headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
             assert heading in slugs, f"{page.name}: {target}"
+
+
+def test_every_step_setting_and_reason_is_on_the_page_of_the_steps():
+    page = generate.steps_page()
+    assert re.findall(r"^## (.*)$", page, re.MULTILINE) == [step.name for step in STEPS] == list(NOTES)
+    sections = [item.name for item in dataclasses.fields(Settings) if dataclasses.is_dataclass(item.type)]
+    assert {name for note in NOTES.values() for name in note.settings} == set(sections)
+    assert set(re.findall(r"^\| `(\w+\.\w+)` \|", page, re.MULTILINE)) == set(REASONS)
+
+
+def test_the_worked_row_is_drawn_from_the_code():
+    page = worked_row_page()
+    units = page.partition("```text\n")[2].partition("\n```")[0].split()
+    runs = [run.split("x") for run in page.split("```text\n")[2].partition("\n```")[0].split()]
+    assert units == [unit for unit, length in runs for _ in range(int(length))]
+    assert page.count("| - |") == 2  # the last token of each document predicts nothing
+    rows = re.findall(r"^\| (\d+) \| (\d) \| `(.*)` \| (\d+) \| (-|\d+) \|$", page, re.MULTILINE)
+    assert [int(row[4]) for row in rows[:-1] if row[4] != "-"] == [
+        int(after[3]) for before, after in itertools.pairwise(rows) if before[1] == after[1]
+    ]
+
+
+def blocks(language: str, page) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_command_in_a_code_block_exists_with_its_options(page):
+    for line in re.sub(r"\\\n\s*", " ", "\n".join(blocks("bash", page))).splitlines():
+        words = shlex.split(line, comments=True)
+        for index in [number for number, word in enumerate(words) if word == "wordweave"]:
+            command, rest = cli, words[index + 1 :]
+            while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+                command = command.get_command(click.Context(command), rest[0])
+                assert command is not None, f"{page.name}: {line}"
+                rest = rest[1:]
+            end = next((n for n, word in enumerate(rest) if word in ("&&", ";", "|", "--")), len(rest))
+            known = {name for param in command.params for name in param.opts}
+            known |= {"--help", "-h", "--version"}
+            given = {word.partition("=")[0] for word in rest[:end] if re.match(r"--?[a-z]", word)}
+            assert given <= known, f"{page.name}: {line}"
+        if words[:1] == ["make"]:
+            targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+            assert [
+                word for word in words[1:] if word.islower() and "=" not in word and word not in targets
+            ] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_python_in_a_code_block_can_be_parsed_and_its_imports_exist(page):
+    for code in blocks("python", page):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in generate.PACKAGES:
+                module = importlib.import_module(node.module)
+                assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+
+
+@pytest.mark.slow
+def test_the_code_about_extensions_runs(tmp_path):
+    code = "\n".join(blocks("python", ROOT / "docs" / "extending.md"))
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow

@@ -117,12 +117,14 @@
     const amount = (name, title) => card(title, time(report[name].hours), plural(report[name].utterances, "utterance"), `${whole(report[name].samples)} samples`);
     const parts = [["a", report.interleaved, "interleaved"], ["b", report.speech_alone, "speech only"], ["d", report.cut_away, "cut away"], ["c", report.rejected, "rejected"]];
     const share = parts.filter(([kind, part]) => kind !== "d" || part.samples).map(([, part, name]) => `${percent(part.samples, all)} ${name}`).join(", ");
+    const { parts: { shown, all: everything } } = build;
+    const partial = shown < everything && element("p", {}, `Speakers, durations, measures and units are of ${whole(shown)} of the ${whole(everything)} parts of the build, those of lowest hash; hours, rejects, shards and tokens are of all of it.`);
     const page = [
       ...section("Hours",
         element("div", { class: "cards" }, amount("in", "in"), amount("out", "kept, in a shard"), report.cut_away.samples ? amount("cut_away", "cut away") : "", amount("rejected", "rejected"),
           card("speakers", whole(build.groups.speaker.count), plural(build.groups.language.count, "language"), plural(build.groups.licence.count, "licence"))),
         element("div", { class: "bar", role: "img", "aria-label": share }, parts.map(([kind, part]) => element("i", { class: kind, style: `width:${all ? 100 * part.samples / all : 0}%` }))),
-        element("p", { class: "soft" }, `${share}. Sums are exact, in samples at 16 kHz: in = kept + ${report.cut_away.samples ? "cut away + " : ""}rejected.`)),
+        element("p", { class: "soft" }, `${share}. Sums are exact, in samples at 16 kHz: in = kept + ${report.cut_away.samples ? "cut away + " : ""}rejected.`), partial || ""),
       ...changes("Compared with " + (build.against ? build.against.build : ""), build.against && build.against.rows, build.against && build.against.build, "The builds do not differ."),
       ...section("Rejected, by reason", reasons()),
     ];

@@ -62,6 +62,7 @@ class Overview:
     def __init__(self, settings: Settings, clusters: int):
         """`clusters`: size of the codebook of units."""
         self.settings = settings
+        self.parts = 0
         self.usage = Usage(clusters)
         self.groups: dict[str, Counter[str]] = {
             "speaker": Counter(),
@@ -83,6 +84,7 @@ class Overview:
             tables: step -> its table, of the steps that decide what became of a row.
             outcomes: of each row.
         """
+        self.parts += 1
         columns = ["id", "key", "speaker", "language", "licence", "samples"]
         manifest = tables["ingest"].select(columns).to_pylist()
         words = tables["align"].column("words")

@@ -60,6 +60,7 @@ def write_inspector(
     data: dict[str, Any] = {
         "build": run.build.name,
         "report": report,
+        "parts": {"shown": overview.parts, "all": len(part_names(run.build))},
         **result,
         "settings": changed_settings(run.settings),
         "provenance": provenance(run.build),
