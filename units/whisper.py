@@ -94,10 +94,11 @@ class WhisperSettings:
 @functools.cache
 def mel_filters(mels: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(400,) window of a frame and (201, mels) filters over its power spectrum."""
-    filters = torchaudio.functional.melscale_fbanks(
-        WINDOW // 2 + 1, 0.0, SAMPLE_RATE / 2, mels, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
-    )
-    return torch.hann_window(WINDOW).to(device), filters.to(device)
+    with torch.inference_mode(False):  # they are kept, and a loss may need them
+        filters = torchaudio.functional.melscale_fbanks(
+            WINDOW // 2 + 1, 0.0, SAMPLE_RATE / 2, mels, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
+        )
+        return torch.hann_window(WINDOW).to(device), filters.to(device)
 
 
 def log_mel(samples: torch.Tensor, mels: int, floor: float | None) -> torch.Tensor:
