@@ -35,7 +35,7 @@ $(READY): .venv/pyvenv.cfg pyproject.toml
 
 demo: $(READY) ## the whole path on synthetic speech: demo corpus, build, training, generation
 	$(BIN)/wordweave demo build/demo --workers $(WORKERS)
-	@echo "open build/demo/report/index.html in a browser"
+	@echo "open build/demo/report/index.html in a browser; listen to build/demo/speech/*.wav"
 
 corpus: $(READY) ## build shards from your recordings: make corpus SOURCE=manifest.jsonl BUILD=build/name
 	@test -n "$(SOURCE)" || { echo "wordweave: SOURCE: need a manifest, got nothing; make corpus SOURCE=manifest.jsonl BUILD=build/name" >&2; exit 2; }

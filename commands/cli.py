@@ -49,6 +49,7 @@ COMMAND_MODULES = (
     "encoder",
     "operations",
     "model",
+    "vocoder",
     "testset",
     "evaluate",
     "study",

@@ -31,10 +31,10 @@ def demo(folder: Path, workers: int, utterances: int, tokens: int) -> dict[str, 
         ["build", build_settings, "--workers", workers],
         ["train", folder, "--config", training_settings, "--tokens", tokens],
         ["show", folder],
-        ["generate", folder, "--all-directions"],
+        ["generate", folder, "--all-directions", "--output", folder / "speech"],
         ["report", folder],  # once more: with the training curves
     ):
         name, *arguments = map(str, words)
         say(f"$ wordweave {name} {' '.join(arguments)}")
         cli.commands[name].main(arguments, f"wordweave {name}", standalone_mode=False)
-    return {"page": str(folder / "report" / "index.html")}
+    return {"page": str(folder / "report" / "index.html"), "speech": str(folder / "speech")}

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from commands.cli import FILE, FOLDER, cli, command
+from commands.vocoder import VOCODER, VOICE
 
 
 @command(cli)
@@ -52,7 +53,8 @@ from commands.cli import FILE, FOLDER, cli, command
 @click.option(
     "--batch", type=click.IntRange(min=1), default=32, help="Continuations at a time.", show_default=True
 )
-@click.option("--vocoder", help="Command: JSON of speech tokens on stdin, the WAV to write as last argument.")
+@VOICE
+@VOCODER
 @click.option("--recogniser", help="Command that prints the transcript of its last argument, a WAV.")
 @click.option("--stop-recording", type=FILE, help="Recording of the word stop, for few-shot TTS.")
 @click.option(
@@ -60,7 +62,7 @@ from commands.cli import FILE, FOLDER, cli, command
     type=FOLDER,
     help="Hugging Face sentiment classifier; default: fitted on the test set's train items.",
 )
-@click.option("--speech-classifier", type=FOLDER, help="The same for recordings; needs --vocoder.")
+@click.option("--speech-classifier", type=FOLDER, help="The same for recordings.")
 @click.option("--compare", is_flag=True, help="Print the paper's numbers next to ours.")
 @click.option(
     "--output",
@@ -69,7 +71,8 @@ from commands.cli import FILE, FOLDER, cli, command
 )
 def evaluate(
     build: Path, testsets: tuple[Path, ...], model: Path | None, items: int, stop_recording: Path | None,
-    samples_per_prompt: int | None, compare: bool, output: Path | None, **options: Any,
+    samples_per_prompt: int | None, vocoder: str | None, voice: str | None, compare: bool, output: Path | None,
+    **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a model on test sets.
 
@@ -82,7 +85,7 @@ def evaluate(
     samples = samples_per_prompt or (3 if testsets else 1)
     results = evaluate_model(
         build, testsets, model=model, items=items, options=TaskOptions(samples_per_prompt=samples, **options),
-        stop_recording=stop_recording, output=output, say=click.echo,
+        stop_recording=stop_recording, vocoder=vocoder, voice=voice, output=output, say=click.echo,
     )  # fmt: skip
     if compare:
         print_comparison(results["comparison"])
@@ -95,7 +98,8 @@ def evaluate(
 @click.option(
     "--count", type=click.IntRange(min=1), default=50, help="Utterances of BUILD itself.", show_default=True
 )
-@click.option("--vocoder", help="Command: JSON of speech tokens on stdin, the WAV to write as last argument.")
+@VOICE
+@VOCODER
 @click.option("--recogniser", help="Command that prints the transcript of its last argument, a WAV.")
 @click.option(
     "--output",
@@ -105,7 +109,7 @@ def evaluate(
 def resynthesis(build: Path, testset: Path | None, **options: Any) -> dict[str, Any]:
     """Measure what units, pitch and style preserve.
 
-    Bits per second, F0 decoded from pitch tokens, labels predicted from tokens; with a vocoder also its output. The
+    Bits per second, F0 decoded from pitch tokens, labels predicted from tokens, and the output of the vocoder. The
     paper's numbers are shown next to ours.
     """
     from pipelines.operations.evaluate import measure_tokens

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from commands.cli import FILE, FOLDER, cli, command, say
+from commands.vocoder import VOCODER, VOICE
 
 
 class OrderedOptions(click.Command):
@@ -127,12 +128,19 @@ def train(
     show_default=True,
 )
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for the speech as WAV files."
+)
+@VOICE
+@VOCODER
 def generate(
-    build: Path, text: tuple[str, ...], audio: tuple[Path, ...], units: tuple[str, ...], **options: Any
-) -> dict[str, Any]:
+    build: Path, text: tuple[str, ...], audio: tuple[Path, ...], units: tuple[str, ...], output: Path | None,
+    voice: str | None, vocoder: str | None, **options: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Continue text or speech.
 
-    The prompt is --text, --audio and --units, in the given order; the answer is text or speech tokens.
+    The prompt is --text, --audio and --units, in the given order; the answer is text or speech tokens. --output writes
+    the speech of prompts and answers as WAV files, with the bundled vocoder or another one.
     """
     from pipelines.operations.generate import generate as run
 
@@ -144,6 +152,15 @@ def generate(
         )
     if options["task_markers"] and options["to"] == "free":
         raise click.UsageError("--task-markers: needs --to text or --to speech")
+    if output is None and (voice or vocoder):
+        raise click.UsageError("--voice and --vocoder: need --output, the folder for the WAV files")
+    speaker = None
+    if output is not None:
+        from pipelines.operations.vocode import speaker_of
+
+        speaker, lacking = speaker_of(build, vocoder, voice)
+        if speaker is None:
+            raise ValueError(f"{build}: needs {lacking}")
     answers = run(build, [(name, next(values[name])) for name in order], **options)
     shown = None
     for answer in answers:
@@ -154,7 +171,15 @@ def generate(
             for _, content in answer["prompt"]:
                 click.secho(f"  {content if len(content) < 160 else content[:160] + ' ...'}", dim=True)
         click.echo(f"  {answer['tokens']}")
-    return {"answers": answers}
+    if output is None or speaker is None:
+        return {"answers": answers}
+    from lm.speaker import name_of
+    from pipelines.operations.vocode import write_answers
+
+    written = write_answers(answers, output, speaker)
+    for name in written:
+        click.echo(str(output / name))
+    return {"answers": answers, "vocoder": name_of(speaker), "wavs": written}
 
 
 @command(cli, "add-speech-tokens")

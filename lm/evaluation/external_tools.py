@@ -1,9 +1,10 @@
-"""External programs that a user names: a vocoder, and a speech recogniser.
+"""A vocoder, and a speech recogniser that a user names.
 
-Neither is shipped. A vocoder is a command that is called with the path of the WAV to write and gets JSON on stdin:
-{"tokens": "[Pi1][Hu3]...", "units": [3, ...], "pitch": [1, ...], "style": []}, with one pitch and style value per unit
-where there are any; to resynthesise a recording also "frames", the length of each unit, and "hop", the samples of a
-frame. A recogniser is a command that is called with the path of a WAV and prints its transcript.
+A vocoder is a `lm.speaker.Speaker` (the bundled vocoder, or one in a directory) or a command that is called with the
+path of the WAV to write and gets JSON on stdin: {"tokens": "[Pi1][Hu3]...", "units": [3, ...], "pitch": [1, ...],
+"style": []}, with one pitch and style value per unit where there are any; to resynthesise a recording also "frames",
+the length of each unit, and "hop", the samples of a frame. A recogniser is a command that is called with the path of a
+WAV and prints its transcript.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from corpus.audio import probe
 from corpus.records import Reject
+from lm.speaker import Speaker
 from shards.stream import split
 
 SECONDS = 600.0
@@ -21,7 +23,12 @@ SECONDS = 600.0
 
 
 def vocode(
-    command: str, tokens: str, path: Path, *, frames: Sequence[int] | None = None, hop: int | None = None
+    vocoder: Speaker | str,
+    tokens: str,
+    path: Path,
+    *,
+    frames: Sequence[int] | None = None,
+    hop: int | None = None,
 ) -> Path:
     """Synthesise a token string into a WAV at `path` with a vocoder.
 
@@ -29,8 +36,11 @@ def vocode(
         frames, hop: length of each unit, in frames of `hop` samples at 16 kHz; None: as the vocoder chooses.
 
     Raises:
-        ValueError: the program is missing, fails, or writes no readable recording.
+        ValueError: the program is missing, fails, or writes no readable recording; or the vocoder refuses a token.
     """
+    if isinstance(vocoder, Speaker):
+        vocoder.write(tokens, path, frames=frames)
+        return path
     units, pitch, style = split(tokens)
     request: dict[str, object] = {
         "tokens": tokens,
@@ -41,11 +51,11 @@ def vocode(
     if frames is not None:
         request |= {"frames": list(frames), "hop": hop}
     path.unlink(missing_ok=True)
-    _run("vocoder", command, path, json.dumps(request))
+    _run("vocoder", vocoder, path, json.dumps(request))
     try:
         probe(path)
     except Reject as reject:
-        raise ValueError(f"vocoder: {command}: wrote no usable recording ({reject.detail})") from reject
+        raise ValueError(f"vocoder: {vocoder}: wrote no usable recording ({reject.detail})") from reject
     return path
 
 

@@ -2,8 +2,8 @@
 
 Without a vocoder the tokens themselves are measured: bits per second; the F0 that pitch tokens decode to, against the
 F0 they were made from; and, where a test set labels its recordings, how well units alone, and all tokens, predict the
-label. With a vocoder that the user names its output is measured too: F0, style tokens, and with a recogniser the words.
-A measure that was not run has a reason and no number.
+label. With a vocoder, the bundled one or another, its output is measured too: F0, style tokens, and with a recogniser
+the words. A measure that was not run has a reason and no number.
 
 Source: Spirit LM (Nguyen et al. 2024, arXiv:2402.05755), table 9; F0 frame error of Chu & Alwan 2009.
 """
@@ -22,9 +22,10 @@ import soundfile
 from corpus.records import SAMPLE_RATE
 from lm.evaluation.external_tools import transcribe, vocode
 from lm.evaluation.intervals import bootstrap, share
-from lm.evaluation.sentiment import fit_classifier, read_audio
+from lm.evaluation.sentiment import fit_classifier
 from lm.evaluation.tasks.few_shot import error_rate, plain
 from lm.evaluation.testset import TestItem
+from lm.speaker import Speaker, name_of, read_audio
 from shards.stream import merge
 from units.deduplicate import deduplicate
 from units.prosody.f0 import F0, extract
@@ -105,7 +106,8 @@ def measure(
     *,
     name: str,
     version: str = "",
-    vocoder: str | None = None,
+    vocoder: Speaker | str | None = None,
+    no_vocoder: str = "a vocoder",
     recogniser: str | None = None,
 ) -> dict[str, Any]:
     """Measure what the tokens of some recordings preserve.
@@ -113,6 +115,8 @@ def measure(
     Args:
         recordings: those of split train only train the classifier of labels.
         name, version: of their test set or build, for the result.
+        vocoder: that makes recordings of the tokens; None: none, for the reason `no_vocoder`.
+        recogniser: command, see `lm.evaluation.external_tools`.
 
     Returns:
         JSON-able: `rows`, each a measure with a value and its 95 % interval, or the reason why it was not run; bits per
@@ -138,10 +142,13 @@ def measure(
         rows.append({"measure": "F0 frame error", **facts["f0"]["frame_error"]})
     rows += label_probe([one for one in every if one.recording.split == "train"], tests)
     if vocoder is None:
-        missing = "needs a vocoder; none is shipped"
-        rows += [{"measure": m, "not_run": missing} for m in ("WER", "style agreement after a vocoder")]
+        rows += [
+            {"measure": m, "not_run": f"needs {no_vocoder}"}
+            for m in ("WER", "style agreement after a vocoder")
+        ]
     else:
-        rows += resynthesise(tests, tokenizers, vocoder, recogniser)
+        made = resynthesise(tests, tokenizers, vocoder, recogniser)
+        rows += [{**row, "vocoder": name_of(vocoder)} for row in made]
     common = {
         "task": "resynthesis",
         "testset": name,
@@ -151,7 +158,7 @@ def measure(
     }
     return facts | {
         "seconds": sum(one.seconds for one in tests),
-        "vocoder": vocoder,
+        "vocoder": name_of(vocoder),
         "recogniser": recogniser,
         "rows": [common | row for row in rows],
     }
@@ -249,15 +256,19 @@ def _all_tokens(recording: TokenizedRecording) -> str:
 
 
 def resynthesise(
-    recordings: Sequence[TokenizedRecording], tokenizers: Tokenizers, vocoder: str, recogniser: str | None
+    recordings: Sequence[TokenizedRecording],
+    tokenizers: Tokenizers,
+    vocoder: Speaker | str,
+    recogniser: str | None,
 ) -> list[dict[str, Any]]:
     """F0, style tokens and words of a vocoder's output, against those of the recordings."""
     pairs, same, seconds, outputs = [], [], [], []
     with_text = [one for one in recordings if one.recording.text]
     with tempfile.TemporaryDirectory() as folder:
         for one in recordings:
+            voiced = vocoder.like(one.recording.samples()) if isinstance(vocoder, Speaker) else vocoder
             path = vocode(
-                vocoder, one.names, Path(folder) / "vocoded.wav", frames=one.frames, hop=tokenizers.hop
+                voiced, one.names, Path(folder) / "vocoded.wav", frames=one.frames, hop=tokenizers.hop
             )
             wave = read_audio(path)
             pairs.append((one.f0, stretch(extract(wave), len(one.f0))))
@@ -280,7 +291,9 @@ def resynthesise(
             {"measure": "style agreement after a vocoder", "not_run": "this build has no style tokens"}
         )
     if not recogniser or not with_text:
-        reason = "needs a recogniser; none is shipped" if not recogniser else "needs recordings with text"
+        reason = (
+            "needs a recogniser, named with --recogniser" if not recogniser else "needs recordings with text"
+        )
         return [*rows, {"measure": "WER", "not_run": reason}]
     items = [TestItem(one.recording.id) for one in with_text]
     references = [plain(one.recording.text or "") for one in with_text]

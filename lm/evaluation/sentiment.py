@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from corpus.audio import decode, probe
-from corpus.records import SAMPLE_RATE, Reject, Utterance
+from corpus.records import SAMPLE_RATE
 from lm.evaluation.datasets.speech import SENTIMENTS
 from lm.evaluation.external_tools import vocode
+from lm.speaker import Speaker, read_audio
 from units.logistic import fit_logistic
 
 Classify = Callable[[Sequence[str]], list[str | None]]
@@ -138,7 +138,7 @@ def open_text_classifier(folder: str | Path, labels: Sequence[str], *, batch: in
 
 
 def open_speech_classifier(
-    folder: str | Path, labels: Sequence[str], *, vocoder: str | None
+    folder: str | Path, labels: Sequence[str], *, vocoder: Speaker | str | None
 ) -> Callable[[Sequence[str | Path]], list[str | None]]:
     """A Hugging Face audio classifier from a directory: of recordings, or of token strings through a vocoder.
 
@@ -165,15 +165,6 @@ def open_speech_classifier(
             return label_of[int(model(**inputs).logits.argmax(-1))]
 
     return lambda several: [classify(speech) for speech in several]
-
-
-def read_audio(path: Path) -> np.ndarray:
-    """Samples of a recording, (T,) float32 at 16 kHz."""
-    try:
-        header = probe(path)
-        return decode(Utterance(path.stem, str(path), header.frames, header.sample_rate))
-    except Reject as reject:
-        raise ValueError(f"{path}: {reject.reason}: {reject.detail}") from reject
 
 
 def _open(folder: str | Path, kind: Any, reader: Any) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from lm.evaluation.resynthesis import Recording, Tokenizers, measure
 from lm.evaluation.tasks.base import DEFAULTS, TaskOptions
 from lm.evaluation.tasks.sentiment_preservation import SHORT
 from lm.evaluation.testset import read_testset
+from pipelines.operations.vocode import speaker_of
 from pipelines.settings import read_settings
 from pipelines.steps.audio import sampled_speech
 from pipelines.steps.codebook import open_models
@@ -28,6 +29,8 @@ def evaluate_model(
     items: int = 100,
     options: TaskOptions = DEFAULTS,
     stop_recording: Path | None = None,
+    vocoder: str | None = None,
+    voice: str | None = None,
     output: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def evaluate_model(
         model: default BUILD/model/best.
         items: pairs in a synthetic test set.
         stop_recording: of the word "stop", for readings by example.
+        vocoder, voice: that speak its answers, as for `pipelines.operations.vocode.speaker_of`.
         output: default BUILD/evaluation/results.json.
 
     Returns:
@@ -50,6 +54,8 @@ def evaluate_model(
         read = list(make_testsets(build / "evaluation" / "testsets", items=items, say=say).values())
         options = replace(options, new_tokens=options.new_tokens or SHORT)
     tokenize = make_tokenizer(build)
+    speaker, lacking = speaker_of(build, vocoder, voice)
+    options = replace(options, vocoder=speaker, no_vocoder=lacking)
     if stop_recording:
         options = replace(options, stop_tokens=tokenize(stop_recording))
     results = evaluate(
@@ -65,6 +71,7 @@ def measure_tokens(
     *,
     count: int = 50,
     vocoder: str | None = None,
+    voice: str | None = None,
     recogniser: str | None = None,
     output: Path | None = None,
 ) -> dict[str, Any]:
@@ -72,6 +79,7 @@ def measure_tokens(
 
     Args:
         testset: its recordings; None: `count` utterances of the build.
+        vocoder, voice: as for `pipelines.operations.vocode.speaker_of`.
         output: default BUILD/evaluation/resynthesis.json.
     """
     if testset is None:
@@ -97,9 +105,11 @@ def measure_tokens(
         load_pitch(build, settings) if settings.pitch.enabled else None,
         load_style(build, settings) if settings.style.enabled else None,
     )
+    speaker, lacking = speaker_of(build, vocoder, voice)
     results = measure(
-        recordings, tokenizers, name=name, version=version, vocoder=vocoder, recogniser=recogniser
-    )
+        recordings, tokenizers, name=name, version=version, vocoder=speaker, no_vocoder=lacking,
+        recogniser=recogniser,
+    )  # fmt: skip
     return _write(results, output or build / "evaluation" / "resynthesis.json")
 
 

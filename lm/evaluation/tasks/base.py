@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from lm.evaluation.testset import TestSet
 from lm.model import Model
+from lm.speaker import Speaker
 from shards.vocabulary import Vocabulary
 
 
@@ -26,8 +27,9 @@ class TaskOptions:
     batch: int = 32  # continuations at a time
     seed: int = 0
     stop_tokens: str = ""  # unit names of a spoken "stop", which ends a reading
-    vocoder: str | None = None  # commands, see lm.evaluation.external_tools
-    recogniser: str | None = None
+    vocoder: Speaker | str | None = None  # see lm.evaluation.external_tools
+    no_vocoder: str = "a vocoder"  # what is lacking where there is none
+    recogniser: str | None = None  # command
     text_classifier: Path | None = (
         None  # Hugging Face directories; None: fitted on the test set's train items
     )

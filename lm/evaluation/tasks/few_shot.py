@@ -33,6 +33,7 @@ from lm.evaluation.tasks.base import DEFAULTS, TaskOptions
 from lm.evaluation.testset import TestItem, TestSet, as_prompt
 from lm.generate import generate_batch, kinds, parts, prompt
 from lm.model import Model
+from lm.speaker import Speaker, name_of
 from shards.vocabulary import Vocabulary
 
 START, END = "<START Transcript>", "<END>"
@@ -111,7 +112,7 @@ def _with_options(
         settings = replace(settings, shots=options.shots)
     return run_few_shot(
         model, vocabulary, testset, task, speech_tokens, settings,
-        stop=options.stop_tokens, vocoder=options.vocoder, recogniser=options.recogniser,
+        stop=options.stop_tokens, vocoder=options.vocoder, no_vocoder=options.no_vocoder, recogniser=options.recogniser,
     )  # fmt: skip
 
 
@@ -124,7 +125,8 @@ def run_few_shot(
     settings: FewShot | None = None,
     *,
     stop: str = "",
-    vocoder: str | None = None,
+    vocoder: Speaker | str | None = None,
+    no_vocoder: str = "a vocoder",
     recogniser: str | None = None,
     items: Sequence[TestItem] | None = None,
 ) -> dict[str, Any]:
@@ -134,7 +136,8 @@ def run_few_shot(
         task: "asr", "tts" or "intent".
         speech_tokens: unit names of the test set's recordings (`lm.evaluation.testset.tokenize_recordings`).
         stop: tts: unit names of the spoken word "stop".
-        vocoder, recogniser: tts: commands (`lm.evaluation.external_tools`). It is not run without all three of these.
+        vocoder, recogniser: tts: see `lm.evaluation.external_tools`. It is not run without all three of these.
+        no_vocoder: what is lacking where there is no vocoder.
         items: the questions; None: all test items.
 
     Returns:
@@ -159,13 +162,13 @@ def run_few_shot(
         "settings": asdict(settings),
     }
     needs = {
-        "a vocoder": vocoder,
+        no_vocoder: vocoder,
         "a recogniser": recogniser,
         "a recording of the word stop": stop or settings.task_markers,
     }
     missing = [name for name, value in needs.items() if task == "tts" and not value]
     if missing:
-        return facts | {"not_run": f"needs {' and '.join(missing)}; none is shipped"}
+        return facts | {"not_run": f"needs {' and '.join(missing)}"}
     questions = list(testset.in_split("test") if items is None else items)
     if not questions:
         raise ValueError(f"{testset.name}: need at least one test item, got none")
@@ -193,6 +196,7 @@ def run_few_shot(
     references = [plain(item.context[0].text or "") for item in questions]
     if task == "tts":
         outputs = [asr_of_vocoded(tokens, vocoder or "", recogniser or "") for tokens in outputs]
+        facts["vocoder"] = name_of(vocoder)
     unit = "characters" if task == "tts" else "words"
     return facts | error_rate(questions, references, [plain(text) for text in outputs], by=unit)
 
@@ -323,7 +327,7 @@ def plain(text: str) -> str:
     return " ".join(word for word in (w.strip("'_") for w in _SEPARATORS.split(text.lower())) if word)
 
 
-def asr_of_vocoded(tokens: str, vocoder: str, recogniser: str) -> str:
+def asr_of_vocoded(tokens: str, vocoder: Speaker | str, recogniser: str) -> str:
     """A recogniser's transcript of a vocoder's output for tokens; empty for no units."""
     if "[Hu" not in tokens:
         return ""

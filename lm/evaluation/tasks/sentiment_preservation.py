@@ -24,6 +24,7 @@ from lm.evaluation.tasks.base import DEFAULTS, TaskOptions
 from lm.evaluation.testset import DIRECTIONS, TestItem, TestSet, as_prompt, check_testset
 from lm.generate import generate_batch, parts, prompt
 from lm.model import Model
+from lm.speaker import name_of
 from shards.vocabulary import Vocabulary
 
 NEW_TOKENS = {"T": 50, "S->T": 50, "T->S": 200, "S": 300}
@@ -69,7 +70,9 @@ def run(
         shots=options.shots or 0, samples_per_prompt=options.samples_per_prompt,
         new_tokens=options.new_tokens or dict(NEW_TOKENS), batch=options.batch, seed=options.seed,
     )  # fmt: skip
-    return preserve_sentiment(model, vocabulary, testset, direction, speech_tokens, classifiers, settings)
+    result = preserve_sentiment(model, vocabulary, testset, direction, speech_tokens, classifiers, settings)
+    spoken = "recordings" in classifiers  # its classifier reads what the vocoder makes of tokens
+    return result | ({"vocoder": name_of(options.vocoder)} if spoken else {})
 
 
 def classifiers_for(
@@ -82,7 +85,7 @@ def classifiers_for(
         if folder is not None and modality == "text":
             classifiers["text"] = open_text_classifier(folder, testset.labels)
         elif folder is not None and options.vocoder is None:
-            return "a classifier of recordings needs a vocoder for speech tokens, got none"
+            return f"a classifier of recordings needs {options.no_vocoder} for speech tokens, got none"
         elif folder is not None:
             classify = open_speech_classifier(folder, testset.labels, vocoder=options.vocoder)
             classifiers |= {"speech": classify, "recordings": classify}
