@@ -5,12 +5,6 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-=======
-import numpy as np
-from jinja2 import Environment, PackageLoader
-
->>>>>>> a7b4c2d (Speak with the bundled vocoder: vocode, generate --output, the report, resynthesis and the evaluations)
 from corpus import files
 from corpus.keyed import fraction
 from corpus.records import REASONS, SAMPLE_RATE
@@ -123,17 +117,7 @@ def report(run: Run, against: Path | None = None) -> dict[str, Any]:
                     f"run `wordweave interleave {build}`"
                 )
     files.write(folder / "report.json", json.dumps(result, indent=1, sort_keys=True).encode())
-<<<<<<< HEAD
     write_inspector(run, result, overview, against)
-=======
-    page = Environment(loader=PackageLoader("pipelines", "data"), autoescape=True).get_template("report.html")
-    curve = "../model/loss.png" if (build / "model" / "loss.png").is_file() else None
-    samples = examples(build) if "shards" in result else []
-    html = page.render(
-        build=build.name, report=result, settings=run.settings, examples=samples, curve=curve, sounds=write_sounds(run)
-    )  # fmt: skip
-    files.write(folder / "index.html", html.encode())
->>>>>>> a7b4c2d (Speak with the bundled vocoder: vocode, generate --output, the report, resynthesis and the evaluations)
     return result
 
 
@@ -146,31 +130,6 @@ def report_against(run: Run, against: Path) -> dict[str, Any]:
     read_summary(against)
     with driver_lock(run.build, run.engine):
         return report(run, against)
-
-
-def write_sounds(run: Run, count: int = 3) -> list[dict[str, str]]:
-    """Some recordings beside what the bundled vocoder makes of their tokens, as WAV files in report/audio.
-
-    Without a codebook that the bundled vocoder was made for there are none.
-    """
-    if not run.settings.units.is_bundled:
-        return []
-    from lm.speaker import Speaker, wav_bytes
-    from pipelines.operations.vocode import speaker_of, stored_tokens
-    from pipelines.steps.audio import sampled_speech
-
-    speaker, _ = speaker_of(run.build)
-    if not isinstance(speaker, Speaker):
-        return []
-    sounds = []
-    for number, (utterance, wave) in enumerate(sampled_speech(run.build, count, "units"), start=1):
-        tokens, frames = stored_tokens(run.build, utterance.id)
-        names = {"original": f"audio/{number}-original.wav", "resynthesis": f"audio/{number}-resynthesis.wav"}
-        made = np.concatenate(list(speaker.like(wave).pieces(tokens, frames)))
-        for name, samples in zip(names.values(), (wave, made), strict=True):
-            files.write(run.build / "report" / name, wav_bytes(samples))
-        sounds.append({"id": utterance.id, "vocoder": speaker.name, **names})
-    return sounds
 
 
 def sum_streams(index: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -395,7 +395,7 @@
         redraw();
         follow();
       } }, sign));
-      const resynthesis = detail.resynthesis ? element("label", {}, "From the units", element("audio", { controls: true, src: detail.resynthesis, "aria-label": "Resynthesised from the units" })) : "";
+      const resynthesis = detail.resynthesis ? element("label", {}, `From the units: ${detail.vocoder || "resynthesis"}`, element("audio", { controls: true, src: detail.resynthesis, "aria-label": "Resynthesised from the units" })) : "";
       nodes.push(element("div", { class: "tools" }, button, position, clock, element("label", {}, "Speed", speed), ...zooms, resynthesis), audio);
       audio.addEventListener("play", () => { button.textContent = "Pause"; cancelAnimationFrame(frame); run(); });
       audio.addEventListener("pause", () => { button.textContent = "Play"; follow(); });

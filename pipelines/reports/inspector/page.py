@@ -1,6 +1,7 @@
 """Write the inspector into BUILD/report: the page, what it loads, the data as JavaScript files, and audio."""
 
 import dataclasses
+import io
 import json
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -8,6 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
 from jinja2 import Environment, PackageLoader
 
 from corpus import files
@@ -27,6 +30,8 @@ ASSETS = (
 """Files of pipelines/data/inspector that the page loads, and the licences of those that are third-party."""
 AUDIO_BYTES = 10_000_000
 """Of audio in one report, about ten minutes; utterances beyond that are shown without a player."""
+SPOKEN = 8
+"""Utterances that are played from their units too."""
 POINTS = 500
 """Of a training curve."""
 SUMMARY, PREVIOUS = "summary.json", "previous.json"
@@ -106,6 +111,8 @@ def write_utterances(run: Run, strata: Mapping[str, list[Place]], folder: Path) 
         if content is not None:
             audio[place] = content
     listed, size, links = [], 0, make_links(details)
+    vocoder = open_vocoder(run)
+    spoken = 0
     for number, place in enumerate(places):
         detail, content = details[place], audio.get(place)
         if content is not None and size + len(content) > AUDIO_BYTES:
@@ -114,6 +121,16 @@ def write_utterances(run: Run, strata: Mapping[str, list[Place]], folder: Path) 
             size += len(content)
             detail["audio"] = f"media/{number:03d}.flac"
             files.write(folder / detail["audio"], content)
+            if (
+                vocoder is not None
+                and spoken < SPOKEN
+                and detail["units"]
+                and detail["shown"] == detail["seconds"]
+            ):
+                detail["resynthesis"] = f"media/{number:03d}-resynthesis.wav"
+                detail["vocoder"] = vocoder.name
+                files.write(folder / detail["resynthesis"], speak(run, vocoder, detail["id"], content))
+                spoken += 1
         file = f"data/{number:03d}.js"
         files.write(folder / file, script(file, detail))
         row = {
@@ -126,6 +143,25 @@ def write_utterances(run: Run, strata: Mapping[str, list[Place]], folder: Path) 
             {**row, **numbers, "link": links[place], "words": words, "text": detail["text"], "file": file}
         )
     return listed
+
+
+def open_vocoder(run: Run) -> Any:
+    """The bundled vocoder, or None for a build whose units it was not made for."""
+    if not run.settings.units.is_bundled:
+        return None
+    from pipelines.operations.vocode import speaker_of
+
+    return speaker_of(run.build)[0]
+
+
+def speak(run: Run, vocoder: Any, utterance: str, flac: bytes) -> bytes:
+    """A WAV of an utterance from its tokens, in the voice of its recording."""
+    from lm.speaker import wav_bytes
+    from pipelines.operations.vocode import stored_tokens
+
+    recording, _ = soundfile.read(io.BytesIO(flac), dtype="float32")
+    tokens, frames = stored_tokens(run.build, utterance)
+    return wav_bytes(np.concatenate(list(vocoder.like(recording).pieces(tokens, frames))))
 
 
 def make_links(details: Mapping[Place, Detail]) -> dict[Place, str]:
