@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from aligners import load_aligner, pocketsphinx
+from aligners.alignment import TimedWord
 from aligners.quality import MEASURES
 from aligners.score import boundary_errors, summarise
 from corpus.adapters import read_jsonl
@@ -156,9 +157,19 @@ def test_a_second_aligner_decides_where_the_score_is_doubtful(spoken, monkeypatc
     (result,) = aligner.align(pair)
     assert result.reject is None
     assert 0 < result.quality["second_opinion_ms"] < 150
-    monkeypatch.setattr(pocketsphinx, "second_opinion", lambda item, words: 900.0)
+    monkeypatch.setattr(pocketsphinx, "second_opinion", lambda item: ((), False))
     (result,) = aligner.align(pair)
-    assert "to the second aligner is below minimum_score -46" in result.reject.detail
+    assert "500 ms or more to the second aligner is below minimum_score -46" in result.reject.detail
+
+
+def test_boundaries_are_moved_near_those_of_the_second_aligner_where_it_is_sure(spoken, aligned, monkeypatch):
+    (before,) = load_aligner("pocketsphinx", second_opinion=False).align(spoken[:1])
+    later = [TimedWord(word.spoken, word.start + 0.1, word.end + 0.1) for word in before.words]
+    for is_sure, settings in ((True, {}), (False, {}), (True, {"phones": True})):
+        monkeypatch.setattr(pocketsphinx, "second_opinion", lambda item, sure=is_sure: (later, sure))
+        (after,) = load_aligner("pocketsphinx", **settings).align(spoken[:1])
+        moved = [word.start - old.start for word, old in zip(after.words, before.words, strict=True)]
+        assert moved == pytest.approx([0.04 if is_sure and not settings else 0.0] * len(moved), abs=1e-6)
 
 
 def test_unknown_words_are_pronounced_by_their_spelling(spoken):
