@@ -58,12 +58,13 @@ class Speaker:
             return
         every = np.asarray(units, np.int64)
         lengths = self.vocoder.run_lengths(every, None if frames is None else np.asarray(frames))
-        rates = {"Pi": self.vocoder.pitch.rate if self.vocoder.pitch else None, "St": 1.0}
-        streams = [
-            at_rate(tokens, kind, lengths, SAMPLE_RATE / self.vocoder.hop / rate) if rate else None
-            for kind, rate in rates.items()
-        ]
-        yield from self.vocoder.stream_frames(np.repeat(every, lengths), *streams, voice=self.voice)
+        rate = SAMPLE_RATE / self.vocoder.hop
+        tokenizer = self.vocoder.pitch
+        if tokenizer is None and pitch is not None:
+            raise ValueError("vocoder: its pitch tokenizer is not at hand; leave the pitch tokens out")
+        at_pitch = at_rate(tokens, "Pi", lengths, rate / tokenizer.rate) if tokenizer is not None else None
+        at_style = at_rate(tokens, "St", lengths, rate)
+        yield from self.vocoder.stream_frames(np.repeat(every, lengths), at_pitch, at_style, self.voice)
 
     def write(self, tokens: str, path: str | Path, *, frames: Sequence[int] | None = None) -> float:
         """Write a WAV, all of it or nothing; its seconds. Memory does not grow with its length.

@@ -190,9 +190,12 @@ class Vocoder:
             )
         return repeats
 
-    def synthesise(self, *tokens: np.ndarray | None, voice: Voice | None = None) -> np.ndarray:
+    def synthesise(
+        self, units: np.ndarray, pitch: np.ndarray | None = None, style: np.ndarray | None = None,
+        voice: Voice | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """In one piece; see `stream_frames`."""
-        return np.concatenate(list(self.stream_frames(*tokens, voice=voice)))
+        return np.concatenate(list(self.stream_frames(units, pitch, style, voice)))
 
     def stream_frames(
         self, units: np.ndarray, pitch: np.ndarray | None = None, style: np.ndarray | None = None,
