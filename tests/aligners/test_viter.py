@@ -110,24 +110,6 @@ def test_the_missing_package_and_model_are_named_with_the_way_out(monkeypatch, t
 
 
 @pytest.fixture(scope="module")
-def fitted(spoken_corpus, tmp_path_factory):
-    """A build of spoken sentences with a model of its own."""
-    pytest.importorskip("viter")
-    from click.testing import CliRunner
-
-    import wordweave
-
-    build = tmp_path_factory.mktemp("build")
-    for words in (
-        ["ingest", "jsonl", spoken_corpus, build],
-        ["fit", "aligner", build, "--dictionary", "letters"],
-    ):
-        done = CliRunner().invoke(wordweave.cli, [*map(str, words)])
-        assert done.exit_code == 0, done.output
-    return build
-
-
-@pytest.fixture(scope="module")
 def pairs(spoken_corpus):
     return [(utterance, decode(utterance)) for utterance in list(read_jsonl(spoken_corpus))[:8]]
 
@@ -165,6 +147,39 @@ def test_bad_input_is_a_reject_and_a_word_without_pronunciation_costs_nothing(fi
         "align.unalignable", "align.too_short", "align.out_of_vocabulary", None, None,
     ]  # fmt: skip
     assert results[3].quality["unknown_words"] == 1
+
+
+def test_a_model_of_mfa_is_imported_with_the_phones_statistics_of_the_build(fitted, tmp_path, monkeypatch):
+    import shutil
+
+    from pipelines.operations.fit_aligner import fit_aligner
+
+    package = viter.import_viter()
+
+    def convert(source, target):
+        assert source.endswith("own.zip")
+        shutil.copy(fitted / "aligner" / "model.viter", target)
+        return package.Model(target)
+
+    build = shutil.copytree(fitted, tmp_path / "build")
+    monkeypatch.setattr(package, "import_mfa", convert)
+    result = fit_aligner(build, source=tmp_path / "own.zip", dictionary="letters")
+    assert result["aligned"] == result["sample"]
+    card = viter.read_card(build / "aligner")
+    assert (card["imported"], card["phones"]) == ("own.zip", viter.read_card(fitted / "aligner")["phones"])
+
+
+def test_what_is_no_model_of_mfa_is_refused_in_one_line_and_the_old_model_stays(fitted, tmp_path):
+    from pipelines.operations.fit_aligner import fit_aligner
+
+    before = viter.hash_model(fitted / "aligner")
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 not a model")
+    with pytest.raises(
+        ValueError, match=r"broken\.zip: cannot be imported as an acoustic model of MFA"
+    ) as raised:
+        fit_aligner(fitted, source=tmp_path / "broken.zip", dictionary="letters")
+    assert "\n" not in str(raised.value)
+    assert viter.hash_model(fitted / "aligner") == before
 
 
 def test_a_changed_model_is_refused_and_its_place_is_no_part_of_its_identity(fitted, tmp_path):

@@ -1,0 +1,46 @@
+"""What every backend must refuse, and must not: wrong transcripts, and speech that the transcript lacks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from aligners import load_aligner
+from corpus.adapters import read_jsonl
+from corpus.audio import decode
+
+BACKENDS = ("pocketsphinx", "ctc", "given", "viter")
+
+
+@pytest.fixture(scope="module")
+def pairs(spoken_corpus):
+    utterances = [utterance for utterance in read_jsonl(spoken_corpus) if utterance.seconds > 2]
+    return [(utterance, decode(utterance)) for utterance in utterances[:4]]
+
+
+@pytest.fixture(params=BACKENDS)
+def aligner(request):
+    if request.param != "viter":
+        return load_aligner(request.param)
+    pytest.importorskip("viter")
+    build = request.getfixturevalue("fitted")
+    return load_aligner("viter", model=str(build / "aligner"))
+
+
+def test_right_transcripts_are_kept(aligner, pairs):
+    assert [result.reject for result in aligner.align(pairs)] == [None] * len(pairs)
+
+
+def test_transcripts_of_other_recordings_are_rejected(aligner, pairs):
+    swapped = [(replace(u, text=other.text), wave) for (u, wave), (other, _) in zip(pairs, pairs[::-1])]
+    assert all(result.reject for result in aligner.align(swapped))
+
+
+def test_a_second_recording_that_the_transcript_lacks_is_rejected(aligner, pairs):
+    longer = [
+        (replace(u, frames=len(wave) + len(other)), np.concatenate([wave, other]))
+        for (u, wave), (_, other) in zip(pairs, pairs[::-1])
+    ]
+    results = aligner.align(longer)
+    assert all(result.reject for result in results)
+    assert {result.reject.reason for result in results} <= {"align.low_quality", "align.unalignable"}
