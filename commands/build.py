@@ -62,10 +62,30 @@ def demo_corpus(folder: Path, utterances: int, voices: int, seed: int) -> dict[s
     return {"manifest": str(manifest), "utterances": utterances}
 
 
+def print_adapters(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Print what every adapter reads, what it expects, and where data sets are published with which licence."""
+    if not value:
+        return
+    for name, adapter in ADAPTERS.items():
+        click.secho(name, bold=True)
+        click.echo(f"  reads    {adapter.description}\n  expects  {adapter.expects}")
+        if adapter.where:
+            click.echo(f"  where    {adapter.where}\n  licence  {adapter.licence or 'that of each data set'}")
+    ctx.exit()
+
+
 @command(cli)
 @click.argument("adapter", type=click.Choice(list(ADAPTERS)))
 @click.argument("source", type=PathOrUrl(exists=True, path_type=Path))
 @click.argument("build", type=FOLDER)
+@click.option(
+    "--where",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_adapters,
+    help="Print what each adapter reads, and where data sets are published.",
+)
 @config_option
 def ingest(adapter: str, source: Path, build: Path, config: Path | None) -> dict[str, Any]:
     """Read a corpus into a build's manifest.

@@ -26,6 +26,7 @@ from corpus.containers import (
     skip_id3,
     streams,
 )
+from corpus.embedded import container_of, open_embedded
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 
 if TYPE_CHECKING:
@@ -434,7 +435,13 @@ def _decode(recording: _Sound | _Frames, utterance: Utterance) -> np.ndarray:
 def _open(path: str | os.PathLike[str], *, whole: bool) -> _Sound | _Frames:
     """Open a recording, or say what is wrong with it; `whole`: look at the headers in the whole file, not at a few."""
     name = os.fspath(path)
-    file, source, stamp = _fetch(name) if files.is_url(name) else _open_local(name)
+    embedded = open_embedded(name)
+    if embedded is not None:
+        file: Any = Remote(name, embedded[0])
+        source: Source = RemoteSource(file, embedded[1])
+        stamp = files.stamp(container_of(name))
+    else:
+        file, source, stamp = _fetch(name) if files.is_url(name) else _open_local(name)
     try:
         offset = skip_id3(source)
         search = mpeg.scan if whole else mpeg.glance

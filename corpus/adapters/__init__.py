@@ -5,12 +5,17 @@ To add a layout, write a file with a function of its source that yields rows, an
 
 from corpus.adapters.base import Adapter, ChannelCheck, Intake, Row
 from corpus.adapters.folder import read_folder, read_libritts, read_vctk
+from corpus.adapters.gigaspeech import read_gigaspeech
 from corpus.adapters.jsonl import read_jsonl
 from corpus.adapters.kaldi import read_kaldi
+from corpus.adapters.lhotse import read_lhotse, read_shar
 from corpus.adapters.librispeech import read_librispeech
 from corpus.adapters.nemo import read_nemo
+from corpus.adapters.parquet import read_parquet
+from corpus.adapters.peoples_speech import read_peoples_speech
 from corpus.adapters.published import read_common_voice, read_ljspeech, read_mls
 from corpus.adapters.tables import read_table
+from corpus.adapters.webdataset import read_webdataset
 
 __all__ = ["ADAPTERS", "Adapter", "ChannelCheck", "Intake", "Row", "read_jsonl", "read_librispeech"]
 
@@ -27,7 +32,7 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "folder": Adapter(
         read_folder,
-        "folder of recordings with .txt, .lab, .TextGrid or nothing beside each",
+        "folder of recordings with .txt, .lab, .srt, .vtt, .json, .TextGrid or nothing beside each",
         "a local folder; the topmost folders below it are the speakers",
     ),
     "librispeech": Adapter(
@@ -80,7 +85,42 @@ ADAPTERS: dict[str, Adapter] = {
     "nemo": Adapter(
         read_nemo,
         "NeMo manifest: JSON Lines with audio_filepath, duration, offset and text",
-        "a file; or a URL of one",
+        "a file; or a URL of one; lines with shard_id are in audio_N.tar beside it",
+    ),
+    "lhotse": Adapter(
+        read_lhotse,
+        "Lhotse: cuts, or recordings with supervisions, in JSON Lines",
+        "a file of cuts, or a folder with *cuts*.jsonl.gz or *recordings*.jsonl.gz",
+    ),
+    "shar": Adapter(
+        read_shar,
+        "Lhotse Shar: cuts.000000.jsonl.gz with recording.000000.tar, read in place",
+        "a local folder",
+    ),
+    "parquet": Adapter(
+        read_parquet,
+        "Parquet with the audio in a column, as Hugging Face data sets have it, read in place",
+        "a file, or a folder with some",
+        "huggingface.co/datasets",
+    ),
+    "webdataset": Adapter(
+        read_webdataset,
+        "tars of audio with .txt or .json of the same name, read in place",
+        "a tar that is not compressed, or a folder with some",
+    ),
+    "gigaspeech": Adapter(
+        read_gigaspeech,
+        "GigaSpeech: GigaSpeech.json and audio/",
+        "the folder, or the file",
+        "github.com/SpeechColab/GigaSpeech",
+        "Apache-2.0 for the texts; the audio is its owners'",
+    ),
+    "peoples-speech": Adapter(
+        read_peoples_speech,
+        "The People's Speech: a manifest with training_data, and FLAC files beside it",
+        "a file of JSON Lines",
+        "mlcommons.org/datasets/peoples-speech",
+        "CC BY 4.0 and CC BY-SA 4.0",
     ),
 }
 """Name -> adapter; the command line and the settings read this list."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from corpus import files
 from corpus.audio import Header, channels_differ, read_header
+from corpus.embedded import container_of
 from corpus.manifest import RejectedRow
 from corpus.records import Reject, Utterance
 
@@ -246,7 +247,7 @@ def shown(value: object) -> str:
 
 @lru_cache(maxsize=16)
 def _checksum(path: str, stamp: str) -> str:
-    return files.checksum(path)
+    return files.checksum(container_of(path))
 
 
 def _alignment_stamp(path: str, intake: Intake) -> str:

@@ -1,6 +1,9 @@
 """Folders of recordings, with a transcript or word times beside each where there are any."""
 
+import html
+import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +12,7 @@ from corpus import files
 from corpus.adapters.base import AUDIO_ENDINGS, Intake, Row, Source, measured, walk
 from corpus.records import Reject, Utterance
 
-TRANSCRIPTS = (".normalized.txt", ".txt", ".lab", ".lbl", ".trn")
+TRANSCRIPTS = (".normalized.txt", ".txt", ".lab", ".lbl", ".trn", ".srt", ".vtt")
 """Endings of transcripts, in the order in which they are preferred."""
 
 ALIGNMENTS = (".TextGrid", ".textgrid", ".json", ".ctm")
@@ -21,9 +24,10 @@ LONGEST_TEXT = 1 << 20  # bytes
 def read_folder(source: Source, intake: Intake = Intake()) -> Iterator[Row]:  # noqa: B008
     """Read every recording below a folder, in alphabetic order; symbolic links are followed.
 
-    The transcript is in a file of the same name that ends in `.txt`, `.normalized.txt` (LibriTTS) or `.lab`, word times
-    in one that ends in `.TextGrid`, `.json` or `.ctm`; a recording without has no text. The id is the path below the
-    source without its ending, with '-' between folders; the speaker is the topmost folder, where recordings are in
+    The transcript is in a file of the same name that ends in `.txt`, `.normalized.txt` (LibriTTS), `.lab`, or in `.srt`
+    or `.vtt`, of which the text is read and the times are not; word times are in one that ends in `.TextGrid`, `.json`
+    or `.ctm`. A `.json` object with `text` is a transcript. A recording without has no text. The id is the path below
+    the source without its ending, with '-' between folders; the speaker is the topmost folder, where recordings are in
     folders.
 
     Raises:
@@ -88,9 +92,12 @@ def _rows(root: str, intake: Intake, name: Callable[[Utterance, list[str]], Utte
             if ending.lower() not in AUDIO_ENDINGS:
                 continue
             alignment = _beside(folder, stem, there, ALIGNMENTS)
+            transcript = _beside(folder, stem, there, TRANSCRIPTS)
+            if alignment and alignment.endswith(".json") and json_text(alignment) is not None:
+                alignment, transcript = None, transcript or alignment
             known = Utterance(id=stem, audio=os.path.join(folder, file), frames=0, alignment=alignment)
             below = os.path.relpath(os.path.join(folder, stem), root).split(os.sep)
-            yield from _with_text(name(known, below), _beside(folder, stem, there, TRANSCRIPTS), intake)
+            yield from _with_text(name(known, below), transcript, intake)
 
 
 def _vctk_rows(root: str, audio: str, intake: Intake) -> Iterator[Row]:
@@ -116,12 +123,49 @@ def _with_text(known: Utterance, path: str | None, intake: Intake) -> Iterator[R
                 fault = Reject(
                     "manifest.bad_field", f"{path}: need a transcript of at most {LONGEST_TEXT} bytes"
                 )
-            text = " ".join(content.decode("utf-8-sig").split())
+            text = to_text(path, content.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             fault = Reject("manifest.bad_field", f"{path}: need UTF-8: {error.reason}")
         except OSError as error:
             fault = Reject("manifest.bad_field", f"{path}: cannot be read: {error.strerror}")
     yield from measured(replace(known, text=text), intake, reject=fault)
+
+
+def to_text(path: str, content: str) -> str:
+    r"""The transcript in a file, on one line: of subtitles the spoken text, of JSON its `text`, else all of it.
+
+    >>> to_text("a.srt", "1\n00:00:01,000 --> 00:00:02,500\n<i>They went</i>\nout.\n\n2\n")
+    'They went out.'
+    >>> to_text("a.vtt", "WEBVTT\n\nNOTE x\n\nid\n00:01.000 --> 00:02.000\n<v Anna>Hi &amp; bye\n")
+    'Hi & bye'
+    """
+    if path.endswith((".srt", ".vtt")):
+        content = " ".join(subtitles(content))
+    elif path.endswith(".json"):
+        content = json.loads(content)["text"]
+    return " ".join(content.split())
+
+
+def subtitles(content: str) -> Iterator[str]:
+    """The text of each cue of SubRip or WebVTT, without markup."""
+    for block in re.split(r"\n[ \t]*\n", content.replace("\r\n", "\n").replace("\r", "\n")):
+        lines = block.split("\n")
+        cue = next((place for place, line in enumerate(lines) if "-->" in line), None)
+        if cue is not None:
+            yield html.unescape(re.sub(r"<[^>]*>|\{\\[^}]*\}", "", " ".join(lines[cue + 1 :])))
+
+
+def json_text(path: str) -> str | None:
+    """The field `text` of a JSON object without word times; None where there is no such."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            fields = json.loads(file.read(LONGEST_TEXT))
+    except (OSError, ValueError, RecursionError):
+        return None
+    timed = {"words", "segments", "tiers", "word_segments", "alignments"}
+    if not isinstance(fields, dict) or timed & fields.keys():
+        return None
+    return fields["text"] if isinstance(fields.get("text"), str) else None
 
 
 def _named_by_path(known: Utterance, below: list[str]) -> Utterance:

@@ -31,6 +31,9 @@ class Fields:
     id_required: bool = (
         True  # else it is made of the audio's name and, of a stretch, its start in milliseconds
     )
+    locate: Callable[[str, str, dict[str, Any]], str] | None = (
+        None  # (folder of the manifest, audio, fields) -> its path; None: relative to the folder
+    )
 
     @property
     def known(self) -> set[str]:
@@ -99,7 +102,8 @@ def _row(
     try:
         fields = _parse(line)
         known = replace(known, id=id_of(fields, names))
-        known = replace(known, audio=beside(folder, required(fields, names.audio)))
+        audio = required(fields, names.audio)
+        known = replace(known, audio=(names.locate or _relative)(folder, audio, fields))
     except Reject as reject:
         yield RejectedRow(known, reject)
         return
@@ -124,6 +128,10 @@ def _row(
     yield from measured(known, intake, **times, reject=fault, header_of=header_of)
 
 
+def _relative(folder: str, name: str, fields: dict[str, Any]) -> str:
+    return beside(folder, name)
+
+
 def beside(folder: str, name: str) -> str:
     """A path or URL as a manifest names it, relative to the manifest's folder."""
     if files.is_url(name):
@@ -132,6 +140,28 @@ def beside(folder: str, name: str) -> str:
         scheme, _, path = folder.partition("://")
         return f"{scheme}://{os.path.normpath(os.path.join(path, name))}"
     return os.path.abspath(os.path.join(folder, name))
+
+
+NAMES = {
+    "text": ("text", "sentence", "transcription", "transcript", "normalized_text", "raw_text"),
+    "speaker": ("speaker", "speaker_id", "client_id"),
+    "language": ("language", "lang", "locale"),
+    "licence": ("licence", "license"),
+}
+"""Field of an utterance -> names that data sets give it."""
+
+
+def text_of_fields(fields: dict[str, Any]) -> dict[str, str | None]:
+    """Text, speaker, language and licence under any of their names; a speaker may be a number.
+
+    Raises:
+        Reject: manifest.bad_field, where one is no string.
+
+    >>> text_of_fields({"sentence": "hi", "speaker_id": 7})
+    {'text': 'hi', 'speaker': '7', 'language': None, 'licence': None}
+    """
+    plain = {name: str(value) if type(value) is int else value for name, value in fields.items()}
+    return {field: text_of(plain, *names) for field, names in NAMES.items()}
 
 
 def _parse(line: bytes | None) -> dict[str, Any]:

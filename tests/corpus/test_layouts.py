@@ -192,3 +192,29 @@ def test_a_nemo_manifest_with_and_without_offsets(tmp_path):
         ("r", "all", None, None, 0, 48000),
         ("r", "audio.truncated"),
     ]
+
+
+def test_subtitles_and_json_beside_a_recording_are_its_transcript(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        sound(tmp_path / f"{name}.wav")
+    text(
+        tmp_path / "a.srt",
+        "1\r\n00:00:00,000 --> 00:00:01,000\r\n{\\an8}<b>Hello</b>,\r\nthere\r\n\r\n2\r\n00:00:01,0 --> x\r\nyou",
+    )
+    text(tmp_path / "b.vtt", "WEBVTT\n\nSTYLE\n::cue{}\n\n00:00.000 --> 00:01.000\n<v Bob>It's R&amp;D\n")
+    text(tmp_path / "c.json", '{"text": "from json", "language": "en"}')
+    text(tmp_path / "d.json", '{"text": "x", "words": []}')
+    assert [(row[0], row[1]) for row in rows("folder", tmp_path)] == [
+        ("a", "Hello, there you"), ("b", "It's R&D"), ("c", "from json"), ("d", None),
+    ]  # fmt: skip
+    alignments = [row.alignment for row in ADAPTERS["folder"](tmp_path)]
+    assert alignments == [None, None, None, str(tmp_path / "d.json")]
+
+
+def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
+    sound(tmp_path / "x" / "a.wav")
+    (tmp_path / "x" / "again").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    found = rows("folder", tmp_path)
+    assert [row[0] for row in found] == ["loop", "x-a"]
+    assert found[0][1] == "audio.missing"
