@@ -32,7 +32,7 @@ class Browser:
         """A request of the WebDriver protocol; its value."""
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.session}{path}", content, method=method)
-        with urllib.request.urlopen(request, timeout=120) as answer:
+        with urllib.request.urlopen(request, timeout=240) as answer:
             return json.load(answer)["value"]
 
     def open(self, url: str) -> None:
@@ -46,7 +46,7 @@ class Browser:
         )
         return self.call("POST", "/execute/async", {"script": wrapped, "args": list(arguments)})
 
-    def wait(self, condition: str, seconds: float = 60.0) -> None:
+    def wait(self, condition: str, seconds: float = 180.0) -> None:
         """Until an expression in the page is true."""
         end = time.monotonic() + seconds
         while self.run(f"return Boolean({condition})") is not True:
@@ -109,7 +109,7 @@ def open_browser(*arguments: str) -> Iterator[Browser]:
             root = Browser(f"http://127.0.0.1:{port}")
             session = root.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
             browser = Browser(f"{root.session}/session/{session}")
-            browser.call("POST", "/timeouts", {"script": 60_000})
+            browser.call("POST", "/timeouts", {"script": 180_000})
             try:
                 yield browser
             finally:

@@ -204,23 +204,47 @@ def test_every_page_is_drawn_without_an_error_and_fits_the_window(browser, inspe
     )
 
 
+FOLLOW = """
+    const { player } = inspector;
+    const differences = [];
+    new MutationObserver(() => {
+      const left = parseFloat(player.cursor.style.left) / 100 * player.seconds;
+      differences.push(player.audio.currentTime - left);
+    }).observe(player.cursor, { attributes: true });
+    player.toggle();
+    await new Promise(done => player.audio.addEventListener('timeupdate', done, { once: true }));
+    let frames = 0;
+    differences.length = 0;
+    while (frames < 40 && !player.audio.paused) {
+      await new Promise(requestAnimationFrame);
+      frames += 1;
+    }
+    player.audio.pause();
+    return [frames, differences];
+"""
+
+
 @pytest.mark.slow
 def test_audio_plays_and_the_cursor_follows_it(browser, inspected):
     browser.resize(1200, 900)
     show(browser, inspected, "utterance=u0")
-    differences = browser.run("""
-        const { player } = inspector; const found = [];
-        player.toggle();
-        for (let frame = 0; frame < 60; frame += 1) {
-          await new Promise(done => requestAnimationFrame(() => setTimeout(done)));  // after the page has drawn
-          const left = parseFloat(player.cursor.style.left) / 100 * player.seconds;
-          found.push([player.audio.currentTime, player.audio.currentTime - left]);
-        }
-        player.audio.pause();
-        return found;
-    """)
-    assert differences[-1][0] > 0.3
-    assert np.percentile([abs(difference) for _, difference in differences], 95) < 0.05  # seconds
+    frames, differences = browser.run(FOLLOW)
+    assert (
+        len(differences) > 0.8 * frames > 4
+    )  # the cursor moves in every frame, however long a busy machine's are
+    assert np.median(np.abs(differences)) < 0.05  # seconds; on a busy machine single frames are interrupted
+
+
+WATCH = """
+    const { audio } = inspector.player;
+    window.times = [];
+    const watch = () => {
+      if (!audio.paused) times.push(audio.currentTime);
+      requestAnimationFrame(watch);
+    };
+    watch();
+"""
+"""The time of the audio in each frame in which it plays."""
 
 
 @pytest.mark.slow
@@ -229,10 +253,7 @@ def test_a_click_on_a_word_plays_that_word(browser, inspected, way):
     browser.resize(1200, 900)
     show(browser, inspected, "utterance=u0")
     word = details(inspected)["u0"]["words"][5]
-    browser.run(
-        "const { audio } = inspector.player; window.times = [];"
-        "audio.addEventListener('timeupdate', () => times.push(audio.currentTime))"
-    )
+    browser.run(WATCH)
     if way == "button":
         browser.run("document.querySelectorAll('.word')[5].click()")
     else:
@@ -246,7 +267,8 @@ def test_a_click_on_a_word_plays_that_word(browser, inspected, way):
     browser.wait("times.length && inspector.player.audio.paused")
     times = browser.run("return times")
     assert word[1] - 0.001 <= min(times)
-    assert word[2] <= max(times) < word[2] + 0.1
+    assert word[2] - 0.06 < max(times)
+    assert sum(time > word[2] for time in times) <= 1  # it stops in the first frame after the word
 
 
 @pytest.mark.slow
