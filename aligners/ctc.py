@@ -35,7 +35,7 @@ class CtcSettings:
     window_seconds, context_seconds: length of a window, and of its context on either side.
     batch: windows per forward pass; None: 1 on a CPU, 16 on a GPU.
     romanise: write words of other scripts in the Latin alphabet with uroman; None: where the model needs it.
-    minimum_confidence: an utterance whose mean word confidence is lower is rejected; None: the limit of the model, 0.25
+    minimum_confidence: an utterance whose mean word confidence is lower is rejected; None: the limit of the model, 0.3
         for the bundled one and 0 for others.
     """
 
@@ -68,7 +68,7 @@ class Ctc(Aligner):
     def __init__(self, settings: CtcSettings):
         self.settings = settings
         acoustics = load(settings.model, settings.device, settings.romanise)
-        self.version = f"3-{version('torchaudio')}-{acoustics.weights}"
+        self.version = f"4-{version('torchaudio')}-{acoustics.weights}"
 
     def align_all(self, items: list[AlignerInput]) -> Sequence[AlignerOutput | Reject]:
         """Run the model on all of them, `batch` windows at a time, then align one after the other."""
