@@ -1,16 +1,19 @@
 """The source-filter vocoder: its signal, its chunks, what it refuses, and its training."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from corpus.toml import read_toml
 from units.pretraining.train import Recording
 from units.vocoder import load_vocoder, losses, signal, train, vocoder
 from units.vocoder.data import Tokenizers, at_level
 from units.vocoder.network import DurationNetwork, NetworkSettings, VocoderNetwork
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = NetworkSettings(
     units=12,
     features=4,
@@ -195,6 +198,23 @@ def test_training_refuses_a_checkpoint_of_other_settings_and_voices_it_does_not_
         train.fit([Recording("x", "y", np.zeros(9000, np.float32))], tokens, table, settings, tmp_path)
     with pytest.raises(ValueError, match=r"vocoder.margin: need 1 to 20 of 48 units, got 21"):
         train.VocoderSettings(margin=21)
+
+
+@pytest.mark.parametrize("name", ["compact", "own", "gpu"])
+def test_the_settings_of_every_config_are_known(name):
+    settings = read_toml(ROOT / "config" / "vocoder" / f"{name}.toml", train.VocoderSettings)
+    assert settings.steps >= 3200
+    assert bool(settings.adversarial_from) == (name == "gpu")
+
+
+def test_a_voice_of_an_unknown_speaker_is_refused_before_training(tmp_path):
+    recordings = [Recording("u0", "s0", speech(2.5, 110, 0))]
+    settings = train.VocoderSettings(
+        crop=24, margin=4, network=SMALL, loss=train.LossSettings(encoder=0), voices={"ann": "nobody"}
+    )
+    tokens = Tokenizers(lambda wave: np.zeros(len(wave) // 640, int), 640)
+    with pytest.raises(ValueError, match=r"vocoder.voices: need speakers that it learnt from, got nobody"):
+        train.fit(recordings, tokens, np.zeros((12, 4), np.float32), settings, tmp_path)
 
 
 def test_the_encoder_loss_is_zero_for_the_same_sound_and_pulls_another_towards_it():

@@ -289,6 +289,9 @@ def fit(
         )
     device = torch.device(settings.device)
     voices, mean, components = speaker_voices(train)
+    named = settings.voices or {v: v for v in sorted(voices, key=lambda v: -seconds_of(train, v))[:2]}
+    if unknown := sorted(set(named.values()) - set(voices)):
+        raise ValueError(f"vocoder.voices: need speakers that it learnt from, got {', '.join(unknown)}")
     seconds = np.array([len(e.waveform) for e in train]) / 16_000
     weights = seconds * crop_weights(seconds, [e.speaker for e in train], settings.shares)
     crops = Crops(train, voices, weights, settings)
@@ -331,9 +334,6 @@ def fit(
                 write_checkpoint(
                     output, model, optimizer, step, spent + time.monotonic() - begun, requested, sums
                 )
-    named = settings.voices or {v: v for v in sorted(voices, key=lambda v: -seconds_of(train, v))[:2]}
-    if unknown := sorted(set(named.values()) - set(voices)):
-        raise ValueError(f"vocoder.voices: need speakers that it learnt from, got {', '.join(unknown)}")
     model.eval()
     vocoder = Vocoder(
         model.vocoder.cpu(), model.durations.cpu(), mean, components,
