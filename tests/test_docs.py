@@ -144,6 +144,18 @@ def test_python_in_a_code_block_can_be_parsed_and_its_imports_exist(page):
                 assert [name.name for name in node.names if not hasattr(module, name.name)] == []
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/format.md"])
+def test_the_code_that_reads_a_shard_runs(page, inspected, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("webdataset", reason="the dev extra")
+    (tmp_path / "build").mkdir()
+    for name in ("build/demo", "build/shards"):
+        (tmp_path / name).symlink_to(inspected if name == "build/demo" else inspected / "shards")
+    monkeypatch.chdir(tmp_path)
+    for code in blocks("python", ROOT / page):
+        exec(code, {})
+    assert capsys.readouterr().out.startswith("u")
+
+
 @pytest.mark.slow
 def test_the_code_about_extensions_runs(tmp_path):
     code = "\n".join(blocks("python", ROOT / "docs" / "extending.md"))
