@@ -138,9 +138,8 @@ class Vocoder:
                 count = min(10 * CHUNK, len(units) - start)
                 padded = cut_padded(np.asarray(units, np.int64), start - reach, count + 2 * reach, -1)
                 scores = self.durations(torch.from_numpy(padded)[None])[0, reach : reach + count]
-                # the median: the least length that at least half of the runs do not exceed
-                below = scores.softmax(dim=1).cumsum(dim=1) < 0.5
-                pieces.append(below.sum(dim=1).clamp(max=RUN - 1).numpy() + 1)
+                expected = scores.softmax(dim=1) @ torch.arange(1.0, RUN + 1)
+                pieces.append(expected.round().clamp(min=1).long().numpy())
         return np.concatenate(pieces)
 
     def speak(
