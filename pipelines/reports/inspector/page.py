@@ -127,9 +127,12 @@ def write_utterances(run: Run, strata: Mapping[str, list[Place]], folder: Path) 
                 and detail["units"]
                 and detail["shown"] == detail["seconds"]
             ):
-                detail["resynthesis"] = f"media/{number:03d}-resynthesis.wav"
-                detail["vocoder"] = vocoder.name
-                files.write(folder / detail["resynthesis"], speak(run, vocoder, detail["id"], content))
+                speech = speak(run, vocoder, detail["id"], content)
+                if size + len(speech) <= AUDIO_BYTES:
+                    size += len(speech)
+                    detail["resynthesis"] = f"media/{number:03d}-resynthesis.wav"
+                    detail["vocoder"] = vocoder.name
+                    files.write(folder / detail["resynthesis"], speech)
                 spoken += 1
         file = f"data/{number:03d}.js"
         files.write(folder / file, script(file, detail))
