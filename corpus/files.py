@@ -219,7 +219,8 @@ def read(path: Path | str, start: int = 0, stop: int | None = None) -> bytes:
         if is_url(path):
             url: Any = to_path(path)
             # no range for a whole file, which may be empty
-            return url.fs.cat_file(url.path, start=start or None, end=stop, **_one_request(path))
+            options = {"start": start or None, "end": stop, **_one_request(path)}
+            return with_retries(lambda: url.fs.cat_file(url.path, **options))
         with open(path, "rb", buffering=0) as file:
             file.seek(start)
             return file.read() if stop is None else file.read(stop - start)
@@ -272,8 +273,12 @@ def shorten(text: str, most: int = 60) -> str:
     return line if len(line) <= most else line[:most] + "..."
 
 
-def read_each(folder: Path, names: Iterable[str], at_once: int = 1000) -> Iterator[bytes | None]:
-    """The bytes of each file of a folder, None for one that cannot be read; many small ones at a time from a URL."""
+def read_each(folder: Path, names: Iterable[str], at_once: int = 5000) -> Iterator[bytes | None]:
+    """The bytes of each file of a folder, None for one that is not there; many small ones at a time from a URL.
+
+    Raises:
+        ValueError: a store does not answer, after retries; names the file.
+    """
     if not is_url(folder):
         for name in names:
             try:
@@ -285,8 +290,23 @@ def read_each(folder: Path, names: Iterable[str], at_once: int = 1000) -> Iterat
     root: Any = folder
     rest = iter(names)
     while batch := [f"{root.path}/{name}" for name in islice(rest, at_once)]:
-        contents = root.fs.cat(batch, on_error="return", **_one_request(folder))
-        yield from (content if isinstance(content, bytes) else None for content in map(contents.get, batch))
+        contents: dict[str, Any] = {}
+        failed = batch
+        for seconds in (0.1, *RETRY_SECONDS, 0):
+            contents |= root.fs.cat(failed, on_error="return", **_one_request(folder))
+            failed = [path for path in failed if _is_failure(contents[path])]
+            if not failed:
+                break
+            time.sleep(seconds)
+        for path in batch:
+            if _is_failure(contents[path]):
+                raise ValueError(f"{path}: cannot be read: {one_line(contents[path])}")
+            yield contents[path] if isinstance(contents[path], bytes) else None
+
+
+def _is_failure(content: Any) -> bool:
+    """Whether what a store gave for a file is an error other than that it is not there."""
+    return isinstance(content, BaseException) and not is_missing(content)
 
 
 def is_file(folder: Path, name: str) -> bool:
@@ -318,7 +338,7 @@ def read_tables(
     for name, content in zip(names, read_each(folder, names, at_once), strict=True):
         if content is None:  # read again, for the reason
             content = read(folder / name)
-        yield pq.read_table(pa.BufferReader(content), columns=columns)
+        yield pq.read_table(pa.BufferReader(content), columns=columns, use_threads=False)
 
 
 def open_table(path: Path) -> pq.ParquetFile:

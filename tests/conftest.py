@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("wordweave", deadline=None)  # a test states what is true, not how fast
+hypothesis.settings.load_profile("wordweave")
 
 ROOT = Path(__file__).resolve().parent.parent
 

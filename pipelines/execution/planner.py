@@ -69,14 +69,19 @@ def read_markers(build: Path, tasks: list[Task]) -> Iterator[tuple[Task, dict[st
 
 def read_contents(build: Path, tasks: list[Task]) -> Iterator[tuple[Task, bytes]]:
     """Each task with the bytes of its done marker; none where there is none, "{}" where the output is missing."""
-    present = None
+    present = None  # what a listing of the store shows; nothing else is requested
     if files.is_url(build):
         folders = {task.output.rpartition("/")[0] for task in tasks}
         present = {f"{folder}/{name}" for folder in folders for name in files.names_in(build / folder) or ()}
-    names = (f"{task.output}.done" for task in tasks)
-    for task, content in zip(tasks, files.read_each(build, names), strict=True):
-        exists = files.is_file(build, task.output) if present is None else task.output in present
-        yield task, b"" if content is None else content if exists else b"{}"
+    markers = [f"{task.output}.done" for task in tasks]
+    contents = files.read_each(build, (name for name in markers if present is None or name in present))
+    for task, name in zip(tasks, markers, strict=True):
+        content = next(contents) if present is None or name in present else None
+        if content is None:
+            yield task, b""
+        else:
+            exists = files.is_file(build, task.output) if present is None else task.output in present
+            yield task, content if exists else b"{}"
 
 
 def parse(content: bytes) -> dict[str, Any] | None:

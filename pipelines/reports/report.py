@@ -15,7 +15,6 @@ from pipelines.reports.inspector.page import read_summary, start_overview, write
 from pipelines.steps.base import Run, Step
 from pipelines.steps.outcomes import (
     OUTCOMES,
-    TABLE,
     add_sums,
     make_outcomes,
     outcome_summaries,
@@ -37,11 +36,11 @@ def count_outcomes(run: Run, rejects: Path) -> dict[str, Any]:
     sums: dict[str, tuple[int, int]] = {}
     reasons: dict[str, tuple[int, int]] = {}
     with_reasons = []
-    for name, summary in outcome_summaries(run):
+    for task, summary in outcome_summaries(run):
         add_sums(sums, summary["outcomes"])
         add_sums(reasons, summary["reasons"])
         if summary["reasons"]:
-            with_reasons.append(f"{TABLE}/{name}")
+            with_reasons.append(task.output)
     files.make_folder(rejects.parent)
     temporary = files.temporary_name(rejects)
     with open(temporary, "w", encoding="utf-8") as file:

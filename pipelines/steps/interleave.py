@@ -191,10 +191,12 @@ class WriteShard(Stage):
 class ShardAssignment:
     """The shards of one stream and split, filled one after another."""
 
-    def __init__(self, samples_per_shard: int):
+    def __init__(self, samples_per_shard: int, known: dict[Piece, Piece] | None = None):
+        """`known`: pieces that several assignments share, to hold each once."""
         self.shards: list[list[Piece]] = []
         self.samples: list[int] = []  # of audio, at 16 kHz, in each shard
         self._capacity = self._filled = samples_per_shard
+        self._known = {} if known is None else known
 
     def add(self, table: str, name: str, ranges: Sequence[Sequence[int]], samples: int) -> None:
         """Put the rows of one part into shards, in order; each is counted with an equal share of the samples."""
@@ -209,7 +211,8 @@ class ShardAssignment:
                 pieces = self.shards[-1]
                 if not pieces or pieces[-1][:2] != (table, name):
                     pieces.append((table, name, ()))
-                pieces[-1] = (table, name, (*pieces[-1][2], (first, first + count)))
+                piece = (table, name, (*pieces[-1][2], (first, first + count)))
+                pieces[-1] = self._known.setdefault(piece, piece)
                 share = samples * count // rows
                 self._filled += count
                 self.samples[-1] += share
@@ -223,24 +226,31 @@ def assign_shards(run: Run, stage: WriteShard, split: Split) -> list[Task]:
     documents come first, so that recordings added later touch the last shards alone. Memory holds the list of shards.
     """
     build, size = run.build, run.settings.shards.samples
-    assignments = {(stream, part): ShardAssignment(size) for stream in STREAMS for part in SPLITS}
-    hashes = source_hashes(build, "manifest") | source_hashes(build, "text")
-    commands = {str(step.table): step.name for step in run.steps if step.table}
-    for table in stage.tables_of("interleaved", "manifest")[1:]:
-        names = (f"{table}/{name}" for name in part_names(build))
-        hashes |= zip(names, part_hashes(build, table, commands[table]), strict=True)
+    known: dict[Piece, Piece] = {}
+    assignments = {(stream, part): ShardAssignment(size, known) for stream in STREAMS for part in SPLITS}
+    hashes = source_hashes(build, "text")
     for name in part_names(build, "text"):
         for part, ranges in accepted_documents(build, name, split).items():
             assignments["text", part].add("text", name, ranges, 0)
-    for name, summary in outcome_summaries(run):
+    for task, summary in outcome_summaries(run):
+        hashes |= zip(task.inputs, task.hashes, strict=True)
+        name = task.output.rpartition("/")[2]
         for key, ranges, samples in accepted_rows(summary):
             assignments[key].add("manifest", name, ranges, samples)
+    commands = {str(step.table): step.name for step in run.steps if step.table and not step.rejects}
+    for table in stage.tables_of("interleaved", "manifest"):
+        if table in commands:
+            digests = part_hashes(build, table, commands[table])
+            hashes |= {f"{table}/{name}": one for name, one in zip(part_names(build), digests, strict=True)}
+    paths = {path: path for path in hashes}
     tasks = []
     for (stream, part), assigned in assignments.items():
         for number, (pieces, samples) in enumerate(zip(assigned.shards, assigned.samples, strict=True)):
-            paths = [f"{one}/{name}" for table, name, _ in pieces for one in stage.tables_of(stream, table)]
+            names = [
+                paths[f"{one}/{name}"] for table, name, _ in pieces for one in stage.tables_of(stream, table)
+            ]
             output = f"shards/{stream}/{part}-{number:06d}.tar"
-            inputs = {path: hashes[path] for path in paths}
+            inputs = {path: hashes[path] for path in names}
             tasks.append(make_task(stage, output, inputs, samples, (stream, part, tuple(pieces))))
     return tasks
 

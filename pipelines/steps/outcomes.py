@@ -4,6 +4,7 @@ The steps `interleave` and `report` bring it up to date. The done marker of a pa
 stream and split, and the sums of the report, so that the driver reads markers only, however large the corpus is.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpus import files
-from pipelines.execution.planner import read_markers
+from pipelines.execution.planner import parse
 from pipelines.execution.task import FileWorker, Stage, Task, key_function
 from pipelines.layout import part_hashes, parts
 from pipelines.steps.base import Run, Step, run_quick_stage
@@ -164,29 +165,36 @@ def rejecting_steps(run: Run) -> list[Step]:
     return [step for step in run.steps if step.rejects and step.table]
 
 
-def outcome_tasks(run: Run) -> tuple[DecideOutcomes, list[Task]]:
-    """One task per manifest part. Chooses what is held out."""
+def outcome_stage(run: Run) -> DecideOutcomes:
+    """The stage that decides outcomes. Chooses what is held out."""
     rejecting = tuple((step.name, str(step.table)) for step in rejecting_steps(run))
-    stage = DecideOutcomes(held_out(run), run.settings.corpus.keep_unaligned, rejecting)
+    return DecideOutcomes(held_out(run), run.settings.corpus.keep_unaligned, rejecting)
+
+
+def outcome_tasks(run: Run, stage: DecideOutcomes) -> Iterator[Task]:
+    """One task per manifest part, in order."""
     key_of = key_function(stage)
-    columns = [part_hashes(run.build, table, step) for step, table in rejecting]
-    tasks = []
+    columns = [part_hashes(run.build, table, step) for step, table in stage.rejecting]
+    tables = ("manifest", *(table for _, table in stage.rejecting))
     for part, *digests in zip(parts(run.folder), *columns, strict=True):
         hashes = (part.sha256, *digests)
-        inputs = tuple(f"{table}/{part.name}" for table in ("manifest", *(table for _, table in rejecting)))
-        tasks.append(Task(f"{TABLE}/{part.name}", inputs, key_of(*hashes), part.samples, hashes=hashes))
-    return stage, tasks
+        inputs = tuple(f"{table}/{part.name}" for table in tables)
+        yield Task(f"{TABLE}/{part.name}", inputs, key_of(*hashes), part.samples, hashes=hashes)
 
 
 def make_outcomes(run: Run) -> None:
     """Bring the outcomes up to date."""
-    run_quick_stage(run, *outcome_tasks(run))
+    stage = outcome_stage(run)
+    run_quick_stage(run, stage, list(outcome_tasks(run, stage)))
 
 
-def outcome_summaries(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(part, `summarise` of its rows) in order: from done markers, and for a dry run computed where they are stale."""
-    stage, tasks = outcome_tasks(run)
-    for task, marker in read_markers(run.build, tasks):
+def outcome_summaries(run: Run) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """(task, `summarise` of its rows) of each part: from done markers, for a dry run computed where they are stale."""
+    stage = outcome_stage(run)
+    tasks, ahead = itertools.tee(outcome_tasks(run, stage))
+    contents = files.read_each(run.build, (f"{task.output}.done" for task in ahead))
+    for task, content in zip(tasks, contents, strict=True):
+        marker = parse(content or b"")
         if marker is None or marker.get("key") != task.key:
             marker = summarise(stage.decide(run.build, task))
-        yield task.output.removeprefix(f"{TABLE}/"), marker
+        yield task, marker

@@ -1,11 +1,13 @@
 """What is held out, and what became of each utterance."""
 
+import itertools
+
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.steps.outcomes import outcomes
-from pipelines.steps.split import choose_held_out, hash_fraction
+from pipelines.steps.outcomes import OUTCOMES, accepted_rows, outcomes, summarise
+from pipelines.steps.split import choose_held_out, hash_fraction, sum_rows
 
 rows = st.lists(
     st.tuples(st.uuids().map(str), st.sampled_from(["a", "b", "c", None]), st.integers(1, 10_000)), min_size=1
@@ -32,6 +34,42 @@ def test_something_is_held_out_whenever_a_share_is_asked(rows, by):
     assert split.speakers or any(split.split_of(name, speaker) == "valid" for name, speaker, _ in rows)
     nothing = choose_held_out(rows, by=by, share=0.0, seed=0)
     assert {nothing.split_of(name, speaker) for name, speaker, _ in rows} == {"train"}
+
+
+@given(
+    rows,
+    st.lists(st.integers(0, 20), max_size=4),
+    st.sampled_from(["speaker", "hash"]),
+    st.sampled_from([0.02, 0.3]),
+)
+def test_the_sums_of_parts_give_the_choice_that_all_rows_give(rows, cuts, by, share):
+    parts = [rows[a:b] for a, b in itertools.pairwise([0, *sorted(cuts), len(rows)])]
+    summed = [row for part in parts for row in sum_rows(part, seed=3)]
+    assert choose_held_out(summed, by=by, share=share, seed=3) == choose_held_out(
+        rows, by=by, share=share, seed=3
+    )
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(OUTCOMES), st.sampled_from(["train", "valid"]), st.integers(0, 99)))
+)
+def test_the_summary_of_a_part_names_every_row_of_every_stream_and_counts_its_samples(rows):
+    table = [
+        {"outcome": outcome, "split": split, "samples": samples, "reason": None}
+        for outcome, split, samples in rows
+    ]
+    summary = summarise(table)
+    listed = {}
+    for (stream, split), ranges, samples in accepted_rows(summary):
+        numbers = [number for first, stop in ranges for number in range(first, stop)]
+        listed[stream, split] = numbers
+        assert samples == sum(rows[number][2] for number in numbers)
+        assert all(a[1] < b[0] for a, b in itertools.pairwise(ranges))
+    for stream, outcomes_in in (("speech", ("interleaved", "speech")), ("interleaved", ("interleaved",))):
+        for split in ("train", "valid"):
+            expected = [i for i, row in enumerate(rows) if row[0] in outcomes_in and row[1] == split]
+            assert listed.get((stream, split), []) == expected
+    assert sum(count for count, _ in summary["outcomes"].values()) == len(rows)
 
 
 def test_a_speaker_is_never_in_both_splits():
