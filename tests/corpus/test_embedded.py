@@ -222,7 +222,7 @@ def test_lhotse_cuts_and_recordings_with_supervisions(tmp_path):
 
 def test_lhotse_and_its_shar_as_lhotse_itself_writes_them(tmp_path, monkeypatch):
     lhotse = pytest.importorskip("lhotse", reason="lhotse is not installed: pip install lhotse")
-    from lhotse.shar import SharWriter
+    SharWriter = pytest.importorskip("lhotse.shar").SharWriter
 
     monkeypatch.chdir(tmp_path)
     for number in range(3):

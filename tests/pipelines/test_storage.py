@@ -22,6 +22,7 @@ from pipelines.engines.beam import BeamEngine
 from pipelines.execution.runner import run_stage
 from pipelines.operations import prune
 from tests.helpers.builds import LOCAL, build_settings, fit_units, hashes, run_build
+from tests.helpers.busy_store import busy_proxy
 from tests.helpers.stage import Copy, copies
 from tests.pipelines.test_engines import COMMANDS, begun, everything, invoke, one_line
 from tests.pipelines.test_prune import LEFT, MINE, put
@@ -155,8 +156,22 @@ def test_a_small_file_on_s3_is_read_in_one_request(bucket, monkeypatch):
     assert requests == ["get_object"] * 4
 
 
+@pytest.fixture
+def failures(bucket, monkeypatch):
+    """The requests that failed: each 30th to the bucket's server does."""
+    import s3fs
+
+    with busy_proxy(os.environ["AWS_ENDPOINT_URL"], every=30) as (url, failed):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield failed
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 @pytest.mark.slow
-def test_a_build_on_s3_has_the_bytes_of_one_on_the_disk_and_trains(bucket, spoken_corpus, tmp_path):
+def test_a_build_on_a_store_that_fails_requests_has_the_bytes_of_one_on_the_disk_and_trains(
+    bucket, failures, spoken_corpus, tmp_path
+):
     from shards.read import open_stream
     from shards.verify import verify
 
@@ -174,7 +189,8 @@ def test_a_build_on_s3_has_the_bytes_of_one_on_the_disk_and_trains(bucket, spoke
     run_step("report", build, there)
     copy = hashes(downloaded(build, tmp_path / "copy"))
     here = hashes(tmp_path / "here")
-    manifests = {name for name in here if name.startswith("manifest")}  # names where the recordings are
+    # these name where the recordings are
+    manifests = {name for name in here if name.startswith(("manifest", "outcomes"))}
     assert {name: copy[name] for name in here.keys() - manifests} == {
         name: here[name] for name in here.keys() - manifests
     }
@@ -190,6 +206,9 @@ def test_a_build_on_s3_has_the_bytes_of_one_on_the_disk_and_trains(bucket, spoke
         assert one.tokens.tolist() == other.tokens.tolist()
     again = CliRunner().invoke(wordweave.cli, ["units", str(build), "--engine", "local", "--json"])
     assert json.loads(again.stdout.strip().splitlines()[-1])["done"] == 0
+    kinds = {failure.split()[0] for failure in failures}
+    assert len(failures) > 20, failures
+    assert {"GET", "PUT", "HEAD"} <= kinds
 
 
 WRONG = [
