@@ -22,7 +22,7 @@ LAGS = (10, 67)  # samples at 4 kHz: 400 to 60 Hz
 PERIODIC = 0.5  # autocorrelation, of 1, from which a frame is voiced
 NEAR = 501  # frames: a voiced frame is at most `QUIETER` dB below the loudest of the 5 s around it, else it is hum
 QUIETER = 16.0
-BLOCK = 6000  # frames whose spectra are in memory at a time
+BLOCK = 1000  # frames whose spectra are in memory at a time: about 10 MB
 
 
 def uncovered(words: Sequence[Word], waveform: np.ndarray) -> tuple[float, float]:
