@@ -26,6 +26,7 @@ SHA = "0123456789abcdef" * 4
 
 def write_build(build: Path, parts: int) -> None:
     """A manifest of N parts, and a units file with its marker for each."""
+    from corpus.manifest import VERSION
     from pipelines.layout import part_tasks
 
     (build / "manifest").mkdir(parents=True)
@@ -34,7 +35,9 @@ def write_build(build: Path, parts: int) -> None:
         {"name": f"part-{n:05d}.parquet", "rows": 50, "samples": 9_600_000, "sha256": f"{n:016x}" + SHA[16:]}
         for n in range(parts)
     ]
-    (build / "manifest" / "manifest.json").write_text(json.dumps({"parts": entries, "origin": "a"}, indent=1))
+    (build / "manifest" / "manifest.json").write_text(
+        json.dumps({"version": VERSION, "parts": entries, "origin": "a"}, indent=1)
+    )
     del entries
     now, before = stage(), stage(dtype="bfloat16")
     markers = [Marker(one, part_tasks(build, one, "units")[0]) for one in (now, before)]

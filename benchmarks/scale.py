@@ -74,11 +74,13 @@ def content(name: str) -> bytes:
     """A file of the build."""
     table, _, file = name.partition("/")
     if name == "manifest/manifest.json":
+        from corpus.manifest import VERSION
+
         parts = [
             {"name": part, "rows": ROWS, "samples": SAMPLES, "sha256": f"{n:016x}" + SHA[16:]}
             for n, part in enumerate(part_names())
         ]
-        return json.dumps({"version": 2, "parts": parts, "origin": "a"}).encode()
+        return json.dumps({"version": VERSION, "parts": parts, "origin": "a"}).encode()
     if name == "text/text.json":
         return b'{"version": 2, "parts": []}'
     if table == "sums":

@@ -73,10 +73,13 @@ def read_contents(build: Path, tasks: list[Task]) -> Iterator[tuple[Task, bytes]
     if files.is_url(build):
         folders = {task.output.rpartition("/")[0] for task in tasks}
         present = {f"{folder}/{name}" for folder in folders for name in files.names_in(build / folder) or ()}
-    markers = [f"{task.output}.done" for task in tasks]
-    contents = files.read_each(build, (name for name in markers if present is None or name in present))
-    for task, name in zip(tasks, markers, strict=True):
-        content = next(contents) if present is None or name in present else None
+
+    def is_there(name: str) -> bool:
+        return present is None or name in present
+
+    contents = files.read_each(build, (name for task in tasks if is_there(name := f"{task.output}.done")))
+    for task in tasks:
+        content = next(contents) if is_there(f"{task.output}.done") else None
         if content is None:
             yield task, b""
         else:

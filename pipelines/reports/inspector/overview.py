@@ -185,10 +185,12 @@ def histogram(values: Sequence[float], bins: int = 30) -> dict[str, Any]:
 
     >>> histogram([1.0, 2.0, 2.1, 4.0], bins=2)["counts"]
     [3, 1]
+    >>> histogram([1.0, 1.0 + 1e-15], bins=2)["counts"]
+    [2, 0]
     """
     array = np.asarray(values, dtype=np.float64)
     low, median, high = (float(value) for value in np.percentile(array, [0.5, 50, 99.5]))
-    if high <= low:
+    if high - low <= 1e-9 * max(1.0, abs(low)):  # all but equal
         high = low + 1.0
     counts, edges = np.histogram(np.clip(array, low, high), bins, (low, high))
     numbers = {"median": median, "mean": float(array.mean()), "count": len(array)}
