@@ -181,5 +181,5 @@ def test_reading_out_what_was_read_out_changes_nothing(text, language):
 def test_a_letter_is_never_silent(text):
     outside = text.translate(str.maketrans("", "", "[]<>{}"))
     assert bool(normalise(outside)) == any(map(str.isalnum, outside)) or any(
-        char in "&%@+=°§" for char in outside
+        char in "&%@+=°§×" for char in outside
     )

@@ -345,6 +345,7 @@ def test_the_command_scores_test_sets_and_writes_the_results(saved, tmp_path, ca
         pipelines.operations.evaluate, "make_tokenizer", lambda build: lambda path: "[Hu3][Hu4]"
     )
     monkeypatch.setattr(pipelines.operations.evaluate, "describe_tokenizer", lambda build: {"encoder": "toy"})
+    monkeypatch.setattr(pipelines.operations.evaluate, "speaker_of", lambda *_: (None, "none for toy units"))
     words = [
         "evaluate",
         str(tmp_path / "build"),

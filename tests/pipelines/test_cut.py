@@ -136,7 +136,8 @@ def test_a_recording_that_breaks_off_is_rejected_whole(waves, tmp_path):
         run_step(step, tmp_path / "build", cut_settings(tmp_path / "m.jsonl"), LOCAL)
     broken = [row for row in manifest_rows(tmp_path / "build") if row["audio"].endswith("a.flac")]
     assert [row["reject"] for row in broken] == ["audio.truncated"]
-    assert broken[0]["samples"] == sum(len(wave) + len(GAP) for wave in waves[:4])
+    whole = sum(len(wave) + len(GAP) for wave in waves[:4])
+    assert 0.6 * whole < broken[0]["samples"] < 0.72 * whole  # what is there of it
 
 
 def test_rules_out_of_range_name_their_section(tmp_path):

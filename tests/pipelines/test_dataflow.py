@@ -114,11 +114,9 @@ def real_stages():
     from pipelines.steps.codebook import SampleFrames
     from pipelines.steps.interleave import Rates, WriteShard
     from pipelines.steps.prosody import MakePitch, MakeStyle, MeasureProsody
-    from pipelines.steps.split import Split
     from pipelines.steps.units import EncodeUnits
     from shards.strategies import make_strategy
 
-    split = Split(("anna",), 0.1, 0)
     return [
         EncodeUnits("hubert", 9, "bfloat16", "cuda", "id", "gs://b/codebook", "hash"),
         SampleFrames("hubert", 9, "float32", "cuda", "id", 0, 0.5, 0.5),
@@ -126,9 +124,7 @@ def real_stages():
         MeasureProsody("cuda", "id"),
         MakePitch("", "hash", "gs://b/speakers.json"),
         MakeStyle("", "hash", "gs://b/speakers.json"),
-        WriteShard(
-            "gs://b/shards", "hash", "spoken", False, split, Rates(640, 360), make_strategy("spirit"), 0, True
-        ),
+        WriteShard("gs://b/shards", "hash", "spoken", Rates(640, 360), make_strategy("spirit"), 0, True),
     ]
 
 

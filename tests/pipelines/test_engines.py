@@ -297,7 +297,7 @@ def one_line(result) -> str:
 
 def test_the_commands_that_take_an_engine_are_those_of_a_stage():
     assert set(COMMANDS) == {
-        "fit units", "fit pitch", "fit style", "units", "pitch", "style", "align", "interleave", "build",
+        "cut", "fit units", "fit pitch", "fit style", "units", "pitch", "style", "align", "interleave", "build",
     }  # fmt: skip
 
 
