@@ -18,7 +18,7 @@ from pipelines.steps.outcomes import (
     add_sums,
     make_outcomes,
     outcome_summaries,
-    outcomes,
+    read_outcomes,
     rejecting_steps,
 )
 from shards.write import STREAMS
@@ -82,8 +82,7 @@ def fill_overview(run: Run, overview: Overview) -> None:
     for name in names:
         if name in shown:
             tables = {step: files.read_table(run.build / table / name) for step, table in rejecting}
-            results = outcomes(list(tables.items()), keep_unaligned=run.settings.corpus.keep_unaligned)
-            overview.add(name, tables, results)
+            overview.add(name, tables, read_outcomes(run.build, name))
 
 
 def report(run: Run, against: Path | None = None) -> dict[str, Any]:

@@ -145,6 +145,13 @@ def extend(ranges: list[list[int]], number: int) -> None:
         ranges.append([number, number + 1])
 
 
+def read_outcomes(build: Path, name: str) -> list[Outcome]:
+    """The outcome of each row of one part, once they are up to date."""
+    columns = ["outcome", "step", "reason", "detail"]
+    rows = files.read_table(build / TABLE / name, columns).to_pylist()
+    return [(row["outcome"], row["step"], row["reason"], row["detail"]) for row in rows]
+
+
 def accepted_rows(marker: dict[str, Any]) -> Iterator[tuple[tuple[str, str], list[list[int]], int]]:
     """((stream, split), ranges of rows, samples) from the done marker of a part."""
     for stream in STREAMS:

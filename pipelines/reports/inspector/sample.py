@@ -17,7 +17,7 @@ from pipelines.reports.inspector.overview import Place, read_measures
 from pipelines.steps.audio import decode_row
 from pipelines.steps.base import Run
 from pipelines.steps.interleave import WriteShard, shard_stage, token_rates
-from pipelines.steps.outcomes import Outcome, outcomes
+from pipelines.steps.outcomes import Outcome, read_outcomes
 from pipelines.steps.prosody import load_pitch, read_speakers, row_f0
 from pipelines.steps.split import held_out
 from shards.show import spans_of
@@ -40,8 +40,6 @@ class Reader:
 
     def __init__(self, run: Run):
         self.run = run
-        self.rejecting = [("ingest", "manifest")]
-        self.rejecting += [(step.name, str(step.table)) for step in run.steps if step.rejects and step.table]
         self.tables = [str(step.table) for step in run.steps if step.table]
         self.stage: WriteShard | None = None
         if (run.build / INDEX).is_file():
@@ -63,8 +61,7 @@ class Reader:
             tables = {
                 table: files.read_table(self.run.build / table / name) for table in ("manifest", *self.tables)
             }
-            decisions = [(step, tables[table]) for step, table in self.rejecting]
-            results = outcomes(decisions, keep_unaligned=self.run.settings.corpus.keep_unaligned)
+            results = read_outcomes(self.run.build, name)
             rows = {table: read.take(numbers).to_pylist() for table, read in tables.items()}
             with closing(Decoder()) as decoder:
                 for index, number in enumerate(numbers):
