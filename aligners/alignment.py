@@ -91,6 +91,9 @@ class Aligner:
     measures: ClassVar[tuple[str, ...]] = ()  # its own, beside those of aligners.quality.MEASURES
     outside_identity: ClassVar[tuple[str, ...]] = ()  # settings that cannot change a time: device, batch size
     batch_minutes: ClassVar[float] = 5.0  # minutes of audio that a stage passes at a time
+    joins_parts: ClassVar[bool] = (
+        False  # whether a batch is made of several parts, because starting it takes long
+    )
     settings: Any  # a frozen dataclass
 
     def align_one(self, item: AlignerInput) -> AlignerOutput:

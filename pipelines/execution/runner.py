@@ -48,7 +48,7 @@ def run_stage(
         with progress(stage.name, build, left, quiet):
             for _ in range(2):  # once more where a worker was killed between two attempts and left no message
                 if left:
-                    engine.run(stage, build, left)
+                    engine.run(stage, build, stage.bundle(left))
                 left = plan(keyed, build, left).todo
                 if any(failure_of(build, task) != NO_MESSAGE for task in left):
                     break

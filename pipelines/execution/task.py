@@ -67,6 +67,10 @@ class Stage(Protocol):
         """Whether it maps decoded recordings: its worker is a `steps.audio.AudioRunner`."""
         return False
 
+    def bundle(self, tasks: list[Task]) -> list[Task]:
+        """Tasks as an engine gets them: one may stand for several, which it carries as its arguments."""
+        return tasks
+
 
 @dataclass(frozen=True)
 class FileWorker:

@@ -1,8 +1,11 @@
 """The step `align`: utterances to word times."""
 
 import functools
+import itertools
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -10,13 +13,14 @@ import pyarrow as pa
 from aligners import load_aligner
 from aligners.alignment import Aligner
 from aligners.quality import DEFAULT_LIMITS, agreement, check_limits, differences, judge
-from corpus.records import Reject
+from corpus import files
+from corpus.records import SAMPLE_RATE, Reject
 from pipelines.execution.gpus import worker_device
-from pipelines.execution.task import Stage, Task
-from pipelines.layout import part_tasks
+from pipelines.execution.task import Stage, Task, key_function, run_task
+from pipelines.layout import Part, part_tasks, parts
 from pipelines.settings import Settings
-from pipelines.steps.audio import AudioStage, AudioWorker, Row
-from pipelines.steps.base import Run, Step, reject_columns
+from pipelines.steps.audio import AudioSource, AudioStage, AudioWorker, Row, decode_batch
+from pipelines.steps.base import Run, Step, reject_columns, write_results
 
 WORD = pa.struct(
     [
@@ -59,10 +63,11 @@ class AlignWords(AudioStage):
     second_identity: str = ""
     limits: tuple[tuple[str, tuple[float, ...]], ...] = ()
     places: tuple[Options, Options] = ((), ())
+    joined_minutes: float = 0.0  # of audio that is aligned at once, in as many parts; 0: each part alone
     name: ClassVar[str] = "align"
     version: ClassVar[int] = 3  # 3: markup is not spoken, limits on uncovered speech
 
-    outside_key: ClassVar[tuple[str, ...]] = ("places",)
+    outside_key: ClassVar[tuple[str, ...]] = ("places", "joined_minutes")
 
     @property
     def uses_gpu(self) -> bool:
@@ -77,7 +82,44 @@ class AlignWords(AudioStage):
         )
         assert first is not None
         process = functools.partial(align_batch, first, second, dict(self.limits))
-        return AudioWorker(self, WORDS, process, batch_minutes=first.batch_minutes)
+        kind = JoiningWorker if self.joined_minutes else AudioWorker
+        return kind(self, WORDS, process, batch_minutes=first.batch_minutes)
+
+    def bundle(self, tasks: list[Task]) -> list[Task]:
+        """One task for all that are aligned at once."""
+        bundled = []
+        for _, group in itertools.groupby(tasks, key=lambda task: sorted(task.inputs)):
+            members = tuple(group)
+            samples = sum(task.samples for task in members)
+            bundled.append(
+                replace(members[0], samples=samples, arguments=members) if len(members) > 1 else members[0]
+            )
+        return bundled
+
+
+@dataclass(frozen=True)
+class JoiningWorker(AudioWorker):
+    """Aligns several parts at once and writes a table for each, for an aligner that takes long to start."""
+
+    def run(self, build: Path, task: Task, audio: AudioSource = decode_batch) -> str:
+        """Do the tasks of a bundle, all of the same inputs, of which each writes the rows of its first."""
+
+        @functools.cache
+        def aligned() -> dict[str, tuple[pa.RecordBatch, pa.RecordBatch]]:
+            tables = {name: files.read_table(build / name) for name in sorted(task.inputs)}
+            (batch,) = pa.concat_tables(tables.values()).combine_chunks().to_batches()
+            result = self.process(batch, audio(batch, 1))
+            starts = itertools.accumulate((len(table) for table in tables.values()), initial=0)
+            return {
+                name: (batch.slice(start, len(table)), result.slice(start, len(table)))
+                for (name, table), start in zip(tables.items(), starts, strict=False)
+            }
+
+        def make(build: Path, task: Task, temporary: Path) -> dict[str, Any]:
+            return write_results(temporary, self.schema, iter([aligned()[task.inputs[0]]]), self.notes)
+
+        results = [run_task(self.stage, make, build, member) for member in task.arguments or (task,)]
+        return "failed" if "failed" in results else results[-1]
 
 
 def align_batch(
@@ -148,6 +190,7 @@ def align_stage(settings: Settings) -> AlignWords:
         second.identity if second else "",
         tuple(sorted((name, tuple(map(float, bounds))) for name, bounds in limits.items())),
         (places, second_places),
+        first.batch_minutes if first.joins_parts else 0.0,
     )
 
 
@@ -164,9 +207,36 @@ def divide(options: dict[str, Any], aligner: Aligner | None) -> tuple[Options, O
 
 
 def align_tasks(run: Run) -> tuple[Stage, list[Task]]:
-    """One task per manifest part."""
+    """One task per manifest part; parts that are aligned at once are inputs of each other."""
     stage = align_stage(run.settings)
-    return stage, part_tasks(run.folder, stage, "words")
+    if not stage.joined_minutes:
+        return stage, part_tasks(run.folder, stage, "words")
+    key_of = key_function(stage)
+    tasks = []
+    for group in joined(parts(run.folder), stage.joined_minutes):
+        for part in group:
+            inputs = [part, *(other for other in group if other is not part)]
+            hashes = tuple(one.sha256 for one in inputs)
+            names = tuple(f"manifest/{one.name}" for one in inputs)
+            tasks.append(Task(f"words/{part.name}", names, key_of(*hashes), part.samples, hashes=hashes))
+    return stage, tasks
+
+
+def joined(listed: Iterable[Part], minutes: float) -> Iterator[list[Part]]:
+    """Neighbouring parts in groups of at most `minutes` of audio, at least one part in each.
+
+    >>> listed = [Part(name, 60 * SAMPLE_RATE, "") for name in "abc"]
+    >>> [[part.name for part in group] for group in joined(listed, 2.0)]
+    [['a', 'b'], ['c']]
+    """
+    group: list[Part] = []
+    for part in listed:
+        if group and sum(one.samples for one in [*group, part]) > minutes * 60 * SAMPLE_RATE:
+            yield group
+            group = []
+        group.append(part)
+    if group:
+        yield group
 
 
 ALIGN_STEP = Step(

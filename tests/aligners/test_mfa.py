@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from aligners import load_aligner, mfa
@@ -402,6 +403,30 @@ def test_a_step_in_which_mfa_fails_for_every_utterance_fails_with_exit_code_1(fa
     done = run("align", build, *options, settings["command"])
     assert done.exit_code == 2, done.output
     assert "wordweave mfa download dictionary english_us_arpa" in done.stderr
+
+
+def test_parts_are_aligned_in_one_start_and_again_with_the_same_bytes(fake, tmp_path, spoken_corpus):
+    from click.testing import CliRunner
+
+    import wordweave
+
+    settings, calls = fake()
+    build = tmp_path / "build"
+    backend = ["--backend", "mfa", "--mfa-command", settings["command"], "--engine", "local"]
+    for words in (["ingest", "jsonl", spoken_corpus, build], ["align", build, *backend]):
+        done = CliRunner().invoke(wordweave.cli, [*map(str, words)])
+        assert done.exit_code == 0, done.output
+    tables = {path: path.read_bytes() for path in sorted((build / "words").glob("*.parquet"))}
+    assert len(tables) > 1
+    assert [len(call["texts"]) for call in calls()] == [24]
+    ids = [pq.read_table(path)["id"].to_pylist() for path in tables]
+    assert ids == [
+        pq.read_table(path)["id"].to_pylist() for path in sorted((build / "manifest").glob("*.parquet"))
+    ]
+    next(iter(tables)).unlink()
+    assert CliRunner().invoke(wordweave.cli, ["align", str(build), *backend]).exit_code == 0
+    assert {path: path.read_bytes() for path in tables} == tables
+    assert [len(call["texts"]) for call in calls()] == [24, 24]
 
 
 def test_an_interrupted_command_ends_with_one_line_and_leaves_nothing(fake, tmp_path, spoken_corpus):
