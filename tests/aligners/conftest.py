@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.helpers.fake_mfa import write_fake_mfa
+
 
 @pytest.fixture(scope="session")
 def fitted(spoken_corpus, tmp_path_factory):
@@ -19,3 +21,9 @@ def fitted(spoken_corpus, tmp_path_factory):
         done = CliRunner().invoke(wordweave.cli, [*map(str, words)])
         assert done.exit_code == 0, done.output
     return build
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """fake(behaviour) -> (aligner settings, function that reads the arguments that the fake received)."""
+    return lambda *how, **more: write_fake_mfa(tmp_path, *how, **more)

@@ -8,8 +8,9 @@ import pytest
 from aligners import load_aligner
 from corpus.adapters import read_jsonl
 from corpus.audio import decode
+from tests.helpers.fake_mfa import let_it_hear, write_fake_mfa
 
-BACKENDS = ("pocketsphinx", "ctc", "given", "viter")
+BACKENDS = ("pocketsphinx", "ctc", "given", "viter", "mfa")
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +20,16 @@ def pairs(spoken_corpus):
 
 
 @pytest.fixture(params=BACKENDS)
-def aligner(request):
-    if request.param != "viter":
-        return load_aligner(request.param)
-    pytest.importorskip("viter")
-    build = request.getfixturevalue("fitted")
-    return load_aligner("viter", model=str(build / "aligner"))
+def aligner(request, pairs, tmp_path):
+    if request.param == "viter":
+        pytest.importorskip("viter")
+        return load_aligner("viter", model=str(request.getfixturevalue("fitted") / "aligner"))
+    if request.param == "mfa":  # an imitation, with the likelihoods of the real one
+        settings, _ = write_fake_mfa(tmp_path, "hears")
+        given = load_aligner("given").align(pairs)
+        let_it_hear(tmp_path, [(wave, one.words) for (_, wave), one in zip(pairs, given, strict=True)])
+        return load_aligner("mfa", **settings)
+    return load_aligner(request.param)
 
 
 def test_right_transcripts_are_kept(aligner, pairs):
