@@ -1,16 +1,12 @@
 """Throughput of unit encoding on real utterance lengths, against plain transformers, in one run.
 
     python -m benchmarks.units_speed [--utterances 40] [--threads 1] [--repeats 2]
-    python -m benchmarks.units_speed --device cuda [--minutes 60]
     python -m benchmarks.units_speed --long 3
 
 HuBERT-base with random weights (12 blocks of 768; speed does not depend on their values). bfloat16 is run where the
 device computes in it. On a CPU, CPU time is compared, not wall time, so that a busy machine disturbs less; each figure
 is the best of `--repeats` interleaved rounds. The recorded speech is looked for where WORDWEAVE_SPEECH says; without
 it, noise of typical lengths is used.
-
-On a GPU wall time is compared, of FLAC files to units by `EncodeUnits`, decoding included, against the bare
-transformers model that gets batches of equal length which lie on the device already; hours of audio per hour are said.
 
 With `--long`, one recording of N hours is synthesised and encoded by the bundled encoder: speed, and the
 peak memory beside the samples themselves.
@@ -36,15 +32,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8, help="utterances in a padded batch of transformers")
     parser.add_argument("--clusters", type=int, default=501)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--minutes", type=float, default=60.0, help="of audio, on a GPU")
     parser.add_argument("--long", type=float, help="hours of one recording for the bundled encoder")
     arguments = parser.parse_args()
     if arguments.long:
         one_long_recording(arguments)
-        return
-    if arguments.device != "cpu":
-        on_a_gpu(arguments)
         return
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
 
@@ -171,95 +162,6 @@ def peak_megabytes() -> float:
     """The most memory this process ever held."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024 / 1e6
-
-
-def on_a_gpu(arguments: argparse.Namespace) -> None:
-    """Files to units on a GPU, against the bare model on batches of equal length."""
-    import numpy as np
-    import pyarrow as pa
-    import soundfile
-    import torch
-    from transformers import HubertConfig, HubertModel
-
-    from corpus.prefetch import prefetch
-    from pipelines.steps.audio import AudioWorker, decode_batch
-    from pipelines.steps.units import EncodeUnits
-    from units.encoders import load_encoder
-    from units.kmeans import Codebook
-
-    device = torch.device(arguments.device)
-    seconds, per_file = 10, int(arguments.minutes * 6)
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        HubertModel(HubertConfig()).save_pretrained(folder / "model")
-        rows = []
-        for i in range(per_file):
-            noise = rng.normal(size=seconds * 16_000) * 0.1
-            soundfile.write(folder / f"{i}.flac", noise, 16_000, subtype="PCM_16")
-            result = {
-                "id": f"u{i}",
-                "audio": str(folder / f"{i}.flac"),
-                "frames": len(noise),
-                "sample_rate": 16_000,
-            }
-            rows.append(row_of_manifest(result))
-        batches = [pa.RecordBatch.from_pylist(rows[start : start + 30]) for start in range(0, per_file, 30)]
-        print(
-            f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, {per_file * seconds / 60:.0f} min"
-        )
-        print(f"{'':34}{'hours per hour':>16}{'of bare':>10}")
-        for dtype in ("float32", "float16", "bfloat16"):
-            kind = getattr(torch, dtype)
-            model = HubertModel.from_pretrained(folder / "model").eval().to(device, kind)
-            bare = torch.randn(arguments.batch * 4, seconds * 16_000, device=device, dtype=kind) * 0.1
-            count = max(1, per_file // len(bare))
-
-            @torch.inference_mode()
-            def plain(model=model, bare=bare, count=count) -> int:
-                for _ in range(count):
-                    model(bare)
-                return len(bare) * count
-
-            encoder = load_encoder(folder / "model", device=arguments.device, dtype=dtype)
-            codebook = Codebook(rng.normal(size=(arguments.clusters, encoder.dimension)))
-            codebook.save(folder / "units.safetensors")
-            stage = EncodeUnits(
-                str(folder / "model"),
-                None,
-                dtype,
-                arguments.device,
-                "",
-                str(folder / "units.safetensors"),
-                "",
-            )
-            worker = stage.open()
-
-            def whole(worker: AudioWorker = worker) -> int:
-                threads = len(os.sched_getaffinity(0))
-                decoded = prefetch((batch, decode_batch(batch, threads)) for batch in batches)
-                return sum(worker.process(batch, rows).num_rows for batch, rows in decoded)
-
-            rates = {}
-            for name, run in (
-                (f"transformers, bare, {dtype}", plain),
-                (f"wordweave, files to units, {dtype}", whole),
-            ):
-                run()  # kernels are chosen, and compiled
-                torch.cuda.synchronize(device)
-                start = time.perf_counter()
-                encoded = run()
-                torch.cuda.synchronize(device)
-                rates[name] = encoded * seconds / (time.perf_counter() - start)
-                print(f"{name:34}{rates[name]:16.0f}{rates[name] / next(iter(rates.values())):10.2f}")
-
-
-def row_of_manifest(result: dict) -> dict:
-    """A manifest row with every column there is."""
-    from corpus.records import Utterance
-
-    names = dict.fromkeys(Utterance.__dataclass_fields__)
-    return {**names, "first_frame": 0, **result, "samples": result["frames"], "reject": None, "detail": None}
 
 
 def read_waveforms(count: int) -> tuple[list, str]:
