@@ -31,6 +31,8 @@ BACKEND = click.Choice(list(BACKENDS))
 STEP_COMMANDS = {
     "cut": "Cut long recordings into utterances.\n\n    At pauses, where [cut] has `enabled = true`; writes the "
     "manifest that the later steps read.",
+    "quality": "Measure the quality of each utterance.\n\n    Sound and text, a column for each measure; drops "
+    "nothing. `wordweave preview` shows what the filters of [quality] drop.",
     "units": "Encode utterances to units.",
     "pitch": "Encode utterances to pitch tokens.\n\n    From F0 relative to the speaker's mean. "
     "Shards contain them if [pitch] has `enabled = true`.",
@@ -239,7 +241,7 @@ def step_command(step: str, help_text: str) -> Callable[..., Any]:
     return run
 
 
-for name in ("cut", "units", "pitch", "style"):
+for name in ("cut", "quality", "units", "pitch", "style"):
     step_command(name, STEP_COMMANDS[name])
 
 
@@ -323,6 +325,57 @@ def build(
     """
     from corpus import files
     from pipelines import build as pipeline
+
+    settings = settings_of_build(config, source, build)
+    folder = files.to_path(settings.build)
+    if dry_run:
+        plans = pipeline.dry_run(folder, settings)
+        for plan in plans:
+            say(str(plan))
+        return {
+            "todo": sum(len(plan.todo) for plan in plans),
+            "up_to_date": sum(plan.up_to_date for plan in plans),
+            "waiting": sum(bool(plan.waits) for plan in plans),
+            "stages": [plan.as_dict() for plan in plans],
+        }
+    return print_report(pipeline.build(folder, settings, engine, say)["report"], folder)
+
+
+@command(cli)
+@click.argument("config", type=FILE)
+@click.option("--source", type=PathOrUrl(path_type=Path), help="Overrides [corpus] source.")
+@click.option("--build", type=FOLDER, help="Overrides `build`, the folder to build in.")
+@click.option(
+    "--examples",
+    type=click.IntRange(min=0),
+    default=3,
+    help="Utterances to show for each filter.",
+    show_default=True,
+)
+@engine_options
+def preview(
+    config: Path, source: Path | None, build: Path | None, examples: int, engine: "Engine"
+) -> dict[str, Any]:
+    """Preview what the filters of CONFIG would drop.
+
+    Measures the corpus, which a later build need not do again, and prints a histogram for each measure, and for each
+    filter the hours and some of the utterances that it would drop. Drops nothing.
+    """
+    from corpus import files
+    from pipelines.build import run_to
+    from pipelines.operations.preview import preview, say_preview
+
+    settings = settings_of_build(config, source, build)
+    run = run_to("quality", files.to_path(settings.build), settings, engine, say)
+    result = preview(run, examples)
+    say_preview(result, settings.quality.filters, say)
+    names = ("in", "kept", "dropped", "rejected")
+    return {**{f"hours_{name}": result[name]["hours"] for name in names}, **result}
+
+
+def settings_of_build(config: Path, source: Path | None, build: Path | None) -> "Settings":
+    """The settings of CONFIG with a source and a build folder; a missing one is bad usage."""
+    from corpus import files
     from pipelines.settings import replace
 
     settings = read_config(config)
@@ -338,15 +391,4 @@ def build(
             raise click.UsageError(f"{config.name}: {name} is empty; set it there or give {flag}")
     if not files.to_path(settings.corpus.source).exists():
         raise click.UsageError(f"corpus.source: no such file or folder {settings.corpus.source}")
-    folder = files.to_path(settings.build)
-    if dry_run:
-        plans = pipeline.dry_run(folder, settings)
-        for plan in plans:
-            say(str(plan))
-        return {
-            "todo": sum(len(plan.todo) for plan in plans),
-            "up_to_date": sum(plan.up_to_date for plan in plans),
-            "waiting": sum(bool(plan.waits) for plan in plans),
-            "stages": [plan.as_dict() for plan in plans],
-        }
-    return print_report(pipeline.build(folder, settings, engine, say)["report"], folder)
+    return settings

@@ -30,6 +30,13 @@ NOTES = {
         ("cut",),
         ("cut",),
     ),
+    "quality": Note(
+        "the sound and the transcript of each utterance, if `[quality]` is enabled",
+        "`quality/part-00000.parquet`, a column for each measure; filters on them drop utterances",
+        "hundreds of times real time per core; shares the decoding with `units`; with `dnsmos` a few times real time",
+        ("quality",),
+        ("quality",),
+    ),
     "fit units": Note(
         "features of frames sampled from all parts by (seed, id), at most `fit_frames` of `fit_hours`",
         "`codebooks/units.safetensors`; nothing where a codebook is bundled, imported or named in the settings",

@@ -30,11 +30,13 @@ from pipelines.steps.fused import run_fused
 from pipelines.steps.ingest import INGEST_STEP
 from pipelines.steps.interleave import INTERLEAVE_STEP
 from pipelines.steps.prosody import PITCH_STEP, PROSODY_STEP, STYLE_STEP
+from pipelines.steps.quality import QUALITY_STEP
 from pipelines.steps.units import UNITS_STEP
 
 STEPS: list[Step] = [
     INGEST_STEP,
     CUT_STEP,
+    QUALITY_STEP,
     CODEBOOK_STEP,
     UNITS_STEP,
     PROSODY_STEP,
@@ -78,6 +80,18 @@ def run_step(
 ) -> dict[str, Any]:
     """Bring one step up to date, and the steps it reads where they have no command of their own."""
     return find_step(name).run(make_run(build, settings, engine, say, also=name))
+
+
+def run_to(
+    name: str, folder: Path, settings: Settings, engine: Engine | None = None, say: Say = silent
+) -> Run:
+    """Bring one step up to date, and before it those that make the manifest, and nothing else."""
+    run = make_run(folder, settings, engine, say, also=name)
+    with build_lock(folder, shared=run.engine.shares_builds):
+        for step in run.steps:
+            if step.name == name or step.writes_manifest:
+                step.run(run)
+    return run
 
 
 def build(

@@ -7,6 +7,7 @@ from typing import Any
 
 from corpus import files
 from corpus.cutting import CutRules
+from corpus.quality import MEASURES, Filter, make_filters
 from corpus.toml import fill, load_toml, one_of, write_toml
 from shards.strategies import STRATEGIES, Strategy, make_strategy, parameters_of
 from units.encoders import BUNDLED, bundled_codebook
@@ -65,6 +66,32 @@ class CutSettings:
     def rules(self) -> CutRules:
         """The rules that these settings name."""
         return CutRules(self.min_seconds, self.max_seconds, self.pause, self.padding, self.threshold)
+
+
+@dataclass(frozen=True)
+class QualitySettings:
+    """[quality]: measures of sound and text, and filters on them; `corpus.quality` lists the measures."""
+
+    enabled: bool = False  # measure every utterance
+    dnsmos: bool = False  # also predict opinion scores; needs the extra dnsmos
+    minimum: dict[str, float] = field(default_factory=dict)  # measure -> lowest value that is kept
+    maximum: dict[str, float] = field(default_factory=dict)  # measure -> highest value that is kept
+
+    def __post_init__(self) -> None:
+        try:
+            filters = self.filters
+        except ValueError as error:
+            raise ValueError(f"quality: {error}") from error
+        if filters and not self.enabled:
+            raise ValueError(f"quality: a filter on {filters[0].measure} needs enabled = true")
+        for one in filters:
+            if MEASURES[one.measure].extra == "dnsmos" and not self.dnsmos:
+                raise ValueError(f"quality: a filter on {one.measure} needs dnsmos = true")
+
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        """The filters that these settings name."""
+        return make_filters(self.minimum, self.maximum)
 
 
 @dataclass(frozen=True)
@@ -254,6 +281,7 @@ class Settings:
     build: str = ""
     corpus: CorpusSettings = CorpusSettings()
     cut: CutSettings = CutSettings()
+    quality: QualitySettings = QualitySettings()
     units: UnitsSettings = UnitsSettings()
     pitch: PitchSettings = PitchSettings()
     style: StyleSettings = StyleSettings()

@@ -5,7 +5,8 @@ stream and split, and the sums of the report, so that the driver reads markers o
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpus import files
+from corpus.quality import MEASURES, Filter
+from corpus.records import Reject
 from pipelines.execution.planner import parse
 from pipelines.execution.task import FileWorker, Stage, Task, key_function
 from pipelines.layout import part_hashes, parts
-from pipelines.steps.base import Run, Step, run_quick_stage
+from pipelines.steps.base import Run, Step, reject_columns, run_quick_stage
+from pipelines.steps.quality import TABLE as QUALITY
 from pipelines.steps.split import Split, held_out
 from shards.write import SPLITS, STREAMS
 
@@ -45,11 +49,12 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class DecideOutcomes(Stage):
-    """Manifest and the tables that reject rows -> what becomes of each row, and why."""
+    """Manifest, the tables that reject rows, and filters on measures -> what becomes of each row, and why."""
 
     split: Split
     keep_unaligned: bool
     rejecting: tuple[tuple[str, str], ...]  # step, its table
+    filters: tuple[Filter, ...] = ()
     name: ClassVar[str] = "outcomes"
     version: ClassVar[int] = 1
 
@@ -66,11 +71,12 @@ class DecideOutcomes(Stage):
     def decide(self, build: Path, task: Task) -> list[dict[str, Any]]:
         """The rows of `SCHEMA` of one part."""
         manifest = files.read_table(build / task.inputs[0])
-        others = [files.read_table(build / path, ["reject", "detail"]) for path in task.inputs[1:]]
-        steps = [step for step, _ in self.rejecting]
-        results = outcomes(
-            [("ingest", manifest), *zip(steps, others, strict=True)], keep_unaligned=self.keep_unaligned
-        )
+        tables = [("ingest", manifest)]
+        if self.filters:
+            tables.append(("quality", filter_table(build, task.output.rpartition("/")[2], self.filters)))
+        for (step, _), path in zip(self.rejecting, task.inputs[1:], strict=False):
+            tables.append((step, files.read_table(build / path, ["reject", "detail"])))
+        results = outcomes(tables, keep_unaligned=self.keep_unaligned)
         return [
             {
                 **row,
@@ -81,6 +87,36 @@ class DecideOutcomes(Stage):
                 manifest.select(["id", "audio", "samples", "speaker"]).to_pylist(), results, strict=True
             )
         ]
+
+
+def filter_table(build: Path, name: str, filters: Sequence[Filter]) -> pa.Table:
+    """The columns `reject` and `detail` of one part by the filters: of each row the first that drops it."""
+    rejects = [first_reject(values, filters) for values in read_measures(build, name, filters)]
+    return pa.table(dict(zip(("reject", "detail"), reject_columns(rejects), strict=True)))
+
+
+def first_reject(values: Mapping[str, float | None], filters: Sequence[Filter]) -> Reject | None:
+    """Why a row is dropped, None if it is not."""
+    return next(filter(None, (one.reject(values) for one in filters)), None)
+
+
+def read_measures(
+    build: Path, name: str, filters: Sequence[Filter] = ()
+) -> Iterator[dict[str, float | None]]:
+    """The measures of each row of one part; those of the aligner where a filter needs them."""
+    table = files.read_table(build / QUALITY / name)
+    rows = table.select([column for column in table.column_names if column in MEASURES]).to_pylist()
+    if needs_aligner(filters):
+        aligned = files.read_table(build / "words" / name, ["quality"])["quality"].to_pylist()
+        for row, text in zip(rows, aligned, strict=True):
+            measures = json.loads(text or "{}")
+            row["aligner_confidence"] = measures.get("mean_confidence", measures.get("confidence"))
+    yield from rows
+
+
+def needs_aligner(filters: Sequence[Filter]) -> bool:
+    """Whether a filter is on what the step `align` measures."""
+    return any(MEASURES[one.measure].of is None for one in filters)
 
 
 def outcomes(tables: Sequence[tuple[str, pa.Table]], *, keep_unaligned: bool) -> list[Outcome]:
@@ -175,14 +211,16 @@ def rejecting_steps(run: Run) -> list[Step]:
 def outcome_stage(run: Run) -> DecideOutcomes:
     """The stage that decides outcomes. Chooses what is held out."""
     rejecting = tuple((step.name, str(step.table)) for step in rejecting_steps(run))
-    return DecideOutcomes(held_out(run), run.settings.corpus.keep_unaligned, rejecting)
+    filters = run.settings.quality.filters
+    return DecideOutcomes(held_out(run), run.settings.corpus.keep_unaligned, rejecting, filters)
 
 
 def outcome_tasks(run: Run, stage: DecideOutcomes) -> Iterator[Task]:
     """One task per manifest part, in order."""
     key_of = key_function(stage)
-    columns = [part_hashes(run.build, table, step) for step, table in stage.rejecting]
-    tables = ("manifest", *(table for _, table in stage.rejecting))
+    read = [*stage.rejecting, *([("quality", QUALITY)] if stage.filters else [])]
+    columns = [part_hashes(run.build, table, step) for step, table in read]
+    tables = ("manifest", *(table for _, table in read))
     for part, *digests in zip(parts(run.folder), *columns, strict=True):
         hashes = (part.sha256, *digests)
         inputs = tuple(f"{table}/{part.name}" for table in tables)
