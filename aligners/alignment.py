@@ -95,6 +95,7 @@ class Aligner:
         False  # whether a batch is made of several parts, because starting it takes long
     )
     settings: Any  # a frozen dataclass
+    gives_phones: bool = True  # with these settings; where a model or a file may lack them, too
 
     def align_one(self, item: AlignerInput) -> AlignerOutput:
         """Times for every word of `item.spoken`; raises Reject."""

@@ -19,6 +19,9 @@ ALLOWANCE = 0.25
 DECIMATION = 4  # periods are looked for at 4 kHz
 WINDOW = 160  # samples at 4 kHz that one frame looks at: 40 ms
 LAGS = (10, 67)  # samples at 4 kHz: 400 to 60 Hz
+SPECTRUM = (
+    256  # samples with zeros behind the window: at least WINDOW + the longest lag, so that no product wraps
+)
 PERIODIC = 0.5  # autocorrelation, of 1, from which a frame is voiced
 NEAR = 501  # frames: a voiced frame is at most `QUIETER` dB below the loudest of the 5 s around it, else it is hum
 QUIETER = 16.0
@@ -76,7 +79,8 @@ def is_voiced(waveform: np.ndarray) -> np.ndarray:
         return np.zeros(0, bool)
     level = levels(waveform)
     loud = ~is_quiet(level) & (level > highest_near(level, NEAR) - QUIETER)
-    voiced = loud & (periodicity(waveform)[:frames] > PERIODIC)
+    voiced = loud.copy()
+    voiced[loud] = periodicity(waveform, np.flatnonzero(loud)) > PERIODIC
     return np.convolve(np.pad(voiced, 2, mode="edge"), np.ones(5), mode="valid") > 2  # the median of 5
 
 
@@ -94,17 +98,17 @@ def highest_near(values: np.ndarray, width: int) -> np.ndarray:
     return np.maximum(down[: len(values)], up[width - 1 : width - 1 + len(values)])
 
 
-def periodicity(waveform: np.ndarray) -> np.ndarray:
-    """Highest autocorrelation of every frame between 60 and 400 Hz, (F,) at most about 1."""
+def periodicity(waveform: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Highest autocorrelation between 60 and 400 Hz of some frames, (F,) -> (F,) at most about 1."""
     low = waveform[: len(waveform) // DECIMATION * DECIMATION].reshape(-1, DECIMATION).mean(1)
     hop = HOP // DECIMATION
     padded = np.pad(low, (WINDOW // 2 - hop // 2, WINDOW)).astype(np.float32)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop][: len(waveform) // HOP]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop]
     fewer = WINDOW / (WINDOW - np.arange(*LAGS))  # a long lag leaves fewer products
     peaks = []
-    for first in range(0, len(windows), BLOCK):
-        block = windows[first : first + BLOCK]
-        spectrum = np.fft.rfft(block - block.mean(1, keepdims=True), 512)
+    for first in range(0, len(frames), BLOCK):
+        block = windows[frames[first : first + BLOCK]]
+        spectrum = np.fft.rfft(block - block.mean(1, keepdims=True), SPECTRUM)
         correlation = np.fft.irfft(np.abs(spectrum) ** 2)
         peaks.append((correlation[:, slice(*LAGS)] * fewer).max(1) / np.maximum(correlation[:, 0], 1e-12))
-    return np.concatenate(peaks)
+    return np.concatenate([np.zeros(0), *peaks])

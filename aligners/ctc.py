@@ -63,6 +63,7 @@ class Ctc(Aligner):
 
     name = "ctc"
     measures = ("confidence",)
+    gives_phones = False
     outside_identity = ("device", "batch")
 
     def __init__(self, settings: CtcSettings):

@@ -79,6 +79,7 @@ class Pocketsphinx(Aligner):
 
     def __init__(self, settings: PocketsphinxSettings):
         self.settings = settings
+        self.gives_phones = settings.phones
         opinion = (
             f"-{bundled_hash()}" if settings.second_opinion and settings.minimum_score is not None else ""
         )

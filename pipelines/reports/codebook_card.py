@@ -126,6 +126,9 @@ def phone_numbers(build: Path, settings: Settings, encoder: Any, codebook: Any, 
         commands = f"`wordweave align {build}`, then `wordweave codebook-report {build}`"
         return {"left_out": f"words are not aligned; run {commands}"}
     aligner = load_aligner(settings.align.backend, **settings.align.options)
+    without = {"left_out": f"the aligner {settings.align.backend} gave no phones"}
+    if not aligner.gives_phones:
+        return without
     units: list[np.ndarray] = []
     phones: list[np.ndarray] = []
     speakers: list[str] = []
@@ -143,7 +146,7 @@ def phone_numbers(build: Path, settings: Settings, encoder: Any, codebook: Any, 
         phones.append(phones_at_frames(times, frames=len(sequence), centre=encoder.centre, hop=encoder.hop))
         speakers.append(item.speaker or "")
     if not any((names != "").any() for names in phones):
-        return {"left_out": f"the aligner {settings.align.backend} gave no phones"}
+        return without
     quality = phone_quality(units, phones, speakers=speakers)
     return {"utterances": len(units), "speakers": len(set(speakers)), "aligner": aligner.identity, **quality}
 

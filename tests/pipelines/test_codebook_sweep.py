@@ -450,7 +450,7 @@ def add_phones(manifest: Path, folder: Path) -> Path:
     return folder / "manifest.jsonl"
 
 
-def test_the_card_tells_how_units_follow_given_phones(manifest, tmp_path):
+def test_the_card_tells_how_units_follow_given_phones(manifest, tmp_path, monkeypatch):
     folder, config = tmp_path / "build", build_settings(add_phones(manifest, tmp_path))
     config = toml.replace(config, "align", backend="given")
     run_step("ingest", folder, config)
@@ -465,6 +465,9 @@ def test_the_card_tells_how_units_follow_given_phones(manifest, tmp_path):
     assert "phone_purity" in (folder / "codebooks" / "units.html").read_text()
     assert write_card(folder, toml.read_settings(folder), phones=0)["phones"] == {"left_out": "not asked for"}
     assert write_card(folder, toml.read_settings(folder), phones=2)["phones"]["utterances"] == 2
+    monkeypatch.setattr("aligners.pocketsphinx.Pocketsphinx.align", None)  # it would give none
+    without = write_card(folder, toml.replace(config, "align", backend="pocketsphinx"))["phones"]
+    assert without == {"left_out": "the aligner pocketsphinx gave no phones"}
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A build's tokens to WAV files: by the command line, in the report, and from a model's answers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -57,6 +58,17 @@ def test_the_report_plays_recordings_beside_their_resynthesis(built):
         data = (built / "report" / "data" / f"{path.name[:3]}.js").read_text()
         assert f'"resynthesis": "media/{path.name}"' in data
         assert f'"vocoder": "{speaker_of(built)[0].name}"' in data
+
+
+def test_a_second_report_keeps_the_speech_of_the_first(built, tmp_path, monkeypatch):
+    build = shutil.copytree(built, tmp_path / "build")
+    monkeypatch.setattr("lm.speaker.wav_bytes", None)
+    assert run("report", build)[0].exit_code == 0
+    first, second = (
+        {path.name: path.read_bytes() for path in (one / "report" / "media").iterdir()}
+        for one in (built, build)
+    )
+    assert first == second
 
 
 def test_resynthesis_uses_the_bundled_vocoder_by_default(built):

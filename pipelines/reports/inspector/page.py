@@ -1,6 +1,7 @@
 """Write the inspector into BUILD/report: the page, what it loads, the data as JavaScript files, and audio."""
 
 import dataclasses
+import hashlib
 import io
 import json
 from collections import Counter, deque
@@ -76,12 +77,13 @@ def write_inspector(
     }
     if against is not None:
         data["against"] = {"build": against.name, "rows": read_differences(against, run.build)}
+    earlier_speech = read_speech(folder)
     for name in ("assets", "data", "media"):
         files.remove_folder(folder / name)
     for name in ASSETS:
         content = resources.files("pipelines").joinpath("data/inspector", name).read_bytes()
         files.write(folder / "assets" / Path(name).name, content)
-    data["utterances"] = write_utterances(run, overview.strata(), folder)
+    data["utterances"] = write_utterances(run, overview.strata(), folder, earlier_speech)
     files.write(folder / "data" / "overview.js", script("overview", data))
     page = Environment(loader=PackageLoader("pipelines", "data/inspector"), autoescape=True).get_template(
         "index.html"
@@ -98,10 +100,18 @@ def script(name: str, value: Any) -> bytes:
     return f"wordweave({json.dumps(name)}, {json.dumps(value, allow_nan=False)});\n".encode()
 
 
-def write_utterances(run: Run, strata: Mapping[str, list[Place]], folder: Path) -> list[Detail]:
+def read_speech(folder: Path) -> dict[str, bytes]:
+    """The resynthesised recordings of a report, by their names, which change with all that they are made of."""
+    paths = sorted((folder / "media").glob("*-resynthesis.wav"))
+    return {path.name: files.read(path) for path in paths}
+
+
+def write_utterances(
+    run: Run, strata: Mapping[str, list[Place]], folder: Path, earlier_speech: Mapping[str, bytes]
+) -> list[Detail]:
     """Write the details and audio of the sample; what the list of the page shows of each, in the order of the strata.
 
-    Strata take turns until the audio is AUDIO_BYTES long.
+    Strata take turns until the audio is AUDIO_BYTES long. What `earlier_speech` has is not synthesised again.
     """
     places = in_turns(strata)
     details: dict[Place, Detail] = {}
@@ -110,6 +120,8 @@ def write_utterances(run: Run, strata: Mapping[str, list[Place]], folder: Path) 
         details[place] = detail
         if content is not None:
             audio[place] = content
+    from pipelines.operations.vocode import stored_tokens
+
     listed, size, links = [], 0, make_links(details)
     vocoder = open_vocoder(run)
     spoken = 0
@@ -127,10 +139,13 @@ def write_utterances(run: Run, strata: Mapping[str, list[Place]], folder: Path) 
                 and detail["units"]
                 and detail["shown"] == detail["seconds"]
             ):
-                speech = speak(run, vocoder, detail["id"], content)
+                tokens, frames = stored_tokens(run.build, detail["id"])
+                made_of = json.dumps([vocoder.name, tokens, frames]).encode() + content
+                name = f"{number:03d}-{hashlib.sha256(made_of).hexdigest()[:16]}-resynthesis.wav"
+                speech = earlier_speech.get(name) or speak(vocoder, tokens, frames, content)
                 if size + len(speech) <= AUDIO_BYTES:
                     size += len(speech)
-                    detail["resynthesis"] = f"media/{number:03d}-resynthesis.wav"
+                    detail["resynthesis"] = f"media/{name}"
                     detail["vocoder"] = vocoder.name
                     files.write(folder / detail["resynthesis"], speech)
                 spoken += 1
@@ -157,13 +172,11 @@ def open_vocoder(run: Run) -> Any:
     return speaker_of(run.build)[0]
 
 
-def speak(run: Run, vocoder: Any, utterance: str, flac: bytes) -> bytes:
+def speak(vocoder: Any, tokens: str, frames: list[int], flac: bytes) -> bytes:
     """A WAV of an utterance from its tokens, in the voice of its recording."""
     from lm.speaker import wav_bytes
-    from pipelines.operations.vocode import stored_tokens
 
     recording, _ = soundfile.read(io.BytesIO(flac), dtype="float32")
-    tokens, frames = stored_tokens(run.build, utterance)
     return wav_bytes(np.concatenate(list(vocoder.like(recording).pieces(tokens, frames))))
 
 
