@@ -113,6 +113,13 @@ def fit() -> None:
 @click.option("--import", "source", type=FILE, help="Import this codebook instead of fitting one.")
 @click.option("--trust-pickle", is_flag=True, help="Let that file run code: pickles of scikit-learn need it.")
 @click.option(
+    "--tap",
+    type=click.Choice(["after-residual", "before-residual"]),
+    default="after-residual",
+    help="Where in the layer that codebook's features were taken; encoders give the output, after the residual sum.",
+    show_default=True,
+)
+@click.option(
     "--sweep",
     "lists",
     multiple=True,
@@ -125,6 +132,7 @@ def fit_units(
     config: Path | None,
     source: Path | None,
     trust_pickle: bool,
+    tap: str,
     lists: tuple[str, ...],
     engine: "Engine",
 ) -> dict[str, Any]:
@@ -142,7 +150,7 @@ def fit_units(
     numbers = sweep_lists(lists)
     settings = settings_for(build, config)
     if source:
-        return codebook.import_codebook(build, settings, source, trust_pickle=trust_pickle)
+        return codebook.import_codebook(build, settings, source, trust_pickle=trust_pickle, tap=tap)
     if lists:
         from pipelines.steps.codebook_sweep import sweep
 

@@ -215,6 +215,11 @@ def phones(sources: tuple[Path, ...], output: Path, transcribe: bool) -> dict[st
 @click.option(
     "--align", "backend", default="pocketsphinx", help="Aligner for the phone labels.", show_default=True
 )
+@click.option(
+    "--discophon",
+    metavar="LANGUAGE-SPLIT",
+    help="Score on this set of the benchmark discophon, such as eng-test; --speech is its folder.",
+)
 @click.option("--speaker", "speakers", multiple=True, help="Score only these speakers.")
 @click.option(
     "--max-seconds",
@@ -231,7 +236,8 @@ def phones(sources: tuple[Path, ...], output: Path, transcribe: bool) -> dict[st
 )
 def compare(
     encoders: tuple[str, ...], speech: tuple[Path, ...], fit_on: tuple[Path, ...], phones_file: Path | None,
-    backend: str, speakers: tuple[str, ...], max_seconds: float | None, clusters: int, seeds: int,
+    backend: str, discophon: str | None, speakers: tuple[str, ...], max_seconds: float | None, clusters: int,
+    seeds: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare encoders in one table.
 
@@ -243,15 +249,27 @@ def compare(
     from pipelines.reports.phones import speech_with_phones, waveforms_of
 
     rejects: dict[str, int] = {}
-    items = speech_with_phones(speech, phones_file, backend, set(speakers), max_seconds, rejects)
+    tokens = None
+    if discophon:
+        if len(speech) != 1 or phones_file or speakers or max_seconds:
+            raise click.UsageError(
+                "--discophon: has its own phones and speakers; name its folder with one --speech, and leave out "
+                "--phones, --speaker and --max-seconds"
+            )
+        from pipelines.reports.discophon import read_discophon
+
+        items, tokens = read_discophon(speech[0], discophon, rejects)
+    else:
+        items = speech_with_phones(speech, phones_file, backend, set(speakers), max_seconds, rejects)
     waves = waveforms_of(fit_on, rejects) if fit_on else [item.waveform for item in items]
     for reason, count in sorted(rejects.items()):
         say(f"compare: left out {count}: {reason}")
     if len({item.speaker for item in items}) < 2:
         say("compare: no xPNMI: need at least 2 speakers in the field `speaker`")
     rows = run(
-        encoders, waves, items, clusters=clusters, seeds=range(seeds), report=lambda row: say(brief_row(row))
-    )
+        encoders, waves, items, clusters=clusters, seeds=range(seeds), tokens=tokens,
+        report=lambda row: say(brief_row(row)),
+    )  # fmt: skip
     click.echo(as_table(rows), err=False)
     return {
         "utterances": len(items), "speakers": len({item.speaker for item in items}),

@@ -25,6 +25,9 @@ SEEDINGS = ("afk-mc2", "k-means++", "random")
 DEVICES = ("auto", "cpu", "gpu")
 # settings of an encoder that change how it runs, not what a feature means
 NOT_FEATURES = {"dtype", "chunking", "window_seconds", "context_seconds"}
+TAPS = ("after-residual", "before-residual")
+"""Where in a block features are taken: its output, the `hidden_states[layer]` of transformers, which is what every
+encoder here gives; or what its feed-forward part computes, before the sum with the residual."""
 
 
 @dataclass(eq=False)
@@ -56,6 +59,16 @@ class Codebook:
     def dimension(self) -> int:
         """D."""
         return self.centroids.shape[1]
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """What was clustered: `tap` (of TAPS), `layer` (None: unknown), `normalisation` of waveforms and features."""
+        encoder = self.provenance.get("encoder") or {}
+        return {
+            "tap": self.provenance.get("tap", TAPS[0]),
+            "layer": encoder.get("layer"),
+            "normalisation": {key: encoder[key] for key in ("normalize", "final_norm") if key in encoder},
+        }
 
     @cached_property
     def hash(self) -> str:
@@ -197,7 +210,8 @@ class Codebook:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with the provenance in its metadata; all of it or nothing appears under `path`."""
         arrays = {"centroids": np.array(self.centroids)}
-        write_artifact(path, arrays, {"format": FORMAT, "provenance": self.provenance})
+        record = {"format": FORMAT, "provenance": self.provenance, "features": self.features}
+        write_artifact(path, arrays, record)
 
 
 def check_encoder(codebook: Any, encoder: Encoder) -> None:
@@ -207,6 +221,10 @@ def check_encoder(codebook: Any, encoder: Encoder) -> None:
         raise ValueError(
             f"codebook: fitted on {codebook.dimension} dimensions, the encoder has {encoder.dimension}"
             + bundled_hint(fitted)
+        )
+    if (tap := codebook.provenance.get("tap", TAPS[0])) != TAPS[0]:
+        raise ValueError(
+            f"codebook: fitted on features taken {tap}, encoders give them {TAPS[0]}; use one that was fitted on those"
         )
     if fitted is None:  # an imported codebook of unknown origin
         return

@@ -16,6 +16,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from corpus.files import write_lines
 from corpus.keyed import generator
 from corpus.synthetic.grammar import Story
 from corpus.synthetic.grammar import story as make_story
+from corpus.synthetic.neural import neural_speaker, speak_neural
 
 # Language and variant: of 26 pairs, those that pocketsphinx aligns best (score per frame above -25 at medium pitch).
 # A wrong name need not fail: "en-gb" is refused, but an unknown variant silently gives the plain voice.
@@ -128,8 +130,25 @@ def _unspoken(spoken: list[Story], documents: int, seed: int) -> Iterator[str]:
             yield story.text
 
 
+SYNTHESISERS = ("espeak", "hibari")
+
+
+def speaker_by(synthesiser: str, number: int, seed: int, rates: tuple[int, int]) -> dict[str, Any]:
+    """A speaker of one of SYNTHESISERS, as `speak_all` takes it."""
+    if synthesiser not in SYNTHESISERS:
+        raise ValueError(f"synthesiser: need one of {', '.join(SYNTHESISERS)}, got {synthesiser!r}")
+    return neural_speaker(number, seed) if synthesiser == "hibari" else speaker(number, seed, rates)
+
+
 def speak_all(folder: Path, lines: list[dict[str, Any]]) -> Iterator[float]:
-    """Speak utterances in a fresh process; yield the seconds of each, in order.
+    """Speak utterances with the synthesiser that each names (`synthesiser`, without it espeak-ng); yield the seconds
+    of each, in order."""
+    for name, group in groupby(lines, key=lambda line: line.get("synthesiser", "espeak")):
+        yield from (speak_neural if name == "hibari" else speak_formant)(folder, list(group))
+
+
+def speak_formant(folder: Path, lines: list[dict[str, Any]]) -> Iterator[float]:
+    """Speak utterances with espeak-ng in a fresh process; yield the seconds of each, in order.
 
     Args:
         lines: of each utterance `id`, `audio` (where to, below the folder), `text`, `voice`, `rate`, `pitch` and

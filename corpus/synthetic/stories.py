@@ -14,7 +14,7 @@ from typing import Any
 from corpus.files import write_lines
 from corpus.keyed import generator
 from corpus.synthetic.grammar import MOODS, TOPICS, moody_story, recall_story, short_story
-from corpus.synthetic.speech import speak_all, speaker
+from corpus.synthetic.speech import speak_all, speaker_by
 
 KINDS = ("topics", "moods", "recall")
 RATES = (165, 195)  # words a minute: brisk, for fewer units per word
@@ -30,6 +30,7 @@ def speak_miniature(
     seed: int,
     kind: str = "topics",
     topics: int = len(TOPICS),
+    synthesiser: str = "espeak",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a corpus: `manifest.jsonl`, `audio/*.flac` and `text.txt`. The same arguments give the same bytes.
@@ -39,6 +40,7 @@ def speak_miniature(
         text_only: stories in text.txt, none of them spoken.
         voices: speakers, who take turns.
         topics: how many of TOPICS stories are on: fewer are learnt sooner.
+        synthesiser: who speaks: "espeak", or "hibari" for stories without moods.
         kind: "topics", "moods", or "recall": half of the stories on a topic, half of who has what.
 
     Returns:
@@ -54,8 +56,10 @@ def speak_miniature(
             "stories: need transcribed, untranscribed, text_only >= 0, a recording and a voice, "
             f"got {transcribed}, {untranscribed}, {text_only} and {voices} voices"
         )
+    if synthesiser != "espeak" and kind == "moods":
+        raise ValueError(f"stories: need the synthesiser espeak for moods, got {synthesiser!r}")
     (folder / "audio").mkdir(parents=True, exist_ok=True)
-    speakers = [speaker(number, seed, RATES) for number in range(voices)]
+    speakers = [speaker_by(synthesiser, number, seed, RATES) for number in range(voices)]
     lines, spoken = [], set[str]()
     for number in range(recordings):
         voice = speakers[number % voices]
@@ -108,7 +112,9 @@ def stories(kind: str, seed: int, stream: str, topics: int = len(TOPICS)) -> Ite
 
 
 def spoken_as(voice: dict[str, Any], mood: str) -> dict[str, Any]:
-    """How a voice sounds in a mood: rate, pitch and range, as `speak_all` takes them."""
+    """How a voice of espeak-ng sounds in a mood: rate, pitch and range, as `speak_all` takes them; others have none."""
+    if "synthesiser" in voice:
+        return {}
     manner = MOODS[mood]
     return {
         "rate": round(voice["rate"] * manner.rate),

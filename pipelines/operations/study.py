@@ -44,6 +44,7 @@ class CorpusSettings:
     seed: int
     kind: str = "topics"
     topics: int = len(TOPICS)
+    synthesiser: str = "espeak"  # or "hibari", a neural voice
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from corpus.keyed import generator
 from corpus.records import SAMPLE_RATE
 from units import kmeans
+from units.abx import Token, abx, triphones
 from units.encoders import BUNDLED, Encoder, codebook_name, load_encoder
 from units.logistic import fit_logistic
 from units.phone_discovery import UndefinedMeasure, phone_discovery
@@ -68,6 +69,7 @@ def compare(
     clusters: int = 501,
     seeds: Sequence[int] = (0,),
     noise: Sequence[float] = (20.0, 10.0),
+    tokens: Sequence[Token] | None = None,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> list[dict[str, Any]]:
     """Score encoders.
@@ -80,6 +82,7 @@ def compare(
         clusters: of each codebook.
         seeds: of k-means; numbers are means over them, `spread` holds half of largest minus smallest.
         noise: signal-to-noise ratios, dB, of white noise, for the share of units that stay.
+        tokens: for ABX, their utterances numbered as in `score_on`; None: the triphones of its phones.
 
     Returns:
         One JSON-able row per encoder: `encoder`, `codebook`, `frame_rate`, `pnmi`, `pnmi_shuffled`, `xpnmi`,
@@ -87,10 +90,14 @@ def compare(
         gets right for speakers it was not fitted on; silence between phones does not count), `same_at_20_db` ...,
         `same_at_gain` (the worse of +6 and -6 dB), `same_at_10_ms`, `same_at_20_ms` (units kept when the recording
         begins so much later), `phone_error`, `boundary_*` and `unit_boundary_*` (as `units.phone_discovery` defines
-        them), `bitrate` and `bitrate_deduplicated` (bits/s), `entropy` (bits), `used`, `times_real_time` (features, of
-        processor time on one thread), `spread`.
+        them), `abx_within` and `abx_across` (of features by angles), `abx_units_within` and `abx_units_across` (of
+        units, equal or not; all are shares of wrong triples, as `units.abx` defines them), `bitrate` and
+        `bitrate_deduplicated` (bits/s), `entropy` (bits), `used`, `times_real_time` (features, of processor time on one
+        thread), `spread`.
     """
     rows = []
+    if tokens is None:
+        tokens = triphones([item.phones for item in score_on], [item.speaker for item in score_on])
     for spec in encoders:
         encoder = open_encoder(spec)
         begun = time.process_time()
@@ -104,8 +111,9 @@ def compare(
             change = lambda frames, mean=mean, matrix=matrix: (frames - mean) @ matrix  # type: ignore[misc]  # noqa: E731
         books = [kmeans.fit(change(sample), clusters=clusters, seed=seed, device="cpu") for seed in seeds]
         common: dict[str, Any] = {"encoder": spec, "times_real_time": speed}
-        common |= phone_probe(encoder, [change(frames) for frames in shown["clean"]], score_on)
-        scored = [score(encoder, book, shown, score_on, change) for book in books]
+        clean = [change(frames) for frames in shown["clean"]]
+        common |= phone_probe(encoder, clean, score_on) | abx_errors(encoder, clean, tokens)
+        scored = [score(encoder, book, shown, score_on, change, tokens) for book in books]
         rows.append(common | {"codebook": f"fitted, {clusters}"} | mean_of(scored))
         report(rows[-1])
         if path := codebook_of(spec):
@@ -113,7 +121,7 @@ def compare(
             book.check(encoder)
             where = "bundled" if path.parent in BUNDLED.values() else "in its folder"
             row = common | {"codebook": f"{where}, {book.clusters}"}
-            rows.append(row | mean_of([score(encoder, book, shown, score_on, change)]))
+            rows.append(row | mean_of([score(encoder, book, shown, score_on, change, tokens)]))
             report(rows[-1])
     return rows
 
@@ -174,6 +182,7 @@ def score(
     shown: dict[str, list[np.ndarray]],
     items: Sequence[LabelledUtterance],
     change: Callable[[np.ndarray], np.ndarray],
+    tokens: Sequence[Token] = (),
 ) -> dict[str, float]:
     """The numbers of one codebook."""
     units = {name: [book.assign(change(frames)) for frames in features] for name, features in shown.items()}
@@ -192,7 +201,22 @@ def score(
     result |= {
         name: use[name] for name in ("entropy", "used", "frame_rate", "bitrate", "bitrate_deduplicated")
     }
-    return result | phone_errors(encoder, clean, items)
+    return result | phone_errors(encoder, clean, items) | abx_errors(encoder, clean, tokens, "identical")
+
+
+def abx_errors(
+    encoder: Encoder | Logmel,
+    frames: Sequence[np.ndarray],
+    tokens: Sequence[Token],
+    distance: str = "angular",
+) -> dict[str, float]:
+    """The errors of `abx` by the names of columns; without those that these tokens do not define."""
+    try:
+        errors = abx(frames, tokens, hop=encoder.hop, centre=encoder.centre, distance=distance)
+    except UndefinedMeasure:
+        return {}
+    prefix = "abx" if distance == "angular" else "abx_units"
+    return {f"{prefix}_{name}": errors[name] for name in ("within", "across") if name in errors}
 
 
 def phone_errors(
@@ -280,7 +304,8 @@ COLUMNS = {
     "same_at_20_db": "same, 20 dB", "same_at_10_db": "same, 10 dB", "same_at_gain": "same, +-6 dB",
     "same_at_10_ms": "same, 10 ms", "same_at_20_ms": "same, 20 ms", "phone_error": "phone error",
     "phone_error_one_to_one": "phone error, 1:1", "boundary_f1": "boundary F1", "boundary_r_value": "R-value",
-    "bitrate": "bits/s", "entropy": "entropy", "used": "used",
+    "abx_within": "ABX within", "abx_across": "ABX across", "abx_units_within": "ABX of units, within",
+    "abx_units_across": "ABX of units, across", "bitrate": "bits/s", "entropy": "entropy", "used": "used",
     "times_real_time": "x real time",
 }  # fmt: skip
 

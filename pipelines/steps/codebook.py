@@ -240,22 +240,29 @@ def fit_units(run: Run) -> Path:
 
 
 def import_codebook(
-    build: Path, settings: Settings, source: Path, *, trust_pickle: bool = False
+    build: Path, settings: Settings, source: Path, *, trust_pickle: bool = False, tap: str = "after-residual"
 ) -> dict[str, Any]:
     """Check an existing codebook and copy it to codebooks/units.safetensors, bound to the build's encoder.
 
     The build's settings then name its number of units. `fit_units` keeps it.
 
+    Args:
+        tap: of `units.kmeans.TAPS`: where its features were taken, which its file may not state.
+
     Raises:
-        ValueError: it cannot be read, needs trust, or does not fit the encoder; names the file.
+        ValueError: it was fitted on features of another tap than the encoder's; it cannot be read, needs trust, or does
+            not fit the encoder; names the file.
     """
     from units.encoders import load_encoder
+    from units.kmeans import TAPS, check_encoder
     from units.quantizers import load_codebook
 
     units = settings.units
     encoder = load_encoder(units.encoder, units.layer_or_last, dtype=fit_dtype(settings))
     codebook = load_codebook(source, encoder=encoder, trust_pickle=trust_pickle)
     source_fields = {"imported": source.name, "sha256": sha256(source)}
+    if tap != TAPS[0]:
+        check_encoder(dataclasses.replace(codebook, provenance={**codebook.provenance, "tap": tap}), encoder)
     codebook = dataclasses.replace(codebook, provenance={**codebook.provenance, **source_fields})
     with build_lock(build):
         publish_model(codebook.save, build / CODEBOOK, {"key": "imported", **source_fields})

@@ -313,6 +313,23 @@ def test_an_imported_codebook_is_bound_to_its_encoder_and_outlives_a_fit(fresh, 
         run_step("units", folder, toml.replace(config, "units", encoder="mfcc-50hz"), LOCAL)
 
 
+def test_a_codebook_of_another_tap_is_refused_in_one_line(fresh, tmp_path):
+    folder, _ = fresh
+    np.save(tmp_path / "theirs.npy", CENTRES[:7])
+    code, line = run("fit", "units", folder, "--import", tmp_path / "theirs.npy", "--tap", "before-residual")
+    assert code == 1
+    assert "fitted on features taken before-residual, encoders give them after-residual" in line
+    assert line.count("\n") == 0
+    assert not (folder / "codebooks" / "units.safetensors").exists()
+    encoder = load_encoder("mfcc")
+    other = Codebook(CENTRES[:7], {"encoder": encoder.provenance, "tap": "before-residual"})
+    other.save(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="taken before-residual"):
+        load_codebook(tmp_path / "other.safetensors").check(encoder)
+    own = Codebook(CENTRES[:7], {"encoder": load_encoder("compact-1").provenance})
+    assert own.features == {"tap": "after-residual", "layer": 5, "normalisation": {"normalize": 1e-07}}
+
+
 def test_a_linear_quantizer_can_be_imported_and_encodes_as_before(fresh, tmp_path):
     folder, config = fresh
     torch.manual_seed(0)

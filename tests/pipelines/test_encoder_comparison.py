@@ -159,3 +159,64 @@ def test_a_mistake_is_one_clear_line(words, code, line, four, phones, tmp_path, 
     result = CliRunner().invoke(wordweave.cli, words)
     assert (result.exit_code, "Traceback" in result.output) == (code, False), result.output
     assert line in result.output
+
+
+@pytest.fixture(scope="module")
+def discophon(four, phones, tmp_path_factory):
+    """Two recordings in the layout of discophon, one of them without audio."""
+    from units.abx import triphones
+
+    data = tmp_path_factory.mktemp("discophon")
+    (data / "audio" / "eng" / "test").mkdir(parents=True)
+    for name in ("alignment", "item"):
+        (data / name).mkdir()
+    labels = read_phones(phones[0])
+    rows = [json.loads(line) for line in four.read_text().splitlines()]
+    rows = [row for row in rows if row["id"] in labels][:3]
+    aligned, items = (
+        ["#file onset offset #phone"],
+        ["#file onset offset #phone prev-phone next-phone speaker"],
+    )
+    for number, row in enumerate(rows):
+        if number < 2:
+            shutil.copy(four.parent / row["audio"], data / "audio" / "eng" / "test" / f"{row['id']}.wav")
+        aligned += [f"{row['id']} {start} {end} {phone}" for phone, start, end in labels[row["id"]]]
+        for one in triphones([labels[row["id"]]], [row["speaker"]]):
+            fields = (row["id"], one.start, one.end, one.phone, *one.context, one.speaker)
+            items.append(" ".join(map(str, fields)))
+    (data / "alignment" / "alignment-eng-test.txt").write_text(
+        "\n".join([*aligned, f"{rows[0]['id']} 90 91 SIL"])
+    )
+    (data / "item" / "triphone-eng-test.item").write_text("\n".join(items))
+    return data, rows[:2], labels
+
+
+def test_a_set_of_discophon_is_read_with_its_phones_speakers_and_items(discophon):
+    from pipelines.reports.discophon import read_discophon
+
+    data, rows, labels = discophon
+    rejects: dict[str, int] = {}
+    items, tokens = read_discophon(data, "eng-test", rejects)
+    assert [(item.phones, item.speaker) for item in items] == [
+        ([tuple(one) for one in labels[row["id"]]], row["speaker"])
+        for row in sorted(rows, key=lambda row: row["id"])
+    ]
+    assert rejects == {"audio.missing": 1}
+    assert {token.utterance for token in tokens} == {0, 1}
+
+
+def test_compare_scores_a_set_of_discophon_and_refuses_another(discophon):
+    data = discophon[0]
+    words = ["compare", "mfcc", "--speech", str(data), "--clusters", "20", "--json"]
+    done = CliRunner().invoke(wordweave.cli, [*words, "--discophon", "eng-test"])
+    (row,) = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert 0 <= row["abx_within"] < 0.7
+    for name, code, message in (
+        ("eng-train", 1, "need LANGUAGE-dev or LANGUAGE-test"),
+        ("deu-dev", 1, "alignment-deu-dev.txt: no such file; prepare the benchmark"),
+    ):
+        refused = CliRunner().invoke(wordweave.cli, [*words, "--discophon", name])
+        assert (refused.exit_code, refused.stderr.count("\n")) == (code, 1)
+        assert message in refused.stderr
+    both = CliRunner().invoke(wordweave.cli, [*words, "--discophon", "eng-test", "--speaker", "anna"])
+    assert both.exit_code == 2

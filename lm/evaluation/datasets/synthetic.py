@@ -10,6 +10,8 @@
 | moods-voice | of two endings the one in the mood that only the context's voice expresses | speech, speech to text |
 | sentiment-text, sentiment-voice | such beginnings, to be continued in their mood | text, speech, across |
 
+A name with a synthesiser, such as "stories@hibari", is the same test set spoken by that synthesiser.
+
 Stories and voices differ from the training corpus's: another seed, and voices that `speak_miniature` and `synthesise`
 do not use before their ninth. Twins exchange contexts, so that the likelihood of an ending by itself cancels out.
 """
@@ -22,7 +24,7 @@ from typing import Any, NamedTuple
 from corpus.keyed import generator
 from corpus.synthetic.grammar import MOODS, TOPICS, recall_story
 from corpus.synthetic.pairs import sentence_pairs, twin_moods, twin_stories, word_pairs
-from corpus.synthetic.speech import speak_all, speaker
+from corpus.synthetic.speech import speak_all, speaker_by
 from corpus.synthetic.stories import RATES, spoken_as
 from lm.evaluation.testset import ITEMS, MANIFEST, Segment, TestItem, TestSet, read_testset, write_testset
 
@@ -30,6 +32,7 @@ VERSION = "2"
 VOICES = (8, 9, 10)  # in corpus.synthetic.speech.VOICES; the demo and the study train on those before
 ACROSS = ("T", "S", "T->S", "S->T")
 FACTS = {"version": VERSION, "licence": "CC0-1.0", "source": "corpus.synthetic.grammar, spoken by espeak-ng"}
+SPOKEN_BY = {"hibari": {"source": "corpus.synthetic.grammar, spoken by hibari-tts"}}
 
 
 class Recorder:
@@ -42,9 +45,10 @@ class Recorder:
         topics: int = len(TOPICS),
         voices: Sequence[int] = VOICES,
         voice_seed: int = 0,
+        synthesiser: str = "espeak",
     ):
         self.seed, self.testset, self.topics = seed, testset, topics
-        self.voices = [speaker(number, voice_seed, RATES) for number in voices]
+        self.voices = [speaker_by(synthesiser, number, voice_seed, RATES) for number in voices]
         self.lines: list[dict[str, Any]] = []
 
     def add(self, name: str, text: str, voice: int, mood: str = "neutral") -> Segment:
@@ -231,18 +235,22 @@ def make_testsets(
     """Write test sets into `folder/NAME`, or read those that exist with the same settings.
 
     Args:
+        names: of MAKERS, each with "@" and a synthesiser where it is not espeak-ng.
         items: pairs (of words, sentences, stories or moods) in a test set; beginnings in a test set to continue.
         seed: of all texts; the study uses different ones for training, development and test.
         topics: how many of TOPICS the stories are about.
         voices: numbers of speakers; name those of a training corpus to measure the cost of unknown voices.
         avoid: stories that were trained on, which no item repeats.
     """
-    unknown = sorted(set(names) - set(MAKERS))
+    of_name = {name: name.partition("@")[::2] for name in names}
+    unknown = sorted({maker for maker, _ in of_name.values()} - set(MAKERS))
     if unknown or items < 1:
         raise ValueError(
             f"test sets: need items >= 1 and some of {', '.join(NAMES)}, got {items} and {unknown}"
         )
-    known = avoid | dictionary() if "words" in names else avoid
+    if mooded := [name for name, (maker, by) in of_name.items() if by and maker.startswith(("moods", "sentiment"))]:
+        raise ValueError(f"test sets: only espeak-ng speaks in moods, got {', '.join(mooded)}")
+    known = avoid | dictionary() if "words" in dict(of_name.values()) else avoid
     settings = {
         "items": items, "seed": seed, "topics": topics, "voices": list(voices),
         "avoid": hashlib.sha256("\n".join(sorted(avoid)).encode()).hexdigest(),
@@ -255,8 +263,9 @@ def make_testsets(
         if existing is not None:
             testsets[name] = existing
             continue
-        recorder = Recorder(seed, name, topics, voices)
-        plans[name] = MAKERS[name](recorder, items, known)
+        maker, synthesiser = of_name[name]
+        recorder = Recorder(seed, name, topics, voices, synthesiser=synthesiser or "espeak")
+        plans[name] = MAKERS[maker](recorder, items, known)
         lines += recorder.lines
         (folder / name / "audio").mkdir(parents=True, exist_ok=True)
         for file in (MANIFEST, ITEMS):
@@ -268,7 +277,7 @@ def make_testsets(
     for name, plan in plans.items():
         testsets[name] = write_testset(
             folder / name, plan.items, name=name, task=plan.task, directions=plan.directions, labels=plan.labels,
-            **FACTS, settings=settings,
+            **(FACTS | SPOKEN_BY.get(of_name[name][1], {})), settings=settings,
         )  # fmt: skip
     return {name: testsets[name] for name in names}
 
