@@ -213,6 +213,12 @@ STEPS = {
 }
 
 
+def memory() -> float:
+    """Megabytes that this process held at most."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -233,9 +239,7 @@ def main() -> None:
     started, cpu = time.monotonic(), time.process_time()
     result = STEPS[requested.step](build)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    figures = f"{seconds:6.0f} s {cpu:6.0f} s {peak:6.0f} MB  {Store.requests} ({Store.failures})"
+    figures = f"{seconds:6.0f} s {cpu:6.0f} s {memory():6.0f} MB  {Store.requests} ({Store.failures})"
     print(f"{requested.step:<12} {figures}  {result}", flush=True)
 
 

@@ -89,7 +89,8 @@ def print_adapters(ctx: click.Context, parameter: click.Parameter, value: bool) 
     help="Print what each adapter reads, and where data sets are published.",
 )
 @config_option
-def ingest(adapter: str, source: Path, build: Path, config: Path | None) -> dict[str, Any]:
+@engine_options
+def ingest(adapter: str, source: Path, build: Path, config: Path | None, engine: "Engine") -> dict[str, Any]:
     """Read a corpus into a build's manifest.
 
     SOURCE is what ADAPTER reads: a JSONL manifest, a LibriSpeech folder, ... Unusable recordings are kept in the
@@ -99,7 +100,7 @@ def ingest(adapter: str, source: Path, build: Path, config: Path | None) -> dict
     from pipelines.settings import replace
 
     settings = replace(read_config(config), "corpus", adapter=adapter, source=str(source))
-    return run_step("ingest", build, dataclasses.replace(settings, build=str(build)), say=say)
+    return run_step("ingest", build, dataclasses.replace(settings, build=str(build)), engine, say=say)
 
 
 @cli.group()

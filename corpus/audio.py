@@ -5,6 +5,7 @@ import errno
 import io
 import math
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from corpus.containers import (
     skip_id3,
     streams,
 )
-from corpus.embedded import container_of, open_embedded
+from corpus.embedded import container_of, container_stamp, open_embedded
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ LINEAR = {
     **{"FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1},
 }
 """Encodings with the same number of bytes for every sample, and that number."""
+DECLARED = re.compile(r"declared=(\d+)@(\d+)\b")
+"""Matches the start of a `declared_stamp`."""
 LOSSLESS = ("FLAC", "WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "NIST", "CAF", "SVX")
 
 
@@ -400,7 +403,37 @@ class _Frames:
         return Reject("audio.length_mismatch", f"{self.path}: {there}") if rest > HARMLESS else None
 
 
-def _decode(recording: _Sound | _Frames, utterance: Utterance) -> np.ndarray:
+def declared_stamp(frames: int, sample_rate: int, file: str = "") -> str:
+    """The stamp of a recording whose header was not read: what its row declares, and the stamp of its file if known.
+
+    >>> declared_stamp(16000, 8000, "20044-17")
+    'declared=16000@8000 20044-17'
+    """
+    return f"declared={frames}@{sample_rate} {file}".strip()
+
+
+def _check_declared(recording: "_Sound | _Frames", utterance: Utterance) -> None:
+    """Compare a recording with what its manifest row declares, where its header was not read before.
+
+    Raises:
+        Reject: audio.truncated, audio.length_mismatch.
+    """
+    declared = DECLARED.match(utterance.audio_stamp)
+    if declared is None:
+        return
+    frames, rate = int(declared[1]), int(declared[2])
+    longer = recording.frames / recording.sample_rate - frames / rate  # seconds
+    if recording.sample_rate != rate or abs(longer) > HARMLESS:
+        short = recording.sample_rate == rate and longer < 0
+        raise Reject(
+            "audio.truncated" if short else "audio.length_mismatch",
+            f"{utterance.audio}: its manifest row declares {frames} frames at {rate} Hz, "
+            f"the file has {recording.frames} at {recording.sample_rate} Hz",
+        )
+
+
+def _decode(recording: "_Sound | _Frames", utterance: Utterance) -> np.ndarray:
+    _check_declared(recording, utterance)
     path, rate = utterance.audio, utterance.sample_rate
     if recording.sample_rate != rate:
         raise Reject(
@@ -435,13 +468,13 @@ def _decode(recording: _Sound | _Frames, utterance: Utterance) -> np.ndarray:
 def _open(path: str | os.PathLike[str], *, whole: bool) -> _Sound | _Frames:
     """Open a recording, or say what is wrong with it; `whole`: look at the headers in the whole file, not at a few."""
     name = os.fspath(path)
-    embedded = open_embedded(name)
+    embedded = open_embedded(name, whole=whole)
     if embedded is not None:
         file: Any = Remote(name, embedded[0])
         source: Source = RemoteSource(file, embedded[1])
-        stamp = files.stamp(container_of(name))
+        stamp = container_stamp(container_of(name))
     else:
-        file, source, stamp = _fetch(name) if files.is_url(name) else _open_local(name)
+        file, source, stamp = _fetch(name, whole) if files.is_url(name) else _open_local(name)
     try:
         offset = skip_id3(source)
         search = mpeg.scan if whole else mpeg.glance
@@ -487,15 +520,21 @@ def _check_extent(path: str, extent: Extent, size: int) -> None:
         )
 
 
-def _fetch(path: str) -> tuple[Remote, Source, str]:
-    """Open a file behind a URL that is there and not empty; what is wrong with the store is no reject."""
+def _fetch(path: str, whole: bool) -> tuple[Remote, Source, str]:
+    """Open a file behind a URL that is there and not empty; what is wrong with the store is no reject.
+
+    `whole`: it is decoded, and its store reads ahead; else its header is read, by small requests.
+    """
     url: Any = files.to_path(path)
     try:
         info = files.with_retries(lambda: url.fs.info(url.path))
         size = info.get("size")
+        file: Any = None
         if size is None:  # the server does not say, and cannot seek either
             content = files.with_retries(lambda: url.fs.cat_file(url.path))
             file, size = io.BytesIO(content), len(content)
+        elif size and not whole:
+            file = files.Ranges(url, size)
         elif size:
             file = files.with_retries(lambda: url.fs.open(url.path, "rb", block_size=1 << 20))
     except Exception as error:  # each store has its own

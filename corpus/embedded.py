@@ -8,6 +8,7 @@ import io
 import os
 import re
 import tarfile
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -77,8 +78,11 @@ def container_of(name: str) -> str:
     return match[1] if match else name
 
 
-def open_embedded(name: str) -> tuple[Any, int] | None:
+def open_embedded(name: str, *, whole: bool = True) -> tuple[Any, int] | None:
     """The file at an address, and its size in bytes; None where `name` is an ordinary path.
+
+    Args:
+        whole: it is read to its end; else only its header, by small requests where it is behind a URL.
 
     Raises:
         Reject: audio.missing, audio.truncated, audio.unreadable.
@@ -91,11 +95,30 @@ def open_embedded(name: str) -> tuple[Any, int] | None:
     if not files.is_url(path) and not os.path.isfile(path):
         raise Reject("audio.missing", f"{path}: no such file")
     if row is not None:
-        content = _cell(path, files.stamp(path), int(row), column)
+        content = _cell(path, container_stamp(path), int(row), column)
         return io.BytesIO(content), len(content)
-    if int(first) + int(size) > files.size(files.to_path(path)):
+    container = files.to_path(path)
+    length = _size(path, container_stamp(path))
+    if int(first) + int(size) > length:
         raise Reject("audio.truncated", f"{name}: the archive ends before this member")
-    return Slice(files.to_path(path).open("rb"), int(first), int(size)), int(size)
+    ranges = files.is_url(path) and not whole
+    opened = files.Ranges(container, length) if ranges else container.open("rb")
+    return Slice(opened, int(first), int(size)), int(size)
+
+
+def container_stamp(path: str) -> str:
+    """As `files.stamp`, of a file with many recordings: behind a URL it is asked for once a minute, not for each."""
+    return _stamp(path, int(time.monotonic() / 60)) if files.is_url(path) else files.stamp(path)
+
+
+@lru_cache(maxsize=16)
+def _stamp(path: str, minute: int) -> str:
+    return files.stamp(path)
+
+
+@lru_cache(maxsize=16)
+def _size(path: str, stamp: str) -> int:
+    return files.size(files.to_path(path))
 
 
 def _cell(path: str, stamp: str, row: int, column: str) -> bytes:

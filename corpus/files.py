@@ -6,6 +6,7 @@ file is replaced in one step by a rename, an object is put whole under its own n
 
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -226,6 +227,62 @@ def read(path: Path | str, start: int = 0, stop: int | None = None) -> bytes:
             return file.read() if stop is None else file.read(stop - start)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
+
+
+RANGE = 1 << 16
+"""Bytes of one request of `Ranges`."""
+
+
+class Ranges(io.RawIOBase):
+    """A file behind a URL that is read here and there, by requests of 64 kB (more only where more is read at once).
+
+    A file that is opened by its store reads megabytes ahead, ten times what the header of a recording needs. The blocks
+    that were read are kept: their number is that of the places looked at.
+    """
+
+    def __init__(self, url: Any, size: int):
+        self._url, self._size, self._position = url, size, 0
+        self._blocks: dict[int, bytes] = {}  # by their start
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """The position in the file."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position in the file."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Bytes from here on."""
+        content = self._at(self._position, min(self._position + len(buffer), self._size))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def _at(self, start: int, stop: int) -> bytes:
+        if start >= stop:
+            return b""
+        for first, block in self._blocks.items():
+            if first <= start and stop <= first + len(block):
+                return block[start - first : stop - first]
+        begin = max(0, min(start, self._size - RANGE))  # what is near the end is read with the end
+        end = min(self._size, max(stop, begin + RANGE))
+        options = {"start": begin, "end": end, **_one_request(self._url)}
+        content = with_retries(lambda: self._url.fs.cat_file(self._url.path, **options))
+        if len(content) > end - begin:  # a server without ranges
+            begin, end = 0, len(content)
+        self._blocks[begin] = content
+        return content[start - begin : stop - begin]
 
 
 def _one_request(path: Path | str) -> dict[str, int]:

@@ -256,7 +256,7 @@ def _checked(
         )
         for row in rows:
             utterance, reject = (row, None) if isinstance(row, Utterance) else (row.utterance, row.reject)
-            utterance, unstorable = _storable(utterance)
+            utterance, unstorable = storable(utterance)
             reject = reject or unstorable
             new = database.execute("INSERT OR IGNORE INTO ids VALUES (?)", (utterance.id,)).rowcount == 1
             if reject is None:
@@ -269,16 +269,19 @@ def _checked(
                 "key": None if reject else escape_id(utterance.id),
                 "samples": utterance.samples,
                 "reject": reject and reject.reason,
-                "detail": reject and _one_line(reject.detail),
+                "detail": reject and one_line(reject.detail),
             }
 
 
-def _storable(utterance: Utterance) -> tuple[Utterance, Reject | None]:
+def storable(utterance: Utterance) -> tuple[Utterance, Reject | None]:
     """Replace what UTF-8 cannot hold (half a surrogate pair, from JSON or from a file name)."""
     strings = {name: getattr(utterance, name) or "" for name in STRINGS}
-    broken: dict[str, Any] = {name: _utf8(value) for name, value in strings.items() if _utf8(value) != value}
-    if not broken:
+    try:
+        "".join(strings.values()).encode()
         return utterance, None
+    except UnicodeEncodeError:
+        pass
+    broken: dict[str, Any] = {name: _utf8(value) for name, value in strings.items() if _utf8(value) != value}
     reject = Reject("manifest.bad_field", f"{', '.join(broken)}: need text that UTF-8 can hold")
     return replace(utterance, **broken), reject
 
@@ -287,7 +290,8 @@ def _utf8(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
-def _one_line(detail: str) -> str:
+def one_line(detail: str) -> str:
+    """A reason in one line that UTF-8 can hold, of bounded length."""
     line = " ".join(_utf8(detail).split())
     return line if len(line) <= DETAIL_LENGTH else line[: DETAIL_LENGTH - 3] + "..."
 

@@ -25,6 +25,7 @@ class CorpusSettings:
     ids: str = "strict"  # ids a shard key cannot hold: "strict" rejects them, "escape" rewrites them
     channels: str = "average"  # of recordings with several: their mean, or one utterance for each, "separate"
     checksum: bool = False  # notice changed files by their content, not by size and modification time
+    probe: str = "headers"  # read them all; "declared": not of rows that carry frames and sample_rate
     duration_tolerance: float = (
         0.05  # seconds that a file may be shorter than declared; 6 times that for MP3, Ogg
     )
@@ -33,6 +34,9 @@ class CorpusSettings:
     def __post_init__(self) -> None:
         one_of("corpus.ids", self.ids, ("strict", "escape"))
         one_of("corpus.channels", self.channels, ("average", "separate"))
+        one_of("corpus.probe", self.probe, ("headers", "declared"))
+        if self.checksum and self.probe == "declared":
+            raise ValueError("corpus.probe: need 'headers' where corpus.checksum = true reads every file")
         if not self.duration_tolerance >= 0:
             raise ValueError(f"corpus.duration_tolerance: need at least 0, got {self.duration_tolerance}")
         if not self.part_minutes > 0:

@@ -3,7 +3,7 @@
 To add a layout, write a file with a function of its source that yields rows, and name it in ADAPTERS.
 """
 
-from corpus.adapters.base import Adapter, ChannelCheck, Intake, Row
+from corpus.adapters.base import Adapter, ChannelCheck, Intake, MeasuredRow, Row
 from corpus.adapters.folder import read_folder, read_libritts, read_vctk
 from corpus.adapters.gigaspeech import read_gigaspeech
 from corpus.adapters.jsonl import read_jsonl
@@ -17,7 +17,9 @@ from corpus.adapters.published import read_common_voice, read_ljspeech, read_mls
 from corpus.adapters.tables import read_table
 from corpus.adapters.webdataset import read_webdataset
 
-__all__ = ["ADAPTERS", "Adapter", "ChannelCheck", "Intake", "Row", "read_jsonl", "read_librispeech"]
+__all__ = [
+    "ADAPTERS", "Adapter", "ChannelCheck", "Intake", "MeasuredRow", "Row", "read_jsonl", "read_librispeech"
+]  # fmt: skip
 
 ADAPTERS: dict[str, Adapter] = {
     "jsonl": Adapter(

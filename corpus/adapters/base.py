@@ -3,18 +3,20 @@
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from itertools import groupby, islice
+from typing import Any, NamedTuple, cast
 
 from corpus import files
-from corpus.audio import Header, channels_differ, read_header
+from corpus.audio import Header, channels_differ, declared_stamp, read_header
 from corpus.embedded import container_of
 from corpus.manifest import RejectedRow
 from corpus.records import Reject, Utterance
 
-Row = Utterance | RejectedRow
+MeasuredRow = Utterance | RejectedRow
 Source = str | os.PathLike[str]
 
 AUDIO_ENDINGS = (
@@ -50,6 +52,33 @@ class Intake:
     on_several_channels: Callable[[Utterance], None] | None = (
         None  # called with each utterance whose channels are averaged
     )
+    probe: str = (
+        "headers"  # of every recording; "declared": not of those whose rows carry frames and sample rate
+    )
+    defer: bool = False  # yield rows before their headers are read, as `Unmeasured`
+
+
+class Declared(NamedTuple):
+    """What a row says of its recording."""
+
+    frames: int
+    sample_rate: int  # Hz
+    channels: int | None = None  # None: it does not say
+
+
+@dataclass(frozen=True, slots=True)
+class Unmeasured:
+    """A row of which the header is still to be read: the arguments of `measured`."""
+
+    known: Utterance
+    start: float | None = None
+    end: float | None = None
+    duration: float | None = None
+    reject: Reject | None = None
+    instead: str | None = None
+
+
+Row = MeasuredRow | Unmeasured
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +95,20 @@ class Adapter:
     where: str = ""  # where people get the data set
     licence: str = ""
 
-    def __call__(self, source: Source, intake: Intake | None = None) -> Iterator[Row]:
+    def __call__(self, source: Source, intake: Intake | None = None) -> Iterator[MeasuredRow]:
         """The rows of a source."""
-        return self.read(source, intake or Intake())
+        return cast(Iterator[MeasuredRow], self.read(source, replace(intake or Intake(), defer=False)))
+
+    def unmeasured(self, source: Source, intake: Intake) -> Iterator[Row]:
+        """The rows of a source, of which no header is read."""
+        return self.read(source, replace(intake, defer=True))
 
 
 class ChannelCheck:
-    """Compares the channels of recordings that are averaged: of the first 200, then of every 50th."""
+    """Compares the channels of recordings that are averaged: of the `first`, then of every 50th."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 200) -> None:
+        self.first = first
         self.checked = 0
         self.different: list[str] = []  # paths
         self._seen = 0
@@ -86,7 +120,7 @@ class ChannelCheck:
             return
         self._last = utterance.audio
         self._seen += 1
-        if self._seen > 200 and self._seen % 50:
+        if self._seen > self.first and self._seen % 50:
             return
         self.checked += 1
         try:
@@ -94,6 +128,11 @@ class ChannelCheck:
                 self.different.append(utterance.audio)
         except Reject:  # it cannot be decoded; the stage that needs it rejects it
             pass
+
+    def add(self, checked: int, different: list[str]) -> None:
+        """Add the counts of another check."""
+        self.checked += checked
+        self.different += different
 
     def warning(self) -> str:
         """What a person should know, in one line; empty where all channels carry the same."""
@@ -113,6 +152,8 @@ def measured(
     end: float | None = None,
     duration: float | None = None,
     reject: Reject | None = None,
+    instead: str | None = None,
+    declared: Declared | None = None,
     header_of: Callable[[str], Header] = read_header,
 ) -> Iterator[Row]:
     """The rows of one utterance of which all but the length is known: one, or one for each channel.
@@ -122,32 +163,58 @@ def measured(
         start, end: seconds of the stretch in its recording.
         duration: seconds as declared; without `end` the length of the stretch, without both a promise about the file.
         reject: what is wrong with the utterance besides; it is noted after the length was.
+        instead: where the audio is if there is none at `known.audio`.
+        declared: what the row says of its recording; used where the intake asks for it.
     """
+    row = Unmeasured(known, start, end, duration, reject, instead)
+    if declared and intake.probe == "declared" and (declared.channels or intake.channels == "average"):
+        yield from measure(row, intake, lambda path: _declared_header(path, declared, known.channel))
+    elif intake.defer:
+        yield row
+    else:
+        yield from measure(row, intake, header_of)
+
+
+def measure(
+    row: Row, intake: Intake, header_of: Callable[[str], Header] = read_header
+) -> Iterator[MeasuredRow]:
+    """Read the header of a row's recording, if it was not: one row, or one for each channel."""
+    if not isinstance(row, Unmeasured):
+        yield row
+        return
+    known, start, end, duration = row.known, row.start, row.end, row.duration
+    found: dict[str, Any] = {}  # grows as the header is read: a reject keeps what is known
     try:
-        known = replace(known, audio=existing(known.audio))
-        header = header_of(known.audio)
-        known = replace(known, sample_rate=header.sample_rate, audio_stamp=header.stamp)
-        if intake.checksum:
-            known = replace(known, audio_stamp=_checksum(known.audio, header.stamp))
+        path = found["audio"] = existing(known.audio)
+        try:
+            header = header_of(path)
+        except Reject as reject:
+            if not row.instead or reject.reason != "audio.missing":
+                raise
+            path = found["audio"] = existing(row.instead)
+            header = header_of(path)
+        found["sample_rate"] = header.sample_rate
+        found["audio_stamp"] = _checksum(path, header.stamp) if intake.checksum else header.stamp
         if known.alignment is not None:
-            alignment = existing(known.alignment)
-            known = replace(known, alignment=alignment, alignment_stamp=_alignment_stamp(alignment, intake))
+            alignment = found["alignment"] = existing(known.alignment)
+            found["alignment_stamp"] = _alignment_stamp(alignment, intake)
         if start is None and end is None:
-            known = replace(known, frames=header.frames)
+            found["frames"] = header.frames
         if header.problem:
             raise header.problem
-        if reject:
-            raise reject
+        if row.reject:
+            raise row.reject
         if known.channel is not None and known.channel >= header.channels:
             raise Reject(
                 "manifest.bad_field", f"channel: need less than {header.channels}, got {known.channel}"
             )
         first, frames = stretch(header, start, end, duration)
-        known = replace(known, first_frame=first, frames=max(0, min(frames, header.frames - first)))
+        found |= {"first_frame": first, "frames": max(0, min(frames, header.frames - first))}
         check_length(header, intake, first, frames, duration if end is not None or start is None else None)
     except Reject as raised:
-        yield RejectedRow(known, raised)
+        yield RejectedRow(replace(known, **found), raised)
         return
+    known = replace(known, **found)
     if header.channels == 1 or known.channel is not None:
         yield known
     elif intake.channels == "separate":
@@ -157,6 +224,45 @@ def measured(
         if intake.on_several_channels:
             intake.on_several_channels(known)
         yield known
+
+
+def _declared_header(path: str, declared: Declared, channel: int | None) -> Header:
+    """A header as its row declares it; the decoder compares it with the recording."""
+    try:
+        file = "" if files.is_url(path) else files.stamp(container_of(path))
+    except OSError:  # the decoder reports it
+        file = ""
+    stamp = declared_stamp(declared.frames, declared.sample_rate, file)
+    return Header(declared.frames, declared.sample_rate, declared.channels or (channel or 0) + 1, 0, stamp)
+
+
+THREADS = 32
+"""Headers behind URLs that are read at the same time: a request is waiting, for the most part."""
+
+
+def measure_each(rows: Iterable[Row], intake: Intake) -> Iterator[MeasuredRow]:
+    """`measure` of many rows, in order; behind URLs, many headers at the same time, each recording's once."""
+    groups = (list(group) for _, group in groupby(rows, key=lambda row: known_of(row).audio))
+
+    def one(group: list[Row]) -> tuple[list[MeasuredRow], list[Utterance]]:
+        several: list[Utterance] = []
+        mine = replace(intake, on_several_channels=several.append)
+        header_of = lru_cache(maxsize=2)(read_header)
+        return [result for row in group for result in measure(row, mine, header_of)], several
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for batch in iter(lambda: list(islice(groups, 8 * THREADS)), []):
+            remote = any(files.is_url(known_of(group[0]).audio) for group in batch)
+            for results, several in (pool.map if remote else map)(one, batch):
+                yield from results
+                if intake.on_several_channels:
+                    for utterance in several:
+                        intake.on_several_channels(utterance)
+
+
+def known_of(row: Row) -> Utterance:
+    """What is known of a row."""
+    return row if isinstance(row, Utterance) else row.utterance if isinstance(row, RejectedRow) else row.known
 
 
 def stretch(

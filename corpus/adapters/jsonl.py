@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from corpus import files
-from corpus.adapters.base import Intake, Row, Source, measured, shown, text_of
-from corpus.audio import Header, read_header
+from corpus.adapters.base import Declared, Intake, Row, Source, measured, shown, text_of
+from corpus.audio import NO_LENGTH, Header, check_rate, read_header
 from corpus.manifest import RejectedRow
 from corpus.records import Reject, Utterance
 from corpus.text_files import open_text
@@ -35,10 +35,9 @@ class Fields:
         None  # (folder of the manifest, audio, fields) -> its path; None: relative to the folder
     )
 
-    @property
-    def known(self) -> set[str]:
-        """Names of all fields that are read."""
-        return {*self.audio, *self.id, *self.text, *self.channel, *COMMON}
+    def is_known(self, name: str) -> bool:
+        """Whether a field of this name is read."""
+        return any(name in names for names in (self.audio, self.id, self.text, self.channel, COMMON))
 
 
 COMMON = (
@@ -101,13 +100,14 @@ def _row(
     known = Utterance(id=location, audio="", frames=0)
     try:
         fields = _parse(line)
-        known = replace(known, id=id_of(fields, names))
+        known = Utterance(id=id_of(fields, names), audio="", frames=0)
         audio = required(fields, names.audio)
-        known = replace(known, audio=(names.locate or _relative)(folder, audio, fields))
+        known = Utterance(known.id, (names.locate or _relative)(folder, audio, fields), 0)
     except Reject as reject:
         yield RejectedRow(known, reject)
         return
     fault: Reject | None = None
+    declared: Declared | None = None
     # a stretch whose times cannot be read has no known length; the file's would be that of another utterance
     times: dict[str, float | None] = {"start": 0.0} if fields.keys() & {"start", "end", "offset"} else {}
     try:
@@ -123,9 +123,45 @@ def _row(
             alignment=alignment and beside(folder, alignment),
             channel=_channel(fields, names.channel),
         )
+        declared = declared_in(fields) if intake.probe == "declared" else None
     except Reject as reject:
         fault = reject
-    yield from measured(known, intake, **times, reject=fault, header_of=header_of)
+    yield from measured(
+        known, intake, start=times.get("start"), end=times.get("end"), duration=times.get("duration"),
+        reject=fault, declared=declared, header_of=header_of,
+    )  # fmt: skip
+
+
+FRAMES, RATE, CHANNELS = (
+    ("frames", "num_samples"),
+    ("sample_rate", "sampling_rate"),
+    ("channels", "num_channels"),
+)
+"""Names of what a line may declare of its recording."""
+
+
+def declared_in(fields: dict[str, Any]) -> Declared | None:
+    """Frames, sample rate and channels of the recording, where a line declares the first two.
+
+    Raises:
+        Reject: manifest.bad_field, where one is no whole number above 0, or the rate none of speech.
+
+    >>> declared_in({"num_samples": 32000, "sampling_rate": "16000"}), declared_in({"frames": 3})
+    (Declared(frames=32000, sample_rate=16000, channels=None), None)
+    """
+    found: list[int | None] = []
+    for names in (FRAMES, RATE, CHANNELS):
+        name = next((name for name in names if fields.get(name) is not None), None)
+        value = None if name is None else fields[name]
+        value = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if value is not None and (type(value) is not int or not 0 < value < NO_LENGTH):
+            raise Reject("manifest.bad_field", f"{name}: need a whole number above 0, got {shown(value)}")
+        found.append(value)
+    frames, rate, channels = found
+    if frames is None or rate is None:
+        return None
+    check_rate("sample_rate", rate)
+    return Declared(frames, rate, channels)
 
 
 def _relative(folder: str, name: str, fields: dict[str, Any]) -> str:
@@ -253,8 +289,9 @@ def _channel(fields: dict[str, Any], names: tuple[str, ...]) -> int | None:
 
 def check_names(fields: dict[str, Any], names: Fields) -> None:
     """Refuse a line with a field that changes its meaning and that would not be read."""
-    unknown = [name for name in fields if name not in names.known and fields[name] is not None]
-    for name in unknown:
+    for name, value in fields.items():
+        if value is None or names.is_known(name):
+            continue
         plain = re.sub(r"[_\-. ]", "", name.lower())
         if MEANINGFUL.fullmatch(plain):
             raise Reject(

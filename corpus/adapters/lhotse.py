@@ -11,7 +11,7 @@ from typing import Any
 
 from corpus.adapters.base import Intake, Row, Source, measured, walk
 from corpus.adapters.folder import local_folder
-from corpus.adapters.jsonl import beside, number_in, text_of_fields
+from corpus.adapters.jsonl import beside, declared_in, number_in, text_of_fields
 from corpus.audio import Header, read_header
 from corpus.embedded import members
 from corpus.manifest import RejectedRow
@@ -125,12 +125,16 @@ def _cut_rows(
                 (one["id"], start + float(one["start"]), float(one["duration"]), one) for one in supervisions
             ]
         rows = [_utterance(known, *piece, cut.get("channel")) for piece in pieces]
+        # of a Shar, the recording is that of the cut, with padding that its description does not count
+        declared = (
+            declared_in(_facts(cut["recording"])) if intake.probe == "declared" and not relative else None
+        )
     except (KeyError, TypeError, ValueError) as error:
         fault = error if isinstance(error, Reject) else Reject("manifest.bad_field", f"{where}: {error!r}")
         yield RejectedRow(known, fault)
         return
     for utterance, begin, end in rows:
-        yield from measured(utterance, intake, start=begin, end=end, header_of=header_of)
+        yield from measured(utterance, intake, start=begin, end=end, declared=declared, header_of=header_of)
 
 
 def _utterance(
@@ -140,6 +144,11 @@ def _utterance(
     one = several[0] if len(several) == 1 and isinstance(several[0], int) else None
     found: dict[str, Any] = text_of_fields(supervision)
     return replace(known, id=str(id), channel=one, **found), start, start + length
+
+
+def _facts(recording: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a recording, with the number of its channels."""
+    return {**recording, "channels": len(recording.get("channel_ids") or []) or None}
 
 
 def _supervised(root: Path, name: str, names: list[str], intake: Intake) -> Iterator[Row]:

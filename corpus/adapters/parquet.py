@@ -73,11 +73,7 @@ def _row(
     except Reject as reject:
         yield RejectedRow(known, reject)
         return
-    rows = list(measured(known, intake))
-    missing = isinstance(rows[0], RejectedRow) and rows[0].reject.reason == "audio.missing"
-    if missing and name:  # only its path is there
-        rows = list(measured(replace(known, audio=beside(os.path.dirname(path), name)), intake))
-    yield from rows
+    yield from measured(known, intake, instead=name and beside(os.path.dirname(path), name))
 
 
 def audio_column(path: str, schema: pa.Schema) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from corpus import files
 from corpus.adapters.base import Intake, Row, Source, measured, text_of
-from corpus.adapters.jsonl import Fields, beside, check_names, id_of, number_in, required
+from corpus.adapters.jsonl import Fields, beside, check_names, declared_in, id_of, number_in, required
 from corpus.audio import Header, read_header
 from corpus.manifest import RejectedRow
 from corpus.records import Reject, Utterance
@@ -107,10 +107,13 @@ def _row(
             alignment=alignment and beside(folder, alignment),
             channel=None if channel is None else int(channel),
         )
+        declared = declared_in(fields) if intake.probe == "declared" else None
     except Reject as reject:
         yield RejectedRow(known, reject)
         return
-    yield from measured(known, intake, start=start, end=end, duration=duration, header_of=header_of)
+    yield from measured(
+        known, intake, start=start, end=end, duration=duration, declared=declared, header_of=header_of
+    )
 
 
 def _seconds(fields: dict[str, Any], *names: str) -> float | None:

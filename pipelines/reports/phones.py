@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from corpus import files
-from corpus.adapters import read_jsonl
+from corpus.adapters import ADAPTERS
 from corpus.audio import decode
 from corpus.manifest import RejectedRow
 from corpus.records import SAMPLE_RATE, Reject, Utterance
@@ -36,7 +36,7 @@ def read_speech(source: Path, rejects: dict[str, int]) -> Iterator[Decoded]:
 def rows_of(source: Path) -> Iterator[Utterance | RejectedRow]:
     """Rows of a JSONL manifest, or of the manifest table of a build (without what it rejected)."""
     if not source.is_dir():
-        yield from read_jsonl(source)
+        yield from ADAPTERS["jsonl"](source)
         return
     for name in part_names(source):
         for row in files.read_table(source / "manifest" / name).to_pylist():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus import files, manifest
-from corpus.adapters import ADAPTERS, ChannelCheck, Intake, Row
+from corpus.adapters import ADAPTERS, ChannelCheck, MeasuredRow
 from corpus.adapters.jsonl import LONGEST
 from corpus.documents import read_documents, write_documents
 from corpus.manifest import ManifestSummary
@@ -14,6 +14,7 @@ from pipelines.execution.task import Task
 from pipelines.layout import RECORDINGS, Part, parts
 from pipelines.settings import one_of, write_settings
 from pipelines.steps.base import Run, Step
+from pipelines.steps.probe import probe, remove_listings
 
 
 def ingest(run: Run) -> dict[str, Any]:
@@ -22,9 +23,8 @@ def ingest(run: Run) -> dict[str, Any]:
     corpus = settings.corpus
     one_of("corpus.adapter", corpus.adapter, tuple(ADAPTERS))
     channels = ChannelCheck()
-    intake = Intake(corpus.duration_tolerance, corpus.channels, corpus.checksum, channels)
-    rows = ADAPTERS[corpus.adapter](files.to_path(corpus.source), intake)
     files.make_folder(build)
+    rows, chunks = probe(run, channels)
     if settings.cut.enabled:
         summary = manifest.write_manifest(
             rows, build / RECORDINGS / "manifest", part_minutes=corpus.part_minutes, min_seconds=0.0,
@@ -32,6 +32,8 @@ def ingest(run: Run) -> dict[str, Any]:
         )  # fmt: skip
     else:
         summary = write_build_manifest(run, rows)
+    if chunks and run.work is None:
+        remove_listings(build, chunks)
     documents = write_documents(
         read_documents([files.to_path(name) for name in settings.text.documents]),
         build / "text",
@@ -52,7 +54,7 @@ def ingest(run: Run) -> dict[str, Any]:
     }
 
 
-def write_build_manifest(run: Run, rows: Iterable[Row]) -> ManifestSummary:
+def write_build_manifest(run: Run, rows: Iterable[MeasuredRow]) -> ManifestSummary:
     """Write the manifest that every later step reads."""
     corpus = run.settings.corpus
     return manifest.write_manifest(
