@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aligners.acoustics import load
 from corpus import manifest
-from corpus.adapters import ADAPTERS, Row
+from corpus.adapters import ADAPTERS, MeasuredRow
 from corpus.audio import decode, read_header
 from corpus.documents import write_documents
 from corpus.keyed import fraction
@@ -32,6 +33,7 @@ from pipelines.layout import CODEBOOK, TOKENIZER
 from pipelines.settings import Settings, replace, write_settings
 from pipelines.steps.base import Run, Say, silent
 from pipelines.steps.codebook import fit_units, frame_sampling, frame_tasks
+from pipelines.steps.cut import cut_utterance
 from pipelines.steps.split import held_out
 from pipelines.steps.vocabulary import train_tokenizer
 
@@ -95,16 +97,16 @@ def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say 
         ValueError: the corpus cannot be read, holds too little, or its settings cannot be built.
     """
     one_of("corpus.adapter", settings.corpus.adapter, tuple(ADAPTERS))
-    if settings.cut.enabled:
-        raise ValueError(
-            "plan: need a corpus of utterances, got one to be cut; run `wordweave cut`, about 5 s per hour, "
-            "and give a manifest of some of its utterances"
-        )
     clock = Clock(settings.units.device)
     source = ADAPTERS[settings.corpus.adapter](Path(settings.corpus.source))
     reading, rows = clock.cpu(lambda: list(itertools.islice(source, SAMPLE_FROM + 1)))
     whole, rows = len(rows) <= SAMPLE_FROM, rows[:SAMPLE_FROM]
     sample = sample_rows(rows, minutes)
+    work: dict[str, Cost] = {}
+    if settings.cut.enabled:  # whole recordings are cut; of what they become, as much as without is built
+        seconds, pieces = clock.cpu(functools.partial(cut_rows, sample, settings))
+        work["cut"] = Cost(seconds / max(hours_of(sample), 1e-9))
+        sample, settings = sample_rows(pieces, minutes), replace(settings, "cut", enabled=False)
     if len(sample) < 4:
         raise ValueError(
             f"{settings.corpus.source}: need at least 4 utterances to measure, got {len(sample)}"
@@ -136,7 +138,7 @@ def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say 
         hours=many.hours,
         utterances=len(sample),
         corpus_hours=hours_of(rows) if whole else None,
-        work=between(lambda build: build.work) | {"fit units": Cost(sampling / many.hours)},
+        work=work | between(lambda build: build.work) | {"fit units": Cost(sampling / many.hours)},
         driver=driver,
         kmeans=kmeans / max(frames, 1),
         tokenizer=tokenizer / many.hours,
@@ -190,7 +192,7 @@ class SampleBuild:
         self.work: dict[str, float] = {}
         self.driver: dict[str, float] = {}
 
-    def ingest(self, rows: list[Row]) -> None:
+    def ingest(self, rows: list[MeasuredRow]) -> None:
         """Write the manifest and an empty text table."""
         corpus = self.settings.corpus
         self.driver["ingest"], _ = self.clock.cpu(
@@ -235,7 +237,7 @@ class SampleBuild:
         """What the steps receive."""
         return make_run(self.folder, self.settings, LocalEngine())
 
-    def run(self, rows: list[Row]) -> None:
+    def run(self, rows: list[MeasuredRow]) -> None:
         """Every step, and again with nothing left to do."""
         self.ingest(rows)
         run = self.make_run()
@@ -263,9 +265,9 @@ class SampleBuild:
         }
 
 
-def sample_rows(rows: list[Row], minutes: float) -> list[Row]:
+def sample_rows(rows: list[MeasuredRow], minutes: float) -> list[MeasuredRow]:
     """Rows of lowest hash, good ones and rejected, until they are `minutes` long; in that order."""
-    sample: list[Row] = []
+    sample: list[MeasuredRow] = []
     for row in sorted(rows, key=lambda row: fraction(0, "plan", utterance_of(row).id)):
         sample.append(row)
         if hours_of(sample) * 60 >= minutes:
@@ -273,24 +275,36 @@ def sample_rows(rows: list[Row], minutes: float) -> list[Row]:
     return sample
 
 
-def utterance_of(row: Row) -> Utterance:
+def cut_rows(rows: list[MeasuredRow], settings: Settings) -> list[MeasuredRow]:
+    """The utterances of recordings, and what is cut away."""
+    rules, model, device = settings.cut.rules, settings.cut.model, settings.cut.device
+    return [
+        piece
+        for row in rows
+        for piece in (
+            [row] if isinstance(row, RejectedRow) else cut_utterance(row, rules, lambda: load(model, device))
+        )
+    ]
+
+
+def utterance_of(row: MeasuredRow) -> Utterance:
     """The utterance of a row, rejected or not."""
     return row.utterance if isinstance(row, RejectedRow) else row
 
 
-def hours_of(rows: list[Row]) -> float:
+def hours_of(rows: list[MeasuredRow]) -> float:
     """Hours of recordings."""
     return sum(utterance_of(row).samples for row in rows) / SAMPLE_RATE / 3600
 
 
-def decode_all(rows: list[Row]) -> None:
+def decode_all(rows: list[MeasuredRow]) -> None:
     """Decode every recording, and keep none."""
     for row in rows:
         with contextlib.suppress(Reject):
             decode(utterance_of(row))
 
 
-def recorded_bytes(rows: list[Row]) -> float:
+def recorded_bytes(rows: list[MeasuredRow]) -> float:
     """Bytes of the sampled recordings on disk; of a stretch of a file, its share."""
     total = 0.0
     for row in rows:

@@ -17,10 +17,13 @@ from pipelines.execution.task import read_marker
 from pipelines.layout import CODEBOOK, FRAMES, INDEX, part_names
 from pipelines.settings import Settings, read_settings
 from pipelines.steps.base import Say, Step, silent
+from pipelines.steps.cut import CUT_STEP, CUTS_FOLDER
 from pipelines.steps.outcomes import TABLE as OUTCOMES
+from pipelines.steps.probe import LISTED
 
-PART = re.compile(r"([a-z_]+)/(part-\d{5,}\.parquet)(\.done|\.failed)?")
+PART = re.compile(rf"({CUTS_FOLDER}|[a-z_]+)/(part-\d{{5,}}\.parquet)(\.done|\.failed)?")
 SHARD = re.compile(r"(shards/(?:speech|text|interleaved)/(?:train|valid)-\d{6,}\.tar)(\.done|\.failed)?")
+LISTED_ROWS = re.compile(rf"{LISTED}/[0-9a-f]{{32}}\.parquet")
 PASSED_ON = re.compile(
     r"decoded/[0-9a-f]{32}(-\d{3}\.wav|\.parquet)|todo/[0-9a-f]{32}\.jsonl|\.claims/[0-9a-f]{32}"
 )
@@ -43,8 +46,8 @@ def find(build: Path, *, say: Say = silent) -> list[Stale]:
     """
     settings = read_settings(build)
     sizes = dict(list_files(build))
-    tables = {str(step.table): step for step in STEPS if step.table}
-    keys = {table: present_keys(build, settings, step, say) for table, step in tables.items()}
+    tables = {str(step.table): step for step in STEPS if step.table} | {CUTS_FOLDER: CUT_STEP}
+    keys = {table: present_keys(build, settings, table, step, say) for table, step in tables.items()}
     keys[OUTCOMES] = None  # small, and made again by every interleave and report
     names, index = set(part_names(build)), indexed(build)
     stale = []
@@ -54,6 +57,8 @@ def find(build: Path, *, say: Say = silent) -> list[Stale]:
             why = "left by a killed run"
         elif PASSED_ON.fullmatch(name):
             why = "passed from worker to worker, no longer needed"
+        elif LISTED_ROWS.fullmatch(name):
+            why = "left by an ingest that was interrupted"
         elif (match := PART.fullmatch(name)) and match[1] in {*keys, FRAMES}:
             table, part, ending = match.groups()
             output = f"{table}/{part}"
@@ -61,10 +66,11 @@ def find(build: Path, *, say: Say = silent) -> list[Stale]:
                 why = why_frames(build, settings)
             elif output not in sizes and ending == ".done":
                 why = "its file is missing"
-            elif part not in names:
+            elif part not in names and table != CUTS_FOLDER:
                 why = "the manifest has no such part"
             elif keys[table] is not None:
-                current = (read_marker(build / output) or {}).get("key") == (keys[table] or {}).get(output)
+                key = (keys[table] or {}).get(output)
+                current = key is not None and (read_marker(build / output) or {}).get("key") == key
                 if ending == ".failed":
                     why = "made since" if current else ""
                 elif not current:
@@ -92,15 +98,15 @@ def list_files(build: Path) -> Iterator[tuple[str, int]]:
             yield path.relative_to(build).as_posix(), path.stat().st_size
 
 
-def present_keys(build: Path, settings: Settings, step: Step, say: Say) -> dict[str, str] | None:
+def present_keys(build: Path, settings: Settings, table: str, step: Step, say: Say) -> dict[str, str] | None:
     """Output -> key of a step's tasks with the present settings; None where they are unknown."""
-    if not (build / str(step.table)).exists():
+    if not (build / table).exists() or (step is CUT_STEP and not step.wanted(settings)):
         return {}
     assert step.tasks is not None
     try:
         _, tasks = step.tasks(make_run(build, settings, also=step.name))
     except ValueError as error:
-        say(f"prune: {step.table}/ is kept: {error}")
+        say(f"prune: {table}/ is kept: {error}")
         return None
     return {task.output: task.key for task in tasks}
 

@@ -244,6 +244,18 @@ def utterances_of(recording: Utterance, cut: dict[str, Any]) -> Iterator[Utteran
             yield RejectedRow(utterance, Reject(one["reject"], one["detail"] or ""))
 
 
+def cut_utterance(
+    recording: Utterance, rules: CutRules, load_model: Callable[[], AcousticModel]
+) -> Iterator[Utterance | RejectedRow]:
+    """The rows of the manifest that a recording becomes."""
+    try:
+        cut = cut_recording(recording, rules, load_model)
+    except Reject as reject:
+        yield RejectedRow(recording, reject)
+        return
+    yield from utterances_of(recording, {"stretches": cut.stretches, "reject": None})
+
+
 def manifest_rows(run: Run) -> Iterator[Utterance | RejectedRow]:
     """The rows of the manifest, from the recordings and where they are cut; a part at a time."""
     for name in part_names(run.folder / RECORDINGS):

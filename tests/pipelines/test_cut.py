@@ -13,7 +13,11 @@ from corpus.audio import decode
 from pipelines.build import dry_run, run_step
 from pipelines.engines.beam import BeamEngine
 from pipelines.layout import part_names
-from pipelines.settings import read_file
+from pipelines.operations import prune
+from pipelines.operations.cost_estimate import Workers, predict
+from pipelines.operations.cost_measure import measure
+from pipelines.settings import read_file, write_settings
+from pipelines.steps.cut import CUTS_FOLDER
 from tests.helpers.builds import LOCAL, build_settings, hashes, members, run_build
 
 GAP = np.zeros(32_000, np.float32)
@@ -193,3 +197,23 @@ def test_speech_that_the_transcript_lacks_is_cut_away_and_says_where(transcribed
     assert sum(row["frames"] for row in holes) < clips[2].samples + 3 * len(GAP)
     assert "of the transcript" in holes[0]["detail"]
     assert sum(row["samples"] for row in rows) == sum(len(GAP) + clip.samples for clip in clips)
+
+
+def test_prune_keeps_the_cuts_of_a_build_and_removes_those_of_other_settings(cut_build, recordings, tmp_path):
+    folder = shutil.copytree(cut_build[0], tmp_path / "build")
+    assert prune.find(folder) == []
+    left = folder / CUTS_FOLDER / "part-99999.parquet"
+    left.write_bytes(b"x")
+    assert [stale.name for stale in prune.find(folder)] == [f"{CUTS_FOLDER}/{left.name}"]
+    left.unlink()
+    write_settings(folder, cut_settings(recordings[0], pause=2.0))
+    names = {path.name for path in (folder / CUTS_FOLDER).iterdir()}
+    assert {stale.name for stale in prune.find(folder)} == {f"{CUTS_FOLDER}/{name}" for name in names}
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_corpus_to_be_cut_is_estimated(recordings, tmp_path):
+    measured = measure(cut_settings(recordings[0]), tmp_path, minutes=0.5)
+    assert measured.work["cut"].hourly > 0
+    rows = predict(measured, cut_settings(recordings[0]), 10.0, Workers())["steps"]
+    assert "cut" in [row["step"] for row in rows]
