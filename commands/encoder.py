@@ -234,10 +234,13 @@ def phones(sources: tuple[Path, ...], output: Path, transcribe: bool) -> dict[st
     help="Number of k-means fits to average.",
     show_default=True,
 )
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON of the numbers, for `scoreboard`."
+)
 def compare(
     encoders: tuple[str, ...], speech: tuple[Path, ...], fit_on: tuple[Path, ...], phones_file: Path | None,
     backend: str, discophon: str | None, speakers: tuple[str, ...], max_seconds: float | None, clusters: int,
-    seeds: int,
+    seeds: int, output: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare encoders in one table.
 
@@ -271,6 +274,11 @@ def compare(
         report=lambda row: say(brief_row(row)),
     )  # fmt: skip
     click.echo(as_table(rows), err=False)
+    if output:
+        from lm.evaluation.evaluate import write_results
+
+        data = f"discophon {discophon}" if discophon else ", ".join(str(path) for path in speech)
+        write_results(output, {"encoders": list(encoders), "data": data, "rows": rows})
     return {
         "utterances": len(items), "speakers": len({item.speaker for item in items}),
         "seconds": sum(len(item.waveform) for item in items) / 16_000, "rejects": rejects, "rows": rows,

@@ -123,6 +123,29 @@ def resynthesis(build: Path, testset: Path | None, **options: Any) -> dict[str, 
     }
 
 
+@command(cli)
+@click.argument("results", nargs=-1, type=FILE)
+@click.option("--task", "tasks", multiple=True, help="Only these tasks, such as units or tstorycloze.")
+def scoreboard(results: tuple[Path, ...], tasks: tuple[str, ...]) -> dict[str, Any]:
+    """Print our numbers beside published ones.
+
+    RESULTS are files of `evaluate`, `compare --output`, `generation` and lm-evaluation-harness; without any, the
+    numbers of the bundled encoders. Each published number has its source, and says whether its data are the same.
+    """
+    from lm.evaluation.scoreboard import all_scores, published_scores
+    from lm.evaluation.scoreboard import scoreboard as table
+
+    ours, published = all_scores(results), published_scores()
+    chosen = [score for score in ours if not tasks or score.task in tasks]
+    if not chosen:
+        raise click.UsageError(
+            f"--task: need some of {sorted({score.task for score in ours})}, got {list(tasks)}"
+        )
+    click.echo(table(chosen, published))
+    keys = {score.key for score in chosen}
+    return {"ours": len(chosen), "published": sum(score.key in keys for score in published)}
+
+
 def print_comparison(lines: list[dict[str, Any]]) -> None:
     """The table of our numbers and the paper's."""
     from lm.evaluation.results import Comparison, heading

@@ -61,8 +61,8 @@ def compare(
 
 def _compare_row(row: Mapping[str, Any], paper: Sequence[Mapping[str, Any]]) -> list[Comparison]:
     name, direction = row["testset"], row.get("direction", "")
-    task, setting = _paper_task(row)
-    note = _note(row, task)
+    task, setting = paper_task(row)
+    note = compare_note(row, task)
     if "not_run" in row:
         return [_compare(name, task, direction, row["measure"], setting, None, paper, str(row["not_run"]))]
     if "accuracy" not in row:
@@ -104,7 +104,7 @@ def _compare(
     return Comparison(name, direction, measure, value, low, high, numbers, note)
 
 
-def _paper_task(row: Mapping[str, Any]) -> tuple[str, str]:
+def paper_task(row: Mapping[str, Any]) -> tuple[str, str]:
     """The paper's task and setting that a row is compared with."""
     name = row["testset"]
     task = row.get("task", "")
@@ -119,7 +119,7 @@ def _paper_task(row: Mapping[str, Any]) -> tuple[str, str]:
     return ANALOGUES.get(name, name), "5-shot" if name == "mmlu" else ""
 
 
-def _note(row: Mapping[str, Any], task: str) -> str:
+def compare_note(row: Mapping[str, Any], task: str) -> str:
     """What limits the comparison."""
     name, version = row["testset"], str(row.get("version", ""))
     notes = []

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lm.evaluation.evaluate import write_results
+from lm.evaluation.scaling import curve_lines
 from lm.evaluation.tasks import TASKS
 from lm.evaluation.tasks.base import TaskOptions
 from lm.evaluation.tasks.sentiment_preservation import SHORT
@@ -43,6 +44,8 @@ class Row:
     build: str = "topics"  # which corpus
     testsets: tuple[str, ...] = ("stories",)
     tokens: int | None = None  # a budget of its own
+    train: Mapping[str, Any] = field(default_factory=dict)  # other training settings of its own
+    start_from: str = ""  # a row whose last model this one continues from, seed by seed
     task_markers: bool = (
         False  # cross-modal prompts with [ASR] and [TTS]: such a model has seen no other switch
     )
@@ -65,11 +68,15 @@ class Job:
     train: Mapping[str, Any]
     testsets: tuple[TestSet, ...] = field(repr=False)
     speech_tokens: Mapping[str, Mapping[str, str]] = field(repr=False)  # test set -> recording -> unit names
+    start_from: str = ""  # the output of the run to continue from
 
     @property
     def key(self) -> str:
         """What decides the numbers: settings, shards, test sets and their units."""
         settings = [asdict(self.row), self.seed, dict(self.train), read_index(self.build)["streams"]]
+        settings += (
+            [json.loads((Path(self.start_from) / SCORES).read_text())["key"]] if self.start_from else []
+        )
         settings += [
             [testset.hash for testset in self.testsets],
             {name: dict(self.speech_tokens[name]) for name in sorted(self.speech_tokens)},
@@ -77,22 +84,31 @@ class Job:
         return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
+SCORES = "scores.json"
+
+
+def last_model(output: Path) -> Path:
+    """The last checkpoint of a run."""
+    return max(output.glob("step-[0-9]*"), key=lambda path: int(path.name[5:]))
+
+
 def train_and_score(job: Job) -> dict[str, Any]:
     """Train one run and score its last model; a finished run is read back if nothing changed."""
     output = Path(job.output)
-    path = output / "scores.json"
+    path = output / SCORES
     if path.is_file():
         finished = json.loads(path.read_text())
         if finished.get("key") == job.key:
             return finished
-    changes = {"tokens": job.row.tokens} if job.row.tokens else {}
+    changes = dict(job.row.train) | ({"tokens": job.row.tokens} if job.row.tokens else {})
+    if job.start_from:
+        changes["start_from"] = str(last_model(Path(job.start_from)))
     settings = TrainSettings(
         build=job.build, output=job.output, mixture=job.row.mixture, strategy=job.row.strategy, seed=job.seed,
         **{"patience": 0, "keep": 1, "save_every": 10**9, "threads": 1, **job.train, **changes},
     )  # fmt: skip
     summary = train(settings)
-    last = max(output.glob("step-[0-9]*"), key=lambda path: int(path.name[5:]))
-    model, vocabulary = load(last)
+    model, vocabulary = load(last_model(output))
     options = TaskOptions(new_tokens=SHORT, task_markers=job.row.task_markers)
     rows = []
     for testset in job.testsets:
@@ -103,6 +119,7 @@ def train_and_score(job: Job) -> dict[str, Any]:
     scores = {
         "key": job.key,
         "row": job.row.name,
+        "start_from": job.row.start_from,
         "seed": job.seed,
         "tokens": tokens_seen(output),
         "held_out": {name: values["loss"] for name, values in summary["final"]["streams"].items()},
@@ -202,9 +219,13 @@ def verdict(table: Mapping[str, Any], *, full: str = "full", without: str = "no 
             low, high = min(bounds[0] for bounds in known), max(bounds[1] for bounds in known)
             if name.startswith(full):
                 met = one["mean"] > 80 and low > 60
-                lines.append(f"{number}, lower bound {low:.1f} (goal above 80, lower bound above 60): {_met(met)}")
+                lines.append(
+                    f"{number}, lower bound {low:.1f} (goal above 80, lower bound above 60): {_met(met)}"
+                )
             else:
-                lines.append(f"{number} [{low:.1f}, {high:.1f}] (goal contains 50): {_met(low <= 50 <= high)}")
+                lines.append(
+                    f"{number} [{low:.1f}, {high:.1f}] (goal contains 50): {_met(low <= 50 <= high)}"
+                )
     return lines
 
 
@@ -302,6 +323,17 @@ def plot_study(table: Mapping[str, Any], path: Path, title: str) -> None:
     pyplot.close(figure)
 
 
+def text_kept(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, float, float]]:
+    """Rows that continue from another: name, seed, and the perplexity per token of held-out text before and after."""
+    losses = {(run["row"], run["seed"]): run["held_out"].get("text") for run in runs}
+    kept = []
+    for run in runs:
+        before, after = losses.get((run.get("start_from"), run["seed"])), run["held_out"].get("text")
+        if before is not None and after is not None:
+            kept.append((run["row"], run["seed"], math.exp(before), math.exp(after)))
+    return kept
+
+
 def to_markdown(results: Mapping[str, Any]) -> str:
     """The study as a Markdown page: a table per group, the goals, and the runs and builds behind them."""
     lines = [
@@ -325,6 +357,22 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         seen = ", ".join(f"{name} {count}" for name, count in run["tokens"].items())
         loss = ", ".join(f"{name} {value:.2f}" for name, value in run["held_out"].items())
         lines.append(f"| {run['row']} | {run['seed']} | {seen} | {loss} | {run['minutes']:.1f} |")
+    if kept := text_kept(results["runs"]):
+        lines += [
+            "",
+            "| continued from a text model | seed | text perplexity before | after | ratio |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row} | {seed} | {before:.2f} | {after:.2f} | {after / before:.3f} |"
+            for row, seed, before, after in kept
+        ]
+    for curve in results.get("curves", ()):
+        lines += [
+            "",
+            f"![{curve['name']}](scaling.png)" if curve is results["curves"][0] else "",
+            *curve_lines(curve),
+        ]
     test = results["test"]
     lines += [
         "",

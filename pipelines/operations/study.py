@@ -21,6 +21,7 @@ from corpus.toml import fill, one_of, read_toml
 from lm.evaluation import study as studies
 from lm.evaluation.datasets.synthetic import make_testsets
 from lm.evaluation.evaluate import write_results
+from lm.evaluation.scaling import Curve, fit_curve, plot_curves
 from lm.evaluation.study import Job, Row
 from lm.evaluation.testset import TestSet, tokenize_recordings
 from lm.training.train import TrainSettings
@@ -65,6 +66,7 @@ class Study:
     builds: dict[str, dict[str, Any]]
     train: dict[str, Any]
     rows: tuple[Row, ...]
+    curves: tuple[Curve, ...] = ()
     pipeline: dict[str, dict[str, Any]] = field(default_factory=dict)  # settings that all builds share
 
     def __post_init__(self) -> None:
@@ -73,7 +75,17 @@ class Study:
         for row in self.rows:
             one_of(f"row {row.name!r}: build", row.build, tuple(self.builds))
             run = {"build": "", "output": "", "mixture": row.mixture, "strategy": row.strategy}
-            fill(TrainSettings, self.train, "train", run)
+            fill(TrainSettings, {**self.train, **row.train}, "train", run)
+            if row.start_from:
+                first = [one for one in self.rows if not one.start_from and one.build == row.build]
+                one_of(f"row {row.name!r}: start_from", row.start_from, tuple(one.name for one in first))
+                if next(one for one in first if one.name == row.start_from).seeds < row.seeds:
+                    raise ValueError(
+                        f"row {row.name!r}: need at most the seeds of {row.start_from!r}, got {row.seeds}"
+                    )
+        for curve in self.curves:
+            for name in curve.rows:
+                one_of(f"curve {curve.name!r}: rows", name, tuple(row.name for row in self.rows))
 
     def build_settings(self, name: str, folder: Path, manifest: Path) -> toml.Settings:
         """A build's settings: its own values over the shared ones, its source, and its documents."""
@@ -105,7 +117,8 @@ def run_study(
         The content of study.json, and `page`, the text of study.md.
     """
     started = time.monotonic()
-    rows = [row for row in study.rows if not only or row.name in only]
+    needed = {row.start_from for row in study.rows if row.name in only}
+    rows = [row for row in study.rows if not only or row.name in only or row.name in needed]
     if not rows:
         raise ValueError(f"rows: need some of {[row.name for row in study.rows]}, got {list(only)}")
     names = list(dict.fromkeys(row.build for row in rows))
@@ -130,14 +143,19 @@ def run_study(
             runs_of = folder / "runs"
             jobs += [
                 Job(
-                    row, seed, str(build), str(runs_of / f"{row.name.replace(' ', '-')}-{seed}"), study.train,
+                    row, seed, str(build), str(runs_of / run_name(row.name, seed)), study.train,
                     tuple(testsets[one] for one in row.testsets), {one: units[one] for one in row.testsets},
+                    str(runs_of / run_name(row.start_from, seed)) if row.start_from else "",
                 )
                 for seed in range(row.seeds)
             ]  # fmt: skip
     jobs.sort(key=lambda job: -job.seed)
     say(f"study: data after {(time.monotonic() - started) / 60:.1f} minutes; {len(jobs)} runs")
-    runs = run_jobs(jobs, workers, say)
+    runs = [
+        run
+        for wave in (False, True)  # those that others continue from come first
+        for run in run_jobs([job for job in jobs if bool(job.start_from) == wave], workers, say)
+    ]
     order = {row.name: number for number, row in enumerate(rows)}
     runs.sort(key=lambda run: (order[run["row"]], run["seed"]))
     table, stories = studies.by_row(runs), story_texts(testsets.values())
@@ -151,12 +169,22 @@ def run_study(
         "table": table,
         "verdict": studies.verdict(table),
         "runs": runs,
+        "curves": [
+            fit_curve(curve, runs) for curve in study.curves if set(curve.rows) <= {row.name for row in rows}
+        ],
     }
+    if results["curves"]:
+        plot_curves(results["curves"], folder / "scaling.png")
     write_results(folder / "study.json", results)
     studies.plot_study(table, folder / "study.png", "paired accuracy of twin items")
     page = studies.to_markdown(results)
     (folder / "study.md").write_text(page, encoding="utf-8")
     return results | {"page": page}
+
+
+def run_name(row: str, seed: int) -> str:
+    """The folder of a run."""
+    return f"{row.replace(' ', '-')}-{seed}"
 
 
 def synthesise_corpus(folder: Path, name: str, corpus: CorpusSettings, say: Say) -> Path:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -450,3 +451,28 @@ def test_the_command_makes_a_test_set_or_says_what_is_missing_in_one_line(tmp_pa
         in refused.stderr
     )
     assert "https://www.openslr.org/115" in CliRunner().invoke(cli, ["testset", "--list"]).stdout
+
+
+def test_salmon_has_pairs_in_eight_parts_whose_first_is_right(tmp_path, publish):
+    from lm.evaluation.datasets.choice import SALMON
+
+    for part in SALMON:
+        for number in (0, 10):
+            for side in (0, 1):
+                path = tmp_path / "salmon_benchmark" / part / f"sample_{number}_{side}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tone(path)
+    publish("salmon", test=16)
+    testset = convert("salmon", tmp_path / "salmon_benchmark", tmp_path / "testset")
+    assert testset.directions == ("S",)
+    assert {item.group for item in testset.items} == set(SALMON)
+    assert len(testset.items) == 16
+    assert all(item.right == 0 and item.choices[0][0].audio.endswith("_0.wav") for item in testset.items)
+    path.unlink()
+    with pytest.raises(
+        ValueError, match=r"speaker_consistency: sample_10: need recordings 0 and 1, got \[0\]"
+    ):
+        convert("salmon", tmp_path / "salmon_benchmark", tmp_path / "testset")
+    shutil.rmtree(tmp_path / "salmon_benchmark" / "rir_consistency")
+    with pytest.raises(ValueError, match="need all eight parts, got none of rir_consistency"):
+        convert("salmon", tmp_path / "salmon_benchmark", tmp_path / "testset")

@@ -15,7 +15,7 @@ from units.phone_discovery import UndefinedMeasure
 HOP, CENTRE = 320, 160
 
 
-def drawn(seed: int, units: bool) -> tuple[list[np.ndarray], list[str], list[str]]:
+def random_speech(seed: int, units: bool) -> tuple[list[np.ndarray], list[str], list[str]]:
     """Frames, names and lines of an item file, as `FASTABX` was measured on."""
     rng = np.random.default_rng(seed)
     names, frames, lines = [f"u{i}" for i in range(6)], [], []
@@ -40,7 +40,7 @@ HEADER = "#file onset offset #phone prev-phone next-phone speaker\n"
 
 @pytest.mark.parametrize(("seed", "units"), FASTABX)
 def test_the_errors_are_those_of_fastabx(seed, units, tmp_path):
-    frames, names, lines = drawn(seed, units)
+    frames, names, lines = random_speech(seed, units)
     item = tmp_path / "x.item"
     item.write_text(HEADER + "\n".join(lines))
     distance = "identical" if units else "angular"
@@ -52,7 +52,7 @@ def test_fastabx_agrees_where_it_is_installed(tmp_path):
     fastabx = pytest.importorskip("fastabx", reason="the extra `abx`, for Python 3.12 or newer")
     import torch
 
-    frames, names, lines = drawn(7, False)
+    frames, names, lines = random_speech(7, False)
     (tmp_path / "x.item").write_text(HEADER + "\n".join(lines))
     for name, x in zip(names, frames):
         torch.save(torch.tensor(x, dtype=torch.float32), tmp_path / f"{name}.pt")

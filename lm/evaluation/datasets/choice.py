@@ -1,4 +1,4 @@
-"""Readers of published multiple-choice sets: sWUGGY, sBLIMP, spoken StoryCloze, BLiMP, MMLU."""
+"""Readers of published multiple-choice sets: sWUGGY, sBLIMP, spoken StoryCloze, SALMon, BLiMP, MMLU."""
 
 import csv
 import io
@@ -143,6 +143,38 @@ def _story_table(archive: Archive, tables: list[str]) -> list[TestItem]:
             raise ValueError(f"{archive.path}/{tables[0]}: story {id}: its {missing[0]} row is missing")
         items.append(TestItem(id, (story["prompt"],), ((story["correct"],), (story["incorrect"],)), 0))
     return items
+
+
+SALMON = (
+    "bg_alignment", "bg_all_consistency", "bg_domain_consistency", "gender_consistency", "rir_consistency",
+    "sentiment_alignment", "sentiment_consistency", "speaker_consistency",
+)  # fmt: skip
+"""The parts of SALMon: what changes in the middle of a recording, or does not fit its words."""
+_SAMPLE = re.compile(rf"(?:^|/)(?P<part>{'|'.join(SALMON)})/(?:.*/)?sample_(?P<id>\d+)_(?P<side>\d+)\.wav$")
+
+
+def read_salmon(archive: Archive, options: Options) -> tuple[str, list[TestItem]]:
+    """Pairs of recordings of eight parts; the first of a pair is the consistent one."""
+    pairs: dict[tuple[str, int], dict[int, str]] = defaultdict(dict)
+    for name in archive.names:
+        if match := _SAMPLE.search(name):
+            pair, side = pairs[match["part"], int(match["id"])], int(match["side"])
+            if side in pair:
+                raise ValueError(
+                    f"{archive.path}: {match['part']}: two recordings are sample {match['id']}_{side}"
+                )
+            pair[side] = name
+    if missing := sorted(set(SALMON) - {part for part, _ in pairs}) if pairs else []:
+        raise ValueError(f"{archive.path}: need all eight parts, got none of {', '.join(missing)}")
+    items = []
+    for (part, number), pair in sorted(pairs.items()):
+        if set(pair) != {0, 1}:
+            raise ValueError(
+                f"{archive.path}: {part}: sample_{number}: need recordings 0 and 1, got {sorted(pair)}"
+            )
+        choices = tuple((Segment(audio=pair[side]),) for side in (0, 1))
+        items.append(TestItem(f"{part}/{number}", choices=choices, right=0, group=part))
+    return "choose", items
 
 
 def read_blimp(archive: Archive, options: Options) -> tuple[str, list[TestItem]]:

@@ -86,6 +86,17 @@ _ALL = (
         "Hassid et al. 2023, arXiv:2305.13009; Mostafazadeh et al. 2016, arXiv:1604.01696",
     ),
     Published(
+        "salmon",
+        choice.read_salmon,
+        "{bg_alignment,bg_all_consistency,bg_domain_consistency,gender_consistency,rir_consistency,sentiment_alignment,"
+        "sentiment_consistency,speaker_consistency}/sample_N_{0,1}.wav; 0 is the consistent one",
+        {"test": 1_600},
+        "pairs of recordings, 200 in each of eight parts",
+        "CC BY-NC 4.0",
+        "https://github.com/slp-rl/salmon",
+        "Maimon et al. 2024, arXiv:2409.07437",
+    ),
+    Published(
         "blimp",
         choice.read_blimp,
         "data/*.jsonl (sentence_good, sentence_bad, UID, pairID), or */*.parquet of the same columns",

@@ -248,7 +248,9 @@ def make_testsets(
         raise ValueError(
             f"test sets: need items >= 1 and some of {', '.join(NAMES)}, got {items} and {unknown}"
         )
-    if mooded := [name for name, (maker, by) in of_name.items() if by and maker.startswith(("moods", "sentiment"))]:
+    if mooded := [
+        name for name, (maker, by) in of_name.items() if by and maker.startswith(("moods", "sentiment"))
+    ]:
         raise ValueError(f"test sets: only espeak-ng speaks in moods, got {', '.join(mooded)}")
     known = avoid | dictionary() if "words" in dict(of_name.values()) else avoid
     settings = {
