@@ -38,6 +38,9 @@ STEP_COMMANDS = {
     "Shards contain them if [pitch] has `enabled = true`.",
     "style": "Encode utterances to style tokens.\n\n    One per second, relative to the speaker's mean. "
     "Shards contain them if [style] has `enabled = true`.",
+    "hashes": "Hash the decoded audio.\n\n    For the duplicates of [duplicates].",
+    "duplicates": "Find utterances that repeat an earlier one.\n\n    Or one of an evaluation set, by audio, units "
+    "or text, where [duplicates] has `enabled = true`; writes report/duplicates.jsonl.",
     "interleave": "Write the shards.\n\n    Writes the speech, text and interleaved shards of BUILD, their vocabulary "
     "and index.",
 }
@@ -250,7 +253,7 @@ def step_command(step: str, help_text: str) -> Callable[..., Any]:
     return run
 
 
-for name in ("cut", "quality", "units", "pitch", "style"):
+for name in ("cut", "quality", "units", "hashes", "pitch", "style"):
     step_command(name, STEP_COMMANDS[name])
 
 
@@ -312,6 +315,7 @@ def with_aligners(
     return settings
 
 
+step_command("duplicates", STEP_COMMANDS["duplicates"])
 step_command("interleave", STEP_COMMANDS["interleave"])
 
 

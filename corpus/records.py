@@ -51,6 +51,10 @@ REASONS = {
     "quality.dnsmos_background": "the predicted opinion of the background is outside the configured bounds",
     "quality.dnsmos_overall": "the predicted opinion of the whole is outside the configured bounds",
     "quality.aligner_confidence": "the aligner's mean confidence is outside the configured bounds",
+    "duplicate.audio": "an earlier utterance has the same audio",
+    "duplicate.units": "an earlier utterance has nearly the same units",
+    "duplicate.text": "an earlier utterance has nearly the same text",
+    "duplicate.evaluation": "the utterance is in an evaluation set, by its audio, units or text",
     "units.too_short": "the audio is shorter than one unit frame",
     "units.failed": "the encoder cannot use the audio, or its output is not finite",
 }

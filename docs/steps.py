@@ -50,6 +50,12 @@ NOTES = {
         ("units",),
         ("units",),
     ),
+    "hashes": Note(
+        "the sound of each utterance, if `[duplicates] enabled`",
+        "`hashes/part-00000.parquet`, a hash of the decoded audio at 16 bits",
+        "nothing beside the decoding, which it shares with `units`",
+        ("duplicates",),
+    ),
     "prosody": Note(
         "the sound of each utterance, if `[pitch]` or `[style]` is enabled",
         "`prosody/part-00000.parquet`: F0 and voicing every 5 ms, 27 style features every second",
@@ -74,6 +80,14 @@ NOTES = {
         "tens of times real time per core; the largest part of a build with a small encoder",
         ("align",),
         ("align",),
+    ),
+    "duplicates": Note(
+        "hashes, units and texts of the utterances that no step before rejects, and the evaluation sets",
+        "`duplicates/part-00000.parquet`: for each utterance the first one that it repeats; "
+        "`report/duplicates.jsonl`; its fingerprints in `repeats/`",
+        "a minute for 100 000 utterances on two cores",
+        ("duplicates",),
+        ("duplicate",),
     ),
     "interleave": Note(
         "all tables, the text documents, and what is held out (`split.json`)",

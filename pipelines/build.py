@@ -26,6 +26,7 @@ from pipelines.steps.align import ALIGN_STEP
 from pipelines.steps.base import Run, Say, Step, silent
 from pipelines.steps.codebook import CODEBOOK_STEP
 from pipelines.steps.cut import CUT_STEP
+from pipelines.steps.duplicates import DUPLICATES_STEP, HASHES_STEP
 from pipelines.steps.fused import run_fused
 from pipelines.steps.ingest import INGEST_STEP
 from pipelines.steps.interleave import INTERLEAVE_STEP
@@ -39,10 +40,12 @@ STEPS: list[Step] = [
     QUALITY_STEP,
     CODEBOOK_STEP,
     UNITS_STEP,
+    HASHES_STEP,
     PROSODY_STEP,
     PITCH_STEP,
     STYLE_STEP,
     ALIGN_STEP,
+    DUPLICATES_STEP,
     INTERLEAVE_STEP,
     REPORT_STEP,
     CARD_STEP,

@@ -24,6 +24,8 @@ INDEX = "shards/index.json"
 TOKENIZER = "tokenizer/tokenizer.json"
 RECORDINGS = "recordings"
 """The folder of recordings that are to be cut: their manifest, and where each is cut."""
+REPEATS = "repeats"
+"""The folder of what the step `duplicates` compares: fingerprints, their exchange, matches and verdicts."""
 SMALL_FOLDERS = (f"{RECORDINGS}/manifest", "manifest", "text", "codebooks", "tokenizer")
 """What a dry run copies, with `SPEAKERS` and `SPLIT`: the steps then decide as they do in a build."""
 

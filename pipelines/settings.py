@@ -199,6 +199,32 @@ class AlignSettings:
 
 
 @dataclass(frozen=True)
+class DuplicatesSettings:
+    """[duplicates]: utterances that repeat an earlier one, or one of an evaluation set."""
+
+    enabled: bool = False  # look for them and report them
+    remove: list[str] = field(
+        default_factory=list
+    )  # reject what is the same by "audio", "units", "text", or is in an "evaluation" set
+    evaluation: list[str] = field(default_factory=list)  # test sets, manifests or files of text
+    units_similarity: float = (
+        0.5  # of the sets of 3-grams of units, from which on two utterances are the same
+    )
+    text_similarity: float = 0.7  # of the sets of 3-word sequences
+
+    def __post_init__(self) -> None:
+        for name in self.remove:
+            one_of("duplicates.remove", name, ("audio", "units", "text", "evaluation"))
+        for name in ("units_similarity", "text_similarity"):
+            if not 0.3 <= getattr(self, name) <= 1:
+                raise ValueError(f"duplicates.{name}: need 0.3 to 1, got {getattr(self, name)}")
+        if not self.enabled and (self.remove or self.evaluation):
+            raise ValueError(
+                "duplicates.enabled: need true to remove anything or to compare with evaluation sets"
+            )
+
+
+@dataclass(frozen=True)
 class TextSettings:
     """[text]: the text side of the vocabulary, and documents for the text stream."""
 
@@ -290,6 +316,7 @@ class Settings:
     pitch: PitchSettings = PitchSettings()
     style: StyleSettings = StyleSettings()
     align: AlignSettings = AlignSettings()
+    duplicates: DuplicatesSettings = DuplicatesSettings()
     text: TextSettings = TextSettings()
     interleave: InterleaveSettings = InterleaveSettings()
     shards: ShardsSettings = ShardsSettings()

@@ -14,7 +14,7 @@ from typing import Any
 from corpus import files
 from pipelines.build import STEPS, make_run
 from pipelines.execution.task import read_marker
-from pipelines.layout import CODEBOOK, FRAMES, INDEX, part_names
+from pipelines.layout import CODEBOOK, FRAMES, INDEX, REPEATS, part_names
 from pipelines.settings import Settings, read_settings
 from pipelines.steps.base import Say, Step, silent
 from pipelines.steps.cut import CUT_STEP, CUTS_FOLDER
@@ -55,6 +55,8 @@ def find(build: Path, *, say: Say = silent) -> list[Stale]:
         why = ""
         if files.TEMPORARY.fullmatch(name):
             why = "left by a killed run"
+        elif name.startswith(f"{REPEATS}/") and not settings.duplicates.enabled:
+            why = "duplicates are not looked for"
         elif PASSED_ON.fullmatch(name):
             why = "passed from worker to worker, no longer needed"
         elif LISTED_ROWS.fullmatch(name):
