@@ -8,7 +8,7 @@ from typing import Any
 
 from corpus import files, manifest
 from corpus.adapters import ADAPTERS, Intake
-from corpus.adapters.base import measured
+from corpus.adapters.base import Unmeasured, measure
 from corpus.adapters.jsonl import LONGEST, LONGEST_LINE
 from corpus.documents import read_documents
 from corpus.manifest import KEY_LENGTH, RejectedRow, escape_id
@@ -101,7 +101,7 @@ def testset_rows(folder: Path) -> Iterator[Utterance | RejectedRow]:
                     yield text_row(id, segment.text)
                 continue
             known = Utterance(id, str(folder / segment.audio), frames=0, text=segment.text)
-            yield from measured(known, Intake())
+            yield from measure(Unmeasured(known), Intake())
 
 
 def text_row(id: str, text: str) -> RejectedRow:
