@@ -1,9 +1,10 @@
 """Aligners on real and synthetic speech: how exact, how fast, whether wrong transcripts are noticed, how much memory.
 
-    python -m benchmarks.align [SPEECH] [--only exact filter workers silence hour] [--models FOLDER ...]
+    python -m benchmarks.align [SPEECH] [--only compare exact filter ...] [--models FOLDER ...]
 
-SPEECH is a folder with manifest.jsonl; default $WORDWEAVE_SPEECH/dev. Prints one line of JSON per table. Times are CPU
-seconds of the process that works, so that a busy machine does not change them; two workers are timed by the clock.
+SPEECH is a folder with manifest.jsonl; default $WORDWEAVE_SPEECH/dev. Prints `compare` as one table in Markdown, and
+one line of JSON per other table. Times are CPU seconds of the process that works, so that a busy machine
+does not change them; two workers are timed by the clock.
 """
 
 import argparse
@@ -15,15 +16,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from scipy.signal import fftconvolve, resample_poly
 from sklearn.metrics import roc_auc_score
 
 from aligners import load_aligner
 from aligners.alignment import Aligner, Alignment
 from aligners.normalise import normalise
+from aligners.pocketsphinx import DOUBTFUL, FARTHEST, PER_MS
+from aligners.quality import differences
 from aligners.score import boundary_errors, summarise
 from corpus.adapters import read_jsonl
 from corpus.audio import decode, probe
@@ -123,6 +129,83 @@ def noisy(batch: Batch, decibels: float, seed: int) -> Batch:
     ]
 
 
+QUOTED = (
+    "| viter, model of MFA 3.4.3, imported (quoted) | 15.0 | 32.0 | - | 34 of 35 | - | - | a model of MFA |",
+    "| mfa 3.4.3, small model (quoted) | 20.0 | 32.2 | - | 249 of 249 | 20 of 20 | - | conda; 20 to 35 s a start |",
+)
+"""What cannot be had where this runs: measured elsewhere, on the same recordings."""
+
+
+def compared(real: Batch, models: list[str]) -> str:
+    """One table of all aligners, in Markdown.
+
+    Without `models`, one of viter's is fitted on the recordings where viter is installed, which takes some minutes.
+    """
+    rows: list[tuple[str, str, dict, str]] = [
+        ("pocketsphinx, by default with ctc", "pocketsphinx", {}, "none"),
+        ("pocketsphinx alone", "pocketsphinx", {"second_opinion": False, "minimum_score": -32.0}, "none"),
+        ("ctc", "ctc", {}, "none"),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        setup = "`pip install viter`, fitted before"
+        if not models and find_spec("viter"):
+            setup = f"`pip install viter`, {fit_own(real, Path(folder)):.0f} s of CPU"
+            models = [f"{folder}/aligner"]
+        for model in models:
+            imported = json.loads((Path(model) / "card.json").read_text())["imported"]
+            label = f"viter, imported {imported}" if imported else "viter, own model"
+            rows.append((label, "viter", {"model": model}, setup))
+        measured = [compared_row(real, *row) for row in rows]
+    titles = ("median", "mean", "95th percentile", "aligned", "wrong rejected", "x real time", "set-up")
+    return "\n".join([f"| aligner | {' | '.join(titles)} |", "|---" * 8 + "|", *measured, *QUOTED])
+
+
+def compared_row(real: Batch, label: str, name: str, settings: dict, setup: str) -> str:
+    """One aligner: errors against MFA's TextGrids in ms, shares, speed by CPU time, and what it needs first."""
+    aligner = load_aligner(name, **settings)
+    aligner.align(real[:1])  # loading is not counted
+    aligned, speed = timed(aligner, real)
+    wrong = shuffled(real[::2], seed=0)
+    rejected = sum(one.reject is not None for one in aligner.align(wrong))
+    errors = summarise(against_grids(real, aligned))
+    numbers = [f"{errors[key]:.1f}" for key in ("median_ms", "mean_ms", "p95_ms")]
+    kept = sum(one.reject is None for one in aligned)
+    shares = [f"{kept} of {len(real)}", f"{rejected} of {len(wrong)}", f"{speed:.0f}"]
+    return f"| {' | '.join([label, *numbers, *shares, setup])} |"
+
+
+def against_grids(batch: Batch, aligned: list[Alignment]) -> np.ndarray:
+    """Errors of the boundaries of recordings that have a TextGrid of MFA, ms."""
+    graded = [
+        (pair, one) for pair, one in zip(batch, aligned, strict=True) if pair[0].alignment and not one.reject
+    ]
+    given = load_aligner("given").align([pair for pair, _ in graded], {})
+    errors = [
+        boundary_errors(reference.words, one.words)
+        for reference, (_, one) in zip(given, graded, strict=True)
+        if not reference.reject
+    ]
+    return np.concatenate(errors)
+
+
+def fit_own(real: Batch, folder: Path) -> float:
+    """Fit viter's model on recordings; CPU seconds."""
+    from pipelines.build import run_step
+    from pipelines.operations.fit_aligner import fit_aligner
+    from pipelines.settings import CorpusSettings, Settings
+
+    rows = [
+        {"id": one.id, "audio": one.audio, "text": one.text, "speaker": one.speaker, "lang": one.language}
+        for one, _ in real
+    ]
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_step("ingest", folder, Settings(build=str(folder), corpus=CorpusSettings(source=str(manifest))))
+    start = time.process_time()
+    fit_aligner(folder)
+    return time.process_time() - start
+
+
 def exact(real: Batch, machine: Batch, models: list[str]) -> dict:
     """Every backend against MFA's TextGrids and exact word events; aligned, damaged transcripts rejected, speed.
 
@@ -137,17 +220,6 @@ def exact(real: Batch, machine: Batch, models: list[str]) -> dict:
         aligner = load_aligner(name, **settings)
         aligner.align(real[:1])  # loading is not counted
         aligned[label], speed = timed(aligner, real)
-        graded = [
-            (pair, one)
-            for pair, one in zip(real, aligned[label], strict=True)
-            if pair[0].alignment and not one.reject
-        ]
-        given = load_aligner("given").align([pair for pair, _ in graded], {})
-        errors = [
-            boundary_errors(reference.words, one.words)
-            for reference, (_, one) in zip(given, graded, strict=True)
-            if not reference.reject
-        ]
         spoken = aligner.align(machine)
         events = [
             boundary_errors(TRUTH[utterance.id][0].words, one.words)
@@ -160,7 +232,7 @@ def exact(real: Batch, machine: Batch, models: list[str]) -> dict:
             "wrong_rejected": f"{sum(one.reject is not None for one in aligner.align(wrong))} of {len(wrong)}",
             "longer_rejected": f"{sum(one.reject is not None for one in aligner.align(longer))} of {len(longer)}",
             "times_real_time": round(speed, 1),
-            "against_mfa": summarise(np.concatenate(errors)),
+            "against_mfa": summarise(against_grids(real, aligned[label])),
             "against_events": summarise(np.concatenate(events)) if events else None,
             "machine_aligned": f"{sum(one.reject is None for one in spoken)} of {len(machine)}",
         }
@@ -243,6 +315,79 @@ def filtered(real: Batch, machine: Batch) -> dict:
         for at, word in enumerate(result.words):
             (unsure if at == index else sure).append(word.confidence or 0.0)
     report["wrong_words"] = {"tried": len(places), "refused": refused, "auc": auc(sure, unsure)}
+    return report
+
+
+def echoed(batch: Batch, seconds: float) -> Batch:
+    """In a room whose echo falls by 60 dB in so many seconds, at the level of before."""
+    rng = np.random.default_rng(2)
+    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    room = rng.normal(0, 1, len(time)) * 10 ** (-3 * time / seconds) * 0.05
+    room[0] = 1.0
+    changed = []
+    for utterance, wave in batch:
+        wet = fftconvolve(wave, room)[: len(wave)]
+        changed.append((utterance, (wet * np.std(wave) / np.std(wet)).astype(np.float32)))
+    return changed
+
+
+def faster(batch: Batch, factor: float) -> Batch:
+    """Played faster and higher."""
+    changed = []
+    for utterance, wave in batch:
+        short = resample_poly(wave, 100, round(100 * factor)).astype(np.float32)
+        changed.append((replace(utterance, frames=len(short), alignment=None), short))
+    return changed
+
+
+CONDITIONS: dict[str, Callable[[Batch], Batch]] = {
+    "clean": lambda batch: batch,
+    "20 dB": lambda batch: noisy(batch, 20, 1),
+    "10 dB": lambda batch: noisy(batch, 10, 1),
+    "5 dB": lambda batch: noisy(batch, 5, 1),
+    "echo 0.5 s": lambda batch: echoed(batch, 0.5),
+    "25 % faster": lambda batch: faster(batch, 1.25),
+}
+
+
+def agreement(real: Batch, conditions: Sequence[str]) -> dict:
+    """What a second aligner gives over one aligner's score: right transcripts and those of other recordings.
+
+    On every second recording. Measures: the score of pocketsphinx (at least -32), the confidence of ctc (at least
+    0.30), the mean distance of their word boundaries (at most 80 ms), and the default, the score less a tenth of the
+    distance (at least -46) where the score is below -20.
+    """
+    first = load_aligner("pocketsphinx", minimum_score=None)
+    second = load_aligner("ctc", minimum_confidence=0.0)
+    report = {}
+    for name in conditions:
+        right = CONDITIONS[name](real[::2])
+        rows: dict[str, list[list[float]]] = {}
+        for batch in (right, shuffled(right, seed=0)):
+            measured: list[tuple[float, float, float]] = []
+            for one, two in zip(first.align(batch, {}), second.align(batch, {}), strict=True):
+                apart = FARTHEST
+                if one.words and two.words:
+                    apart = min(FARTHEST, float(differences(one.words, two.words).mean()))
+                measured.append(
+                    (one.quality.get("score_per_frame", LOWEST), two.quality.get("confidence", 0.0), apart)
+                )
+            score, confidence, apart = np.array(measured).T
+            both = np.where(score < DOUBTFUL, score - PER_MS * apart, score)
+            values = {"score": score, "confidence": confidence, "distance": -apart, "default": both}
+            for measure, limit in zip(values, (-32.0, 0.30, -80.0, -46.0), strict=True):
+                rows.setdefault(measure, []).append(
+                    [float(np.mean(values[measure] >= limit)), *values[measure].tolist()]
+                )
+        report[name] = {
+            measure: {
+                "auc": round(auc(good[1:], bad[1:]), 4),
+                "right_kept": round(good[0], 3),
+                "wrong_kept": round(bad[0], 3),
+            }
+            for measure, (good, bad) in rows.items()
+        }
+        print(json.dumps({name: report[name]}), file=sys.stderr, flush=True)
     return report
 
 
@@ -336,7 +481,7 @@ def peak_memory() -> float:
     return int(line.split()[1]) / 1024
 
 
-TABLES = ("exact", "filter", "workers", "silence", "hour")
+TABLES = ("compare", "exact", "filter", "agreement", "workers", "silence", "hour")
 
 
 def main() -> None:
@@ -345,7 +490,10 @@ def main() -> None:
     parser.add_argument("speech", type=Path, nargs="?", default=DEFAULT)
     parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument(
-        "--models", nargs="*", default=[], help="folders of `fit aligner`, for the table exact"
+        "--models", nargs="*", default=[], help="folders of `fit aligner`, for the tables compare and exact"
+    )
+    parser.add_argument(
+        "--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), help="of the table agreement"
     )
     parser.add_argument("--hour-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -357,10 +505,14 @@ def main() -> None:
     make = {
         "exact": lambda: exact(real, machine, options.models),
         "filter": lambda: filtered(real, machine),
+        "agreement": lambda: agreement(real, options.conditions),
         "workers": lambda: workers(real),
         "silence": lambda: silence(real),
     }
     for table in options.only:
+        if table == "compare":
+            print(compared(real, options.models), flush=True)
+            continue
         if table == "hour":
             for name in ("pocketsphinx", "ctc"):
                 words = [sys.executable, "-m", "benchmarks.align", str(options.speech), "--hour-of", name]

@@ -235,12 +235,17 @@ def phones(sources: tuple[Path, ...], output: Path, transcribe: bool) -> dict[st
     show_default=True,
 )
 @click.option(
+    "--recogniser",
+    help='Also count word errors of speech rebuilt by the bundled vocoder: "pocketsphinx", or a command that prints '
+    "the transcript of its last argument, a WAV.",
+)
+@click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON of the numbers, for `scoreboard`."
 )
 def compare(
     encoders: tuple[str, ...], speech: tuple[Path, ...], fit_on: tuple[Path, ...], phones_file: Path | None,
     backend: str, discophon: str | None, speakers: tuple[str, ...], max_seconds: float | None, clusters: int,
-    seeds: int, output: Path | None,
+    seeds: int, output: Path | None, recogniser: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare encoders in one table.
 
@@ -270,7 +275,7 @@ def compare(
     if len({item.speaker for item in items}) < 2:
         say("compare: no xPNMI: need at least 2 speakers in the field `speaker`")
     rows = run(
-        encoders, waves, items, clusters=clusters, seeds=range(seeds), tokens=tokens,
+        encoders, waves, items, clusters=clusters, seeds=range(seeds), tokens=tokens, recogniser=recogniser,
         report=lambda row: say(brief_row(row)),
     )  # fmt: skip
     click.echo(as_table(rows), err=False)

@@ -13,6 +13,7 @@ import numpy as np
 
 from corpus.keyed import generator
 from corpus.records import SAMPLE_RATE
+from pipelines.reports.words_kept import word_errors
 from units import kmeans
 from units.abx import Token, abx, triphones
 from units.encoders import BUNDLED, Encoder, codebook_name, load_encoder
@@ -35,11 +36,12 @@ Phones = list[tuple[str, float, float]]
 
 @dataclass(frozen=True)
 class LabelledUtterance:
-    """An utterance to score: (T,) float32 at 16 kHz, its phones in seconds, its speaker."""
+    """An utterance to score: (T,) float32 at 16 kHz, its phones in seconds, its speaker, its transcript if known."""
 
     waveform: np.ndarray
     phones: Phones
     speaker: str
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     noise: Sequence[float] = (20.0, 10.0),
     tokens: Sequence[Token] | None = None,
+    recogniser: str | None = None,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> list[dict[str, Any]]:
     """Score encoders.
@@ -83,6 +86,7 @@ def compare(
         seeds: of k-means; numbers are means over them, `spread` holds half of largest minus smallest.
         noise: signal-to-noise ratios, dB, of white noise, for the share of units that stay.
         tokens: for ABX, their utterances numbered as in `score_on`; None: the triphones of its phones.
+        recogniser: for word errors of resynthesis (`pipelines.reports.words_kept`); None: they are left out.
 
     Returns:
         One JSON-able row per encoder: `encoder`, `codebook`, `frame_rate`, `pnmi`, `pnmi_shuffled`, `xpnmi`,
@@ -91,7 +95,8 @@ def compare(
         `same_at_gain` (the worse of +6 and -6 dB), `same_at_10_ms`, `same_at_20_ms` (units kept when the recording
         begins so much later), `phone_error`, `boundary_*` and `unit_boundary_*` (as `units.phone_discovery` defines
         them), `abx_within` and `abx_across` (of features by angles), `abx_units_within` and `abx_units_across` (of
-        units, equal or not; all are shares of wrong triples, as `units.abx` defines them), `bitrate` and
+        units, equal or not; all are shares of wrong triples, as `units.abx` defines them), `word_error` and
+        `word_error_recorded` (per cent, with the codebook of the bundled vocoder), `bitrate` and
         `bitrate_deduplicated` (bits/s), `entropy` (bits), `used`, `times_real_time` (features, of processor time on one
         thread), `spread`.
     """
@@ -122,6 +127,15 @@ def compare(
             where = "bundled" if path.parent in BUNDLED.values() else "in its folder"
             row = common | {"codebook": f"{where}, {book.clusters}"}
             rows.append(row | mean_of([score(encoder, book, shown, score_on, change, tokens)]))
+            if recogniser:
+                units = [book.assign(frames) for frames in shown["clean"]]
+                rows[-1] |= word_errors(
+                    book.hash,
+                    units,
+                    [item.waveform for item in score_on],
+                    [item.text for item in score_on],
+                    recogniser,
+                )
             report(rows[-1])
     return rows
 
@@ -302,7 +316,8 @@ COLUMNS = {
     "encoder": "encoder", "codebook": "codebook", "xpnmi": "xPNMI", "pnmi": "PNMI", "pnmi_shuffled": "shuffled",
     "phone_purity": "phone purity", "cluster_purity": "cluster purity", "phone_probe": "phone probe",
     "same_at_20_db": "same, 20 dB", "same_at_10_db": "same, 10 dB", "same_at_gain": "same, +-6 dB",
-    "same_at_10_ms": "same, 10 ms", "same_at_20_ms": "same, 20 ms", "phone_error": "phone error",
+    "same_at_10_ms": "same, 10 ms", "same_at_20_ms": "same, 20 ms", "word_error": "word error, %",
+    "word_error_recorded": "of recordings, %", "phone_error": "phone error",
     "phone_error_one_to_one": "phone error, 1:1", "boundary_f1": "boundary F1", "boundary_r_value": "R-value",
     "abx_within": "ABX within", "abx_across": "ABX across", "abx_units_within": "ABX of units, within",
     "abx_units_across": "ABX of units, across", "bitrate": "bits/s", "entropy": "entropy", "used": "used",
@@ -326,6 +341,8 @@ def shown_value(name: str, value: Any) -> str:
     return (
         f"{value:.0f}"
         if name in ("used", "times_real_time", "bitrate")
+        else f"{value:.1f}"
+        if name.startswith("word_error")
         else f"{value:.2f}"
         if name == "entropy"
         else f"{value:.3f}"

@@ -132,10 +132,16 @@ def speech_with_phones(
                 yield item, wave
 
     if known is not None:
-        utterances = [LabelledUtterance(wave, known[item.id], item.speaker or "") for item, wave in wanted()]
+        utterances = [
+            LabelledUtterance(wave, known[item.id], item.speaker or "", item.text or "")
+            for item, wave in wanted()
+        ]
     else:
         aligned = find_phones(wanted(), backend=backend, rejects=rejects)
-        utterances = [LabelledUtterance(wave, phones, item.speaker or "") for item, wave, phones in aligned]
+        utterances = [
+            LabelledUtterance(wave, phones, item.speaker or "", item.text or "")
+            for item, wave, phones in aligned
+        ]
     if missing := sorted(speakers - present):
         some = f"{len(present)} speakers, among them {sorted(present)[:5]}"
         raise ValueError(f"compare: need speech of every speaker named, got none of {missing}; it has {some}")

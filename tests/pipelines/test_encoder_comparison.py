@@ -11,9 +11,11 @@ from click.testing import CliRunner
 import wordweave
 from pipelines.reports.encoder_comparison import LabelledUtterance, as_table, compare
 from pipelines.reports.phones import find_phones, read_speech, speech_with_phones, write_phones
-from units.encoders import BUNDLED
+from pipelines.reports.words_kept import word_errors
+from units.encoders import BUNDLED, bundled_codebook, load_encoder
 from units.pretraining.augment import with_noise
 from units.pretraining.targets import read_phones
+from units.quantizers import load_codebook
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,18 @@ def test_the_table_has_a_row_for_each_encoder_and_numbers_within_their_bounds(fo
         assert row["seeds"] == 2
     assert as_table(rows).count("\n") == 3
     assert json.loads(json.dumps(rows)) == rows
+
+
+def test_words_are_counted_for_units_of_the_bundled_vocoder_alone(four):
+    encoder, book = load_encoder("compact"), load_codebook(bundled_codebook())
+    (_, wave), *_ = read_speech(four, {})
+    units = [book.assign(encoder.encode([wave])[0])]
+    count = lambda command, hash=book.hash: word_errors(hash, units, [wave], ["Hello, there!"], command)  # noqa: E731
+    assert count("printf 'hello there'") == {"word_error": 0.0, "word_error_recorded": 0.0}
+    assert count("printf hello") == {"word_error": 50.0, "word_error_recorded": 50.0}
+    assert count("printf hello", "another codebook") == {}
+    with pytest.raises(ValueError, match="recogniser: nosuchprogram"):
+        count("nosuchprogram")
 
 
 def test_a_codebook_of_another_encoder_in_a_folder_is_refused(four, phones, tmp_path):
