@@ -31,6 +31,8 @@ BACKEND = click.Choice(list(BACKENDS))
 STEP_COMMANDS = {
     "cut": "Cut long recordings into utterances.\n\n    At pauses, where [cut] has `enabled = true`; writes the "
     "manifest that the later steps read.",
+    "transcribe": "Transcribe utterances without text.\n\n    By the recogniser of [transcribe], if "
+    "`enabled = true`; writes the manifest that the later steps read.",
     "quality": "Measure the quality of each utterance.\n\n    Sound and text, a column for each measure; drops "
     "nothing. `wordweave preview` shows what the filters of [quality] drop.",
     "units": "Encode utterances to units.",
@@ -253,7 +255,7 @@ def step_command(step: str, help_text: str) -> Callable[..., Any]:
     return run
 
 
-for name in ("cut", "quality", "units", "hashes", "pitch", "style"):
+for name in ("cut", "transcribe", "quality", "units", "hashes", "pitch", "style"):
     step_command(name, STEP_COMMANDS[name])
 
 
@@ -381,7 +383,7 @@ def preview(
     settings = settings_of_build(config, source, build)
     run = run_to("quality", files.to_path(settings.build), settings, engine, say)
     result = preview(run, examples)
-    say_preview(result, settings.quality.filters, say)
+    say_preview(result, settings, say)
     names = ("in", "kept", "dropped", "rejected")
     return {**{f"hours_{name}": result[name]["hours"] for name in names}, **result}
 

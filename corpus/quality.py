@@ -355,12 +355,24 @@ def model_versions(*, dnsmos: bool) -> tuple[tuple[str, str], ...]:
     return tuple(models.items())
 
 
+TRANSCRIPT_MEASURES: dict[str, Measure] = {
+    "confidence": Measure("mean confidence of the recogniser's words", "", 0, 1),
+    "agreement": Measure("agreement of two recognisers: 1 - word errors per word of the longer", "", 0, 1),
+    **{name: MEASURES[name] for name in ("speech_share", "repetition", "words_per_second")},
+}
+"""Measures of what the step `transcribe` makes of a recording; `transcribe.NAME` is the reason of its filter."""
+TRANSCRIPT_MINIMUM = {"speech_share": 0.1}
+TRANSCRIPT_MAXIMUM = {"repetition": 0.4, "words_per_second": 8.0}
+"""Bounds that settings may set otherwise: text where nobody speaks, loops, more words than can be spoken."""
+
+
 class Filter(NamedTuple):
     """The values of a measure that an utterance may have: from `low` to `high`, both included."""
 
     measure: str
     low: float = -math.inf
     high: float = math.inf
+    step: str = "quality"  # or "transcribe", for a transcript
 
     def reject(self, values: Mapping[str, float | None]) -> Reject | None:
         """Why an utterance with these values is dropped; None where the measure does not exist for it.
@@ -372,21 +384,26 @@ class Filter(NamedTuple):
         if value is None or self.low <= value <= self.high:
             return None
         bound = f"at least {self.low:g}" if value < self.low else f"at most {self.high:g}"
-        unit = f" {MEASURES[self.measure].unit}".rstrip()
-        return Reject(f"quality.{self.measure}", f"{self.measure} {value:g}{unit}, need {bound}")
+        unit = f" {(MEASURES | TRANSCRIPT_MEASURES)[self.measure].unit}".rstrip()
+        return Reject(f"{self.step}.{self.measure}", f"{self.measure} {value:g}{unit}, need {bound}")
 
 
-def make_filters(minimum: Mapping[str, float], maximum: Mapping[str, float]) -> tuple[Filter, ...]:
-    """The filters of bounds by measure, in the order of `MEASURES`.
+def make_filters(
+    minimum: Mapping[str, float],
+    maximum: Mapping[str, float],
+    known: Mapping[str, Measure] = MEASURES,
+    step: str = "quality",
+) -> tuple[Filter, ...]:
+    """The filters of bounds by measure, in the order of the known measures.
 
     Raises:
         ValueError: an unknown measure, or a minimum above the maximum.
     """
-    if unknown := sorted({*minimum, *maximum} - MEASURES.keys()):
-        raise ValueError(f"unknown measure {unknown[0]!r}; known: {', '.join(MEASURES)}")
+    if unknown := sorted({*minimum, *maximum} - known.keys()):
+        raise ValueError(f"unknown measure {unknown[0]!r}; known: {', '.join(known)}")
     filters = tuple(
-        Filter(name, minimum.get(name, -math.inf), maximum.get(name, math.inf))
-        for name in MEASURES
+        Filter(name, minimum.get(name, -math.inf), maximum.get(name, math.inf), step)
+        for name in known
         if name in minimum or name in maximum
     )
     for one in filters:

@@ -30,6 +30,13 @@ NOTES = {
         ("cut",),
         ("cut",),
     ),
+    "transcribe": Note(
+        "utterances without text, if `[transcribe]` is enabled",
+        "`untranscribed/transcripts/`: words, confidence and measures; the manifest again, with their text",
+        "with Whisper tiny about 8 times real time per core; a GPU pays here",
+        ("transcribe",),
+        ("transcribe",),
+    ),
     "quality": Note(
         "the sound and the transcript of each utterance, if `[quality]` is enabled",
         "`quality/part-00000.parquet`, a column for each measure; filters on them drop utterances",

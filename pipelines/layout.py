@@ -26,7 +26,16 @@ RECORDINGS = "recordings"
 """The folder of recordings that are to be cut: their manifest, and where each is cut."""
 REPEATS = "repeats"
 """The folder of what the step `duplicates` compares: fingerprints, their exchange, matches and verdicts."""
-SMALL_FOLDERS = (f"{RECORDINGS}/manifest", "manifest", "text", "codebooks", "tokenizer")
+UNTRANSCRIBED = "untranscribed"
+"""The folder of utterances that are to be transcribed: their manifest, and their transcripts."""
+SMALL_FOLDERS = (
+    f"{RECORDINGS}/manifest",
+    f"{UNTRANSCRIBED}/manifest",
+    "manifest",
+    "text",
+    "codebooks",
+    "tokenizer",
+)
 """What a dry run copies, with `SPEAKERS` and `SPLIT`: the steps then decide as they do in a build."""
 
 

@@ -7,7 +7,14 @@ from typing import Any
 
 from corpus import files
 from corpus.cutting import CutRules
-from corpus.quality import MEASURES, Filter, make_filters
+from corpus.quality import (
+    MEASURES,
+    TRANSCRIPT_MAXIMUM,
+    TRANSCRIPT_MEASURES,
+    TRANSCRIPT_MINIMUM,
+    Filter,
+    make_filters,
+)
 from corpus.toml import fill, load_toml, one_of, write_toml
 from shards.strategies import STRATEGIES, Strategy, make_strategy, parameters_of
 from units.encoders import BUNDLED, bundled_codebook
@@ -70,6 +77,63 @@ class CutSettings:
     def rules(self) -> CutRules:
         """The rules that these settings name."""
         return CutRules(self.min_seconds, self.max_seconds, self.pause, self.padding, self.threshold)
+
+
+@dataclass(frozen=True)
+class TranscribeSettings:
+    """[transcribe]: text for utterances that have none, by a recogniser; `aligners.recognise` describes them."""
+
+    enabled: bool = False  # transcribe utterances without text
+    model: str = ""  # directory or hub name of a recogniser in Hugging Face format
+    command: str = ""  # or a command that is called with the path of a WAV and prints its transcript
+    second_model: str = ""  # a second recogniser, to measure how far the two agree
+    second_command: str = ""
+    dtype: str = "float32"  # of the models; or "bfloat16", "float16"
+    device: str = "cpu"
+    batch: int = 0  # pieces of at most 30 s at once; 0: 1 on a CPU, 16 on a GPU
+    timeout: float = 120.0  # seconds for one call of a command
+    minimum: dict[str, float] = field(
+        default_factory=dict
+    )  # measure of the transcript -> lowest value with which it is used; speech_share 0.1 unless it is set
+    maximum: dict[str, float] = field(
+        default_factory=dict
+    )  # measure -> highest value; repetition 0.4 and words_per_second 8 unless they are set
+
+    def __post_init__(self) -> None:
+        one_of("transcribe.dtype", self.dtype, ("float32", "bfloat16", "float16"))
+        if self.batch < 0 or not self.timeout > 0:
+            raise ValueError(
+                f"transcribe: need batch >= 0 and timeout > 0, got {self.batch} and {self.timeout}"
+            )
+        if self.enabled and bool(self.model) == bool(self.command):
+            got = "both" if self.model else "neither"
+            raise ValueError(f"transcribe: need a model or a command, got {got}")
+        if self.second_model and self.second_command:
+            raise ValueError("transcribe: need second_model or second_command, got both")
+        try:
+            filters = self.filters
+        except ValueError as error:
+            raise ValueError(f"transcribe: {error}") from error
+        if any(one.measure == "agreement" for one in filters) and not self.has_second:
+            raise ValueError(
+                "transcribe: a filter on agreement needs a second recogniser; set second_model or second_command"
+            )
+
+    @property
+    def has_second(self) -> bool:
+        """Whether a second recogniser is named."""
+        return bool(self.second_model or self.second_command)
+
+    @property
+    def has_command(self) -> bool:
+        """Whether one of the recognisers is a command."""
+        return bool(self.command or self.second_command)
+
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        """The rules that a transcript must meet."""
+        minimum, maximum = TRANSCRIPT_MINIMUM | self.minimum, TRANSCRIPT_MAXIMUM | self.maximum
+        return make_filters(minimum, maximum, TRANSCRIPT_MEASURES, "transcribe")
 
 
 @dataclass(frozen=True)
@@ -311,6 +375,7 @@ class Settings:
     build: str = ""
     corpus: CorpusSettings = CorpusSettings()
     cut: CutSettings = CutSettings()
+    transcribe: TranscribeSettings = TranscribeSettings()
     quality: QualitySettings = QualitySettings()
     units: UnitsSettings = UnitsSettings()
     pitch: PitchSettings = PitchSettings()

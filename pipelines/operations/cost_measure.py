@@ -97,6 +97,11 @@ def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say 
         ValueError: the corpus cannot be read, holds too little, or its settings cannot be built.
     """
     one_of("corpus.adapter", settings.corpus.adapter, tuple(ADAPTERS))
+    if settings.transcribe.enabled:
+        raise ValueError(
+            "plan: need a corpus with transcripts, got one to be transcribed; set [transcribe] enabled = "
+            "false and give a manifest of utterances with text"
+        )
     clock = Clock(settings.units.device)
     source = ADAPTERS[settings.corpus.adapter](Path(settings.corpus.source))
     reading, rows = clock.cpu(lambda: list(itertools.islice(source, SAMPLE_FROM + 1)))

@@ -2,19 +2,21 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from corpus import files
 from corpus.keyed import fraction
-from corpus.quality import MEASURES, Filter
+from corpus.quality import MEASURES, TRANSCRIPT_MEASURES, Filter, Measure, tokens_of
 from corpus.records import SAMPLE_RATE
 from pipelines.layout import finished_parts
 from pipelines.reports.inspector.overview import Smallest
+from pipelines.settings import Settings
 from pipelines.steps.base import Run, Say
 from pipelines.steps.outcomes import needs_aligner, read_measures
+from pipelines.steps.transcribe import text_of, transcript_rows
 
 BINS = 40
 BARS = " ▁▂▃▄▅▆▇█"
@@ -41,8 +43,7 @@ class Sum:
 class Distribution:
     """The hours of a corpus by the values of one measure; memory does not grow with the corpus."""
 
-    def __init__(self, name: str):
-        one = MEASURES[name]
+    def __init__(self, one: Measure):
         self.edges = np.linspace(one.low, one.high, BINS + 1)
         self.samples = [0] * BINS
         self.missing = Sum()
@@ -67,11 +68,53 @@ class Distribution:
         }  # fmt: skip
 
 
+class Preview:
+    """Filters over the measures of one step: what each would drop, added up utterance by utterance."""
+
+    def __init__(self, filters: Sequence[Filter], measures: Mapping[str, Measure], examples: int):
+        self.filters, self.measures = filters, measures
+        self.drops = {one.measure: (Sum(), Sum(), Smallest(examples)) for one in filters}
+        self.distributions: dict[str, Distribution] = {}
+
+    def add(self, row: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+        """Add a row of the manifest with its measures; whether a filter drops it."""
+        samples = row["samples"]
+        for name, measure in self.measures.items():
+            if name in values:
+                self.distributions.setdefault(name, Distribution(measure)).add(values[name], samples)
+        failed = [one for one in self.filters if one.reject(values)]
+        for one in failed:
+            every, alone, chosen = self.drops[one.measure]
+            every.add(samples)
+            if len(failed) == 1:
+                alone.add(samples)
+            example = {"id": row["id"], "value": values[one.measure], "seconds": samples / SAMPLE_RATE}
+            example |= {"audio": row["audio"], "text": row["text"]}
+            chosen.add(fraction(0, "preview", row["id"]), row["id"], example)
+        return bool(failed)
+
+    def result(self) -> dict[str, Any]:
+        """JSON-able: filters with what they drop, and the distribution of each measure."""
+        filters = [
+            {
+                "measure": one.measure,
+                "minimum": one.low if np.isfinite(one.low) else None,
+                "maximum": one.high if np.isfinite(one.high) else None,
+                **self.drops[one.measure][0].result(),
+                "alone": self.drops[one.measure][1].result(),
+                "examples": self.drops[one.measure][2].items(),
+            }
+            for one in self.filters
+        ]
+        measures = {name: one.result() for name, one in self.distributions.items()}
+        return {"filters": filters, "measures": measures}
+
+
 def preview(run: Run, examples: int = 3) -> dict[str, Any]:
     """What each filter of the settings would drop of the utterances that ingest and decoding left; nothing is changed.
 
-    Hours are exact, to the sample: those that a build with these settings rejects with the reasons `quality.*`. Writes
-    them into report/preview.json.
+    Hours are exact, to the sample: those that a build with these settings rejects with the reasons `quality.*`, and, of
+    transcripts, `transcribe.*`. Writes them into report/preview.json.
 
     Args:
         run: of a build whose measures are up to date.
@@ -85,8 +128,7 @@ def preview(run: Run, examples: int = 3) -> dict[str, Any]:
         for _ in finished_parts(run.build, "words", "align"):
             pass
     totals = {name: Sum() for name in ("in", "rejected", "dropped", "kept")}
-    drops = {one.measure: (Sum(), Sum(), Smallest(examples)) for one in filters}
-    distributions: dict[str, Distribution] = {}
+    quality = Preview(filters, MEASURES, examples)
     for name, _ in finished_parts(run.build, "quality", "quality"):
         rows = files.read_table(run.build / "manifest" / name, ["id", "audio", "text", "samples", "reject"])
         decoded = files.read_table(run.build / "quality" / name, ["reject"])["reject"].to_pylist()
@@ -95,64 +137,60 @@ def preview(run: Run, examples: int = 3) -> dict[str, Any]:
         ):
             totals["in"].add(row["samples"])
             if row["reject"] or reject:
-                totals["rejected"].add(row["samples"])
-                continue
-            for measure, value in values.items():
-                distributions.setdefault(measure, Distribution(measure)).add(value, row["samples"])
-            failed = [one for one in filters if one.reject(values)]
-            totals["dropped" if failed else "kept"].add(row["samples"])
-            for one in failed:
-                every, alone, chosen = drops[one.measure]
-                every.add(row["samples"])
-                if len(failed) == 1:
-                    alone.add(row["samples"])
-                example = {
-                    "id": row["id"],
-                    "value": values[one.measure],
-                    "seconds": row["samples"] / SAMPLE_RATE,
-                }
-                example |= {"audio": row["audio"], "text": row["text"]}
-                chosen.add(fraction(0, "preview", row["id"]), row["id"], example)
-    result: dict[str, Any] = {name: total.result() for name, total in totals.items()}
-    result["filters"] = [
-        {
-            "measure": one.measure,
-            "minimum": one.low if np.isfinite(one.low) else None,
-            "maximum": one.high if np.isfinite(one.high) else None,
-            **drops[one.measure][0].result(),
-            "alone": drops[one.measure][1].result(),
-            "examples": drops[one.measure][2].items(),
-        }
-        for one in filters
-    ]
-    result["measures"] = {name: one.result() for name, one in distributions.items()}
+                measure = (row["reject"] or "").removeprefix("transcribe.")
+                totals["dropped" if measure in TRANSCRIPT_MEASURES else "rejected"].add(row["samples"])
+            else:
+                totals["dropped" if quality.add(row, values) else "kept"].add(row["samples"])
+    result: dict[str, Any] = {name: total.result() for name, total in totals.items()} | quality.result()
+    if run.settings.transcribe.enabled:
+        result["transcripts"] = preview_transcripts(run, examples).result()
     files.write(run.build / PREVIEW, json.dumps(result, indent=1, ensure_ascii=False).encode())
     return result
 
 
-def say_preview(result: dict[str, Any], filters: Sequence[Filter], say: Say) -> None:
+def preview_transcripts(run: Run, examples: int) -> Preview:
+    """What the rules of `[transcribe]` drop of the transcripts that hold a word."""
+    transcripts = Preview(run.settings.transcribe.filters, TRANSCRIPT_MEASURES, examples)
+    for row, values in transcript_rows(run):
+        text = text_of(values)
+        if not (row["reject"] or row["text"] or values["reject"]) and tokens_of(text):
+            transcripts.add({**row, "text": text}, values)
+    return transcripts
+
+
+def say_preview(result: dict[str, Any], settings: Settings, say: Say) -> None:
     """Print a preview: a histogram for each measure, and what each filter drops."""
-    by_measure = {one["measure"]: one for one in result["filters"]}
+    say_measures(result, settings.quality.filters, MEASURES, say)
+    if "transcripts" in result:
+        say("transcripts, by the rules of [transcribe]:")
+        say_measures(result["transcripts"], settings.transcribe.filters, TRANSCRIPT_MEASURES, say)
+
+
+def say_measures(
+    result: dict[str, Any], filters: Sequence[Filter], measures: Mapping[str, Measure], say: Say
+) -> None:
+    """Print the histograms and filters of one step."""
     bounds = {one.measure: one for one in filters}
     say(f"{'measure':<22} {'lowest':>9} {'highest':>9}   hours by value")
     for name, one in result["measures"].items():
-        low, high = (MEASURES[name].low, MEASURES[name].high)
+        low, high = (measures[name].low, measures[name].high)
         if one["lowest"] is None:
             say(f"{name:<22} {'none':>9} {'':>9}   no utterance has it")
             continue
-        chart = draw(one["hours"])
-        line = f"{name:<22} {one['lowest']:>9.4g} {one['highest']:>9.4g}   {low:g} [{chart}] {high:g}"
-        say(f"{line} {MEASURES[name].unit}".rstrip())
+        line = f"{name:<22} {one['lowest']:>9.4g} {one['highest']:>9.4g}   {low:g} [{draw(one['hours'])}] {high:g}"
+        say(f"{line} {measures[name].unit}".rstrip())
         if name in bounds:
             say(f"{'':<44}{' ' * len(f'{low:g}')}{mark(bounds[name], one['edges'])}")
-    for name, one in by_measure.items():
+    for one in result["filters"]:
         limits = " and ".join(
             f"{word} {one[key]:g}"
             for word, key in (("at least", "minimum"), ("at most", "maximum"))
             if one[key] is not None
         )
         alone = f"{one['alone']['hours']:.4f} h that no other filter drops"
-        say(f"  {one['utterances']:>6} utterances  {one['hours']:8.4f} h  {name} {limits} ({alone})")
+        say(
+            f"  {one['utterances']:>6} utterances  {one['hours']:8.4f} h  {one['measure']} {limits} ({alone})"
+        )
         for example in one["examples"]:
             text = (example["text"] or "no text")[:60]
             say(f"{'':>10}{example['id']}  {example['value']:g}  {example['seconds']:.1f} s  {text}")

@@ -31,7 +31,12 @@ from pipelines.execution.task import Stage, Task, key_function
 from pipelines.layout import RECORDINGS, part_names, parts
 from pipelines.settings import Settings
 from pipelines.steps.base import Run, Step, TableWorker, reject_columns, row_utterance
-from pipelines.steps.ingest import add_manifest_changes, say_manifest, write_build_manifest
+from pipelines.steps.ingest import (
+    add_manifest_changes,
+    say_manifest,
+    utterance_folder,
+    write_utterances,
+)
 
 CUTS_FOLDER = f"{RECORDINGS}/cuts"
 STRETCH = pa.struct(
@@ -282,7 +287,7 @@ def cut_tasks(run: Run) -> tuple[CutRecordings, list[Task]]:
 
 def write_cut_manifest(run: Run, stage: Stage, tasks: list[Task]) -> None:
     """Write the manifest of the build once all recordings are cut."""
-    summary = write_build_manifest(run, manifest_rows(run))
+    summary = write_utterances(run, manifest_rows(run))
     say_manifest(run, "cut", summary)
 
 
@@ -292,7 +297,7 @@ def plan_cut(run: Run) -> Plan:
     result = plan(stage, run.build, tasks)
     if not result.todo:
         write_cut_manifest(run, stage, tasks)
-        add_manifest_changes(run, result, "manifest")
+        add_manifest_changes(run, result, utterance_folder(run))
     return result
 
 

@@ -11,7 +11,7 @@ from corpus.documents import read_documents, write_documents
 from corpus.manifest import ManifestSummary
 from pipelines.execution.planner import NEW, Plan
 from pipelines.execution.task import Task
-from pipelines.layout import RECORDINGS, Part, parts
+from pipelines.layout import RECORDINGS, UNTRANSCRIBED, Part, parts
 from pipelines.settings import one_of, write_settings
 from pipelines.steps.base import Run, Step
 from pipelines.steps.probe import probe, remove_listings
@@ -31,7 +31,7 @@ def ingest(run: Run) -> dict[str, Any]:
             max_seconds=LONGEST, ids=corpus.ids, transcripts="optional", growing=True,
         )  # fmt: skip
     else:
-        summary = write_build_manifest(run, rows)
+        summary = write_utterances(run, rows)
     if chunks and run.work is None:
         remove_listings(build, chunks)
     documents = write_documents(
@@ -54,17 +54,31 @@ def ingest(run: Run) -> dict[str, Any]:
     }
 
 
-def write_build_manifest(run: Run, rows: Iterable[MeasuredRow]) -> ManifestSummary:
-    """Write the manifest that every later step reads."""
+def write_utterances(run: Run, rows: Iterable[MeasuredRow]) -> ManifestSummary:
+    """Write the manifest of the utterances: that of the build, or the one that is to be transcribed."""
+    if run.settings.transcribe.enabled:
+        return write_build_manifest(run, rows, UNTRANSCRIBED, optional_text=True)
+    return write_build_manifest(run, rows)
+
+
+def utterance_folder(run: Run) -> str:
+    """The folder that `write_utterances` writes, relative to the build."""
+    return f"{UNTRANSCRIBED}/manifest" if run.settings.transcribe.enabled else "manifest"
+
+
+def write_build_manifest(
+    run: Run, rows: Iterable[MeasuredRow], folder: str = "", *, optional_text: bool = False
+) -> ManifestSummary:
+    """Write the manifest that every later step reads, or one in a folder of the build that a step makes it from."""
     corpus = run.settings.corpus
     return manifest.write_manifest(
         rows,
-        run.folder / "manifest",
+        run.folder / folder / "manifest",
         part_minutes=corpus.part_minutes,
         min_seconds=corpus.min_seconds,
         max_seconds=corpus.max_seconds,
         ids=corpus.ids,
-        transcripts="optional" if corpus.keep_unaligned else "required",
+        transcripts="optional" if corpus.keep_unaligned or optional_text else "required",
         growing=True,
     )
 
@@ -101,7 +115,9 @@ def plan_ingest(run: Run) -> Plan:
     """What reading the source again changes: parts of manifest and text."""
     ingest(run)
     result = Plan("ingest")
-    add_manifest_changes(run, result, f"{RECORDINGS}/manifest" if run.settings.cut.enabled else "manifest")
+    add_manifest_changes(
+        run, result, f"{RECORDINGS}/manifest" if run.settings.cut.enabled else utterance_folder(run)
+    )
     add_manifest_changes(run, result, "text")
     return result
 
