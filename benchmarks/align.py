@@ -26,9 +26,10 @@ from scipy.signal import fftconvolve, resample_poly
 from sklearn.metrics import roc_auc_score
 
 from aligners import load_aligner
+from aligners.acoustics import COMPACT_MINIMUM
 from aligners.alignment import Aligner, Alignment
 from aligners.normalise import normalise
-from aligners.pocketsphinx import DOUBTFUL, FARTHEST, PER_MS
+from aligners.pocketsphinx import DOUBTFUL, FARTHEST, is_accepted
 from aligners.quality import differences
 from aligners.score import boundary_errors, summarise
 from corpus.adapters import read_jsonl
@@ -354,41 +355,44 @@ def agreement(real: Batch, conditions: Sequence[str]) -> dict:
     """What a second aligner gives over one aligner's score: right transcripts and those of other recordings.
 
     On every second recording. Measures: the score of pocketsphinx (at least -32), the confidence of ctc (at least
-    0.30), the mean distance of their word boundaries (at most 80 ms), and the default, the score less a tenth of the
-    distance (at least -46) where the score is below -20.
+    0.30), the mean distance of their word boundaries (at most 80 ms); and the default, which uses all three and is no
+    number, so that it has no AUC.
     """
     first = load_aligner("pocketsphinx", minimum_score=None)
     second = load_aligner("ctc", minimum_confidence=0.0)
     report = {}
     for name in conditions:
         right = CONDITIONS[name](real[::2])
-        rows: dict[str, list[list[float]]] = {}
-        for batch in (right, shuffled(right, seed=0)):
-            measured: list[tuple[float, float, float]] = []
-            for one, two in zip(first.align(batch, {}), second.align(batch, {}), strict=True):
-                apart = FARTHEST
-                if one.words and two.words:
-                    apart = min(FARTHEST, float(differences(one.words, two.words).mean()))
-                measured.append(
-                    (one.quality.get("score_per_frame", LOWEST), two.quality.get("confidence", 0.0), apart)
-                )
-            score, confidence, apart = np.array(measured).T
-            both = np.where(score < DOUBTFUL, score - PER_MS * apart, score)
-            values = {"score": score, "confidence": confidence, "distance": -apart, "default": both}
-            for measure, limit in zip(values, (-32.0, 0.30, -80.0, -46.0), strict=True):
-                rows.setdefault(measure, []).append(
-                    [float(np.mean(values[measure] >= limit)), *values[measure].tolist()]
-                )
-        report[name] = {
-            measure: {
-                "auc": round(auc(good[1:], bad[1:]), 4),
-                "right_kept": round(good[0], 3),
-                "wrong_kept": round(bad[0], 3),
+        measured = [measures_of_both(first, second, batch) for batch in (right, shuffled(right, seed=0))]
+        report[name] = {}
+        for measure, limit in (
+            ("score", -32.0),
+            ("confidence", COMPACT_MINIMUM),
+            ("nearness", -80.0),
+            ("default", 1.0),
+        ):
+            good, bad = (some[measure] for some in measured)
+            report[name][measure] = {
+                "auc": None if measure == "default" else round(auc(good, bad), 4),
+                "right_kept": round(float(np.mean(np.array(good) >= limit)), 3),
+                "wrong_kept": round(float(np.mean(np.array(bad) >= limit)), 3),
             }
-            for measure, (good, bad) in rows.items()
-        }
         print(json.dumps({name: report[name]}), file=sys.stderr, flush=True)
     return report
+
+
+def measures_of_both(first: Aligner, second: Aligner, batch: Batch) -> dict[str, list[float]]:
+    """Of each utterance: the score of one aligner, the confidence of the other, how near they are, ms times -1, and
+    whether pocketsphinx keeps it by default."""
+    measured: dict[str, list[float]] = {"score": [], "confidence": [], "nearness": [], "default": []}
+    for one, two in zip(first.align(batch, {}), second.align(batch, {}), strict=True):
+        apart = float(differences(one.words, two.words).mean()) if one.words and two.words else FARTHEST
+        score, confidence = one.quality.get("score_per_frame", LOWEST), two.quality.get("confidence", 0.0)
+        doubted = min(apart, FARTHEST) if score < DOUBTFUL else 0.0
+        kept = bool(one.words) and is_accepted(score, doubted, confidence >= COMPACT_MINIMUM, -46.0)
+        for name, value in zip(measured, (score, confidence, -apart, float(kept)), strict=True):
+            measured[name].append(value)
+    return measured
 
 
 def work(batch: Batch) -> tuple[float, float, float]:

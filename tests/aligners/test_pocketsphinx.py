@@ -162,6 +162,17 @@ def test_a_second_aligner_decides_where_the_score_is_doubtful(spoken, monkeypatc
     assert "500 ms or more to the second aligner is below minimum_score -46" in result.reject.detail
 
 
+def test_a_low_score_counts_for_nothing_where_the_second_aligner_is_sure_and_near(spoken, monkeypatch):
+    aligner = load_aligner("pocketsphinx", minimum_score=10.0)
+    (plain,) = load_aligner("pocketsphinx", second_opinion=False).align(spoken[:1])
+    for seconds, is_sure in ((0.14, True), (0.14, False), (0.16, True)):
+        others = [TimedWord(word.spoken, word.start + seconds, word.end + seconds) for word in plain.words]
+        monkeypatch.setattr(
+            pocketsphinx, "second_opinion", lambda item, some=others, sure=is_sure: (some, sure)
+        )
+        assert (aligner.align(spoken[:1])[0].reject is None) == (seconds < 0.15 and is_sure)
+
+
 def test_boundaries_are_moved_near_those_of_the_second_aligner_where_it_is_sure(spoken, aligned, monkeypatch):
     (before,) = load_aligner("pocketsphinx", second_opinion=False).align(spoken[:1])
     later = [TimedWord(word.spoken, word.start + 0.1, word.end + 0.1) for word in before.words]
