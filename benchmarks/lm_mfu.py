@@ -1,6 +1,6 @@
 """Model FLOPs utilisation of a training step on a GPU.
 
-    python -m benchmarks.lm_mfu [--preset 1b] [--length 4096] [--sequences 4] [--document 0] [--compile] [--recompute]
+    python -m benchmarks.lm_mfu [--preset 1b] [--length 4096] [--sequences 8] [--document 0] [--compile] [--recompute]
 
 MFU = lm.model.flops_per_token x tokens per second / lm.training.train.PEAK of the device. Tokens are random; a sequence
 is one document, or with --document 600 documents of 600 in the mean, whose attention then does not count, because most
@@ -31,7 +31,7 @@ def main() -> None:
     )
     parser.add_argument("--preset", default="1b", choices=list(PRESETS))
     parser.add_argument("--length", type=int, default=4096)
-    parser.add_argument("--sequences", type=int, default=4)
+    parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--document", type=int, default=0)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--chunk", type=int, default=4096)
@@ -44,7 +44,7 @@ def main() -> None:
 def measure(
     preset: str = "1b",
     length: int = 4096,
-    sequences: int = 4,
+    sequences: int = 8,
     document: int = 0,
     steps: int = 20,
     chunk: int = 4096,
@@ -58,8 +58,7 @@ def measure(
     with device:
         model = Model(shape(preset, VOCABULARY), recompute=recompute)
     if compiled:
-        for layer in model.model.layers:
-            layer.compile()
+        model.compile_parts()
     optimisers = make_optimisers(model, TrainSettings("", "", optimiser=optimiser))
     size = (sequences, length)
     seconds = []

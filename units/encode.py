@@ -55,7 +55,9 @@ def encode_units(encoder: Encoder, codebook: Quantizer, waveforms: Sequence[np.n
     if encoder.exact and encoder.device.type == "cpu":  # all features are on the host
         return encoder.map(waveforms, lambda x: x, lambda _, features: codebook.assign(features))
     half = encoder.dtype != "float32"
-    if isinstance(encoder, WhisperEncoder) or encoder.exact or half or len(waveforms) < 2:
+    if isinstance(encoder, WhisperEncoder):  # in half precision: each window by itself
+        return encoder.map(waveforms, codebook.assign_on_device, codebook.decide, alone=True)
+    if encoder.exact or half or len(waveforms) < 2:
         return encoder.map(waveforms, codebook.assign_on_device, codebook.decide)
     units = encoder.map(waveforms, partial(codebook.assign_on_device, tolerance=BATCH_TOLERANCE))
     again = [i for i, sequence in enumerate(units) if (sequence == UNDECIDED).any()]

@@ -9,6 +9,7 @@ from units.encode import Quantizer, encode_units
 from units.encoders import Encoder
 
 HALF_LIMIT = 0.005  # share of units that half precision may change
+WIDE = 512  # features: on a GPU, the kernels of a narrower encoder are too small to gain from half precision
 
 
 def verify(
@@ -76,6 +77,8 @@ def choose_dtype(
     dtypes = fast_half_types(exact.device)  # type: ignore[attr-defined]
     if not dtypes:
         return result | {"why": "the device does not compute in half precision"}
+    if exact.device.type != "cpu" and exact.dimension < WIDE:  # type: ignore[attr-defined]
+        return result | {"why": f"{exact.dimension} features: too few for half precision to be faster"}
     frames = sum(max(0, (len(waveform) - exact.minimum) // exact.hop + 1) for waveform in waveforms)
     if frames == 0:
         return result | {"why": "no speech to measure with"}

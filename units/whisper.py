@@ -8,12 +8,13 @@ its log-mel frames depend on the samples under them and on the level of the reco
 
 Every window of every recording goes through the network by itself, so that batches, padding and the number of threads
 cannot change a frame. Recordings longer than the window are encoded in overlapping windows of which the middle is kept.
+On a GPU, which one window keeps waiting, `map` joins windows in batches if its caller allows that.
 """
 
 import copy
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,14 @@ import torchaudio
 
 from corpus.records import SAMPLE_RATE
 from units.hubert.checkpoints import NORMALIZE_EPSILON, check_weights, read_json, read_weights
-from units.hubert.encoder import DTYPES, usable_device
+from units.hubert.encoder import (
+    DEVICE_BATCH_SECONDS,
+    DTYPES,
+    HostCopy,
+    map_one_ahead,
+    to_device,
+    usable_device,
+)
 from units.hubert.transformer import single_precision
 from units.tensor_files import hash_settings, hash_tensors
 from units.threads import single_threaded_pool
@@ -139,15 +147,18 @@ class WhisperNetwork(torch.nn.Module):
         x = x[:, : frames * averaged] + self.embed_positions.weight[first : first + frames * averaged]
         return x.unflatten(1, (frames, averaged)).mean(dim=2) if averaged > 1 else x
 
-    def forward(self, mels: torch.Tensor) -> torch.Tensor:
-        """(B, mels, M) -> (B, F, D) the output of the last block that there is."""
-        return self.blocks(self.front(mels))[-1]
+    def forward(self, mels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, mels, M) -> (B, F, D) the output of the last block that there is; `mask` as for `blocks`."""
+        return self.blocks(self.front(mels), mask)[-1]
 
-    def blocks(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """The input and the output of every block; the last one is normalised where the settings say so."""
+    def blocks(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """The input and the output of every block; the last one is normalised where the settings say so.
+
+        Frames where `mask`, (B, 1, 1, F) bool, is false are padding: no other frame attends to them.
+        """
         states = [x]
         for layer in self.layers:
-            states.append(layer(states[-1]))
+            states.append(layer(states[-1], mask))
         if self.layer_norm is not None:
             states[-1] = self.layer_norm(states[-1])
         return states
@@ -165,9 +176,9 @@ class Block(torch.nn.Module):
         self.fc2 = torch.nn.Linear(settings.wide, width)
         self.final_layer_norm = torch.nn.LayerNorm(width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """(B, F, D) -> (B, F, D)."""
-        x = x + self.self_attn(self.self_attn_layer_norm(x))
+        x = x + self.self_attn(self.self_attn_layer_norm(x), mask)
         return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
 
 
@@ -182,13 +193,14 @@ class Attention(torch.nn.Module):
         self.v_proj = torch.nn.Linear(width, width)
         self.out_proj = torch.nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """(B, F, D) -> (B, F, D)."""
         query, key, value = (
             projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
 class WhisperEncoder:
@@ -214,6 +226,7 @@ class WhisperEncoder:
         if dtype not in DTYPES:
             raise ValueError(f"encoder.dtype: need one of {list(DTYPES)}, got {dtype!r}")
         self.settings, self.dtype, self.device = settings, dtype, usable_device(device)
+        self._on_device = self.device.type != "cpu"
         self.hop, self.centre, self.minimum = settings.hop, settings.centre, settings.hop
         self.dimension = settings.width
         self.frame_rate = SAMPLE_RATE / self.hop
@@ -253,13 +266,15 @@ class WhisperEncoder:
         Raises:
             ValueError: a waveform is not one-dimensional, not of floating point, or holds NaN or infinite samples.
         """
-        return self.map(waveforms, lambda features: features)
+        return self.map(waveforms, lambda features: features, alone=True)
 
     def map(
         self,
         waveforms: Sequence[np.ndarray],
         function: Callable[[torch.Tensor], torch.Tensor],
         finish: Callable[[torch.Tensor, np.ndarray], np.ndarray] = lambda features, values: values,
+        *,
+        alone: bool = False,
     ) -> list[np.ndarray]:
         """As `encode`, with `function` applied to the features of each window while they are on the device.
 
@@ -267,14 +282,11 @@ class WhisperEncoder:
             waveforms: as for `encode`.
             function: (F, D) float32 tensor -> (F, ...) tensor on the same device, frame by frame.
             finish: the same features and, on the host, what `function` returned for them -> (F, ...) array.
+            alone: put no two windows in one batch, on a GPU either; on a CPU no two ever are.
 
         Returns:
             One (F, ...) array per waveform, in order.
         """
-
-        def apply(features: torch.Tensor) -> np.ndarray:
-            return finish(features, function(features).cpu().numpy())
-
         recordings = [check_waveform(waveform, i) for i, waveform in enumerate(waveforms)]
         levels = [Level.of(recording, self.settings.level) for recording in recordings]
         places = [
@@ -282,20 +294,59 @@ class WhisperEncoder:
             for index, recording in enumerate(recordings)
             for window in windows(len(recording) // self.hop, self._window, self._context)
         ]
-        empty = apply(torch.zeros(0, self.dimension, device=self.device))
+        batches = self._batches(places, alone=alone or not self._on_device)
+
+        def launch(batch: list[tuple[int, Window]]) -> tuple[torch.Tensor, HostCopy]:
+            samples = [
+                levels[index].apply(self._samples(recordings[index], window, levels[index].mean))
+                for index, window in batch
+            ]
+            features = torch.cat(
+                [
+                    whole[window.first : window.first + window.kept]
+                    for whole, (_, window) in zip(self._features(samples), batch, strict=True)
+                ]
+            )
+            return features, HostCopy(function(features))
+
+        def complete(launched: tuple[torch.Tensor, HostCopy]) -> np.ndarray:
+            features, values = launched
+            return finish(features, values.array())
+
+        empty = complete(
+            (nothing := torch.zeros(0, self.dimension, device=self.device), HostCopy(function(nothing)))
+        )
         results = [
             np.zeros((len(recording) // self.hop, *empty.shape[1:]), empty.dtype) for recording in recordings
         ]
-
-        def map_window(place: tuple[int, Window]) -> None:
-            index, window = place
-            samples = levels[index].apply(self._samples(recordings[index], window, levels[index].mean))
-            features = self._features(samples)[window.first : window.first + window.kept]
-            results[index][window.place : window.place + window.kept] = apply(features)
-
-        with single_threaded_pool(torch.get_num_threads()) as run:
-            list(run(map_window, places))
+        with single_threaded_pool(1 if self._on_device else torch.get_num_threads()) as run:
+            computed: Iterable[np.ndarray] = (
+                map(complete, map_one_ahead(launch, batches))
+                if self._on_device
+                else run(lambda batch: complete(launch(batch)), batches)
+            )
+            for batch, values in zip(batches, computed, strict=True):
+                start = 0
+                for index, window in batch:
+                    results[index][window.place : window.place + window.kept] = values[
+                        start : start + window.kept
+                    ]
+                    start += window.kept
         return results
+
+    def _batches(self, places: list[tuple[int, Window]], *, alone: bool) -> list[list[tuple[int, Window]]]:
+        """Each window by itself, or windows of similar length together, longest first, as many as a GPU should have."""
+        if alone:
+            return [[place] for place in places]
+        places = sorted(places, key=lambda place: place[1].begin - place[1].end)
+        frames = DEVICE_BATCH_SECONDS * self.frame_rate
+        batches: list[list[tuple[int, Window]]] = []
+        for place in places:  # the first window of a batch is its longest: all are padded to it
+            longest = batches[-1][0][1] if batches else None
+            if longest is None or (len(batches[-1]) + 1) * (longest.end - longest.begin) > frames:
+                batches.append([])
+            batches[-1].append(place)
+        return batches
 
     def _samples(self, recording: np.ndarray, window: Window, silence: np.float32) -> np.ndarray:
         """The samples under the log-mel frames of a window; mirrored before the recording, silent after it."""
@@ -307,13 +358,25 @@ class WhisperEncoder:
         )
 
     @torch.inference_mode()
-    def _features(self, samples: np.ndarray) -> torch.Tensor:
-        kind = DTYPES[self.dtype]
-        tensor = torch.from_numpy(samples)[None].to(self.device, self._network.conv1.weight.dtype)
+    def _features(self, windows: list[np.ndarray]) -> list[torch.Tensor]:
+        """(F, D) float32 of the samples of each window; several are padded to the longest."""
+        kind, precision = DTYPES[self.dtype], self._network.conv1.weight.dtype
+        frames = [(len(samples) - WINDOW + SHIFT) // self.hop for samples in windows]
+        padded = np.zeros((len(windows), max(map(len, windows))), windows[0].dtype)
+        for row, samples in zip(padded, windows, strict=True):
+            row[: len(samples)] = samples
+        tensor = to_device(torch.from_numpy(padded), self.device).to(precision)
+        mask = None
         with single_precision(self.device):
             mels = log_mel(tensor, self.settings.mels, self.settings.floor)
+            if len(windows) > 1:  # after a window, the convolutions see zeros and the attention sees nothing
+                lengths = torch.tensor(frames)
+                inside = torch.arange(max(frames)) < lengths[:, None]
+                mask = to_device(inside, self.device)[:, None, None]
+                mels = mels * mask[:, 0].repeat_interleave(self.hop // SHIFT, dim=2)
             with torch.autocast(self.device.type, kind, enabled=kind != torch.float32):
-                return self._network(mels)[0].float()
+                features = self._network(mels, mask).float()
+        return [one[:count] for one, count in zip(features, frames, strict=True)]
 
 
 @dataclass(frozen=True)

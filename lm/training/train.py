@@ -389,8 +389,7 @@ def make_model(
         s = settings
         adapt(model.model.layers, rank=s.lora_rank, alpha=s.lora_alpha, targets=s.lora_targets)
     if settings.compile:
-        for layer in model.model.layers:
-            layer.compile()
+        model.compile_parts()
     if sharded:
         half: Any = (
             {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if device.type == "cuda" else {}

@@ -100,6 +100,27 @@ def test_neighbours_in_a_batch_and_threads_change_no_bit(monkeypatch):
     assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
+def test_windows_that_share_a_batch_of_a_gpu_have_the_features_they_have_alone():
+    encoder = slim(window_seconds=3, context_seconds=0.5)
+    waves = [noise(seconds, seed) for seed, seconds in enumerate((1.0, 7.3, 2.0, 0.03, 2.0))]
+    alone, codebook = encoder.encode(waves), Codebook(np.random.default_rng(0).standard_normal((20, 32)))
+    expected = encode_units(encoder, codebook, waves)
+    encoder._on_device = True
+    batches, plain = [], encoder._features
+    encoder._features = lambda windows: batches.append(len(windows)) or plain(windows)
+    together = encoder.map(waves, lambda features: features)
+    assert len(batches) == 1
+    assert batches[0] > len(waves)  # several windows of the long recording, none of the short one
+    for a, b in zip(alone, together, strict=True):
+        assert a.shape == b.shape
+        assert np.allclose(a, b, rtol=0, atol=1e-5)
+    for a, b in zip(expected, encode_units(encoder, codebook, waves), strict=True):
+        assert np.array_equal(a, b)
+    batches.clear()
+    encoder.encode(waves)
+    assert set(batches) == {1}
+
+
 def test_units_of_windows_are_those_of_the_features():
     encoder, waves = slim(window_seconds=5.0, context_seconds=1.0), [noise(12.0), noise(1.0, 1), noise(0.01)]
     features = encoder.encode(waves)

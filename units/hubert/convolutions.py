@@ -97,6 +97,43 @@ class Convolutions:
             return FirstConvolution(scaling, self.kernels[0], None, self.activate(output, 0))
         return FirstConvolution(scaling, (kernel * scale).float(), bias.float())
 
+    def first_of_batch(self, recordings: list[torch.Tensor]) -> list[FirstConvolution]:
+        """As `first` for each recording, all at once: on a GPU, few large kernels instead of many small ones."""
+        s = self.settings
+        if s.conv_norm != "group" or s.conv_kernel[0] > FEW_TAPS:
+            return [self.first(recording) for recording in recordings]
+        lengths = torch.tensor([len(x) for x in recordings], dtype=torch.float64)[:, None]
+        samples = torch.nn.utils.rnn.pad_sequence(recordings, batch_first=True).double()
+        lengths = lengths.to(samples.device, non_blocking=True)
+        size, stride = s.conv_kernel[0], s.conv_stride[0]
+        places = torch.arange(samples.shape[1], device=samples.device)
+        pivot = samples.sum(1, keepdim=True) / lengths
+        centred = (samples - pivot) * (places < lengths)
+        windows = centred.unfold(1, size, stride)  # of zeros, where they reach beyond their recording
+        complete = places[: windows.shape[1]] * stride + size <= lengths
+        windows = windows * complete[:, :, None]
+        count = complete.sum(1)[:, None]
+        mean = windows.sum(1) / count
+        covariance = (windows.mT @ windows) / count[:, :, None] - mean[:, :, None] * mean[:, None]
+        kernel = self.kernels[0].double()
+        means = mean @ kernel + pivot * kernel.sum(dim=0)
+        variances = ((covariance @ kernel) * kernel).sum(dim=1)
+        scalings: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(recordings)
+        if s.normalize is not None:
+            gains = torch.rsqrt(centred.square().sum(1, keepdim=True) / lengths + s.normalize)
+            offsets = -pivot * gains
+            means, variances = gains * means + offsets * kernel.sum(dim=0), gains * gains * variances
+            scalings = list(zip(gains[:, 0].unbind(), offsets[:, 0].unbind(), strict=True))
+        norm = self.norms[0]
+        assert norm is not None
+        scales = norm[0].double() / torch.sqrt(variances.clamp(min=0) + EPSILON)
+        biases = (norm[1].double() - means * scales).float()
+        kernels = (kernel * scales[:, None]).float()
+        return [
+            FirstConvolution(scaling, one, bias)
+            for scaling, one, bias in zip(scalings, kernels.unbind(), biases.unbind(), strict=True)
+        ]
+
     def frames(self, samples: torch.Tensor, first: FirstConvolution) -> torch.Tensor:
         """(T,) float32 of one recording -> (F, C), a block at a time."""
         s, blocks = self.settings, []

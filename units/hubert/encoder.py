@@ -212,10 +212,13 @@ class HubertEncoder:
         parts = [recordings[piece.index][piece.start : piece.stop] for piece in batch]
         if self._on_device:  # one copy to the device, for which the host does not wait
             parts = list(to_device(torch.cat(parts), self.device).split([len(part) for part in parts]))
-        firsts = [
-            shared.get(piece.index) or self._convolutions.first(part, keep=not self._on_device)
-            for piece, part in zip(batch, parts, strict=True)
-        ]
+        if self._on_device and not any(piece.index in shared for piece in batch):
+            firsts = self._convolutions.first_of_batch(parts)
+        else:
+            firsts = [
+                shared.get(piece.index) or self._convolutions.first(part, keep=not self._on_device)
+                for piece, part in zip(batch, parts, strict=True)
+            ]
         if self._on_device:
             frames = self._convolutions.frames_of_batch(parts, firsts)
         else:
