@@ -140,13 +140,18 @@ def tags(text: str) -> list[tuple[int, int]]:
     >>> [text[first:last] for first, last in tags(text)]
     ['A:', '(laughs)', '[noise]', 'SIL', 'xxx']
     """
-    spans = [match.span() for match in BRACKETED.finditer(text)]
-    spans += [match.span() for match in DESCRIBED.finditer(text) if is_description(match)]
-    spans += [match.span() for match in re.finditer(r"(?<!\S)\S+(?!\S)", text) if match[0] in BARE_TAGS]
-    loud = text == text.upper()  # in capitals throughout, a name in capitals proves nothing
+    # most texts hold none of the signs: looking for these is quicker
+    spans: list[tuple[int, int]] = []
+    if any(sign in text for sign in "[<{"):
+        spans += [match.span() for match in BRACKETED.finditer(text)]
+    if any(sign in text for sign in ("(", "*", "++", "&=", "<|")):
+        spans += [match.span() for match in DESCRIBED.finditer(text) if is_description(match)]
+    if any(tag in text for tag in BARE_TAGS):
+        spans += [match.span() for match in re.finditer(r"(?<!\S)\S+(?!\S)", text) if match[0] in BARE_TAGS]
+    loud = ":" in text and text == text.upper()  # in capitals throughout, a name in capitals proves nothing
     spans += [
         (match.start(1), match.end())
-        for match in PREFIX.finditer(text)
+        for match in (PREFIX.finditer(text) if ":" in text else ())
         if not (loud and re.fullmatch(r"[A-Z][A-Z.' -]+", match[1]))
     ]
     kept: list[tuple[int, int]] = []
@@ -173,6 +178,8 @@ def unescape(text: str) -> Unescaped:
     >>> unescape("don&#39;t &amp;amp;").text
     "don't &amp;"
     """
+    if "&" not in text:
+        return Unescaped(text, None)
     matches = [match for match in ENTITY.finditer(text) if html.unescape(match[0]) != match[0]]
     if not matches:
         return Unescaped(text, None)

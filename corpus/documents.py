@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpus import files
+from corpus.adapters.base import walk
 from corpus.duplicates import finder, open_database
 from corpus.manifest import KEY_LENGTH, escape_id
 from corpus.records import Reject
@@ -24,6 +25,7 @@ from corpus.text_files import open_text
 ROWS = 5000  # documents per part, fewer where they are long:
 PART_BYTES = 64 << 20  # of text
 DOCUMENT_BYTES = 16 << 20  # most of one document
+LANGUAGE_CHARACTERS = 2000  # of a document, by which its language is found
 _BATCH = 256  # rows of a Parquet file read at once
 _DIGITS = 10  # of the line number in an id
 JSON_ENDINGS = {".jsonl", ".ndjson", ".json"}
@@ -43,32 +45,60 @@ class DocumentsSummary:
     rejected: dict[str, int]  # reason -> documents
 
 
-def read_documents(paths: list[Path]) -> Iterator[Row]:
+def read_documents(paths: list[Path], *, whole_files: bool = False) -> Iterator[Row]:
     """Documents in file order, as rows of SCHEMA; blank lines are skipped, a bad row carries its reason.
 
     A file is Parquet, or text, compressed (gzip, bzip2, xz, zstd) or not, in UTF-8 or UTF-16: JSON objects, one per
     line or in an array, or one document per line. It is read in pieces, but for an array. The id is file name and line
-    (or row) number, so that it does not change when other files are added.
+    (or row) number, so that it does not change when other files are added. Of a folder, all files below are read in
+    alphabetic order; their names are the paths below it, and names that begin with a dot are left out.
+
+    Args:
+        whole_files: a file of plain text is one document, on one line.
 
     Raises:
         ValueError: a file is missing, is neither text nor Parquet with a column of strings "text", is not complete, or
             two files have the same name.
     """
-    names = [path.name for path in paths]
+    seen = set[str]()
     for path in paths:
-        if not path.is_file():
+        if not path.is_dir() and not path.is_file():
             raise ValueError(f"text.documents: no such file {path}")
-        if names.count(path.name) > 1:
+        if path.name in seen:
             raise ValueError(f"text.documents: need different file names, got {path.name} twice; rename one")
+        seen.add(path.name)
     for path in paths:
-        stem = _stem(path.name)
-        with path.open("rb") as file:
-            is_parquet = file.read(4) == b"PAR1" or path.suffix.lower() == ".parquet"
-        for number, content, is_json in (_parquet if is_parquet else _lines)(path):
-            yield _document(f"{stem}-{number:0{_DIGITS}d}", content, is_json)
+        for name, file in _files(path):
+            yield from _read_file(_stem(name), file, whole_files)
 
 
-def write_documents(rows: Iterable[Row], folder: Path, *, duplicates: str = "keep") -> DocumentsSummary:
+def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    """Name and path of a file, or of those below a folder; links are followed, but to no folder twice."""
+    if not path.is_dir():
+        yield path.name, path
+        return
+    if files.is_url(path):
+        for name in sorted(files.names_in(path) or ()):
+            yield f"{path.name}/{name}", path / name
+        return
+    for folder, names in walk(str(path)):
+        for name in names:
+            if not name.startswith("."):
+                file = Path(folder, name)
+                yield f"{path.name}/{file.relative_to(path.absolute()).as_posix()}", file
+
+
+def _read_file(stem: str, path: Path, whole_files: bool) -> Iterator[Row]:
+    with path.open("rb") as file:
+        is_parquet = file.read(4) == b"PAR1" or path.suffix.lower() == ".parquet"
+    values = _parquet(path) if is_parquet else _lines(path, whole_files)
+    for number, content, is_json in values:
+        yield _document(f"{stem}-{number:0{_DIGITS}d}", content, is_json)
+
+
+def write_documents(
+    rows: Iterable[Row], folder: Path, *, duplicates: str = "keep", languages: Sequence[str] = ()
+) -> DocumentsSummary:
     """Write text parts and, last, their summary `text.json`. The same rows give the same bytes.
 
     A folder that holds them already is left untouched. Memory does not grow with the number of documents.
@@ -76,6 +106,8 @@ def write_documents(rows: Iterable[Row], folder: Path, *, duplicates: str = "kee
     Args:
         duplicates: "keep", or reject a document with the same words as an earlier one ("exact") or nearly the
             same ("near", see `corpus.duplicates`).
+        languages: codes of ISO 639-1, such as "en"; a document that is most probably in another one is rejected.
+            Empty: any.
 
     Raises:
         ValueError: `duplicates` is something else.
@@ -89,6 +121,8 @@ def write_documents(rows: Iterable[Row], folder: Path, *, duplicates: str = "kee
     counts: Counter[str | None] = Counter()
     parts: list[dict[str, str | int]] = []
     try:
+        if languages:
+            rows = _of_languages(rows, languages)
         if duplicates != "keep":
             rows = _without_duplicates(rows, duplicates, fresh / "seen.sqlite")
         for block in _blocks(rows):
@@ -125,11 +159,15 @@ def _stem(name: str) -> str:
     return f"{stem[: most - len(digest) - 1]}-{digest}"
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes | None, bool]]:
+def _lines(path: Path, whole_files: bool) -> Iterator[tuple[int, bytes | None, bool]]:
     """Number and content of the lines or values that are not blank, None where too long, and whether it is JSON."""
     try:
         with open_text(path) as file:
             is_json = file.is_json() or bool(JSON_ENDINGS & {ending.lower() for ending in path.suffixes})
+            if whole_files and not is_json:
+                content = file.read(DOCUMENT_BYTES + 1)
+                yield 1, b" ".join(content.split()) if len(content) <= DOCUMENT_BYTES else None, False
+                return
             values = file.json_values(DOCUMENT_BYTES) if is_json else file.lines(DOCUMENT_BYTES)
             yield from ((number, content, is_json) for number, content in values)
     except ValueError as error:
@@ -188,6 +226,21 @@ def _text(content: bytes | None, is_json: bool) -> str:
     if not any(letter.isalnum() for letter in text):
         raise Reject("text.empty", "the document holds no words")
     return text
+
+
+def _of_languages(rows: Iterable[Row], languages: Sequence[str]) -> Iterator[Row]:
+    """The rows, those in other languages marked."""
+    from corpus.quality import most_probable_language
+
+    for row in rows:
+        text = row["text"]
+        if (
+            text is not None
+            and (found := most_probable_language(text[:LANGUAGE_CHARACTERS])) not in languages
+        ):
+            detail = f"need {', '.join(languages)}, got {found} (most probable, by py3langid)"
+            row = row | {"text": None, "reject": "text.language", "detail": detail}
+        yield row
 
 
 def _without_duplicates(rows: Iterable[Row], how: str, path: Path) -> Iterator[Row]:

@@ -240,6 +240,15 @@ def language_identifier() -> Any:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
+def most_probable_language(text: str) -> str:
+    """The tag of the language that a text is most probably in.
+
+    >>> most_probable_language("Der Lappen liegt auf dem Eisschrank, und morgen kommt er weg.")
+    'de'
+    """
+    return str(language_identifier().classify(text)[0])
+
+
 def language_probabilities(text: str) -> dict[str, float]:
     """Language tag -> probability, most probable first.
 

@@ -33,6 +33,7 @@ REASONS = {
     "transcribe.words_per_second": "the recogniser found more or fewer words than can be spoken in that time",
     "text.missing": "there is no transcript",
     "text.empty": "the transcript holds no words",
+    "text.language": "the document is not in one of the languages that are kept",
     "text.duplicate": "the document repeats an earlier one",
     "align.language": "the aligner does not know the language of the transcript",
     "align.out_of_vocabulary": "a word has no pronunciation, for instance because it is in another script",

@@ -1,6 +1,7 @@
 """The settings of a build: one frozen dataclass per section of the TOML file."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -298,7 +299,9 @@ class TextSettings:
     size: int = 1000  # of the trained BPE
     documents: list[str] = field(
         default_factory=list
-    )  # text files, one document per line, JSONL with "text", or Parquet with a column "text"
+    )  # text files, one document per line, JSONL with "text", or Parquet with a column "text"; or folders of them
+    one_document: str = "line"  # of plain text, or "file"
+    languages: list[str] = field(default_factory=list)  # of documents, such as ["en"]; empty: any
     duplicates: str = "keep"  # documents; "exact" rejects those of the same words, "near" nearly the same
     normalisation: str = (
         "spoken"  # lower case without punctuation, as the released model's strings; or "original"
@@ -306,6 +309,9 @@ class TextSettings:
 
     def __post_init__(self) -> None:
         one_of("text.normalisation", self.normalisation, ("spoken", "original"))
+        one_of("text.one_document", self.one_document, ("line", "file"))
+        if odd := [name for name in self.languages if not re.fullmatch("[a-z]{2,3}", name)]:
+            raise ValueError(f"text.languages: need codes such as 'en', got {odd[0]!r}")
         one_of("text.duplicates", self.duplicates, ("keep", "exact", "near"))
         if self.size < 300:
             raise ValueError(

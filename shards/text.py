@@ -16,6 +16,9 @@ from corpus import files
 BOS, EOS = "<s>", "</s>"
 """The two special tokens of a BPE trained here."""
 
+MOST_KNOWN = 1 << 18
+"""Words whose ids are kept, about 100 MB."""
+
 _PROBES = ("they went out together", "word by word, and so on.")
 
 
@@ -46,6 +49,7 @@ class Tokenizer:
             if value is not None and not 0 <= value < self.size:
                 raise ValueError(f"tokenizer {name}: need an id in [0, {self.size}), got {value}")
         self._prefix = self._find_prefix()
+        self._known: dict[str, list[int]] = {}  # word -> ids, of the words that were met
 
     def __reduce__(self) -> tuple:
         return Tokenizer, (self.content, self.file, self.bos, self.eos)
@@ -76,9 +80,16 @@ class Tokenizer:
             ids: (M,) int32.
             ends: (W,) int32, number of ids up to and including each word.
         """
-        encoded = self._model.encode([self._prefix + word for word in words])
+        encoded = list(map(self._known.get, words))
+        if None in encoded:
+            new = [word for word in dict.fromkeys(words) if word not in self._known]
+            if len(self._known) > MOST_KNOWN:
+                self._known.clear()
+                new = list(dict.fromkeys(words))
+            self._known |= zip(new, self._model.encode([self._prefix + word for word in new]), strict=True)
+            encoded = list(map(self._known.__getitem__, words))
         lengths = np.fromiter(map(len, encoded), dtype=np.int32, count=len(encoded))
-        ids = np.fromiter((id for word in encoded for id in word), dtype=np.int32, count=int(lengths.sum()))
+        ids = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.int32, count=int(lengths.sum()))
         return ids, np.cumsum(lengths, dtype=np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -151,9 +162,18 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
 
     split = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
     counts: Counter[str] = Counter()
+    words: Counter[str] = Counter()
     for text in texts:
+        several = text.split()
+        if " ".join(several) == text:  # no piece reaches over a single space: each word is split once
+            words.update(several)
+            continue
         spaced = f" {text}"
         counts.update(spaced[first:last] for _, (first, last) in split(spaced))
+    for word, times in words.items():
+        spaced = f" {word}"
+        for _, (first, last) in split(spaced):
+            counts[spaced[first:last]] += times
     return counts
 
 

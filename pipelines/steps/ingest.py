@@ -35,9 +35,13 @@ def ingest(run: Run) -> dict[str, Any]:
     if chunks and run.work is None:
         remove_listings(build, chunks)
     documents = write_documents(
-        read_documents([files.to_path(name) for name in settings.text.documents]),
+        read_documents(
+            [files.to_path(name) for name in settings.text.documents],
+            whole_files=settings.text.one_document == "file",
+        ),
         build / "text",
         duplicates=settings.text.duplicates,
+        languages=settings.text.languages,
     )
     write_settings(build, settings)
     if warning := channels.warning():

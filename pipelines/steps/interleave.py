@@ -123,7 +123,7 @@ class WriteShard(Stage):
     def text_sample(self, vocabulary: Vocabulary, row: dict[str, Any]) -> dict[str, Any]:
         """A transcript or document as text alone."""
         ids, _ends = vocabulary.tokenizer.encode_words(text_words(row["text"], self.normalisation))
-        tokens = make_document([vocabulary.text_marker, *ids], vocabulary, eos=self.eos)
+        tokens = make_document(np.concatenate([[vocabulary.text_marker], ids]), vocabulary, eos=self.eos)
         facts = {name: row.get(name) for name in ("language", "licence")}
         key = row.get("key", row["id"])
         return sample(text_metadata(key, vocabulary, eos=self.eos, text=row["text"], **facts), tokens)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aligners.normalise import normalise
+from aligners.normalise import spoken_words
 from corpus import files
 from pipelines.execution.task import FileWorker, Stage, Task, key_function, publish_model, read_marker
 from pipelines.layout import COUNTS, TOKENIZER, corpus_hash, finished_part, origin, part_names, parts
@@ -125,4 +125,4 @@ def text_words(text: str, normalisation: str) -> list[str]:
     """The words of a text: "spoken" in lower case without punctuation, "original" unchanged."""
     if normalisation == "original":
         return text.split()
-    return [word for token in normalise(text) for word in token.spoken]
+    return spoken_words(text)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aligners.normalise import normalise
+from aligners.normalise import normalise, spoken_words
 
 
 def spoken(text, language="en"):
@@ -183,3 +183,20 @@ def test_a_letter_is_never_silent(text):
     assert bool(normalise(outside)) == any(map(str.isalnum, outside)) or any(
         char in "&%@+=°§×" for char in outside
     )
+
+
+CHUNKS = """
+    The the I I'm I's it's dogs' 'tis forty-two don't st. St. No. no p. fig. in in. in... km kg am ft Dr Mr. etc etc.
+    chapter Henry XIV IV viii Mix MIX 10 5 3.5 1984 1990s '90s $5 $3.50 million \u20ac EUR usd 10:30 10:00 a.m. U.S.
+    May may March (laughs) [noise] [laughter-mean] SIL xxx www www... A: JOHN: -- 10\u201312 foo--bar wait... \u2026and
+    &amp; & don&#39;t café ½ 2½ google.com #7 # %um rock-'n'-roll "hello" (one) *coughs* {x} a\u200bb +5 -3 5' 50% 98.6
+    °F 555-0123 2nd 21st
+    """.split()  # noqa: SIM905
+
+
+@given(st.lists(st.tuples(st.sampled_from(CHUNKS), st.sampled_from(" \n.,;"))), st.sampled_from(["en", "de"]))
+def test_spoken_words_are_those_of_the_tokens(chunks, language):
+    text = "".join(f"{chunk}{end} " for chunk, end in chunks)
+    assert spoken_words(text, language) == [
+        word for token in normalise(text, language) for word in token.spoken
+    ]

@@ -340,3 +340,32 @@ def test_what_is_no_text_or_breaks_off_is_refused_in_one_line(tmp_path, content,
 def test_a_text_that_starts_with_a_bracket_is_text(tmp_path):
     (tmp_path / "a.txt").write_text("[1] A note.\n{not json}\n")
     assert [row["text"] for row in read_documents([tmp_path / "a.txt"])] == ["[1] A note.", "{not json}"]
+
+
+def test_a_folder_is_read_in_order_and_a_file_can_be_one_document(tmp_path):
+    folder = tmp_path / "texts"
+    (folder / "b").mkdir(parents=True)
+    (folder / "b" / "one.txt").write_text("first line\n\nsecond line\n")
+    (folder / "a.txt.gz").write_bytes(gzip.compress("they went\nout".encode("utf-16")))
+    (folder / "c.jsonl").write_text('{"text": "in JSON"}\n{"text": "twice"}\n')
+    (folder / ".hidden").write_text("not read")
+    (folder / "b" / "loop").symlink_to(folder)
+    lines, whole = (
+        {row["id"]: row["text"] for row in read_documents([folder], whole_files=whole)}
+        for whole in (False, True)
+    )
+    assert list(lines.values()) == ["they went", "out", "in JSON", "twice", "first line", "second line"]
+    assert list(whole.values()) == ["they went out", "in JSON", "twice", "first line second line"]
+    assert list(whole)[-1] == "texts=2Fb=2Fone=2Etxt-0000000001"
+
+
+def test_documents_in_other_languages_are_rejected_by_name(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text(
+        "The weather was fine, and they went out together.\n"
+        "Der Lappen liegt auf dem Eisschrank, und morgen kommt er weg.\n"
+    )
+    summary = write_documents(read_documents([path]), tmp_path / "text", languages=["en"])
+    assert (summary.documents, summary.rejected) == (1, {"text.language": 1})
+    (detail,) = pq.read_table(tmp_path / "text/part-00000.parquet")["detail"].drop_null().to_pylist()
+    assert detail == "need en, got de (most probable, by py3langid)"
