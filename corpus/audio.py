@@ -68,6 +68,8 @@ LINEAR = {
 """Encodings with the same number of bytes for every sample, and that number."""
 DECLARED = re.compile(r"declared=(\d+)@(\d+)\b")
 """Matches the start of a `declared_stamp`."""
+LISTED_SIZE = re.compile(r"(\d+)-")
+"""Matches the bytes of a file in the stamp of its manifest row."""
 LOSSLESS = ("FLAC", "WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "NIST", "CAF", "SVX")
 
 
@@ -448,6 +450,12 @@ def _decode(recording: "_Sound | _Frames", utterance: Utterance) -> np.ndarray:
     if recording.frames < last:
         raise Reject(
             "audio.truncated", f"{path}: {recording.frames} frames, but its manifest row has {last} frames"
+        )
+    listed = LISTED_SIZE.match(utterance.audio_stamp)
+    if listed and int(listed[1]) != recording.source.size and container_of(path) == path:
+        raise Reject(
+            "audio.length_mismatch",
+            f"{path}: {recording.source.size} bytes, {listed[1]} when it was listed; run `wordweave ingest` again",
         )
     blocks, position = [], utterance.first_frame
     while position < last:

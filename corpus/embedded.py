@@ -136,7 +136,12 @@ def _cell(path: str, stamp: str, row: int, column: str) -> bytes:
 @lru_cache(maxsize=16)
 def _groups(path: str, stamp: str) -> list[int]:
     """First row of each row group, and the number of rows."""
-    metadata = files.open_table(files.to_path(path)).metadata
+    try:
+        metadata = files.open_table(files.to_path(path)).metadata
+    except pa.ArrowException as error:
+        raise Reject(
+            "audio.unreadable", f"{path}: cannot be read as Parquet: {files.one_line(error)}"
+        ) from error
     firsts = [0]
     for group in range(metadata.num_row_groups):
         firsts.append(firsts[-1] + metadata.row_group(group).num_rows)
@@ -167,7 +172,7 @@ def members(path: str) -> Iterator[Member]:
                 for count, one in enumerate(tar, start=1):  # noqa: B007
                     if not one.isdir():
                         yield Member(one.name, f"{path}#bytes={one.offset_data}+{one.size}", _problem(one))
-        except tarfile.TarError as error:
+        except (tarfile.TarError, OSError, OverflowError) as error:  # a size beyond what a file can have
             if count:
                 yield Member(
                     "", path, f"the archive breaks off after {count} members: {files.one_line(error)}"

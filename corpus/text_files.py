@@ -1,6 +1,7 @@
 """Text files by their content, not their ending: compressed or not, in UTF-8 or UTF-16, with or without a mark."""
 
 import bz2
+import codecs
 import gzip
 import io
 import json
@@ -49,6 +50,7 @@ OTHERS = {
 }
 """First bytes of files that are no text -> what they are."""
 
+SPACE = re.compile(r"[ \t\r\n]*")
 LOOK = 1 << 16  # bytes looked at
 ODD = 0.05  # share of control characters from which on a file is no text
 
@@ -56,7 +58,7 @@ ODD = 0.05  # share of control characters from which on a file is no text
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError, pa.ArrowException)
 """What readers of compressed and encoded text raise."""
 
-LARGEST_ARRAY = 1 << 30  # bytes of a JSON array, which is read as a whole
+BLOCK = 1 << 20  # bytes of a JSON array that are read at once
 
 
 class TextFile:
@@ -95,28 +97,52 @@ class TextFile:
                 yield number, line
 
     def json_values(self, most: int) -> Iterator[tuple[int, bytes | None]]:
-        """As `lines`; of a JSON array, its values, each written as JSON again.
+        """As `lines`; of a JSON array, its values, each written as JSON again. Memory holds one of them.
 
         Raises:
-            ValueError: an array that is no JSON, or larger than 1 GiB.
+            ValueError: an array that is no JSON, or with a value that is far larger than `most`.
         """
         if not re.match(rb'\s*\[\s*[{"]', self.head):
             yield from self.lines(most)
             return
-        content = self.read(LARGEST_ARRAY + 1)
-        if len(content) > LARGEST_ARRAY:
-            raise ValueError(
-                f"{self.path}: a JSON array of more than {LARGEST_ARRAY} bytes; write JSON Lines"
-            )
-        try:
-            values = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"{self.path}: cannot be read as text: a JSON array that cannot be parsed: {error}; write JSON Lines"
-            ) from error
-        for number, value in enumerate(values, start=1):
+        for number, value in enumerate(self._array(2 * most + BLOCK), start=1):
             written = json.dumps(value).encode()
             yield number, written if len(written) <= most else None
+
+    def _array(self, most: int) -> Iterator[Any]:
+        """The values of a JSON array of which none is written in more than `most` characters."""
+        scanner, utf8 = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")()
+        text, position, opened, block = "", 0, False, b"-"
+        reason = "it breaks off"
+        while block and len(text) - position <= most:
+            block = self.read(BLOCK)
+            try:
+                text, position = text[position:] + utf8.decode(block, final=not block), 0
+            except UnicodeDecodeError as error:
+                reason = str(error)
+                break
+            if not opened and (start := re.match(r"\s*\[", text)):
+                opened, position = True, start.end()
+            while opened:
+                position = SPACE.match(text, position).end()  # type: ignore[union-attr]
+                if text[position : position + 1] == "]":
+                    if text[position + 1 :].strip():
+                        reason = "something follows it"
+                        break
+                    return
+                try:
+                    value, end = scanner.raw_decode(text, position)
+                except (ValueError, RecursionError) as error:
+                    reason = str(error)
+                    break
+                after = SPACE.match(text, end).end()  # type: ignore[union-attr]
+                if text[after : after + 1] not in (",", "]"):  # a number may go on in the next block
+                    break
+                yield value
+                position = after + (text[after] == ",")
+        raise ValueError(
+            f"{self.path}: cannot be read as text: a JSON array that cannot be parsed: {reason}; write JSON Lines"
+        )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from corpus import files
 from corpus.adapters.base import AUDIO_ENDINGS, Intake, Row, Source, measured, walk
 from corpus.records import Reject, Utterance
+from corpus.text_files import MARKS
 
 TRANSCRIPTS = (".normalized.txt", ".txt", ".lab", ".lbl", ".trn", ".srt", ".vtt")
 """Endings of transcripts, in the order in which they are preferred."""
@@ -123,9 +124,10 @@ def _with_text(known: Utterance, path: str | None, intake: Intake) -> Iterator[R
                 fault = Reject(
                     "manifest.bad_field", f"{path}: need a transcript of at most {LONGEST_TEXT} bytes"
                 )
-            text = to_text(path, content.decode("utf-8-sig"))
+            mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
+            text = to_text(path, content[len(mark) :].decode(MARKS.get(mark, "utf-8")))
         except UnicodeDecodeError as error:
-            fault = Reject("manifest.bad_field", f"{path}: need UTF-8: {error.reason}")
+            fault = Reject("manifest.bad_field", f"{path}: need UTF-8, or UTF-16 with a mark: {error.reason}")
         except OSError as error:
             fault = Reject("manifest.bad_field", f"{path}: cannot be read: {error.strerror}")
     yield from measured(replace(known, text=text), intake, reject=fault)

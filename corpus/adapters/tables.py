@@ -51,7 +51,10 @@ def _rows(source: Path, intake: Intake, columns: Columns) -> Iterator[Row]:
     header_of = lru_cache(maxsize=16)(read_header)
     folder = str(source.parent) if files.is_url(source) else os.path.abspath(source.parent)
     with open_text(source) as file:
-        lines = (line.decode("utf-8", "replace") for line in iter(lambda: file.readline(LONGEST_LINE), b""))
+        # what is not UTF-8 makes its row a reject
+        lines = (
+            line.decode("utf-8", "surrogateescape") for line in iter(lambda: file.readline(LONGEST_LINE), b"")
+        )
         first = file.head.split(b"\n")[0].decode("utf-8", "replace")
         delimiter = columns.delimiter or max("\t;|,", key=first.count)
         try:

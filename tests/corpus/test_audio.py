@@ -10,6 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corpus.adapters import ADAPTERS
 from corpus.audio import decode, probe, read_header
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 
@@ -226,3 +227,22 @@ def test_reading_headers_does_not_import_torch():
     program = "import sys, corpus.adapters, corpus.manifest; sys.exit('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", program], cwd=root).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("frames", "rate", "reason"),
+    [
+        (8000, 16_000, "audio.truncated"),
+        (32_000, 16_000, "audio.length_mismatch"),
+        (16_000, 8000, "audio.unreadable"),
+    ],
+)
+def test_a_file_that_changed_since_it_was_listed_is_rejected(tmp_path, frames, rate, reason):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.ones(16_000) / 4, 16_000)
+    (tmp_path / "m.jsonl").write_text('{"id": "a", "audio": "a.wav"}')
+    (listed,) = ADAPTERS["jsonl"](tmp_path / "m.jsonl")
+    assert len(decode(listed)) == 16_000
+    soundfile.write(path, np.ones(frames) / 4, rate)
+    with pytest.raises(Reject, match=reason.replace(".", r"\.")):
+        decode(listed)

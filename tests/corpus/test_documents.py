@@ -17,6 +17,7 @@ from corpus import documents
 from corpus.documents import read_documents, write_documents
 from corpus.duplicates import ALIKE
 from corpus.minhash import signatures, similarity, text_grams, words_of
+from corpus.text_files import open_text
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmn" for b in "aeiou" for c in ("n", "st", "lo", "")]
 
@@ -369,3 +370,33 @@ def test_documents_in_other_languages_are_rejected_by_name(tmp_path):
     assert (summary.documents, summary.rejected) == (1, {"text.language": 1})
     (detail,) = pq.read_table(tmp_path / "text/part-00000.parquet")["detail"].drop_null().to_pylist()
     assert detail == "need en, got de (most probable, by py3langid)"
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_an_array_is_read_in_pieces(tmp_path, monkeypatch, block):
+    monkeypatch.setattr("corpus.text_files.BLOCK", block)
+    values = [
+        {"text": 'ö "\\ [1, 2],'},
+        "x",
+        12345,
+        {"text": "\U0001f600", "a": [1.5, None, {"b": []}]},
+        [],
+        True,
+    ]
+    path = tmp_path / "array.json"
+    path.write_text("\n " + json.dumps([{"text": "first"}, *values], ensure_ascii=False, indent=2) + "\n")
+    with open_text(path) as file:
+        read = list(file.json_values(1 << 20))
+    assert [json.loads(value) for _, value in read] == [{"text": "first"}, *values]
+
+
+def test_a_decompression_bomb_takes_no_memory(tmp_path):
+    path = tmp_path / "bomb.json.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b'[{"text": "a"}' + b', {"text": "the same words"}' * 5_000 + b', "' + b"x" * 40_000_000)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="a JSON array that cannot be parsed"), open_text(path) as file:
+        for _ in file.json_values(1 << 20):
+            pass
+    assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    tracemalloc.stop()

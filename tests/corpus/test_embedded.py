@@ -308,3 +308,20 @@ def test_members_are_listed_without_unpacking(tmp_path):
         add(tar, "a", b"abc")
     (one,) = members(str(tmp_path / "a.tar"))
     assert one.address == f"{tmp_path}/a.tar#bytes=512+3"
+
+
+def test_an_archive_that_declares_more_than_a_disk_holds_breaks_off_by_name(tmp_path):
+    info = tarfile.TarInfo("big.flac")
+    info.size = 1 << 50
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + audio(1, 0))
+    reasons = [row.reject.reason for row in read("webdataset", tmp_path / "a.tar")]
+    assert reasons == ["audio.truncated", "audio.truncated"]
+
+
+def test_an_address_in_what_is_no_parquet_file_is_one_reject(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"x" * 1000)
+    lines = [{"id": "a", "audio": "a.tar#row=1&column=audio"}, {"id": "b", "audio": "a.tar#bytes=0+99999"}]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = read("jsonl", tmp_path / "m.jsonl")
+    assert [row.reject.reason for row in rows] == ["audio.unreadable", "audio.truncated"]
+    assert "cannot be read as Parquet" in rows[0].reject.detail

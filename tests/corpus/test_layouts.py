@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from corpus.adapters import ADAPTERS
-from corpus.manifest import RejectedRow
+from corpus.manifest import RejectedRow, parts, read_part, write_manifest
 from corpus.records import Utterance
 
 
@@ -218,3 +218,13 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
     found = rows("folder", tmp_path)
     assert [row[0] for row in found] == ["loop", "x-a"]
     assert found[0][1] == "audio.missing"
+
+
+def test_transcripts_may_be_utf16_and_a_table_of_mixed_encodings_loses_only_that_row(tmp_path):
+    sound(tmp_path / "a.wav")
+    (tmp_path / "a.srt").write_bytes("1\n00:00:00,000 --> 00:00:01,000\nna\u00efve\n".encode("utf-16"))
+    assert rows("folder", tmp_path)[0][1] == "na\u00efve"
+    (tmp_path / "t.csv").write_bytes(b"id,audio,text\na,a.wav,caf\xe9\nb,a.wav,fine\n")
+    write_manifest(ADAPTERS["table"](tmp_path / "t.csv"), tmp_path / "manifest")
+    found = read_part(parts(tmp_path / "manifest")[0]).select(["id", "reject", "samples"]).to_pylist()
+    assert [tuple(row.values()) for row in found] == [("a", "manifest.bad_field", 16000), ("b", None, 16000)]

@@ -8,15 +8,16 @@ import pytest
 import soundfile
 
 from corpus import files
-from corpus.adapters import read_jsonl
+from corpus.adapters import ADAPTERS, read_jsonl
 from corpus.audio import decode
+from corpus.records import Utterance
 from pipelines.build import dry_run, run_step
 from pipelines.engines.beam import BeamEngine
 from pipelines.layout import part_names
 from pipelines.operations import prune
 from pipelines.operations.cost_estimate import Workers, predict
 from pipelines.operations.cost_measure import measure
-from pipelines.settings import read_file, write_settings
+from pipelines.settings import read_file, replace, write_settings
 from pipelines.steps.cut import CUTS_FOLDER
 from tests.helpers.builds import LOCAL, build_settings, hashes, members, run_build
 
@@ -197,6 +198,45 @@ def test_speech_that_the_transcript_lacks_is_cut_away_and_says_where(transcribed
     assert sum(row["frames"] for row in holes) < clips[2].samples + 3 * len(GAP)
     assert "of the transcript" in holes[0]["detail"]
     assert sum(row["samples"] for row in rows) == sum(len(GAP) + clip.samples for clip in clips)
+
+
+@pytest.mark.slow
+def test_subtitles_and_chapters_go_through_cutting(spoken_corpus, tmp_path):
+    """The text of subtitles is that of the whole recording; a chapter is a stretch of it with its own text."""
+    clips = [row for row in ADAPTERS["jsonl"](spoken_corpus) if isinstance(row, Utterance)][:8]
+    waves = [decode(clip) for clip in clips]
+    (tmp_path / "talks").mkdir()
+    size = write_recording(tmp_path / "talks" / "talk.wav", waves[:4])
+    cues = "".join(
+        f"{number}\n00:00:00,000 --> 00:00:09,000\n{clip.text}\n\n" for number, clip in enumerate(clips[:4])
+    )
+    (tmp_path / "talks" / "talk.srt").write_text(cues)
+    chapters = [waves[:4], waves[4:]]
+    edges = [write_recording(tmp_path / "whole.wav", several) for several in chapters]
+    write_recording(tmp_path / "whole.wav", waves)
+    rows = [
+        {"id": "one", "audio": "whole.wav", "start": 0, "end": edges[0] / 16_000},
+        {"id": "two", "audio": "whole.wav", "start": edges[0] / 16_000, "end": sum(edges) / 16_000},
+    ]
+    for row, several in zip(rows, (clips[:4], clips[4:]), strict=True):
+        row |= {"text": " ".join(clip.text for clip in several)}
+    (tmp_path / "chapters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for adapter, source, total in (("folder", "talks", size), ("jsonl", "chapters.jsonl", sum(edges))):
+        config = replace(cut_settings(tmp_path / source), "corpus", adapter=adapter)
+        folder = tmp_path / adapter
+        run_step("ingest", folder, config)
+        run_step("cut", folder, config)
+        found = manifest_rows(folder)
+        assert sum(row["samples"] for row in found) == total
+        for name, several in (
+            {"talk": clips[:4]} if adapter == "folder" else {"one": clips[:4], "two": clips[4:]}
+        ).items():
+            kept = [row for row in found if row["reject"] is None and row["id"].startswith(f"{name}-")]
+            assert len(kept) > 1
+            words = " ".join(row["text"] for row in kept).replace(".", "").split()
+            assert words == " ".join(clip.text for clip in several).replace(".", "").split()
+        if adapter == "jsonl":
+            assert min(row["first_frame"] for row in found if row["id"].startswith("two")) == edges[0]
 
 
 def test_prune_keeps_the_cuts_of_a_build_and_removes_those_of_other_settings(cut_build, recordings, tmp_path):
