@@ -136,7 +136,7 @@ class TextFile:
                     reason = str(error)
                     break
                 after = SPACE.match(text, end).end()  # type: ignore[union-attr]
-                if text[after : after + 1] not in (",", "]"):  # a number may go on in the next block
+                if text[after : after + 1] not in (",", "]"):  # the rest of a number may be in the next block
                     break
                 yield value
                 position = after + (text[after] == ",")

@@ -80,7 +80,7 @@ class Tokenizer:
             ids: (M,) int32.
             ends: (W,) int32, number of ids up to and including each word.
         """
-        encoded = list(map(self._known.get, words))
+        encoded: list[Any] = list(map(self._known.get, words))
         if None in encoded:
             new = [word for word in dict.fromkeys(words) if word not in self._known]
             if len(self._known) > MOST_KNOWN:

@@ -13,6 +13,7 @@ leaves either the finished file or work to do, never a half-written file that is
 
 import hashlib
 import json
+import os
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from corpus import files
+
+# oneDNN keeps a compiled kernel for each shape of input, 1024 of them: recordings of a thousand lengths hold half a
+# gigabyte. It reads this when the first one is made.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,13 +76,13 @@ def manifest_of(build):
 
 @pytest.mark.parametrize("options", [{}, {"channels": "separate", "ids": "escape"}, {"checksum": True}])
 def test_the_manifest_is_that_of_headers_read_one_by_one(source, tmp_path, monkeypatch, options):
-    alone, said = [], []
+    alone, together = [], []
     run_step("ingest", tmp_path / "alone", settings_of(source, **options), say=alone.append)
     for name, value in {"FEW": 5, "EVERY": 4, "FEWEST": 2, "MOST": 9}.items():
         monkeypatch.setattr(probe, name, value)
-    run_step("ingest", tmp_path / "chunks", settings_of(source, **options), say=said.append)
+    run_step("ingest", tmp_path / "chunks", settings_of(source, **options), say=together.append)
     assert manifest_of(tmp_path / "chunks") == manifest_of(tmp_path / "alone")
-    assert said == alone
+    assert together == alone
     kept = list((tmp_path / "chunks" / probe.PROBED).glob("*.done"))
     assert bool(kept) != options.get("checksum", False)
 
