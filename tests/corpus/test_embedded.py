@@ -325,3 +325,17 @@ def test_an_address_in_what_is_no_parquet_file_is_one_reject(tmp_path):
     rows = read("jsonl", tmp_path / "m.jsonl")
     assert [row.reject.reason for row in rows] == ["audio.unreadable", "audio.truncated"]
     assert "cannot be read as Parquet" in rows[0].reject.detail
+
+
+def test_a_kaldi_directory_as_kaldiio_reads_it(tmp_path):
+    kaldiio = pytest.importorskip("kaldiio", reason="kaldiio is not installed: pip install kaldiio")
+    for name, seed in (("r", 0), ("s", 1)):
+        (tmp_path / f"{name}.wav").write_bytes(audio(3, seed, "wav"))
+    (tmp_path / "wav.scp").write_text(f"r {tmp_path}/r.wav\ns {tmp_path}/s.wav\n")
+    (tmp_path / "segments").write_text("a r 0.5 1.5\nb r 1.5 2.25\nc s 0 3\n")
+    theirs = list(kaldiio.ReadHelper(f"scp:{tmp_path}/wav.scp", segments=str(tmp_path / "segments")))
+    rows = read("kaldi", tmp_path)
+    assert [row.id for row in rows] == [id for id, _ in theirs]
+    for row, (_, (rate, samples)) in zip(rows, theirs):
+        assert row.sample_rate == rate
+        assert np.array_equal(decode(row), (samples / 32768).astype(np.float32))
