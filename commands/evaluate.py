@@ -124,6 +124,71 @@ def resynthesis(build: Path, testset: Path | None, **options: Any) -> dict[str, 
 
 
 @command(cli)
+@click.argument("build", type=FOLDER)
+@click.option("--testset", type=FOLDER, required=True, help="Test set with spoken contexts to continue.")
+@click.option(
+    "--recogniser", required=True, help="Command that prints the transcript of its last argument, a WAV."
+)
+@click.option("--text-model", type=FOLDER, help="Text model in Hugging Face format, for GenPPL.")
+@click.option("--model", type=FOLDER, help="Model folder; default BUILD/model/best.")
+@click.option(
+    "--prompt-units",
+    type=click.IntRange(min=1),
+    default=75,
+    help="First units of a context.",
+    show_default=True,
+)
+@click.option(
+    "--new-tokens", type=click.IntRange(min=1), default=150, help="Of a continuation.", show_default=True
+)
+@VOICE
+@VOCODER
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="JSON; default BUILD/evaluation/generation.json.",
+)
+def generation(build: Path, testset: Path, recogniser: str, **options: Any) -> dict[str, Any]:
+    """Measure spoken continuations by their transcripts.
+
+    The model continues the spoken contexts of a test set; the vocoder speaks, the recogniser writes down. GenPPL is the
+    perplexity of the transcripts under a text model, auto-BLEU, self-BLEU and VERT say how much they repeat.
+    """
+    from pipelines.operations.evaluate import measure_continuations
+
+    results = measure_continuations(build, testset, recogniser, **options)
+    for row in results["rows"]:
+        number = f"not run: {row['not_run']}" if "not_run" in row else f"{row['value']:.1f}"
+        interval = "" if "not_run" in row else f" [{row['low']:.1f}, {row['high']:.1f}]"
+        click.echo(f"{row['measure']:<10} {number}{interval}")
+    return {"results": str(results["path"]), "items": results["rows"][0]["items"]}
+
+
+@command(cli)
+@click.argument("text", type=FILE)
+@click.argument("models", nargs=-1, required=True, type=FOLDER)
+@click.option("--limit", type=click.IntRange(min=1), help="Only so many documents, the first.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON of the numbers.")
+def perplexity(
+    text: Path, models: tuple[Path, ...], limit: int | None, device: str, output: Path | None
+) -> dict[str, Any]:
+    """Measure what models know of written text.
+
+    TEXT has a document per line; MODELS are compared with the first: the text model before training on speech, then
+    what became of it.
+    """
+    from lm.evaluation.evaluate import write_results
+    from lm.evaluation.text_loss import compare_text, text_table
+
+    rows = compare_text(models, text, limit=limit, device=device)
+    click.echo(text_table(rows))
+    if output:
+        write_results(output, {"text": str(text), "rows": rows})
+    return {"models": len(rows), "perplexity": [row["perplexity"] for row in rows]}
+
+
+@command(cli)
 @click.argument("results", nargs=-1, type=FILE)
 @click.option("--task", "tasks", multiple=True, help="Only these tasks, such as units or tstorycloze.")
 def scoreboard(results: tuple[Path, ...], tasks: tuple[str, ...]) -> dict[str, Any]:

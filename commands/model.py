@@ -217,12 +217,17 @@ def add_speech_tokens(source: Path, build: Path, folder: Path, **choices: Any) -
 @command(cli, "export-model")
 @click.argument("model", type=FOLDER)
 @click.argument("folder", type=FOLDER)
-def export_model(model: Path, folder: Path) -> dict[str, Any]:
+@click.option(
+    "--for-harness",
+    is_flag=True,
+    help="For lm-evaluation-harness: the tokenizer begins text as training does.",
+)
+def export_model(model: Path, folder: Path, for_harness: bool) -> dict[str, Any]:
     """Export a trained model for `transformers` and vLLM.
 
     MODEL is a checkpoint or `best/` of a run; FOLDER receives weights, config and a tokenizer with the speech tokens.
     """
     from lm.export import export
 
-    export(model, folder)
+    export(model, folder, harness=for_harness)
     return {"model": str(folder), "files": len(list(folder.iterdir()))}

@@ -11,12 +11,16 @@ from shards.vocabulary import Vocabulary
 _PROBES = ("they went out together", "two  spaces", "Ünïcödé ﬁne ① ½", "你好 😀", "1,234.5 (no-one's)")
 
 
-def export(source: str | Path, output: str | Path) -> Path:
+def export(source: str | Path, output: str | Path, *, harness: bool = False) -> Path:
     """Write a trained model (a checkpoint, sharded or not, or `best/` of a run) as a Hugging Face directory.
 
     Its tokenizer reads what `Vocabulary.render` writes, "<s>[Text] the cat[Speech][Hu3][Hu5]": names in brackets are
     tokens, and text after `[Text]` starts with a space. They are not "special" tokens, so decoding with
     skip_special_tokens keeps them. `lm.generate.load` opens the directory too.
+
+    Args:
+        harness: for lm-evaluation-harness: the tokenizer itself begins text as training does, with BOS, `[Text]` and a
+            space.
 
     Raises:
         ValueError: the source is no model of this project, or its tokenizer cannot hold more tokens at the right ids.
@@ -27,6 +31,8 @@ def export(source: str | Path, output: str | Path) -> Path:
     model, vocabulary = load(source)  # refuses damaged files and ones that do not match
     output.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(vocabulary)
+    if harness:
+        begin_as_text(tokenizer.backend_tokenizer, vocabulary)
     tokenizer.save_pretrained(output)
     vocabulary.save(output / "vocabulary")
     model.save_pretrained(
@@ -56,6 +62,19 @@ def make_tokenizer(vocabulary: Vocabulary):  # type: ignore[no-untyped-def]  # a
         f"{role}_token": text.pieces[i] for role, i in (("bos", text.bos), ("eos", text.eos)) if i is not None
     }
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
+
+
+def begin_as_text(backend, vocabulary: Vocabulary) -> None:  # type: ignore[no-untyped-def]  # a tokenizers.Tokenizer
+    """Let a tokenizer begin every text as a text sequence of training begins: BOS, text marker, a space."""
+    from tokenizers import normalizers, processors
+
+    steps = [normalizers.Prepend(" "), *([backend.normalizer] if backend.normalizer is not None else [])]
+    backend.normalizer = normalizers.Sequence(steps)
+    first = [i for i in (vocabulary.bos, vocabulary.text_marker) if i is not None]
+    names = [backend.id_to_token(i) for i in first]
+    backend.post_processor = processors.TemplateProcessing(
+        single=[*names, "$A"], pair=[*names, "$A", "$B"], special_tokens=list(zip(names, first, strict=True))
+    )
 
 
 def from_sentencepiece(text: Text):  # type: ignore[no-untyped-def]  # a tokenizers.Tokenizer

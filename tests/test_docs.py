@@ -97,6 +97,18 @@ def test_every_step_setting_and_reason_is_on_the_page_of_the_steps():
     assert set(re.findall(r"^\| `(\w+\.\w+)` \|", page, re.MULTILINE)) == set(REASONS)
 
 
+def test_the_evaluation_page_is_what_the_code_writes():
+    from docs.evaluation_page import COMPARED, PAGE, evaluation_page
+    from lm.evaluation.datasets.published import PUBLISHED
+
+    assert list(COMPARED) == list(PUBLISHED)
+
+    def without_scores(text):  # the last digit of a score may depend on the CPU
+        return re.sub(r"-\d+\.\d+", "-", text)
+
+    assert without_scores(PAGE.read_text(encoding="utf-8")) == without_scores(evaluation_page())
+
+
 def test_the_worked_row_is_drawn_from_the_code():
     page = worked_row_page()
     units = page.partition("```text\n")[2].partition("\n```")[0].split()

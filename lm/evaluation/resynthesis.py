@@ -8,6 +8,7 @@ the words. A measure that was not run has a reason and no number.
 Source: Spirit LM (Nguyen et al. 2024, arXiv:2402.05755), table 9; F0 frame error of Chu & Alwan 2009.
 """
 
+import contextlib
 import math
 import tempfile
 from collections import Counter
@@ -29,6 +30,7 @@ from lm.speaker import Speaker, name_of, read_audio
 from shards.stream import merge
 from units.deduplicate import deduplicate
 from units.prosody.f0 import F0, extract
+from units.vocoder import load_vocoder
 
 GROSS = 0.2
 """A pitch that differs by more than this share of the true one is a gross error."""
@@ -263,6 +265,8 @@ def resynthesise(
 ) -> list[dict[str, Any]]:
     """F0, style tokens and words of a vocoder's output, against those of the recordings."""
     pairs, same, seconds, outputs = [], [], [], []
+    voices: list[tuple[np.ndarray, np.ndarray]] = []
+    known = load_vocoder()  # the bundled one knows a voice by its mean spectrum
     with_text = [one for one in recordings if one.recording.text]
     with tempfile.TemporaryDirectory() as folder:
         for one in recordings:
@@ -272,6 +276,8 @@ def resynthesise(
             )
             wave = read_audio(path)
             pairs.append((one.f0, stretch(extract(wave), len(one.f0))))
+            with contextlib.suppress(ValueError):  # no voiced speech, so no voice
+                voices.append((known.voice_of(one.recording.samples()).bands, known.voice_of(wave).bands))
             if one.style is not None:
                 again = tokenizers.style.encode(wave)
                 n = min(len(again), len(one.style))
@@ -282,6 +288,7 @@ def resynthesise(
     rows: list[dict[str, Any]] = [
         {"measure": "F0 frame error after a vocoder", **f0_errors(pairs)["frame_error"]}
     ]
+    rows.append({"measure": "speaker agreement after a vocoder", **speaker_agreement(voices)})
     if same:
         low, high = bootstrap(np.array(same), np.array(seconds))
         value = float(100 * sum(same) / sum(seconds))
@@ -307,6 +314,28 @@ def resynthesise(
         result = error_rate(items, references, texts, by="words")
         rows.append({"measure": measure, **{key: result[key] for key in ("value", "low", "high")}})
     return rows
+
+
+def speaker_agreement(voices: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """How often the voice of an output is nearer to its own recording than to another, over all others, in per cent.
+
+    Args:
+        voices: (10,) components of the mean spectrum of a recording and of what a vocoder made of it
+            (`units.vocoder.vocoder.Voice`).
+
+    >>> near, far = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    >>> speaker_agreement([(near, 0.9 * near), (far, far)])["value"]
+    100.0
+    """
+    if len(voices) < 2:
+        return {"not_run": f"needs at least 2 recordings with voiced speech, got {len(voices)}"}
+    shares = []
+    for number, (own, output) in enumerate(voices):
+        others = np.array([other for i, (other, _) in enumerate(voices) if i != number])
+        away, here = np.linalg.norm(others - output, axis=1), np.linalg.norm(own - output)
+        shares.append(float(((away > here) + 0.5 * (away == here)).mean()))
+    low, high = bootstrap(np.array(shares), np.ones(len(shares)))
+    return {"value": 100 * float(np.mean(shares)), "low": low, "high": high, "chance": 50.0}
 
 
 def stretch(f0: F0, frames: int) -> F0:

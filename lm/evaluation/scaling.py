@@ -123,8 +123,8 @@ def fit_logistic_curve(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """half > 0 and slope > 0 of y = 50 + 50 / (1 + (half / x) ** slope), by least squares; `rmse`; `needs`, x by goal.
 
     Raises:
-        UndefinedCurve: fewer than two different x, or no y is both above chance and below 100, so that any steep curve
-            fits.
+        UndefinedCurve: fewer than two different x; no y above chance and below 100, so that any steep curve fits; or
+            y does not rise with x.
 
     >>> sizes = np.array([1e4, 4e4, 2e5])
     >>> fit = fit_logistic_curve(sizes, 50 + 50 / (1 + (5e4 / sizes) ** 2))
@@ -147,6 +147,8 @@ def fit_logistic_curve(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
 
     slope = minimise(lambda slope: error(best_half(slope), slope), 0.1, 12.0)
     half = math.exp(best_half(slope))
+    if not low + 0.01 < math.log(half) < high - 0.01:
+        raise UndefinedCurve("logistic: need a paired accuracy that rises with x")
     needs = {str(goal): half * ((goal - 50) / (100 - goal)) ** (1 / slope) for goal in GOALS}
     rmse = math.sqrt(error(math.log(half), slope) / len(x))
     return {"half": half, "slope": slope, "rmse": rmse, "needs": needs}
@@ -192,6 +194,7 @@ def plot_curves(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import EngFormatter, NullFormatter
 
     kinds = list(dict.fromkeys(curve["against"] for curve in curves))
     figure, panels = pyplot.subplots(
@@ -218,6 +221,9 @@ def plot_curves(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
         right.axhline(50, color="grey", linestyle="--", linewidth=1)
         left.set(xscale="log", xlabel=kind, ylabel="held-out loss, nats per token")
         right.set(xscale="log", xlabel=kind, ylabel="paired accuracy across modalities, %", ylim=(30, 103))
+        for axes in (left, right):
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         left.legend(fontsize=7)
         right.legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -199,13 +199,15 @@ def _of_harness(results: Mapping[str, Any], name: str) -> list[Score]:
             error = row.get(key.replace(",", "_stderr,", 1))
             spread = 1.96 * error if isinstance(error, int | float) else None
             value, spread = (100 * value, spread and 100 * spread) if share else (value, spread)
+            low, high = (None, None) if spread is None else (value - spread, value + spread)
+            if share and low is not None and high is not None:
+                low, high = max(0.0, low), min(100.0, high)
             same = HARNESS.get(task)
             scores.append(
                 Score(
                     same or task, "T" if same else f"{shots}-shot" if shots is not None else "",
                     "accuracy" if same and measure == "acc" else measure, value, str(model), same or task,
-                    f"{name} (lm-evaluation-harness)", None if spread is None else value - spread,
-                    None if spread is None else value + spread,
+                    f"{name} (lm-evaluation-harness)", low, high,
                 )
             )  # fmt: skip
     return scores

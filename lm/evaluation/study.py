@@ -367,12 +367,12 @@ def to_markdown(results: Mapping[str, Any]) -> str:
             f"| {row} | {seed} | {before:.2f} | {after:.2f} | {after / before:.3f} |"
             for row, seed, before, after in kept
         ]
-    for curve in results.get("curves", ()):
+    for number, curve in enumerate(results.get("curves", ())):
         lines += [
             "",
-            f"![{curve['name']}](scaling.png)" if curve is results["curves"][0] else "",
-            *curve_lines(curve),
+            *([] if number else ["![loss and paired accuracy with fitted curves](scaling.png)", ""]),
         ]
+        lines += curve_lines(curve)
     test = results["test"]
     lines += [
         "",

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from lm.evaluation.datasets.synthetic import make_testsets
-from lm.evaluation.evaluate import evaluate, write_results
+from lm.evaluation.evaluate import evaluate, identities, write_results
+from lm.evaluation.generation import NEW_TOKENS, PROMPT_UNITS, measure_generation
 from lm.evaluation.results import compare
 from lm.evaluation.resynthesis import Recording, Tokenizers, measure
 from lm.evaluation.tasks.base import DEFAULTS, TaskOptions
 from lm.evaluation.tasks.sentiment_preservation import SHORT
-from lm.evaluation.testset import read_testset
+from lm.evaluation.testset import read_testset, tokenize_recordings
+from lm.generate import load
 from pipelines.operations.vocode import speaker_of
 from pipelines.settings import read_settings
 from pipelines.steps.audio import sampled_speech
@@ -63,6 +65,43 @@ def evaluate_model(
         facts=describe_tokenizer(build), say=say,
     )  # fmt: skip
     return _write(results, output or build / "evaluation" / "results.json")
+
+
+def measure_continuations(
+    build: Path,
+    testset: Path,
+    recogniser: str,
+    *,
+    model: Path | None = None,
+    text_model: Path | None = None,
+    prompt_units: int = PROMPT_UNITS,
+    new_tokens: int = NEW_TOKENS,
+    vocoder: str | None = None,
+    voice: str | None = None,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Measure spoken continuations of a test set's contexts (`lm.evaluation.generation`), and write the results.
+
+    Args:
+        model: default BUILD/model/best.
+        output: default BUILD/evaluation/generation.json.
+    """
+    read = read_testset(testset)
+    directory = model or build / "model" / "best"
+    loaded, vocabulary = load(directory)
+    if vocabulary.hash != Vocabulary.load(build / "shards").hash:
+        raise ValueError(f"{directory}: was trained with another vocabulary than that of {build}")
+    speaker, lacking = speaker_of(build, vocoder, voice)
+    speech_tokens = tokenize_recordings(read, read.in_split("test"), make_tokenizer(build))
+    rows = measure_generation(
+        loaded, vocabulary, read, speech_tokens, recogniser=recogniser, text_model=text_model,
+        prompt_units=prompt_units, new_tokens=new_tokens,
+        options=replace(DEFAULTS, vocoder=speaker, no_vocoder=lacking),
+    )  # fmt: skip
+    results = identities(directory, vocabulary, "cpu", describe_tokenizer(build)) | {"rows": rows}
+    path = output or build / "evaluation" / "generation.json"
+    write_results(path, results)
+    return results | {"path": path}
 
 
 def measure_tokens(

@@ -46,6 +46,8 @@ def test_curves_that_points_do_not_define_are_refused_by_name():
         fit_logistic_curve(X, np.array([50.0, 50.0, 100.0, 100.0]))
     with pytest.raises(UndefinedCurve, match="need at least 2 different x"):
         fit_logistic_curve(X[:1], np.array([70.0]))
+    with pytest.raises(UndefinedCurve, match="need a paired accuracy that rises with x"):
+        fit_logistic_curve(X, np.array([60.0, 55.0, 59.0, 40.0]))
     with pytest.raises(ValueError, match="against: need one of tokens, parameters, got 'hours'"):
         Curve("mine", ("a", "b"), "hours")
 

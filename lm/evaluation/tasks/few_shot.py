@@ -197,6 +197,8 @@ def run_few_shot(
     if task == "tts":
         outputs = [asr_of_vocoded(tokens, vocoder or "", recogniser or "") for tokens in outputs]
         facts["vocoder"] = name_of(vocoder)
+        words = error_rate(questions, references, [plain(text) for text in outputs], by="words")
+        facts["word_error_rate"] = [words[name] for name in ("value", "low", "high")]
     unit = "characters" if task == "tts" else "words"
     return facts | error_rate(questions, references, [plain(text) for text in outputs], by=unit)
 
