@@ -11,9 +11,11 @@ from aligners.alignment import Phone, prepare
 from aligners.goodness import Goodness, calibrate, fit_gaussians, frames_of, load_goodness, parts_of
 from aligners.lexicon import Lexicon, read_dictionary, write_dictionary
 from aligners.rough import cut_into_words, sounding, sounds_of
+from aligners.score import boundary_errors
 from corpus.adapters import read_jsonl
 from corpus.audio import decode
 from corpus.records import SAMPLE_RATE, Unusable
+from tests.helpers.mfa_model import write_mfa_model
 
 RNG = np.random.default_rng(0)
 
@@ -149,24 +151,29 @@ def test_bad_input_is_a_reject_and_a_word_without_pronunciation_costs_nothing(fi
     assert results[3].quality["unknown_words"] == 1
 
 
-def test_a_model_of_mfa_is_imported_with_the_phones_statistics_of_the_build(fitted, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_model_in_the_layout_of_mfa_is_imported_and_aligns(fitted, spoken_corpus, tmp_path):
     import shutil
 
     from pipelines.operations.fit_aligner import fit_aligner
 
-    package = viter.import_viter()
-
-    def convert(source, target):
-        assert source.endswith("own.zip")
-        shutil.copy(fitted / "aligner" / "model.viter", target)
-        return package.Model(target)
-
+    speech = [(utterance, decode(utterance)) for utterance in read_jsonl(spoken_corpus)]
+    spoken = load_aligner("pocketsphinx", phones=True, minimum_score=None).align(speech[:12], {})
+    recordings = [(wave, one.phones) for (_, wave), one in zip(speech, spoken, strict=False)]
     build = shutil.copytree(fitted, tmp_path / "build")
-    monkeypatch.setattr(package, "import_mfa", convert)
-    result = fit_aligner(build, source=tmp_path / "own.zip", dictionary="letters")
-    assert result["aligned"] == result["sample"]
+    model = write_mfa_model(tmp_path / "own.zip", recordings)
+    result = fit_aligner(build, source=model, dictionary="english")
+    assert result["aligned"] == result["sample"] == 24
     card = viter.read_card(build / "aligner")
-    assert (card["imported"], card["phones"]) == ("own.zip", viter.read_card(fitted / "aligner")["phones"])
+    assert card["imported"] == "own.zip"
+    assert "AH" in card["phones"]
+    others = speech[12:]
+    aligned = load_aligner("viter", model=result["model"]).align(others)
+    errors = [
+        boundary_errors(true.words, one.words)
+        for true, one in zip(load_aligner("given").align(others), aligned, strict=True)
+    ]
+    assert np.median(np.abs(np.concatenate(errors))) < 30
 
 
 def test_what_is_no_model_of_mfa_is_refused_in_one_line_and_the_old_model_stays(fitted, tmp_path):
