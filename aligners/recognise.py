@@ -236,12 +236,19 @@ def load_model(model: str, device: str, dtype: str) -> LoadedModel:
         kind = AutoModelForCTC if ctc else AutoModelForSpeechSeq2Seq
         extractor = AutoFeatureExtractor.from_pretrained(model)
         tokenizer = AutoTokenizer.from_pretrained(model)
-        network = kind.from_pretrained(model, dtype=getattr(torch, dtype)).eval().to(device)
+        network = kind.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
     except (OSError, ValueError, KeyError) as error:
         line = str(error).strip().splitlines()[0]
         raise ValueError(
             f"transcribe: {model}: need a directory or hub name of a model for speech recognition with its tokenizer "
             f"and feature extractor: {line}"
+        ) from error
+    try:
+        network = network.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either where it has no such device
+        line = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"transcribe.device: need a device that torch can use, got {device!r}: {line}"
         ) from error
     parts = (config, network.generation_config, extractor) if not ctc else (config, extractor)
     records = [{k: v for k, v in one.to_dict().items() if k != "_name_or_path"} for one in parts]

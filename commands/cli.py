@@ -228,7 +228,9 @@ def check_access(engine: "Engine", build: Path | None, config: Path | None) -> N
     else:
         settings = read_config(config)
     if folder := build or settings.build:
-        engine.check_access(files.to_path(folder), settings.units.device)
+        transcribe = settings.transcribe
+        for device in sorted({settings.units.device, *([transcribe.device] if transcribe.enabled else [])}):
+            engine.check_access(files.to_path(folder), device)
 
 
 def read_config(config: Path | None) -> "Settings":

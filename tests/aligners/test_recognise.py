@@ -85,13 +85,17 @@ def test_the_identity_depends_on_weights_vocabulary_and_precision(models, tmp_pa
     assert load_model(str(again), "cpu", "float32").identity not in identities
 
 
-def test_what_is_no_recogniser_is_named(tmp_path, huberts):
+def test_what_is_no_recogniser_is_named(tmp_path, models, huberts):
     with pytest.raises(
         ValueError, match="nothing: need a directory or hub name of a model for speech recognition"
     ):
         load_recogniser(str(tmp_path / "nothing"), "", device="cpu", dtype="float32", batch=None, timeout=1)
     with pytest.raises(ValueError, match="need a directory or hub name of a model for speech recognition"):
         ModelRecogniser(str(next(iter(huberts.values()))[1]))
+    with pytest.raises(
+        ValueError, match="transcribe.device: need a device that torch can use, got 'cuda:99'"
+    ):
+        ModelRecogniser(str(models["whisper"]), "cuda:99")
     with pytest.raises(ValueError, match="transcribe: no program 'no-such-program'"):
         CommandRecogniser("no-such-program --fast")
     with pytest.raises(ValueError, match="need a command, got"):
