@@ -111,9 +111,7 @@ def print_transcripts(folder: str, rows: list[Utterance], waves: list[np.ndarray
     ]
     for bound in (0.0, 0.7, 0.8, 0.9):
         kept = [right for confidence, right in pairs if confidence >= bound]
-        print(
-            f"confidence at least {bound}: {len(kept)} of {len(rows)} clips, mean agreement with the text {np.mean(kept):.3f}"
-        )
+        print(f"confidence at least {bound}: {len(kept)} of {len(rows)} clips, agreement {np.mean(kept):.3f}")
 
 
 def main() -> None:

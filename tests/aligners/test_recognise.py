@@ -93,7 +93,7 @@ def test_what_is_no_recogniser_is_named(tmp_path, models, huberts):
     with pytest.raises(ValueError, match="need a directory or hub name of a model for speech recognition"):
         ModelRecogniser(str(next(iter(huberts.values()))[1]))
     with pytest.raises(
-        ValueError, match="transcribe.device: need a device that torch can use, got 'cuda:99'"
+        ValueError, match=r"transcribe\.device: need a device that torch can use, got 'cuda:99'"
     ):
         ModelRecogniser(str(models["whisper"]), "cuda:99")
     with pytest.raises(ValueError, match="transcribe: no program 'no-such-program'"):
