@@ -7,6 +7,7 @@ punctuation. Tags and HTML entities are those of `markup`, in every language. Th
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import chain, pairwise
 from typing import NamedTuple
 
@@ -273,7 +274,9 @@ def spoken_words(text: str, language: str = "en") -> list[str]:
         between = text[position:first]
         pieces = between.split()
         if CHUNK_MARKS.search(between):
-            pieces = [part for piece in pieces for part in _unmarked(piece)]
+            pieces = [
+                part for piece in pieces for part in ((piece,) if piece in _read_alone else _unmarked(piece))
+            ]
         chunks += pieces
         if last > first:
             markers.add(len(chunks))
@@ -288,8 +291,8 @@ def spoken_words(text: str, language: str = "en") -> list[str]:
 
 
 def _unmarked(piece: str) -> list[str]:
-    """The stretches of a piece without white space; what is read alone is one."""
-    if piece in _read_alone or not CHUNK_MARKS.search(piece):
+    """The stretches of a piece without white space."""
+    if not CHUNK_MARKS.search(piece):
         return [piece]
     return [piece[first:last] for first, last in untagged(piece, 0, len(piece))]
 
@@ -313,13 +316,20 @@ def _read_others(chunks: list[str], markers: set[int], readings: list[tuple[str,
             readings[index] = ("i",)
             continue
         following = chunks[index + 1] if index + 1 < len(chunks) else ""
-        amount = []
-        if index not in markers:
-            amount = large_amount(chunk, following) or spaced_amount(chunk, following)
-        if amount:
+        if index in markers:
+            readings[index] = tuple(read_english(chunk, following, before) if chunk else ())
+            continue
+        readings[index], with_next = _read_in_context(chunk, following, before)
+        if with_next:
             skip = index + 1
             readings[skip] = ()
-        readings[index] = tuple(amount or (read_english(chunk, following, before) if chunk else ()))
+
+
+@lru_cache(MOST_READ)
+def _read_in_context(chunk: str, following: str, before: str) -> tuple[tuple[str, ...], bool]:
+    """The spoken words of a stretch between two others, and whether they are those of the following one too."""
+    amount = large_amount(chunk, following) or spaced_amount(chunk, following)
+    return tuple(amount or read_english(chunk, following, before)), bool(amount)
 
 
 def read_alone(chunk: str) -> tuple[str, ...] | None:
