@@ -232,3 +232,5 @@ def remove_listings(build: Path, chunks: list[Chunk]) -> None:
         elif not files.is_url(folder):
             for name in surplus:
                 (folder / name).unlink()
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
