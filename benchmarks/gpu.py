@@ -107,7 +107,7 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def busy(self, run: Callable[[], Any]) -> Row:
-        """Share of the wall time in which the GPU works, and kernels per second."""
+        """Share of the wall time in which the GPU works, kernels per second, and the share of the longest kernels."""
         if self.device.type != "cuda":
             return {}
         from torch.profiler import ProfilerActivity, profile
@@ -124,7 +124,12 @@ class Bench:
         for event in sorted(events, key=lambda event: event.start):
             total += max(0.0, event.end - max(event.start, end))
             end = max(end, event.end)
-        return {"gpu_busy": round(total / 1e6 / wall, 3), "kernels_per_second": round(len(events) / wall)}
+        kernels = sorted(profiler.key_averages(), key=lambda kernel: -kernel.device_time_total)[:5]
+        longest = {kernel.key[:60]: round(kernel.device_time_total / 1e6 / wall, 3) for kernel in kernels}
+        return {
+            "gpu_busy": round(total / 1e6 / wall, 3), "kernels_per_second": round(len(events) / wall),
+            "longest": longest,
+        }  # fmt: skip
 
     def tasks(self, stage: Any) -> list[Task]:
         """One for each part of the manifest."""

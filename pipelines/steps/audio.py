@@ -22,9 +22,6 @@ from pipelines.execution.task import Stage, Task, run_task
 from pipelines.layout import part_names
 from pipelines.steps.base import AddNotes, add_nothing, batches, row_utterance, write_results
 
-GPU_DECODERS = 4
-"""Threads that decode for a worker with a GPU; more take Python's lock from the thread that feeds the GPU."""
-
 Row = tuple[Utterance | None, np.ndarray | None, Reject | None]
 """A manifest row decoded: its utterance and waveform, or the reason why it has none."""
 AudioSource = Callable[[pa.RecordBatch, int], list[Row]]
@@ -134,8 +131,8 @@ class AudioWorker:
         self, build: Path, task: Task, temporary: Path, audio: AudioSource = decode_batch
     ) -> dict[str, Any]:
         """Map the task's manifest part batch by batch."""
-        # workers share the cores, but a GPU waits: several threads decode for it
-        threads = min(GPU_DECODERS, len(os.sched_getaffinity(0))) if self.stage.uses_gpu else 1
+        # workers on CPUs share the cores; a GPU waits for all the cores there are
+        threads = len(os.sched_getaffinity(0)) if self.stage.uses_gpu else 1
         table = files.read_table(build / task.inputs[0])
         decoded = prefetch((batch, audio(batch, threads)) for batch in batches(table, self.batch_minutes))
         results = ((batch, self.process(batch, rows)) for batch, rows in decoded)

@@ -26,6 +26,7 @@ BLOCK_FRAMES = 128  # frames computed at a time on a CPU
 STATISTICS_SAMPLES = 1 << 21  # read at once for the statistics of a recording: bounded memory
 STATISTICS_ROWS = 256  # the same, where the output is read: few, as they are summed in single precision
 FEW_TAPS = 32  # up to this number the covariance of windows is cheaper than the convolution itself
+SHORT_SUM = 256  # windows summed by one product on a GPU
 EPSILON = 1e-5  # torch's own for group norm
 
 
@@ -109,12 +110,14 @@ class Convolutions:
         places = torch.arange(samples.shape[1], device=samples.device)
         pivot = samples.sum(1, keepdim=True) / lengths
         centred = (samples - pivot) * (places < lengths)
-        windows = centred.unfold(1, size, stride)  # of zeros, where they reach beyond their recording
+        windows = centred.unfold(1, size, stride)
         complete = places[: windows.shape[1]] * stride + size <= lengths
-        windows = windows * complete[:, :, None]
         count = complete.sum(1)[:, None]
+        windows = windows * complete[:, :, None]  # zeros, where they reach beyond their recording
         mean = windows.sum(1) / count
-        covariance = (windows.mT @ windows) / count[:, :, None] - mean[:, :, None] * mean[:, None]
+        # a product of two small matrices over a long sum is slow on a GPU: many short sums, then their sum
+        short = F.pad(windows, (0, 0, 0, -windows.shape[1] % SHORT_SUM)).unflatten(1, (-1, SHORT_SUM))
+        covariance = (short.mT @ short).sum(1) / count[:, :, None] - mean[:, :, None] * mean[:, None]
         kernel = self.kernels[0].double()
         means = mean @ kernel + pivot * kernel.sum(dim=0)
         variances = ((covariance @ kernel) * kernel).sum(dim=1)
