@@ -320,7 +320,7 @@ def filtered(real: Batch, machine: Batch) -> dict:
 
 
 def echoed(batch: Batch, seconds: float) -> Batch:
-    """In a room whose echo falls by 60 dB in so many seconds, at the level of before."""
+    """In a room whose echo falls by 60 dB in `seconds`, at the level of before."""
     rng = np.random.default_rng(2)
     time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     room = rng.normal(0, 1, len(time)) * 10 ** (-3 * time / seconds) * 0.05

@@ -8,7 +8,7 @@ import pytest
 from aligners import load_aligner
 from corpus.adapters import read_jsonl
 from corpus.audio import decode
-from tests.helpers.fake_mfa import let_it_hear, write_fake_mfa
+from tests.helpers.fake_mfa import teach, write_fake_mfa
 
 BACKENDS = ("pocketsphinx", "ctc", "given", "viter", "mfa")
 
@@ -24,10 +24,10 @@ def aligner(request, pairs, tmp_path):
     if request.param == "viter":
         pytest.importorskip("viter")
         return load_aligner("viter", model=str(request.getfixturevalue("fitted") / "aligner"))
-    if request.param == "mfa":  # an imitation, with the likelihoods of the real one
-        settings, _ = write_fake_mfa(tmp_path, "hears")
+    if request.param == "mfa":  # a stub, with the likelihoods of the real one
+        settings, _ = write_fake_mfa(tmp_path, "recognises")
         given = load_aligner("given").align(pairs)
-        let_it_hear(tmp_path, [(wave, one.words) for (_, wave), one in zip(pairs, given, strict=True)])
+        teach(tmp_path, [(wave, one.words) for (_, wave), one in zip(pairs, given, strict=True)])
         return load_aligner("mfa", **settings)
     return load_aligner(request.param)
 

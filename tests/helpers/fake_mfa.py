@@ -1,4 +1,4 @@
-"""An imitation of the Montreal Forced Aligner: a program with the behaviours that its users meet."""
+"""A stub of the Montreal Forced Aligner: a program with the behaviours that its users meet."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ import soundfile
 FAKE = '''#!{python}
 """An `mfa` that spreads the words of every .lab evenly and misbehaves as {behaviour} says.
 
-Where it hears, it knows the true words and times of recordings by their first two seconds, and its likelihood of other
+Where it recognises, it knows the true words and times of recordings by their first two seconds, and its likelihood of other
 words is that of the real one: MFA 3.4.3 with a small model gave 249 right transcripts at least -49.6, 20 wrong ones at
 most -58.4.
 """
@@ -117,10 +117,10 @@ for place, lab in enumerate(labs):
     step = seconds / (len(labels) + 1)
     entries = [[step * i, step * (i + 1), label] for i, label in enumerate(labels)]
     likelihood = -58.4 if "wrong" in lab.read_text() else -45.5
-    if behaviour == "hears":
-        heard = json.loads(pathlib.Path({log!r} + ".heard").read_text())[start]
-        if labels == [label for _, _, label in heard]:
-            entries = heard
+    if behaviour == "recognises":
+        known = json.loads(pathlib.Path({log!r} + ".known").read_text())[start]
+        if labels == [label for _, _, label in known]:
+            entries = known
         else:
             likelihood = -58.4
     if behaviour == "overlaps at the end" and len(entries) > 1:
@@ -168,15 +168,15 @@ def write_fake_mfa(folder, behaviour="well", version="3.4.3"):
     return {"command": str(program), "scratch": str(scratch), "timeout_seconds": 20.0}, calls
 
 
-def let_it_hear(folder, recordings):
-    """Tell a program that hears about recordings: waveforms at 16 kHz of at least 2 s, each with its words."""
-    heard = {}
+def teach(folder, recordings):
+    """Tell a program that recognises recordings: waveforms at 16 kHz of at least 2 s, each with its words."""
+    known = {}
     for wave, words in recordings:
         buffer = io.BytesIO()
         soundfile.write(buffer, wave[:32_000], 16_000, "PCM_16", format="WAV")
         buffer.seek(0)
         start = soundfile.read(buffer, dtype="int16")[0]
-        heard[hashlib.sha256(start.tobytes()).hexdigest()] = [
+        known[hashlib.sha256(start.tobytes()).hexdigest()] = [
             [word.start, word.end, word.spoken] for word in words
         ]
-    (folder / "log.heard").write_text(json.dumps(heard))
+    (folder / "log.known").write_text(json.dumps(known))
