@@ -11,9 +11,9 @@ import soundfile
 FAKE = '''#!{python}
 """An `mfa` that spreads the words of every .lab evenly and misbehaves as {behaviour} says.
 
-Where it recognises, it knows the true words and times of recordings by their first two seconds, and its likelihood of other
-words is that of the real one: MFA 3.4.3 with a small model gave 249 right transcripts at least -49.6, 20 wrong ones at
-most -58.4.
+Where it recognises, it knows the true words and times of recordings by their first two seconds, and its likelihood of
+other words is that of the real one: MFA 3.4.3 with a small model gave 249 right transcripts at least -49.6, 20 wrong
+ones at most -58.4.
 """
 import csv, hashlib, json, os, pathlib, signal, subprocess, sys, time, wave
 
