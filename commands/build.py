@@ -35,6 +35,8 @@ STEP_COMMANDS = {
     "`enabled = true`; writes the manifest that the later steps read.",
     "quality": "Measure the quality of each utterance.\n\n    Sound and text, a column for each measure; drops "
     "nothing. `wordweave preview` shows what the filters of [quality] drop.",
+    "speakers": "Estimate unknown speakers.\n\n    By the voices of the utterances of each recording, where [speakers] "
+    "has `enabled = true`; writes the manifest that the later steps read.",
     "units": "Encode utterances to units.",
     "pitch": "Encode utterances to pitch tokens.\n\n    From F0 relative to the speaker's mean. "
     "Shards contain them if [pitch] has `enabled = true`.",
@@ -255,7 +257,7 @@ def step_command(step: str, help_text: str) -> Callable[..., Any]:
     return run
 
 
-for name in ("cut", "transcribe", "quality", "units", "hashes", "pitch", "style"):
+for name in ("cut", "transcribe", "speakers", "quality", "units", "hashes", "pitch", "style"):
     step_command(name, STEP_COMMANDS[name])
 
 

@@ -145,6 +145,23 @@ def verify(build: Path, utterances: int) -> dict[str, Any]:
     return {"findings": 0, **check_units(build, utterances)}
 
 
+@command(cli, "data-card")
+@click.argument("build", type=FOLDER)
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: BUILD/shards/README.md."
+)
+@click.option("--name", default="", help="Name of the data set; default: of the folder.")
+def data_card(build: Path, output: Path | None, name: str) -> dict[str, Any]:
+    """Write the data card of a build.
+
+    A README.md as Hugging Face data sets have it: hours by language, licence and source, filters, what was left out,
+    hashes and settings.
+    """
+    from pipelines.reports.data_card import write_data_card
+
+    return {"card": str(write_data_card(build, output, name))}
+
+
 @command(cli)
 @click.argument("build", type=FOLDER)
 @click.argument("folder", type=FOLDER)

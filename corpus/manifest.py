@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count
@@ -44,13 +44,16 @@ SCHEMA = pa.schema(
     ]
 )
 
+OPTIONAL = pa.schema([("source", pa.string()), ("source_split", pa.string())])
+"""Columns of a part in which a row has a value: a manifest without them keeps its bytes."""
+
 FIRST_MINUTES = 2.0  # of the first part
 ROWS_PER_PART = 5000  # rows without samples end a part too, so that memory is bounded
 KEY_LENGTH = 80  # characters; a tar header has room for 100 bytes with the ending
 DETAIL_LENGTH = 500  # characters
 VERSION = 2  # of the rows' columns
 SUMMARY = "manifest.json"  # written last: a folder without it holds no finished manifest
-STRINGS = ("id", "audio", "text", "speaker", "language", "licence", "alignment")
+STRINGS = ("id", "audio", "text", "speaker", "language", "licence", "source", "source_split", "alignment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ def write_manifest(
     max_seconds: float = 40.0,
     ids: str = "strict",
     transcripts: str = "required",
+    licences: Sequence[str] = (),
+    splits: Sequence[str] = (),
     growing: bool = False,
 ) -> ManifestSummary:
     """Check rows and write them, in their order, as Parquet parts and a summary.
@@ -119,6 +124,7 @@ def write_manifest(
         min_seconds, max_seconds: other lengths are rejected.
         ids: "strict" rejects an id that a shard key cannot hold, "escape" writes the key with `escape_id`.
         transcripts: "required" rejects an utterance without text, "optional" keeps it, for the speech stream.
+        licences, splits: reject a row with another licence or split of its source, or none; empty: any will do.
         growing: leave rows that a manifest in this folder holds already in its parts; new ones follow at the end
             (`corpus.manifest_order`).
 
@@ -142,6 +148,8 @@ def write_manifest(
 
     def check(utterance: Utterance, new: bool) -> None:
         _check_id(utterance.id, escape=ids == "escape", new=new)
+        check_allowed("licence.excluded", utterance.licence, licences)
+        check_allowed("split.excluded", utterance.source_split, splits)
         _check_length(utterance.seconds, min_seconds, max_seconds)
         _check_text(utterance.text, required=transcripts == "required")
 
@@ -233,14 +241,17 @@ def read_part(path: str | os.PathLike[str]) -> pa.Table:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); run `wordweave ingest` again") from error
-    if not table.schema.equals(SCHEMA):
+    if not table.select([name for name in table.schema.names if name not in OPTIONAL.names]).schema.equals(
+        SCHEMA
+    ):
         raise ValueError(f"{path}: not a manifest part, its columns are {table.schema.names}")
     return table
 
 
 def utterances(table: pa.Table | pa.RecordBatch) -> Iterator[Utterance | None]:
     """Turn the rows of a part into utterances, in order; None where a row is rejected."""
-    for row in table.select([*Utterance.__dataclass_fields__, "reject"]).to_pylist():
+    names = [*Utterance.__dataclass_fields__, "reject"]
+    for row in table.select([name for name in names if name in table.schema.names]).to_pylist():
         reject = row.pop("reject")
         yield Utterance(**row) if reject is None else None
 
@@ -307,6 +318,25 @@ def _check_id(id: str, *, escape: bool, new: bool) -> None:
         raise Reject("id.duplicate", f"id {id!r}: a row before has it")
 
 
+def check_allowed(reason: str, value: str | None, allowed: Sequence[str]) -> None:
+    """Refuse a value that is not in a list, whatever case, spaces and hyphens; an empty list allows all.
+
+    >>> check_allowed("licence.excluded", "CC BY 4.0", ["cc-by-4.0"])
+
+    Raises:
+        Reject: with `reason`.
+    """
+    if allowed and (value is None or plain(value) not in {plain(one) for one in allowed}):
+        raise Reject(
+            reason, f"need one of {', '.join(allowed)}, got {'none' if value is None else repr(value)}"
+        )
+
+
+def plain(name: str) -> str:
+    """The name of a licence or split without case, spaces, hyphens and underscores."""
+    return re.sub(r"[\s_-]", "", name.casefold())
+
+
 def _check_length(seconds: float, shortest: float, longest: float) -> None:
     if seconds < shortest:
         raise Reject("audio.too_short", f"need at least {shortest:g} s, got {seconds:.3f} s")
@@ -351,7 +381,8 @@ def _write_parts(
             counts[row["reject"]] += 1
             samples[row["reject"]] += row["samples"]
         path = folder / f"part-{len(listing):05d}.parquet"
-        pq.write_table(pa.Table.from_pylist(part, SCHEMA), path, compression="zstd")
+        more = [field for field in OPTIONAL if any(row[field.name] is not None for row in part)]
+        pq.write_table(pa.Table.from_pylist(part, pa.schema([*SCHEMA, *more])), path, compression="zstd")
         listing.append(
             {
                 "name": path.name,

@@ -9,6 +9,8 @@ REASONS = {
     "manifest.not_json": "the manifest line is not a JSON object",
     "manifest.missing_field": "the manifest line lacks a required field",
     "manifest.bad_field": "a field of the manifest line has the wrong type or value",
+    "licence.excluded": "the licence is not one of those that the settings allow, or is not known",
+    "split.excluded": "the split of the source is not one of those that the settings allow, or is not known",
     "id.unsafe": "the id has characters a shard key cannot hold (letters, digits, '_' and '-' are safe)",
     "id.duplicate": "the id occurred before",
     "audio.missing": "there is no such audio file",
@@ -121,6 +123,8 @@ class Utterance:
         ""  # size and modification time of the file, or what its store calls a version, or its sha256
     )
     alignment_stamp: str = ""
+    source: str | None = None  # URL or name of the corpus it comes from
+    source_split: str | None = None  # of that corpus: "train", "test-clean"
 
     def __post_init__(self) -> None:
         if self.frames < 0 or self.first_frame < 0 or self.sample_rate <= 0:

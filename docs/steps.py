@@ -21,7 +21,7 @@ NOTES = {
         "`manifest/part-00000.parquet`, one row per utterance, and `text/`, one row per document",
         "one small read per recording, in the driver: a disk's or a store's latency, not computation",
         ("corpus", "text"),
-        ("manifest", "id", "audio", "text"),
+        ("manifest", "id", "licence", "split", "audio", "text"),
     ),
     "cut": Note(
         "recordings longer than `[cut] max_seconds`, if `[cut] enabled`",
@@ -36,6 +36,12 @@ NOTES = {
         "with Whisper tiny about 8 times real time per core; a GPU pays here",
         ("transcribe",),
         ("transcribe",),
+    ),
+    "speakers": Note(
+        "the sound of utterances without speaker, if `[speakers] enabled`",
+        "the manifest again, with the speaker `estimated:ID` for each voice of a recording",
+        "tens of times real time per core: a small recurrent network",
+        ("speakers",),
     ),
     "quality": Note(
         "the sound and the transcript of each utterance, if `[quality]` is enabled",

@@ -32,6 +32,7 @@ from pipelines.steps.ingest import INGEST_STEP
 from pipelines.steps.interleave import INTERLEAVE_STEP
 from pipelines.steps.prosody import PITCH_STEP, PROSODY_STEP, STYLE_STEP
 from pipelines.steps.quality import QUALITY_STEP
+from pipelines.steps.speakers import SPEAKERS_STEP
 from pipelines.steps.transcribe import TRANSCRIBE_STEP
 from pipelines.steps.units import UNITS_STEP
 
@@ -39,6 +40,7 @@ STEPS: list[Step] = [
     INGEST_STEP,
     CUT_STEP,
     TRANSCRIBE_STEP,
+    SPEAKERS_STEP,
     QUALITY_STEP,
     CODEBOOK_STEP,
     UNITS_STEP,

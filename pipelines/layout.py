@@ -24,6 +24,8 @@ INDEX = "shards/index.json"
 TOKENIZER = "tokenizer/tokenizer.json"
 RECORDINGS = "recordings"
 """The folder of recordings that are to be cut: their manifest, and where each is cut."""
+VOICES = "voices"
+"""The folder of utterances whose speakers are to be estimated: their manifest, and embeddings of their voices."""
 REPEATS = "repeats"
 """The folder of what the step `duplicates` compares: fingerprints, their exchange, matches and verdicts."""
 UNTRANSCRIBED = "untranscribed"
@@ -31,6 +33,7 @@ UNTRANSCRIBED = "untranscribed"
 SMALL_FOLDERS = (
     f"{RECORDINGS}/manifest",
     f"{UNTRANSCRIBED}/manifest",
+    f"{VOICES}/manifest",
     "manifest",
     "text",
     "codebooks",

@@ -37,6 +37,13 @@ class CorpusSettings:
     duration_tolerance: float = (
         0.05  # seconds that a file may be shorter than declared; 6 times that for MP3, Ogg
     )
+    licence: str = ""  # of recordings of which the source states none
+    source_name: str = ""  # URL or name of the corpus, for recordings of which the source states none
+    licences: list[str] = field(default_factory=list)  # reject recordings with another licence, or none
+    splits: list[str] = field(
+        default_factory=list
+    )  # reject recordings of another split of the source, or none
+    speaker_salt: str = ""  # file with a salt: speakers are then named by salted hashes
     keep_unaligned: bool = False  # keep recordings without usable word times in the speech stream
 
     def __post_init__(self) -> None:
@@ -161,6 +168,18 @@ class QualitySettings:
     def filters(self) -> tuple[Filter, ...]:
         """The filters that these settings name."""
         return make_filters(self.minimum, self.maximum)
+
+
+@dataclass(frozen=True)
+class SpeakersSettings:
+    """[speakers]: speakers of recordings that name none, by their voices."""
+
+    enabled: bool = False  # cluster the utterances of each recording by voice; needs the package Resemblyzer
+    similarity: float = 0.75  # mean cosine of two clusters from which on they are one voice
+
+    def __post_init__(self) -> None:
+        if not 0 < self.similarity < 1:
+            raise ValueError(f"speakers.similarity: need more than 0 and less than 1, got {self.similarity}")
 
 
 @dataclass(frozen=True)
@@ -383,6 +402,7 @@ class Settings:
     cut: CutSettings = CutSettings()
     transcribe: TranscribeSettings = TranscribeSettings()
     quality: QualitySettings = QualitySettings()
+    speakers: SpeakersSettings = SpeakersSettings()
     units: UnitsSettings = UnitsSettings()
     pitch: PitchSettings = PitchSettings()
     style: StyleSettings = StyleSettings()

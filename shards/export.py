@@ -25,6 +25,8 @@ _FACTS = {
     "speaker": pa.string(),
     "language": pa.string(),
     "licence": pa.string(),
+    "source": pa.string(),
+    "source_split": pa.string(),
 }
 _SCHEMA = pa.schema(
     [
@@ -41,8 +43,8 @@ def export_parquet(build: Path | str, folder: Path | str) -> dict[str, int]:
     """Write `<folder>/<stream>/<split>-00000-of-00003.parquet`, one file per shard, and a README.md that names them.
 
     `datasets.load_dataset(folder, "interleaved")` reads the result. Columns: id, text, speaker, language, licence,
-    seconds, words, tokens (the materialised document), the raw units, pitch and style, and the members that the build
-    has added; null where a sample has none.
+    source, source_split, seconds, words, tokens (the materialised document), the raw units, pitch and style, and the
+    members that the build has added; null where a sample has none.
 
     Returns:
         "stream/split" -> rows.

@@ -86,7 +86,8 @@ def metadata(
             "pitch_rate": None if tokenized.pitch is None else tokenized.pitch_rate,
             "style_rate": None if tokenized.style is None else tokenized.style_rate,
         }
-    return record | more
+    origin = {name: getattr(utterance, name) for name in ("source", "source_split")}
+    return record | {name: value for name, value in origin.items() if value is not None} | more
 
 
 def text_metadata(

@@ -265,6 +265,13 @@ def known_of(row: Row) -> Utterance:
     return row if isinstance(row, Utterance) else row.utterance if isinstance(row, RejectedRow) else row.known
 
 
+def with_known(row: Row, known: Utterance) -> Row:
+    """A row of which something else is known."""
+    if isinstance(row, Utterance):
+        return known
+    return replace(row, utterance=known) if isinstance(row, RejectedRow) else replace(row, known=known)
+
+
 def stretch(
     header: Header, start: float | None, end: float | None, duration: float | None
 ) -> tuple[int, int]:

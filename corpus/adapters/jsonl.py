@@ -42,6 +42,7 @@ class Fields:
 
 COMMON = (
     *("speaker", "language", "lang", "licence", "license", "alignment"),
+    *("source", "source_url", "url", "split", "subset"),
     *("start", "end", "offset", "duration", "duration_s"),
 )
 """Fields that every kind of manifest may have."""
@@ -63,7 +64,8 @@ def read_jsonl(source: Source, intake: Intake = Intake(), fields: Fields = Field
     """Read a manifest: one JSON object per line, or an array of objects, compressed or not, in UTF-8 or UTF-16.
 
     Fields: `id` and `audio` (a path, relative to the manifest's folder), and if known `text`, `speaker`,
-    `language` or `lang`, `licence` or `license`, `alignment` (a path), `channel` (from 0 on), `duration` or
+    `language` or `lang`, `licence` or `license`, `source` (or `source_url` or `url`: name or address of the corpus),
+    `split` or `subset` (of that corpus), `alignment` (a path), `channel` (from 0 on), `duration` or
     `duration_s` (seconds, to notice a broken file), and `start` or `offset`, and `end` (seconds) for a stretch of a
     longer recording. Without `end` a stretch lasts `duration`, or to the end of the recording. null is the same as
     leaving a field out. Other fields are ignored, unless their names are about time, channel or transcript: the line
@@ -120,6 +122,7 @@ def _row(
             speaker=text_of(fields, "speaker"),
             language=text_of(fields, "language", "lang"),
             licence=text_of(fields, "licence", "license"),
+            **origin_of(fields),
             alignment=alignment and beside(folder, alignment),
             channel=_channel(fields, names.channel),
         )
@@ -194,10 +197,23 @@ def text_of_fields(fields: dict[str, Any]) -> dict[str, str | None]:
         Reject: manifest.bad_field, where one is no string.
 
     >>> text_of_fields({"sentence": "hi", "speaker_id": 7})
-    {'text': 'hi', 'speaker': '7', 'language': None, 'licence': None}
+    {'text': 'hi', 'speaker': '7', 'language': None, 'licence': None, 'source': None, 'source_split': None}
     """
     plain = {name: str(value) if type(value) is int else value for name, value in fields.items()}
-    return {field: text_of(plain, *names) for field, names in NAMES.items()}
+    return {field: text_of(plain, *names) for field, names in NAMES.items()} | origin_of(fields)
+
+
+def origin_of(fields: dict[str, Any]) -> dict[str, str | None]:
+    """Where an utterance comes from, and in which split it was there; what is no string is something else.
+
+    >>> origin_of({"source_url": "https://librivox.org/1", "split": "train"})
+    {'source': 'https://librivox.org/1', 'source_split': 'train'}
+    """
+    strings = {name: value for name, value in fields.items() if isinstance(value, str) and value.strip()}
+    return {
+        "source": text_of(strings, "source", "source_url", "url"),
+        "source_split": text_of(strings, "split", "subset"),
+    }
 
 
 def _parse(line: bytes | None) -> dict[str, Any]:

@@ -10,7 +10,16 @@ from typing import Any
 
 from corpus import files
 from corpus.adapters.base import Intake, Row, Source, measured, text_of
-from corpus.adapters.jsonl import Fields, beside, check_names, declared_in, id_of, number_in, required
+from corpus.adapters.jsonl import (
+    Fields,
+    beside,
+    check_names,
+    declared_in,
+    id_of,
+    number_in,
+    origin_of,
+    required,
+)
 from corpus.audio import Header, read_header
 from corpus.manifest import RejectedRow
 from corpus.records import Reject, Utterance
@@ -107,6 +116,7 @@ def _row(
             speaker=text_of(fields, "speaker"),
             language=text_of(fields, "language", "lang"),
             licence=text_of(fields, "licence", "license"),
+            **origin_of(fields),
             alignment=alignment and beside(folder, alignment),
             channel=None if channel is None else int(channel),
         )

@@ -172,7 +172,7 @@ def batches(table: pa.Table, minutes: float = 5.0) -> Iterator[pa.RecordBatch]:
 
 def row_utterance(row: Mapping[str, Any]) -> Utterance:
     """The utterance of one manifest row."""
-    return Utterance(**{name: row[name] for name in Utterance.__dataclass_fields__})
+    return Utterance(**{name: row[name] for name in Utterance.__dataclass_fields__ if name in row})
 
 
 def reject_columns(rejects: list[Reject | None]) -> tuple[pa.Array, pa.Array]:

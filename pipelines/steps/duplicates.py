@@ -366,7 +366,7 @@ def finished(build: Path, output: str) -> dict[str, Any]:
 
 
 def bucket_count(rows: int) -> int:
-    """How many buckets the entries of so many utterances are sorted into, a power of two.
+    """How many buckets the entries of this number of utterances are sorted into, a power of two.
 
     >>> bucket_count(100), bucket_count(100_000), bucket_count(30_000_000)
     (1, 16, 4096)

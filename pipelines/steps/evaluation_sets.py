@@ -50,10 +50,10 @@ def named_rows(path: Path, name: str) -> Iterator[Utterance | RejectedRow]:
 
 
 def replace_id(utterance: Utterance, id: str) -> Utterance:
-    """An utterance with another id, a long one cut to its hash."""
+    """An utterance with another id, a long one cut to its hash, and without its speaker."""
     if len(escape_id(id)) > KEY_LENGTH:
         id = f"{id[:20]}-{hashlib.sha256(id.encode('utf-8', 'replace')).hexdigest()[:16]}"
-    return replace(utterance, id=id)
+    return replace(utterance, id=id, speaker=None)
 
 
 def read_set(path: Path) -> Iterator[Utterance | RejectedRow]:

@@ -11,7 +11,7 @@ from corpus.documents import read_documents, write_documents
 from corpus.manifest import ManifestSummary
 from pipelines.execution.planner import NEW, Plan
 from pipelines.execution.task import Task
-from pipelines.layout import RECORDINGS, UNTRANSCRIBED, Part, parts
+from pipelines.layout import RECORDINGS, UNTRANSCRIBED, VOICES, Part, parts
 from pipelines.settings import one_of, write_settings
 from pipelines.steps.base import Run, Step
 from pipelines.steps.probe import probe, remove_listings
@@ -28,7 +28,8 @@ def ingest(run: Run) -> dict[str, Any]:
     if settings.cut.enabled:
         summary = manifest.write_manifest(
             rows, build / RECORDINGS / "manifest", part_minutes=corpus.part_minutes, min_seconds=0.0,
-            max_seconds=LONGEST, ids=corpus.ids, transcripts="optional", growing=True,
+            max_seconds=LONGEST, ids=corpus.ids, transcripts="optional",
+            licences=corpus.licences, splits=corpus.splits, growing=True,
         )  # fmt: skip
     else:
         summary = write_utterances(run, rows)
@@ -62,12 +63,22 @@ def write_utterances(run: Run, rows: Iterable[MeasuredRow]) -> ManifestSummary:
     """Write the manifest of the utterances: that of the build, or the one that is to be transcribed."""
     if run.settings.transcribe.enabled:
         return write_build_manifest(run, rows, UNTRANSCRIBED, optional_text=True)
-    return write_build_manifest(run, rows)
+    return write_transcribed(run, rows)
 
 
 def utterance_folder(run: Run) -> str:
     """The folder that `write_utterances` writes, relative to the build."""
-    return f"{UNTRANSCRIBED}/manifest" if run.settings.transcribe.enabled else "manifest"
+    return f"{UNTRANSCRIBED}/manifest" if run.settings.transcribe.enabled else transcribed_folder(run)
+
+
+def write_transcribed(run: Run, rows: Iterable[MeasuredRow]) -> ManifestSummary:
+    """Write the manifest of utterances with their text: that of the build, or the one that is to get speakers."""
+    return write_build_manifest(run, rows, VOICES if run.settings.speakers.enabled else "")
+
+
+def transcribed_folder(run: Run) -> str:
+    """The folder that `write_transcribed` writes, relative to the build."""
+    return f"{VOICES}/manifest" if run.settings.speakers.enabled else "manifest"
 
 
 def write_build_manifest(
@@ -83,6 +94,8 @@ def write_build_manifest(
         max_seconds=corpus.max_seconds,
         ids=corpus.ids,
         transcripts="optional" if corpus.keep_unaligned or optional_text else "required",
+        licences=corpus.licences,
+        splits=corpus.splits,
         growing=True,
     )
 

@@ -125,6 +125,7 @@ class WriteShard(Stage):
         ids, _ends = vocabulary.tokenizer.encode_words(text_words(row["text"], self.normalisation))
         tokens = make_document(np.concatenate([[vocabulary.text_marker], ids]), vocabulary, eos=self.eos)
         facts = {name: row.get(name) for name in ("language", "licence")}
+        facts |= {name: row[name] for name in ("source", "source_split") if row.get(name) is not None}
         key = row.get("key", row["id"])
         return sample(text_metadata(key, vocabulary, eos=self.eos, text=row["text"], **facts), tokens)
 

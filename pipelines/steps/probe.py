@@ -14,7 +14,7 @@ import itertools
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,14 +23,16 @@ import pyarrow.parquet as pq
 
 from corpus import files, manifest
 from corpus.adapters import ADAPTERS, ChannelCheck, Intake, MeasuredRow, Row
-from corpus.adapters.base import Unmeasured, known_of, measure, measure_each
+from corpus.adapters.base import Unmeasured, known_of, measure, measure_each, with_known
 from corpus.embedded import container_of
 from corpus.manifest import RejectedRow, one_line, storable
+from corpus.pseudonyms import pseudonym, read_salt
 from corpus.records import Reject, Utterance
 from pipelines.engines.local import LocalEngine
 from pipelines.execution.runner import run_stage
 from pipelines.execution.task import FileWorker, Stage, Task, is_done, make_task, read_marker
 from pipelines.layout import RECORDINGS
+from pipelines.settings import CorpusSettings
 from pipelines.steps.base import Run
 
 LISTED, PROBED = f"{RECORDINGS}/listed", f"{RECORDINGS}/probed"
@@ -45,7 +47,7 @@ CHECKED = 4  # recordings of a chunk whose channels are compared, and every 50th
 FIELDS = list(Utterance.__dataclass_fields__)
 ROWS = pa.schema(
     [
-        *(manifest.SCHEMA.field(name) for name in FIELDS),
+        *(field for field in (*manifest.SCHEMA, *manifest.OPTIONAL) if field.name in FIELDS),
         pa.field("reject", pa.string()),
         pa.field("detail", pa.string()),
         pa.field("measured", pa.bool_()),  # else a row before its header is read, with what follows
@@ -98,7 +100,7 @@ def probe(run: Run, channels: ChannelCheck) -> tuple[Iterator[MeasuredRow], list
     """
     corpus = run.settings.corpus
     intake = Intake(corpus.duration_tolerance, corpus.channels, corpus.checksum, channels, corpus.probe)
-    rows = ADAPTERS[corpus.adapter].unmeasured(files.to_path(corpus.source), intake)
+    rows = state_origin(ADAPTERS[corpus.adapter].unmeasured(files.to_path(corpus.source), intake), corpus)
     first = list(itertools.islice(rows, FEW + 1))
     if len(first) <= FEW:
         return measure_each(first, intake), []
@@ -123,6 +125,23 @@ def probe(run: Run, channels: ChannelCheck) -> tuple[Iterator[MeasuredRow], list
             yield from (row for row in read_rows(path) if not isinstance(row, Unmeasured))
 
     return read(), chunks
+
+
+def state_origin(rows: Iterator[Row], corpus: CorpusSettings) -> Iterator[Row]:
+    """Rows with the licence and source of the settings where they have none, and salted hashes of their speakers."""
+    salt = read_salt(files.to_path(corpus.speaker_salt)) if corpus.speaker_salt else None
+    if not (corpus.licence or corpus.source_name or salt):
+        yield from rows
+        return
+    for row in rows:
+        known = known_of(row)
+        known = replace(
+            known,
+            licence=known.licence or corpus.licence or None,
+            source=known.source or corpus.source_name or None,
+            speaker=known.speaker and pseudonym(known.speaker, salt) if salt else known.speaker,
+        )
+        yield with_known(row, known)
 
 
 def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:

@@ -27,7 +27,7 @@ from pipelines.layout import UNTRANSCRIBED, part_names, parts
 from pipelines.settings import Settings, TranscribeSettings
 from pipelines.steps.audio import AudioStage, AudioWorker, Row
 from pipelines.steps.base import Run, Step, reject_columns, row_utterance
-from pipelines.steps.ingest import add_manifest_changes, say_manifest, write_build_manifest
+from pipelines.steps.ingest import add_manifest_changes, say_manifest, transcribed_folder, write_transcribed
 
 TABLE = f"{UNTRANSCRIBED}/transcripts"
 WORD = pa.struct([("text", pa.string()), ("confidence", pa.float32())])
@@ -211,7 +211,7 @@ def write_transcribed_manifest(run: Run, stage: Stage, tasks: Sequence[Task]) ->
             count += 1
             if reject := judge(transcript, run.settings.transcribe):
                 refused[reject.reason] = refused.get(reject.reason, 0) + 1
-    summary = write_build_manifest(run, manifest_rows(run))
+    summary = write_transcribed(run, manifest_rows(run))
     listed = ", ".join(f"{reason} {number}" for reason, number in sorted(refused.items()))
     line = f"{count - sum(refused.values())} of {count} transcripts used"
     say_manifest(run, "transcribe", summary, f"{line} ({listed})" if listed else line)
@@ -223,7 +223,7 @@ def plan_transcribe(run: Run) -> Plan:
     result = plan(stage, run.build, tasks)
     if not result.todo:
         write_transcribed_manifest(run, stage, tasks)
-        add_manifest_changes(run, result, "manifest")
+        add_manifest_changes(run, result, transcribed_folder(run))
     return result
 
 
