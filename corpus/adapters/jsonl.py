@@ -203,7 +203,7 @@ def text_of_fields(fields: dict[str, Any]) -> dict[str, str | None]:
     return {field: text_of(plain, *names) for field, names in NAMES.items()} | origin_of(fields)
 
 
-def origin_of(fields: dict[str, Any]) -> dict[str, str | None]:
+def origin_of(fields: dict[str, Any]) -> dict[str, Any]:
     """Where an utterance comes from, and in which split it was there; what is no string is something else.
 
     >>> origin_of({"source_url": "https://librivox.org/1", "split": "train"})

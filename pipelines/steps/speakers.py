@@ -62,8 +62,9 @@ def embed_batch(batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:
     vectors: list[Any] = []
     seconds = []
     for utterance, wave, _ in rows:
-        wanted = utterance is not None and wave is not None and utterance.speaker is None
-        vector, length = embed(wave) if wanted else (np.zeros(SIZE, np.float32), 0.0)
+        vector, length = np.zeros(SIZE, np.float32), 0.0
+        if utterance is not None and wave is not None and utterance.speaker is None:
+            vector, length = embed(wave)
         vectors.append(np.round(vector, 4))
         seconds.append(length)
     columns = [
