@@ -17,7 +17,7 @@ def read_salt(path: Path) -> bytes:
     try:
         salt = files.read(path).strip()
     except (OSError, ValueError) as error:
-        raise ValueError(f"corpus.speaker_salt: {path}: cannot be read: {files.one_line(error)}") from error
+        raise ValueError(f"corpus.speaker_salt: {files.one_line(error)}") from error
     if len(salt) < SHORTEST:
         raise ValueError(
             f"corpus.speaker_salt: {path}: need at least {SHORTEST} bytes, got {len(salt)}; "

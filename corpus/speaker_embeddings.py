@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SIZE = 256
 PARTIAL, STEP = 160, 77  # frames of 10 ms that the network sees at once, and between two such stretches
-LEVEL = -30.0  # dBFS that quiet speech is raised to
+LEVEL = -30.0  # dBFS that all speech is brought to: the voice of loud speech is then that of quiet speech
 SPEECH = 0.5  # probability from which on 32 ms are speech
 LEAST = 1.6  # seconds of speech; of less a voice is uncertain
 
@@ -82,7 +82,7 @@ def embed_speech(speech: np.ndarray) -> np.ndarray:
 
     lstm, linear, filters = load_network()
     level = 10 * np.log10(np.mean(speech.astype(np.float64) ** 2) + 1e-12)
-    wave = torch.from_numpy(speech * np.float32(10 ** (max(0.0, LEVEL - level) / 20)))
+    wave = torch.from_numpy(speech * np.float32(10 ** ((LEVEL - level) / 20)))
     with torch.inference_mode():
         spectrum = torch.stft(
             wave,
