@@ -175,8 +175,8 @@ def perplexity(
 ) -> dict[str, Any]:
     """Measure what models know of written text.
 
-    TEXT has a document per line; MODELS are compared with the first: the text model before training on speech, then
-    what became of it.
+    TEXT has a document per line, written as in training (without case and punctuation where `[text] normalisation` is
+    "spoken"). MODELS are compared with the first: the text model before training on speech, then what became of it.
     """
     from lm.evaluation.evaluate import write_results
     from lm.evaluation.text_loss import compare_text, text_table

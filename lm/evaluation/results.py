@@ -108,6 +108,8 @@ def paper_task(row: Mapping[str, Any]) -> tuple[str, str]:
     """The paper's task and setting that a row is compared with."""
     name = row["testset"]
     task = row.get("task", "")
+    if task == "generation":
+        return task, ""
     if task == "resynthesis":
         return "resynthesis", "mean over"
     if task == "stsp":
@@ -123,6 +125,8 @@ def compare_note(row: Mapping[str, Any], task: str) -> str:
     """What limits the comparison."""
     name, version = row["testset"], str(row.get("version", ""))
     notes = []
+    if task == "generation":
+        return f"other prompts: {name}"
     if task == "resynthesis":
         return f"other data: {name}; the paper's went through a vocoder"
     if name in ANALOGUES:

@@ -62,6 +62,20 @@ def test_an_evaluation_is_compared_with_the_same_data_and_with_other_data(tmp_pa
     assert "| | people | 94.4 | same data: salmon" in scoreboard(scores[6:])
 
 
+def test_generation_is_compared_with_other_prompts(tmp_path):
+    row = {
+        "testset": "sentiment-text",
+        "task": "generation",
+        "version": "2",
+        "direction": "S",
+        "measure": "GenPPL",
+    }
+    results = {**EVALUATION, "rows": [row | {"value": 90.0, "low": 80.0, "high": 99.0}]}
+    (score,) = read_scores(written(tmp_path, results))
+    assert score.key == ("generation", "S", "GenPPL")
+    assert "| | TWIST 7B | 93.7 | other data: LibriSpeech test-clean prompts |" in scoreboard([score])
+
+
 def test_units_and_results_of_the_harness_are_read(tmp_path):
     assert [(s.measure, round(s.value, 6)) for s in read_scores(written(tmp_path, UNITS))] == [
         ("ABX, features, within", 10.0),
