@@ -6,6 +6,7 @@
 import ast
 import dataclasses
 import inspect
+import json
 import re
 import textwrap
 import tomllib
@@ -17,6 +18,7 @@ from docs.worked_row import worked_row_page
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = Path(__file__).resolve().parent / "reference"
+NOTEBOOK = Path(__file__).resolve().parent / "first_look.ipynb"
 PACKAGES = ("corpus", "aligners", "units", "shards", "pipelines", "lm")
 
 
@@ -25,6 +27,7 @@ def write_pages() -> None:
     pages = {
         "steps": steps_page(),
         "worked-row": worked_row_page(),
+        "first-look": notebook_page(),
         "settings": settings_page(),
         "reasons": reasons_page(),
         "commands": commands_page(),
@@ -40,6 +43,15 @@ def write_pages() -> None:
             not path.exists() or path.read_text(encoding="utf-8") != text
         ):  # unchanged pages are not built again
             path.write_text(text, encoding="utf-8")
+
+
+def notebook_page() -> str:
+    """The notebook as a page."""
+    lines = []
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        lines += [source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```", ""]
+    return "\n".join([*lines, "As a notebook: `docs/first_look.ipynb` of the repository.", ""])
 
 
 def comments(record: type) -> dict[str, str]:

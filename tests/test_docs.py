@@ -180,6 +180,25 @@ def test_the_code_about_extensions_runs(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_notebook_runs(inspected, monkeypatch):
+    nbformat, nbclient = (
+        pytest.importorskip(name, reason="the extra dev") for name in ("nbformat", "nbclient")
+    )
+    monkeypatch.setenv("WORDWEAVE_BUILD", str(inspected))
+    monkeypatch.setenv("WORDWEAVE_MINUTES", "0.05")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(ROOT / "docs" / "first_look.ipynb", 4)
+    assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code")
+    nbclient.NotebookClient(notebook, timeout=120).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    printed = "".join(output.get("text", "") for output in outputs)
+    assert "interleaved" in printed
+    assert "speech | " in printed
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert "text/html" in next(o.data for o in outputs if "Audio" in str(o.get("data", "")))
+
+
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx", reason="the extra docs")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "docs", tmp_path]

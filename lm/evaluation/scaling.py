@@ -190,16 +190,12 @@ def curve_lines(curve: Mapping[str, Any]) -> list[str]:
 
 def plot_curves(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Points and fitted curves: the loss on the left, the paired accuracy on the right, a line of panels for each x."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, NullFormatter
 
     kinds = list(dict.fromkeys(curve["against"] for curve in curves))
-    figure, panels = pyplot.subplots(
-        len(kinds), 2, figsize=(11, 4 * len(kinds)), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(11, 4 * len(kinds)), layout="constrained")
+    panels = figure.subplots(len(kinds), 2, squeeze=False)
     for (left, right), kind in zip(panels, kinds, strict=True):
         number = 0
         for own, curve in enumerate(one for one in curves if one["against"] == kind):
@@ -228,4 +224,3 @@ def plot_curves(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
         right.legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)

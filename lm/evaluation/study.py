@@ -283,17 +283,13 @@ def plotted_cells(group: Mapping[str, Any]) -> list[str]:
 
 def plot_study(table: Mapping[str, Any], path: Path, title: str) -> None:
     """Bars of the paired accuracy, a panel per group, with mean intervals over items and a dot for every seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     shown = [(group, cells) for group in groups(table) if (cells := plotted_cells(group))]
     if not shown:
         return
-    figure, panels = pyplot.subplots(
-        len(shown), figsize=(1.6 * max(len(group) for group, _ in shown) + 2, 4 * len(shown)), squeeze=False
-    )
+    figure = Figure(figsize=(1.6 * max(len(group) for group, _ in shown) + 2, 4 * len(shown)))
+    panels = figure.subplots(len(shown), squeeze=False)
     for axes, (group, cells) in zip(panels[:, 0], shown, strict=True):
         width = 0.8 / len(cells)
         for number, cell in enumerate(cells):
@@ -320,7 +316,6 @@ def plot_study(table: Mapping[str, Any], path: Path, title: str) -> None:
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def text_kept(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, float, float]]:

@@ -11,17 +11,15 @@ from corpus import files
 
 def plot_loss(output: str | Path) -> Path:
     """Read log.jsonl of a run and write loss.png next to it; returns its path."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
     output = files.to_path(output)
     lines = [json.loads(line) for line in files.read(output / "log.jsonl").splitlines()]
     steps = [line for line in lines if "loss" in line]
     tests = [line for line in lines if "held_out" in line]
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")  # pyplot would change the backend of a notebook
+    axes = figure.subplots()
     axes.plot(
         [line["tokens"] for line in steps], [line["loss"] for line in steps], color="0.6", label="training"
     )
@@ -39,7 +37,6 @@ def plot_loss(output: str | Path) -> Path:
     figure.legend(loc="outside lower center", fontsize="small", ncols=4, frameon=False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    pyplot.close(figure)
     files.write(output / "loss.png", picture.getvalue())
     return output / "loss.png"
 
