@@ -167,7 +167,7 @@ def generation(build: Path, testset: Path, recogniser: str, **options: Any) -> d
 @command(cli)
 @click.argument("text", type=FILE)
 @click.argument("models", nargs=-1, required=True, type=FOLDER)
-@click.option("--limit", type=click.IntRange(min=1), help="Only so many documents, the first.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N documents.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON of the numbers.")
 def perplexity(
@@ -197,8 +197,8 @@ def scoreboard(results: tuple[Path, ...], tasks: tuple[str, ...]) -> dict[str, A
     RESULTS are files of `evaluate`, `compare --output`, `generation` and lm-evaluation-harness; without any, the
     numbers of the bundled encoders. Each published number has its source, and says whether its data are the same.
     """
-    from lm.evaluation.scoreboard import all_scores, published_scores
-    from lm.evaluation.scoreboard import scoreboard as table
+    from lm.evaluation.published_scores import all_scores, published_scores
+    from lm.evaluation.published_scores import scoreboard as table
 
     ours, published = all_scores(results), published_scores()
     chosen = [score for score in ours if not tasks or score.task in tasks]

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 import wordweave
-from lm.evaluation.scoreboard import Score, own_scores, published_scores, read_scores, scoreboard
+from lm.evaluation.published_scores import Score, own_scores, published_scores, read_scores, scoreboard
 
 ACCURACY = {"ending.sum.free": [70.0, 60.0, 80.0], "ending.mean.free": [65.0, 55.0, 75.0]}
 EVALUATION = {
