@@ -11,14 +11,17 @@ import subprocess
 import sys
 
 import click
+import numpy as np
 import pytest
+import soundfile
 
 from corpus.records import REASONS
 from docs import generate
 from docs.steps import NOTES
 from docs.worked_row import worked_row_page
 from pipelines.build import STEPS
-from pipelines.settings import Settings
+from pipelines.settings import Settings, replace
+from tests.helpers.builds import build_settings, run_build
 from tests.helpers.requirements import ROOT
 from wordweave import cli
 
@@ -177,6 +180,45 @@ def test_the_code_about_extensions_runs(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_pages_run_unless_they_are_marked(spoken_corpus, tmp_path):
+    """A build, a model and a recording under the names that the pages use; `make` runs the same commands."""
+    from lm.training.train import TrainSettings, train
+
+    build = tmp_path / "build" / "mine"
+    run_build(build, replace(build_settings(spoken_corpus), "units", encoder="compact"))
+    for name in ("demo", "new", "old"):
+        (build.parent / name).symlink_to(build)
+    train(TrainSettings(str(build), str(build / "model"), preset="pico", tokens=4096, evaluate_tokens=500))
+    soundfile.write(tmp_path / "me.wav", np.sin(np.arange(48_000) / 20) * 0.1, 16_000)
+    wordweave = tmp_path / "bin" / "wordweave"
+    wordweave.parent.mkdir()
+    wordweave.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "wordweave.py"} "$@"\n')
+    wordweave.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{wordweave.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    ran = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for mark, block in re.findall(r"(<!-- [^\n]* -->\n)?```bash\n(.*?)```", text, re.DOTALL):
+            if mark:
+                assert re.fullmatch(r"<!-- not run in the tests: needs [^.]+ -->\n", mark), page.name
+                continue
+            for line in block.splitlines():
+                if not line.startswith("make "):
+                    result = subprocess.run(
+                        line,
+                        shell=True,
+                        cwd=tmp_path,
+                        env=environment,
+                        capture_output=True,
+                        text=True,
+                        check=False,
+                    )
+                    assert result.returncode == 0, f"{page.name}: {line}: {result.stderr}"
+                    ran.append(line)
+    assert len(ran) >= 7
 
 
 @pytest.mark.slow
