@@ -24,6 +24,7 @@ from corpus.documents import write_documents
 from corpus.keyed import fraction
 from corpus.manifest import RejectedRow
 from corpus.records import SAMPLE_RATE, Reject, Utterance
+from corpus.speaker_embeddings import embed
 from corpus.toml import one_of
 from pipelines.build import find_step, make_run
 from pipelines.engines.local import LocalEngine
@@ -112,6 +113,10 @@ def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say 
         seconds, pieces = clock.cpu(functools.partial(cut_rows, sample, settings))
         work["cut"] = Cost(seconds / max(hours_of(sample), 1e-9))
         sample, settings = sample_rows(pieces, minutes), replace(settings, "cut", enabled=False)
+    if settings.speakers.enabled:  # the sample has too few utterances of each recording to cluster them
+        seconds, _ = clock.cpu(functools.partial(embed_rows, sample))
+        work["speakers"] = Cost(seconds / max(hours_of(sample), 1e-9))
+        settings = replace(settings, "speakers", enabled=False)
     if len(sample) < 4:
         raise ValueError(
             f"{settings.corpus.source}: need at least 4 utterances to measure, got {len(sample)}"
@@ -290,6 +295,14 @@ def cut_rows(rows: list[MeasuredRow], settings: Settings) -> list[MeasuredRow]:
             [row] if isinstance(row, RejectedRow) else cut_utterance(row, rules, lambda: load(model, device))
         )
     ]
+
+
+def embed_rows(rows: list[MeasuredRow]) -> None:
+    """Embed the voices of the utterances without speaker."""
+    for row in rows:
+        if isinstance(row, Utterance) and row.speaker is None:
+            with contextlib.suppress(Reject):
+                embed(decode(row))
 
 
 def utterance_of(row: MeasuredRow) -> Utterance:

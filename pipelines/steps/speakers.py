@@ -113,7 +113,7 @@ def read_rows(run: Run) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 def estimate_speakers(
     pairs: list[tuple[dict[str, Any], dict[str, Any]]], similarity: float
 ) -> list[str | None]:
-    """The speaker of each utterance of one recording; None where a voice is heard too little to be one."""
+    """The speaker of each utterance of one recording; None where a voice has too little speech."""
     spoken = [number for number, (_, voice) in enumerate(pairs) if voice["speech"] > 0]
     names: list[str | None] = [None] * len(pairs)
     if len(spoken) < 2:
