@@ -87,7 +87,7 @@ def print_recall(rows: list[dict[str, Any]]) -> None:
     actors = sorted({row["speaker"] for row in acted})
     kinds = {
         "known": {row["id"]: row["speaker"] for row in acted},
-        "estimated": estimate(acted, actors),
+        **{f"estimated ({one})": estimate(acted, actors, one) for one in (0.5, 0.6, 0.7)},
         "unknown": dict.fromkeys((row["id"] for row in acted), None),
     }
     answers: dict[tuple[str, str], tuple[list, list]] = {}
@@ -118,15 +118,13 @@ def print_recall(rows: list[dict[str, Any]]) -> None:
         print(f"{kind} speakers: {what} {recall(true, predicted):.3f}")
 
 
-def estimate(acted: list[dict[str, Any]], actors: list[str]) -> dict[str, str | None]:
-    """The estimated speaker of each clip, where every two actors are one recording."""
-    from pipelines.settings import SpeakersSettings
-
+def estimate(acted: list[dict[str, Any]], actors: list[str], similarity: float) -> dict[str, str | None]:
+    """The estimated speaker of each clip, where every two actors are one recording; however short their speech."""
     names: dict[str, str | None] = {}
     for pair in zip(actors[::2], actors[1::2], strict=True):
         own = [row for row in acted if row["speaker"] in pair]
         vectors, seconds = zip(*(embed(row["waveform"]) for row in own), strict=True)
-        labels = cluster_voices(np.array(vectors), seconds, SpeakersSettings().similarity)
+        labels = cluster_voices(np.array(vectors), seconds, similarity)
         purity, completeness = score(np.array(labels), np.array([row["speaker"] for row in own]))
         print(
             f"{' and '.join(pair)}: {max(labels) + 1} clusters, purity {purity:.2f}, completeness {completeness:.2f}"

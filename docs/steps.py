@@ -40,7 +40,7 @@ NOTES = {
     "speakers": Note(
         "the sound of utterances without speaker, if `[speakers] enabled`",
         "the manifest again, with the speaker `estimated:ID` for each voice of a recording",
-        "about 100 times real time per core: a small recurrent network",
+        "more than 100 times real time per core: a small recurrent network",
         ("speakers",),
     ),
     "quality": Note(

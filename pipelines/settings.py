@@ -175,7 +175,7 @@ class SpeakersSettings:
     """[speakers]: speakers of recordings that name none, by their voices."""
 
     enabled: bool = False  # cluster the utterances of each recording by voice; needs the package Resemblyzer
-    similarity: float = 0.72  # mean cosine of two clusters from which on they are one voice
+    similarity: float = 0.7  # mean cosine of two clusters from which on they are one voice
 
     def __post_init__(self) -> None:
         if not 0 < self.similarity < 1:

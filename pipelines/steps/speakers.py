@@ -35,7 +35,8 @@ EMBEDDINGS = pa.schema(
         ("detail", pa.string()),
     ]
 )
-LEAST = 10.0  # seconds of speech of a voice; the mean of less is no better than that of the corpus
+LEAST = 20.0
+"""Seconds of speech that make a voice a speaker: one in a strong emotion is a voice of its own, but a short one."""
 LABEL = "estimated:"
 
 

@@ -84,7 +84,7 @@ def test_a_voice_is_the_same_in_quiet_and_loud_speech(real_speech):
     ]
     one, again, other = (embed(wave)[0] for wave in waves)
     assert one @ embed(0.3 * waves[0])[0] > 0.95
-    assert one @ again > 0.72 > one @ other
+    assert one @ again > 0.7 > one @ other
     assert embed(np.zeros(16_000, np.float32))[1] == 0.0
 
 
