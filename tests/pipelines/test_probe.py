@@ -15,6 +15,7 @@ from corpus.audio import decode, read_header
 from corpus.manifest import read_part, utterances
 from corpus.records import Reject
 from pipelines.build import copy_small, make_run, run_step
+from pipelines.engines.beam import BeamEngine
 from pipelines.execution.task import FileWorker
 from pipelines.settings import Settings, replace
 from pipelines.steps import probe
@@ -155,7 +156,7 @@ def test_a_header_behind_a_url_takes_few_small_requests(tmp_path, monkeypatch, k
     )
     monkeypatch.setattr(MemoryFileSystem, "info", lambda *given, **options: count(info, *given, **options))
     content = io.BytesIO()
-    soundfile.write(content, np.tile(NOISE, (12, 1)), 16_000, format=kind)
+    soundfile.write(content, np.tile(NOISE, (6, 1)), 16_000, format=kind)
     (tmp_path / "here").write_bytes(content.getvalue())
     files.to_path("memory://probe/recording").write_bytes(content.getvalue())
     requests.clear()
@@ -212,3 +213,12 @@ def test_rows_without_a_declaration_are_measured_and_files_are_stamped(tmp_path)
     assert row.audio_stamp == files.stamp(tmp_path / "a.wav")
     (row,) = declared(tmp_path)
     assert row.audio_stamp == f"declared=16000@16000 {files.stamp(tmp_path / 'a.wav')}"
+
+
+@pytest.mark.slow
+def test_the_manifest_is_the_same_on_beam(source, tmp_path, monkeypatch):
+    run_step("ingest", tmp_path / "alone", settings_of(source))
+    for name, value in {"FEW": 5, "EVERY": 4, "FEWEST": 2, "MOST": 9}.items():
+        monkeypatch.setattr(probe, name, value)
+    run_step("ingest", tmp_path / "beam", settings_of(source), BeamEngine(2))
+    assert manifest_of(tmp_path / "beam") == manifest_of(tmp_path / "alone")
