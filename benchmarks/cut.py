@@ -46,7 +46,9 @@ def join(manifest: Path, minutes: float, path: Path) -> list[Clip]:
     spoken = [
         (row, decode(row)) for row, end in zip(rows, length, strict=True) if end - row.seconds < minutes * 60
     ]
-    aligned = list(aligner.align(spoken))
+    results = list(aligner.align(spoken))
+    spoken = [one for one, result in zip(spoken, results, strict=True) if result.words]
+    aligned = [result for result in results if result.words]
     rng, clips, at = np.random.default_rng(0), [], 0
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1) as file:
         for number in itertools.cycle(range(len(spoken))):
@@ -94,13 +96,12 @@ def within(utterances: Sequence[Utterance], clips: Sequence[Clip], wrong: set[in
 def variants(clips: Sequence[Clip]) -> Iterator[tuple[str, str, Sequence[Clip], set[int]]]:
     """Name, transcript, clips whose text it holds, and numbers of the words that are replaced."""
     yield "whole text", " ".join(clip.text for clip in clips), clips, set()
-    words = [word for clip in clips for word in clip.text.split()]
-    total = sum(len(clip.words) for clip in clips)
-    wrong = set(range(10, total, 20)) if len(words) == total else set()
+    words = [word for clip in clips for word, _, _ in clip.words]
+    wrong = set(range(10, len(words), 20))
     replaced = [
-        words[(place * 7919) % len(words)] if place in wrong else word for place, word in enumerate(words)
+        words[place * 7919 % len(words)] if place in wrong else word for place, word in enumerate(words)
     ]
-    yield f"{len(wrong) / total:.0%} of the words replaced", " ".join(replaced), clips, wrong
+    yield "every 20th word replaced", " ".join(replaced), clips, wrong
     left = [*clips[: MISSING.start], *clips[MISSING.stop :]]
     yield "20 clips missing", " ".join(clip.text for clip in left), left, set()
 
