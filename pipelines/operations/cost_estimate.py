@@ -145,7 +145,7 @@ def driver_rows(
 ) -> list[dict[str, Any]]:
     """Steps, and shares of steps, that the driver does, however many workers there are."""
     frames = min(settings.units.fit_frames, measured.frames * min(hours, settings.units.fit_hours))
-    names = {step.name: step.name for step in STEPS if step.once}
+    names = {step.name: step.name for step in STEPS if step.once and step.name not in measured.work}
     seconds = {
         "k-means": measured.kmeans * frames,
         "tokenizer": measured.tokenizer * hours,

@@ -18,7 +18,8 @@ from typing import Any
 
 from aligners.acoustics import load
 from corpus import manifest
-from corpus.adapters import ADAPTERS, MeasuredRow
+from corpus.adapters import ADAPTERS, Intake, MeasuredRow
+from corpus.adapters.base import measure_each
 from corpus.audio import decode, read_header
 from corpus.documents import write_documents
 from corpus.keyed import fraction
@@ -104,11 +105,12 @@ def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say 
             "false and give a manifest of utterances with text"
         )
     clock = Clock(settings.units.device)
-    source = ADAPTERS[settings.corpus.adapter](Path(settings.corpus.source))
-    reading, rows = clock.cpu(lambda: list(itertools.islice(source, SAMPLE_FROM + 1)))
+    source = ADAPTERS[settings.corpus.adapter].unmeasured(Path(settings.corpus.source), Intake())
+    reading, listed = clock.cpu(lambda: list(itertools.islice(source, SAMPLE_FROM + 1)))
+    probing, rows = clock.cpu(lambda: list(measure_each(listed, Intake())))
     whole, rows = len(rows) <= SAMPLE_FROM, rows[:SAMPLE_FROM]
     sample = sample_rows(rows, minutes)
-    work: dict[str, Cost] = {}
+    work = {"ingest": Cost(probing / max(hours_of(rows), 1e-9))}
     if settings.cut.enabled:  # whole recordings are cut; of what they become, as much as without is built
         seconds, pieces = clock.cpu(functools.partial(cut_rows, sample, settings))
         work["cut"] = Cost(seconds / max(hours_of(sample), 1e-9))
