@@ -128,6 +128,9 @@ def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say 
     )
     quarter = sample[: -(-len(sample) // 4)]
     with contextlib.redirect_stderr(io.StringIO()):  # the progress of the sample builds
+        warm = SampleBuild(folder / "warm", settings, clock)  # loads libraries: not measured
+        warm.ingest(sample)
+        warm.fit()
         models = SampleBuild(folder / "models", settings, clock)
         models.ingest(sample)
         sampling, kmeans, frames = models.fit()
