@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -229,30 +230,38 @@ def assign_shards(run: Run, stage: WriteShard, split: Split) -> list[Task]:
     build, size = run.build, run.settings.shards.samples
     known: dict[Piece, Piece] = {}
     assignments = {(stream, part): ShardAssignment(size, known) for stream in STREAMS for part in SPLITS}
-    hashes = source_hashes(build, "text")
+    # of each part: path and sha256 of its table, and of every table beside it
+    inputs: dict[str, tuple[str, ...]] = {
+        path: (path, digest) for path, digest in source_hashes(build, "text").items()
+    }
     for name in part_names(build, "text"):
         for part, ranges in accepted_documents(build, name, split).items():
             assignments["text", part].add("text", name, ranges, 0)
     for task, summary in outcome_summaries(run):
-        hashes |= zip(task.inputs, task.hashes, strict=True)
+        inputs[task.inputs[0]] = tuple(itertools.chain(*zip(task.inputs, task.hashes, strict=True)))
         name = task.output.rpartition("/")[2]
         for key, ranges, samples in accepted_rows(summary):
             assignments[key].add("manifest", name, ranges, samples)
+    known.clear()
     commands = {str(step.table): step.name for step in run.steps if step.table and not step.rejects}
     for table in stage.tables_of("interleaved", "manifest"):
         if table in commands:
             digests = part_hashes(build, table, commands[table])
-            hashes |= {f"{table}/{name}": one for name, one in zip(part_names(build), digests, strict=True)}
-    paths = {path: path for path in hashes}
+            for name, digest in zip(part_names(build), digests, strict=True):
+                inputs[f"manifest/{name}"] += (f"{table}/{name}", digest)
     tasks = []
     for (stream, part), assigned in assignments.items():
         for number, (pieces, samples) in enumerate(zip(assigned.shards, assigned.samples, strict=True)):
-            names = [
-                paths[f"{one}/{name}"] for table, name, _ in pieces for one in stage.tables_of(stream, table)
-            ]
+            hashes: dict[str, str] = {}
+            for table, name, _ in pieces:
+                flat = inputs[f"{table}/{name}"]
+                beside = {
+                    path.partition("/")[0]: (path, digest)
+                    for path, digest in zip(flat[::2], flat[1::2], strict=True)
+                }
+                hashes |= (beside[one] for one in stage.tables_of(stream, table))
             output = f"shards/{stream}/{part}-{number:06d}.tar"
-            inputs = {path: hashes[path] for path in names}
-            tasks.append(make_task(stage, output, inputs, samples, (stream, part, tuple(pieces))))
+            tasks.append(make_task(stage, output, hashes, samples, (stream, part, tuple(pieces))))
     return tasks
 
 
