@@ -55,6 +55,7 @@ def write_decoded(listing: Path, table: pa.Table) -> Iterator[dict[str, Any]]:
                 "frames": len(wave),
                 "sample_rate": SAMPLE_RATE,
                 "channel": None,
+                "audio_stamp": "",
             }
             yield {**row, **path_of}
             waves.append(wave)

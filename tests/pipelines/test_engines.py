@@ -276,10 +276,16 @@ def begun(folder: Path, device: str = "cpu") -> tuple[Path, Path]:
 
 def invoke(command: str, build: Path | str, config: Path, *words: str):
     """Run a command on a build with changed settings, which it would write down if it began."""
-    places = (
-        [str(config), "--build", str(build)] if command == "build" else [str(build), "--config", str(config)]
-    )
+    if command in ("build", "preview"):
+        places = [str(config), "--build", str(build)]
+    else:
+        places = [*source_of(command, config), str(build), "--config", str(config)]
     return CliRunner().invoke(wordweave.cli, [*COMMANDS[command], *places, *words])
+
+
+def source_of(command: str, path: Path) -> list[str]:
+    """What `ingest` reads: any file that is there."""
+    return ["jsonl", str(path)] if command == "ingest" else []
 
 
 def everything(folder: Path) -> dict[str, int]:
@@ -297,7 +303,8 @@ def one_line(result) -> str:
 
 def test_the_commands_that_take_an_engine_are_those_of_a_stage():
     assert set(COMMANDS) == {
-        "cut", "fit units", "fit pitch", "fit style", "units", "pitch", "style", "align", "interleave", "build",
+        "ingest", "cut", "transcribe", "speakers", "quality", "fit units", "fit pitch", "fit style", "units", "hashes",
+        "pitch", "style", "align", "duplicates", "interleave", "build", "preview",
     }  # fmt: skip
 
 
@@ -357,8 +364,10 @@ def test_every_command_asks_the_engine_before_any_work(command, question, tmp_pa
     assert "the workers are on strike" in one_line(invoke(command, build, config))
     assert everything(tmp_path) == before
     assert requested == ([()] if question == "check" else [(build, "cuda:1")])
-    if command != "build":  # the settings that the build has
-        result = CliRunner().invoke(wordweave.cli, [*COMMANDS[command], str(build)])
+    if command not in ("build", "preview"):  # the settings that the build has
+        result = CliRunner().invoke(
+            wordweave.cli, [*COMMANDS[command], *source_of(command, config), str(build)]
+        )
         assert "the workers are on strike" in one_line(result)
         assert requested[1] == requested[0]
 
