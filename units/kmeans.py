@@ -63,7 +63,8 @@ class Codebook:
     @property
     def features(self) -> dict[str, Any]:
         """What was clustered: `tap` (of TAPS), `layer` (None: unknown), `normalisation` of waveforms and features."""
-        encoder = self.provenance.get("encoder") or {}
+        encoder = self.provenance.get("encoder")
+        encoder = encoder if isinstance(encoder, dict) else {}
         return {
             "tap": self.provenance.get("tap", TAPS[0]),
             "layer": encoder.get("layer"),

@@ -16,9 +16,11 @@ LOCAL = LocalEngine()
 
 
 def build_settings(manifest: Path, **sections: dict) -> settings.Settings:
-    """Settings of a small build: parts of one minute, a vocabulary of 400, mfcc units with a codebook of their own."""
+    """Settings of a small build: parts of one minute, 400 text tokens, pocketsphinx, mfcc units and their codebook."""
     wanted = read_toml(ROOT / "config" / "demo.toml", settings.Settings)
     wanted = settings.replace(wanted, "units", encoder="mfcc")
+    aligner = {"minimum_score": -42.0, "second_opinion": False}  # for the voices of espeak-ng
+    wanted = settings.replace(wanted, "align", backend="pocketsphinx", options=aligner)
     wanted = settings.replace(wanted, "corpus", source=str(manifest), part_minutes=1.0)
     wanted = settings.replace(wanted, "text", size=400, documents=[])
     for section, changes in sections.items():
