@@ -207,10 +207,13 @@ def test_subtitles_and_chapters_go_through_cutting(spoken_corpus, tmp_path):
     waves = [decode(clip) for clip in clips]
     (tmp_path / "talks").mkdir()
     size = write_recording(tmp_path / "talks" / "talk.wav", waves[:4])
+    size += write_recording(tmp_path / "talks" / "other.wav", waves[4:])
     cues = "".join(
         f"{number}\n00:00:00,000 --> 00:00:09,000\n{clip.text}\n\n" for number, clip in enumerate(clips[:4])
     )
     (tmp_path / "talks" / "talk.srt").write_text(cues)
+    cues = "".join(f"00:00.000 --> 00:09.000\n<v Anna>{clip.text}\n\n" for clip in clips[4:])
+    (tmp_path / "talks" / "other.vtt").write_text(f"WEBVTT\n\nNOTE a talk\n\n{cues}")
     chapters = [waves[:4], waves[4:]]
     edges = [write_recording(tmp_path / "whole.wav", several) for several in chapters]
     write_recording(tmp_path / "whole.wav", waves)
@@ -229,7 +232,9 @@ def test_subtitles_and_chapters_go_through_cutting(spoken_corpus, tmp_path):
         found = manifest_rows(folder)
         assert sum(row["samples"] for row in found) == total
         for name, several in (
-            {"talk": clips[:4]} if adapter == "folder" else {"one": clips[:4], "two": clips[4:]}
+            {"talk": clips[:4], "other": clips[4:]}
+            if adapter == "folder"
+            else {"one": clips[:4], "two": clips[4:]}
         ).items():
             kept = [row for row in found if row["reject"] is None and row["id"].startswith(f"{name}-")]
             assert len(kept) > 1
