@@ -29,43 +29,16 @@ class Member(NamedTuple):
     problem: str = ""
 
 
-class Slice(io.RawIOBase):
+class Slice(files.Seekable):
     """A part of an open file, as a file of its own."""
 
     def __init__(self, file: Any, first: int, size: int):
-        self._file, self._first, self._size, self._position = file, first, size, 0
+        super().__init__(size)
+        self._file, self._first = file, first
 
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def tell(self) -> int:
-        """The position in the part."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position in the part."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Bytes from here on, none beyond the end of the part."""
-        self._file.seek(self._first + self._position)
-        content = self._file.read(max(0, min(len(buffer), self._size - self._position)))
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
-
-    def close(self) -> None:
-        """Close the file."""
-        if not self.closed:
-            self._file.close()
-        super().close()
+    def _at(self, start: int, stop: int) -> bytes:
+        self._file.seek(self._first + start)
+        return self._file.read(max(0, stop - start))
 
 
 def container_of(name: str) -> str:

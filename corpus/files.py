@@ -4,6 +4,7 @@ A local path is a `pathlib.Path`; a URL is a `upath.UPath`, which has the same m
 file is replaced in one step by a rename, an object is put whole under its own name, which is one step too.
 """
 
+import abc
 import errno
 import hashlib
 import io
@@ -233,16 +234,15 @@ RANGE = 1 << 16
 """Bytes of one request of `Ranges`."""
 
 
-class Ranges(io.RawIOBase):
-    """A file behind a URL that is read here and there, by requests of 64 kB (more only where more is read at once).
+class Seekable(io.RawIOBase):
+    """A file of known size, read at positions."""
 
-    A file that is opened by its store reads megabytes ahead, ten times what the header of a recording needs. The blocks
-    that were read are kept: their number is that of the places looked at.
-    """
+    def __init__(self, size: int):
+        self._size, self._position = size, 0
 
-    def __init__(self, url: Any, size: int):
-        self._url, self._size, self._position = url, size, 0
-        self._blocks: dict[int, bytes] = {}  # by their start
+    @abc.abstractmethod
+    def _at(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop)."""
 
     def readable(self) -> bool:
         """Yes."""
@@ -263,11 +263,24 @@ class Ranges(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Bytes from here on."""
+        """Bytes from here on, none beyond the end."""
         content = self._at(self._position, min(self._position + len(buffer), self._size))
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)
+
+
+class Ranges(Seekable):
+    """A file behind a URL that is read here and there, by requests of 64 kB (more only where more is read at once).
+
+    A file that is opened by its store reads megabytes ahead, ten times what the header of a recording needs. The blocks
+    that were read are kept: their number is that of the places looked at.
+    """
+
+    def __init__(self, url: Any, size: int):
+        super().__init__(size)
+        self._url = url
+        self._blocks: dict[int, bytes] = {}  # by their start
 
     def _at(self, start: int, stop: int) -> bytes:
         if start >= stop:

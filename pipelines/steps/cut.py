@@ -9,6 +9,7 @@ recordings with every stretch in its place. What is cut away is a row of its own
 the hours of the report still add up to the sample.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -26,13 +27,12 @@ from corpus.cutting import CutRules, Spoken, Stretch, cut_at_pauses, cut_at_word
 from corpus.manifest import RejectedRow
 from corpus.records import SAMPLE_RATE, Reject, Utterance
 from corpus.voice_activity import HOP, identity, speech_frames
-from pipelines.execution.planner import Plan, plan
 from pipelines.execution.task import Stage, Task, key_function
 from pipelines.layout import RECORDINGS, part_names, parts
 from pipelines.settings import Settings
 from pipelines.steps.base import Run, Step, TableWorker, reject_columns, row_utterance
 from pipelines.steps.ingest import (
-    add_manifest_changes,
+    plan_manifest,
     say_manifest,
     utterance_folder,
     write_utterances,
@@ -291,16 +291,6 @@ def write_cut_manifest(run: Run, stage: Stage, tasks: list[Task]) -> None:
     say_manifest(run, "cut", summary)
 
 
-def plan_cut(run: Run) -> Plan:
-    """What the step would do; where nothing is to be cut, how the manifest changes."""
-    stage, tasks = cut_tasks(run)
-    result = plan(stage, run.build, tasks)
-    if not result.todo:
-        write_cut_manifest(run, stage, tasks)
-        add_manifest_changes(run, result, utterance_folder(run))
-    return result
-
-
 def is_wanted(settings: Settings) -> bool:
     """Whether recordings are cut."""
     return settings.cut.enabled
@@ -313,6 +303,6 @@ CUT_STEP = Step(
     wanted=is_wanted,
     tasks=cut_tasks,
     finish=write_cut_manifest,
-    plan=plan_cut,
+    plan=functools.partial(plan_manifest, tasks=cut_tasks, write=write_cut_manifest, table=utterance_folder),
     writes_manifest=True,
 )

@@ -1,6 +1,6 @@
 """The step `ingest`: source to manifest parts, and text documents to text parts."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ from corpus.adapters import ADAPTERS, ChannelCheck, MeasuredRow
 from corpus.adapters.jsonl import LONGEST
 from corpus.documents import read_documents, write_documents
 from corpus.manifest import ManifestSummary
-from pipelines.execution.planner import NEW, Plan
-from pipelines.execution.task import Task
+from pipelines.execution.planner import NEW, Plan, plan
+from pipelines.execution.task import Stage, Task
 from pipelines.layout import RECORDINGS, UNTRANSCRIBED, VOICES, Part, parts
 from pipelines.settings import one_of, write_settings
 from pipelines.steps.base import Run, Step
@@ -150,6 +150,22 @@ def add_manifest_changes(run: Run, result: Plan, table: str) -> None:
         result.reasons["the source changed" if name in before else NEW] += 1
     if removed := before.keys() - after.keys():
         result.reasons[f"{table} parts removed"] += len(removed)
+
+
+def plan_manifest(
+    run: Run,
+    *,
+    tasks: Callable[[Run], tuple[Stage, list[Task]]],
+    write: Callable[[Run, Stage, list[Task]], Any],
+    table: Callable[[Run], str],
+) -> Plan:
+    """What a step that rewrites the manifest would do; where no task is left, how the manifest `table` changes."""
+    stage, own = tasks(run)
+    result = plan(stage, run.build, own)
+    if not result.todo:
+        write(run, stage, own)
+        add_manifest_changes(run, result, table(run))
+    return result
 
 
 def listed(folder: Path, table: str) -> dict[str, Part]:

@@ -6,6 +6,7 @@ clusters those of each recording, and writes the manifest of the build, with the
 ID being its first utterance. Pitch, style and the choice of what is held out then use them as they use known speakers.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +19,12 @@ from corpus import files
 from corpus.manifest import RejectedRow
 from corpus.records import Reject, Utterance
 from corpus.speaker_embeddings import SIZE, cluster_voices, embed, identity
-from pipelines.execution.planner import Plan, plan
 from pipelines.execution.task import Stage, Task, key_function
 from pipelines.layout import VOICES, part_names, parts
 from pipelines.settings import Settings
 from pipelines.steps.audio import AudioStage, AudioWorker, Row
 from pipelines.steps.base import Run, Step, reject_columns, row_utterance
-from pipelines.steps.ingest import add_manifest_changes, say_manifest, write_build_manifest
+from pipelines.steps.ingest import plan_manifest, say_manifest, write_build_manifest
 
 EMBEDDINGS = pa.schema(
     [
@@ -136,16 +136,6 @@ def write_named_manifest(run: Run, stage: Stage, tasks: list[Task]) -> None:
     say_manifest(run, "speakers", summary)
 
 
-def plan_speakers(run: Run) -> Plan:
-    """What the step would do; where nothing is to be embedded, how the manifest changes."""
-    stage, tasks = speaker_tasks(run)
-    result = plan(stage, run.build, tasks)
-    if not result.todo:
-        write_named_manifest(run, stage, tasks)
-        add_manifest_changes(run, result, "manifest")
-    return result
-
-
 def is_wanted(settings: Settings) -> bool:
     """Whether speakers are estimated."""
     return settings.speakers.enabled
@@ -158,6 +148,8 @@ SPEAKERS_STEP = Step(
     wanted=is_wanted,
     tasks=speaker_tasks,
     finish=write_named_manifest,
-    plan=plan_speakers,
+    plan=functools.partial(
+        plan_manifest, tasks=speaker_tasks, write=write_named_manifest, table=lambda run: "manifest"
+    ),
     writes_manifest=True,
 )

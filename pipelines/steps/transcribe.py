@@ -21,13 +21,12 @@ from corpus.quality import TRANSCRIPT_MEASURES, Subject, measure, tokens_of
 from corpus.records import Reject, Utterance
 from corpus.voice_activity import identity
 from pipelines.execution.gpus import worker_device
-from pipelines.execution.planner import Plan, plan
 from pipelines.execution.task import Stage, Task, key_function
 from pipelines.layout import UNTRANSCRIBED, part_names, parts
 from pipelines.settings import Settings, TranscribeSettings
 from pipelines.steps.audio import AudioStage, AudioWorker, Row
 from pipelines.steps.base import Run, Step, reject_columns, row_utterance
-from pipelines.steps.ingest import add_manifest_changes, say_manifest, transcribed_folder, write_transcribed
+from pipelines.steps.ingest import plan_manifest, say_manifest, transcribed_folder, write_transcribed
 
 TABLE = f"{UNTRANSCRIBED}/transcripts"
 WORD = pa.struct([("text", pa.string()), ("confidence", pa.float32())])
@@ -217,16 +216,6 @@ def write_transcribed_manifest(run: Run, stage: Stage, tasks: Sequence[Task]) ->
     say_manifest(run, "transcribe", summary, f"{line} ({listed})" if listed else line)
 
 
-def plan_transcribe(run: Run) -> Plan:
-    """What the step would do; where nothing is to be transcribed, how the manifest changes."""
-    stage, tasks = transcribe_tasks(run)
-    result = plan(stage, run.build, tasks)
-    if not result.todo:
-        write_transcribed_manifest(run, stage, tasks)
-        add_manifest_changes(run, result, transcribed_folder(run))
-    return result
-
-
 def is_wanted(settings: Settings) -> bool:
     """Whether utterances are transcribed."""
     return settings.transcribe.enabled
@@ -239,7 +228,9 @@ TRANSCRIBE_STEP = Step(
     wanted=is_wanted,
     tasks=transcribe_tasks,
     finish=write_transcribed_manifest,
-    plan=plan_transcribe,
+    plan=functools.partial(
+        plan_manifest, tasks=transcribe_tasks, write=write_transcribed_manifest, table=transcribed_folder
+    ),
     uses_gpu=True,
     writes_manifest=True,
 )
