@@ -507,7 +507,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no part after this time")
     parser.add_argument("--tiny", action="store_true", help="small shapes: whether everything runs")
     requested = parser.parse_args()
-    started = time.monotonic()
+    started, failed = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(
             torch.device(requested.device),
@@ -532,8 +532,11 @@ def main() -> None:
                     if requested.output:
                         requested.output.write_text(json.dumps(bench.rows, indent=1))
             except Exception:
+                failed.append(name)
                 print(json.dumps({"part": name, "failed": traceback.format_exc(limit=-4)}), flush=True)
             clear()
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,17 @@ STEP_COMMANDS = {
 """Steps of the build whose command takes no options of its own, with their help."""
 
 
+def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The settings of a build, and what overrides them."""
+    for option in (
+        click.option("--build", type=FOLDER, help="Overrides `build`, the folder to build in."),
+        click.option("--source", type=PathOrUrl(path_type=Path), help="Overrides [corpus] source."),
+        click.argument("config", type=FILE),
+    ):
+        function = option(function)
+    return function
+
+
 @command(cli, "demo-corpus")
 @click.argument("folder", type=FOLDER)
 @click.option("--utterances", type=click.IntRange(min=1), default=240, show_default=True)
@@ -324,9 +335,7 @@ step_command("interleave", STEP_COMMANDS["interleave"])
 
 
 @command(cli)
-@click.argument("config", type=FILE)
-@click.option("--source", type=PathOrUrl(path_type=Path), help="Overrides [corpus] source.")
-@click.option("--build", type=FOLDER, help="Overrides `build`, the folder to build in.")
+@build_options
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -359,9 +368,7 @@ def build(
 
 
 @command(cli)
-@click.argument("config", type=FILE)
-@click.option("--source", type=PathOrUrl(path_type=Path), help="Overrides [corpus] source.")
-@click.option("--build", type=FOLDER, help="Overrides `build`, the folder to build in.")
+@build_options
 @click.option(
     "--examples",
     type=click.IntRange(min=0),
