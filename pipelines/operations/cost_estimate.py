@@ -6,8 +6,8 @@
     driver   = (hours * seconds per hour + seconds once) / speed / 3600
     cost     = hours of shared steps * workers * price + hours of the driver * price
 
-A step on GPUs: hours / (gpus * real-time factor). `pipelines.operations.cost_measure` measures
-what is per hour and what is once.
+A step on GPUs: hours / (gpus * real-time factor); for transcription see `gpu_seconds`.
+`pipelines.operations.cost_measure` measures what is per hour and what is once.
 """
 
 import math
@@ -61,7 +61,7 @@ def predict(measured: Measured, settings: Settings, hours: float, machines: Work
     """
     if hours <= 0:
         raise ValueError(f"plan.hours: need more than 0, got {hours}")
-    if machines.gpus and not (machines.real_time or measured.on_gpu):
+    if machines.gpus and not (machines.real_time or "units" in measured.on_gpu):
         raise ValueError(
             "plan.gpus: need --gpu-real-time, the hours that one GPU encodes in an hour: none was measured here"
         )
@@ -88,7 +88,7 @@ def predict(measured: Measured, settings: Settings, hours: float, machines: Work
         "steps": rows,
         "total_hours": sum(row["hours"] for row in rows),
         "cost": sum(row["cost"] for row in rows),
-        "settings": advise(measured, hours, utterances, machines),
+        "settings": advise(measured, settings, hours, utterances, machines),
         "notes": notes(measured, rows, machines),
     }
 
@@ -127,8 +127,7 @@ def shared_rows(
         length = min(hours, settings.units.fit_hours) if name == "fit units" else hours
         if not cost.of(length):
             continue
-        if machines.gpus and find_step(name).uses_gpu:
-            seconds = 3600 / machines.real_time if machines.real_time else cost.hourly
+        if (seconds := gpu_seconds(name, measured, settings, machines)) is not None:
             took = length * seconds / machines.gpus / 3600
             rows.append(row(name, f"{machines.gpus} GPUs", took, took * machines.gpus * machines.gpu_price))
         else:
@@ -138,6 +137,21 @@ def shared_rows(
                 row(name, f"{machines.workers} workers", took, took * machines.workers * machines.price)
             )
     return rows
+
+
+def gpu_seconds(step: str, measured: Measured, settings: Settings, machines: Workers) -> float | None:
+    """Seconds of a GPU per hour of recordings; None where workers without one do the step.
+
+    A recogniser that was measured on a CPU is taken to be as many times faster on a GPU as the encoder is.
+    """
+    hourly = measured.work[step].hourly
+    if not machines.gpus or not find_step(step).uses_gpu:
+        return None
+    if step == "transcribe" and step not in measured.on_gpu:
+        if settings.transcribe.has_command or "units" in measured.on_gpu:
+            return None
+        return hourly / measured.work["units"].hourly * 3600 / machines.real_time
+    return 3600 / machines.real_time if machines.real_time and step != "transcribe" else hourly
 
 
 def driver_rows(
@@ -160,7 +174,9 @@ def row(step: str, who: str, hours: float, cost: float) -> dict[str, Any]:
     return {"step": step, "who": who, "hours": hours, "cost": cost}
 
 
-def advise(measured: Measured, hours: float, utterances: float, machines: Workers) -> dict[str, Any]:
+def advise(
+    measured: Measured, settings: Settings, hours: float, utterances: float, machines: Workers
+) -> dict[str, Any]:
     """Settings that fit the size: parts neither too many nor too few, shards neither tiny nor huge, enough memory."""
     slowest = (
         max(cost.hourly for name, cost in measured.work.items()) / machines.speed / 60
@@ -179,6 +195,8 @@ def advise(measured: Measured, hours: float, utterances: float, machines: Worker
     }
     if machines.gpus:
         advice |= {"units.device": "cuda", "--gpu_min_ram": f"{gigabytes}GB"}
+        if "transcribe" in measured.work and gpu_seconds("transcribe", measured, settings, machines):
+            advice["transcribe.device"] = "cuda"
         advice["--decode_apart"] = decoders(measured, machines) > machines.gpu_cores
     return advice
 

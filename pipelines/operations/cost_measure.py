@@ -11,10 +11,10 @@ import io
 import itertools
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aligners.acoustics import load
 from corpus import manifest
@@ -25,22 +25,29 @@ from corpus.documents import write_documents
 from corpus.keyed import fraction
 from corpus.manifest import RejectedRow
 from corpus.records import SAMPLE_RATE, Reject, Utterance
-from corpus.speaker_embeddings import embed
 from corpus.toml import one_of
 from pipelines.build import find_step, make_run
 from pipelines.engines.local import LocalEngine
 from pipelines.execution.runner import run_stage
 from pipelines.execution.task import read_marker
 from pipelines.layout import CODEBOOK, TOKENIZER
+from pipelines.reports.report import count_outcomes
 from pipelines.settings import Settings, replace, write_settings
-from pipelines.steps.base import Run, Say, silent
+from pipelines.steps.base import Run, Say, Step, silent
 from pipelines.steps.codebook import fit_units, frame_sampling, frame_tasks
 from pipelines.steps.cut import cut_utterance
+from pipelines.steps.ingest import utterance_folder
+from pipelines.steps.speakers import SPEAKERS_STEP, named_rows
 from pipelines.steps.split import held_out
+from pipelines.steps.transcribe import TRANSCRIBE_STEP, manifest_rows
 from pipelines.steps.vocabulary import train_tokenizer
 
 SAMPLE_FROM = 5_000  # rows of the corpus that the sample is taken from
 TIMED_APART = ("ingest", "fit units", "card")  # steps that a sample build does not time as the others
+REWRITING = ((TRANSCRIBE_STEP, manifest_rows), (SPEAKERS_STEP, named_rows))
+"""Steps that rewrite the manifest, each with its rows: the later steps are measured on them. Of what clustering voices
+takes a sample shows little: it has few utterances of each recording."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -99,12 +106,7 @@ def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say 
         ValueError: the corpus cannot be read, holds too little, or its settings cannot be built.
     """
     one_of("corpus.adapter", settings.corpus.adapter, tuple(ADAPTERS))
-    if settings.transcribe.enabled:
-        raise ValueError(
-            "plan: need a corpus with transcripts, got one to be transcribed; set [transcribe] enabled = "
-            "false and give a manifest of utterances with text"
-        )
-    clock = Clock(settings.units.device)
+    clock = Clock({"transcribe": settings.transcribe.device}, settings.units.device)
     source = ADAPTERS[settings.corpus.adapter].unmeasured(Path(settings.corpus.source), Intake())
     reading, listed = clock.cpu(lambda: list(itertools.islice(source, SAMPLE_FROM + 1)))
     probing, rows = clock.cpu(lambda: list(measure_each(listed, Intake())))
@@ -115,10 +117,6 @@ def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say 
         seconds, pieces = clock.cpu(functools.partial(cut_rows, sample, settings))
         work["cut"] = Cost(seconds / max(hours_of(sample), 1e-9))
         sample, settings = sample_rows(pieces, minutes), replace(settings, "cut", enabled=False)
-    if settings.speakers.enabled:  # the sample has too few utterances of each recording to cluster them
-        seconds, _ = clock.cpu(functools.partial(embed_rows, sample))
-        work["speakers"] = Cost(seconds / max(hours_of(sample), 1e-9))
-        settings = replace(settings, "speakers", enabled=False)
     if len(sample) < 4:
         raise ValueError(
             f"{settings.corpus.source}: need at least 4 utterances to measure, got {len(sample)}"
@@ -126,7 +124,13 @@ def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say 
     say(
         f"plan: builds {hours_of(sample) * 60:.1f} min of recordings, {len(sample)} utterances, to measure the cost"
     )
-    quarter = sample[: -(-len(sample) // 4)]
+    pairs: list[tuple[SampleBuild, SampleBuild]] = []
+    for step, rows_of in REWRITING:
+        if step.wanted(settings):
+            rewrite = functools.partial(SampleBuild.rewrite, step=step, rows_of=rows_of)
+            few, many, sample = build_twice(sample, settings, folder / step.name, clock, rewrite)
+            pairs.append((few, many))
+            settings = replace(settings, step.name, enabled=False)
     with contextlib.redirect_stderr(io.StringIO()):  # the progress of the sample builds
         warm = SampleBuild(folder / "warm", settings, clock)  # loads libraries: not measured
         warm.ingest(sample)
@@ -136,24 +140,27 @@ def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say 
         sampling, kmeans, frames = models.fit()
         tokenizer = models.train_tokenizer()
         pinned = models.pinned()
-        SampleBuild(folder / "first", pinned, clock).run(quarter)  # loads libraries, warms up: not measured
-        few = SampleBuild(folder / "few", pinned, clock)
-        few.run(quarter)
-        many = SampleBuild(folder / "many", pinned, clock)
-        many.run(sample)
+    few, many, _ = build_twice(sample, pinned, folder, clock, SampleBuild.run)
+    pairs.append((few, many))
 
     def between(of: Callable[[SampleBuild], dict[str, float]]) -> dict[str, Cost]:
-        return {name: through((few.hours, of(few)[name]), (many.hours, of(many)[name])) for name in of(many)}
+        return {
+            name: through((less.hours, of(less)[name]), (more.hours, value))
+            for less, more in pairs
+            for name, value in of(more).items()
+        }
 
     driver, storage = between(lambda build: build.driver), between(SampleBuild.bytes)
     driver["ingest"] = Cost(driver["ingest"].hourly + reading / hours_of(rows), driver["ingest"].once)
+    driver["report"] = Cost(driver["report"].hourly, driver["report"].once + many.page)
     tars = len(list(many.folder.glob("shards/*/*.tar")))
     storage["shards"] = Cost(storage["shards"].hourly, storage["shards"].once / tars)
+    work |= between(lambda build: build.work) | {"fit units": Cost(sampling / many.hours)}
     return Measured(
         hours=many.hours,
         utterances=len(sample),
         corpus_hours=hours_of(rows) if whole else None,
-        work=work | between(lambda build: build.work) | {"fit units": Cost(sampling / many.hours)},
+        work=work,
         driver=driver,
         kmeans=kmeans / max(frames, 1),
         tokenizer=tokenizer / many.hours,
@@ -161,20 +168,39 @@ def measure(settings: Settings, folder: Path, *, minutes: float = 4.0, say: Say 
         storage=storage,
         recordings=recorded_bytes(sample) / many.hours,
         decode=clock.cpu(lambda: decode_all(sample))[0] / many.hours,
-        on_gpu=tuple(name for name in ("fit units", *many.work) if clock.on_gpu(name)),
+        on_gpu=tuple(name for name in work if clock.on_gpu(name)),
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def build_twice(
+    rows: list[MeasuredRow],
+    settings: Settings,
+    folder: Path,
+    clock: "Clock",
+    make: Callable[["SampleBuild", list[MeasuredRow]], Result],
+) -> tuple["SampleBuild", "SampleBuild", Result]:
+    """Sample builds of a quarter of the rows and of all, and the result of the second.
+
+    One before them loads libraries and warms up, and is not measured.
+    """
+    quarter = rows[: -(-len(rows) // 4)]
+    first, few, many = (SampleBuild(folder / name, settings, clock) for name in ("first", "few", "many"))
+    with contextlib.redirect_stderr(io.StringIO()):  # the progress of the builds
+        make(first, quarter)
+        make(few, quarter)
+        return few, many, make(many, rows)
 
 
 class Clock:
     """The cost of a step: CPU seconds of this process and those it started, or seconds of the GPU where it uses one."""
 
-    def __init__(self, device: str):
-        self.device = device
+    def __init__(self, devices: dict[str, str], device: str):
+        self.devices, self.device = devices, device  # of steps that have their own; of the others
 
     def on_gpu(self, step: str) -> bool:
         """Whether a step's work is done by a GPU here."""
-        return self.device != "cpu" and find_step(step).uses_gpu
+        return self.devices.get(step, self.device) != "cpu" and find_step(step).uses_gpu
 
     def cpu(self, step: Callable[[], Any]) -> tuple[float, Any]:
         """CPU seconds, which other work on this machine does not affect, and the result of the step."""
@@ -206,15 +232,16 @@ class SampleBuild:
         self.hours = 0.0
         self.work: dict[str, float] = {}
         self.driver: dict[str, float] = {}
+        self.page = 0.0  # CPU seconds of the page of the report, which does not grow with the corpus
 
     def ingest(self, rows: list[MeasuredRow]) -> None:
         """Write the manifest and an empty text table."""
         corpus = self.settings.corpus
         self.driver["ingest"], _ = self.clock.cpu(
             lambda: manifest.write_manifest(
-                rows, self.folder / "manifest", part_minutes=1e6, first_minutes=1e6, ids=corpus.ids,
-                min_seconds=corpus.min_seconds, max_seconds=corpus.max_seconds,
-                transcripts="optional" if corpus.keep_unaligned else "required",
+                rows, self.folder / utterance_folder(self.make_run()), part_minutes=1e6, first_minutes=1e6,
+                ids=corpus.ids, min_seconds=corpus.min_seconds, max_seconds=corpus.max_seconds,
+                transcripts="optional" if corpus.keep_unaligned or self.settings.transcribe.enabled else "required",
             )
         )  # fmt: skip
         write_documents(iter(()), self.folder / "text")
@@ -261,10 +288,27 @@ class SampleBuild:
                 if step.name == "fit units":
                     step.run(run)
                 continue
-            first = self.clock.work(step.name, functools.partial(step.run, run)) if step.tasks else 0.0
-            self.driver[step.name], _ = self.clock.cpu(functools.partial(step.run, run))
-            if step.tasks:
-                self.work[step.name] = max(first - self.driver[step.name], 0.0)
+            self.measure(step, run)
+        rejects = self.folder / "report" / "rejects.jsonl"
+        sums, _ = self.clock.cpu(lambda: count_outcomes(run, rejects))
+        self.page, self.driver["report"] = max(self.driver["report"] - sums, 0.0), sums
+
+    def rewrite(
+        self, rows: list[MeasuredRow], *, step: Step, rows_of: Callable[[Run], Iterable[MeasuredRow]]
+    ) -> list[MeasuredRow]:
+        """One step that rewrites the manifest, and again with nothing left to do; the rows that it makes."""
+        self.ingest(rows)
+        self.driver.clear()  # that of ingest is measured by whole builds
+        run = self.make_run()
+        self.measure(step, run)
+        return list(rows_of(run))
+
+    def measure(self, step: Step, run: Run) -> None:
+        """A step, and again with nothing left to do."""
+        first = self.clock.work(step.name, functools.partial(step.run, run)) if step.tasks else 0.0
+        self.driver[step.name], _ = self.clock.cpu(functools.partial(step.run, run))
+        if step.tasks:
+            self.work[step.name] = max(first - self.driver[step.name], 0.0)
 
     def bytes(self) -> dict[str, float]:
         """Bytes of each folder of the build."""
@@ -276,7 +320,9 @@ class SampleBuild:
         return {
             folder.name: float(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
             for folder in sorted(build.iterdir())
-            if folder.is_dir() and folder.name not in ("codebooks", "tokenizer", "text", "frames", "report")
+            if folder.is_dir()
+            and not folder.name.startswith(".")
+            and folder.name not in ("codebooks", "tokenizer", "text", "frames", "report")
         }
 
 
@@ -300,14 +346,6 @@ def cut_rows(rows: list[MeasuredRow], settings: Settings) -> list[MeasuredRow]:
             [row] if isinstance(row, RejectedRow) else cut_utterance(row, rules, lambda: load(model, device))
         )
     ]
-
-
-def embed_rows(rows: list[MeasuredRow]) -> None:
-    """Embed the voices of the utterances without speaker."""
-    for row in rows:
-        if isinstance(row, Utterance) and row.speaker is None:
-            with contextlib.suppress(Reject):
-                embed(decode(row))
 
 
 def utterance_of(row: MeasuredRow) -> Utterance:

@@ -1,9 +1,13 @@
 """`wordweave plan`: the arithmetic by hand, and what it says of a corpus against a build of all of it."""
 
+import dataclasses
+import json
 import math
 import re
+import sys
 
 import pytest
+import soundfile
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,6 +124,60 @@ def test_a_plan_from_a_sample_is_within_a_quarter_of_a_build_of_everything(spoke
         assert planned["bytes"][name] == pytest.approx(held, rel=0.25), name
     assert abs(planned["parts"] - made["parts"]) <= 1
     assert planned["seconds"] == pytest.approx(made["seconds"], rel=0.25)
+
+
+@pytest.mark.slow
+def test_a_plan_of_a_corpus_without_text_measures_the_recogniser_and_what_its_text_costs(
+    spoken_corpus, tmp_path
+):
+    """With every step that is optional, but for cutting and voices; each row of the estimate as in the build."""
+    from benchmarks.plan import compare
+    from tests.helpers.builds import build_settings
+
+    rows = [json.loads(line) for line in spoken_corpus.read_text().splitlines()]
+    texts, lines = {}, []
+    for one in rows:
+        audio = spoken_corpus.parent / one["audio"]
+        texts[round(soundfile.info(audio).duration * 16_000)] = one["text"]
+        lines.append(json.dumps({"id": one["id"], "audio": str(audio)}))
+    assert len(texts) == len(rows)  # their lengths name them
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    script = f"import sys, wave; print({texts}[wave.open(sys.argv[1]).getnframes()])"
+    (tmp_path / "recogniser.py").write_text(script)
+    command = f"{sys.executable} -I -S {tmp_path / 'recogniser.py'}"
+    wanted = build_settings(
+        tmp_path / "m.jsonl",
+        transcribe={"enabled": True, "command": command},
+        quality={"enabled": True},
+        duplicates={"enabled": True},
+    )
+    planned, made = compare(wanted, tmp_path, 1.5)
+    assert {"untranscribed", "quality", "hashes", "duplicates", "words"} <= set(planned["bytes"])
+    for name in ("untranscribed", "words", "shards"):
+        assert planned["bytes"][name] == pytest.approx(made["bytes"][name], rel=0.35), name
+    assert planned["seconds"] == pytest.approx(made["seconds"], rel=0.35)
+
+
+def test_a_recogniser_takes_gpus_by_its_own_measurement_or_as_the_encoder_gains():
+    measured = dataclasses.replace(MEASURED, work={**MEASURED.work, "transcribe": Cost(720.0, 5.0)})
+    model = settings.replace(DEFAULT, "transcribe", enabled=True, model="m")
+    command = settings.replace(DEFAULT, "transcribe", enabled=True, command="c")
+    gpus = Workers(workers=10, gpus=2, real_time=500.0, gpu_price=3.0)  # units: 100 times real time here
+
+    def hours(measured, wanted, machines=gpus):
+        result = predict(measured, wanted, 1000.0, machines)
+        return row(result, "transcribe"), result["settings"].get("transcribe.device")
+
+    faster, device = hours(measured, model)
+    assert (faster["who"], device) == ("2 GPUs", "cuda")
+    assert faster["hours"] == pytest.approx(720.0 / 5 * 1000 / 2 / 3600)
+    assert faster["cost"] == pytest.approx(faster["hours"] * 2 * 3.0)
+    on_gpu = dataclasses.replace(measured, on_gpu=("transcribe", "units"))
+    assert hours(on_gpu, model)[0]["hours"] == pytest.approx(720.0 * 1000 / 2 / 3600)
+    slower, device = hours(measured, command)  # a program of the user's own runs where it is
+    assert (slower["who"], device) == ("10 workers", None)
+    assert slower["hours"] == pytest.approx((720.0 * 1000 + 5 * 10) / 10 / 3600)
+    assert hours(measured, model, Workers(workers=10))[0]["hours"] == pytest.approx(slower["hours"])
 
 
 @pytest.mark.parametrize(
