@@ -11,6 +11,7 @@ that share the GPU on all of it. `--build` names a build with shards, which the 
 
 import argparse
 import collections
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -20,19 +21,24 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from benchmarks.units_speed import read_waveforms
 from corpus import files
 from corpus.manifest import write_manifest
 from corpus.records import SAMPLE_RATE, Utterance
-from pipelines.execution.task import Task, failure_of, marker_path
+from pipelines.execution.task import Task, TaskThreads, failure_of, marker_path
 from pipelines.layout import part_tasks, parts
+from pipelines.steps import audio
+from pipelines.steps.base import token_batch
+from pipelines.steps.units import UNITS
 
 Row = dict[str, Any]
 DTYPES = ("float32", "float16", "bfloat16")
@@ -77,17 +83,22 @@ class Bench:
         """A build that holds the manifest of the utterances, which are written as FLAC."""
         import soundfile
 
-        def rows() -> Iterator[Utterance]:
-            for i, wave in enumerate(self.waves):
-                path, text = self.folder / f"{i}.flac", "they went out for a walk and one of them came back"
-                soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
-                yield Utterance(
-                    f"u{i}", str(path), len(wave), SAMPLE_RATE, text=text, speaker=f"s{i % 50}", language="en"
-                )
+        for i, wave in enumerate(self.waves):
+            soundfile.write(self.folder / f"{i}.flac", wave, SAMPLE_RATE, subtype="PCM_16")
+        return self.make_manifest("build", PART_MINUTES)
 
-        build = self.folder / "build"
-        write_manifest(rows(), build / "manifest", part_minutes=PART_MINUTES, first_minutes=PART_MINUTES)
-        return build
+    def make_manifest(self, name: str, minutes: float) -> Path:
+        """A build that holds the manifest of the FLAC files, in parts of so many minutes."""
+        text = "they went out for a walk and one of them came back"
+        rows = [
+            Utterance(
+                f"u{i}", str(self.folder / f"{i}.flac"), len(wave), SAMPLE_RATE, text=text, speaker=f"s{i % 50}",
+                language="en",
+            )
+            for i, wave in enumerate(self.waves)
+        ]  # fmt: skip
+        write_manifest(rows, self.folder / name / "manifest", part_minutes=minutes, first_minutes=minutes)
+        return self.folder / name
 
     def timed(self, run: Callable[[], Any], times: int = 3) -> float:
         """Median of wall seconds, after one run that does not count."""
@@ -187,10 +198,15 @@ class Bench:
 
 def do_again(worker: Any, build: Path, tasks: Sequence[Task]) -> None:
     """Do tasks whether or not they are done, as the engines do them."""
-    for task in tasks:
+
+    def run(task: Task) -> None:
         marker_path(build / task.output).unlink(missing_ok=True)
         if worker.run(build, task) != "done":
             raise RuntimeError(failure_of(build, task))
+
+    with TaskThreads(worker.stage.tasks_at_once) as threads:
+        for task in tasks:
+            threads.submit(run, task)
 
 
 def work(stage: Any, build: Path, tasks: Sequence[Task], barrier: Any, queue: Any) -> None:
@@ -436,6 +452,49 @@ def decode(bench: Bench) -> Iterator[Row]:
         yield {"decode FLAC, threads": threads, "hours_per_hour": length / seconds}
 
 
+@dataclass(frozen=True)
+class ImitatedUnits(audio.AudioStage):
+    """Units of a GPU that is a queue of waits: `speed` hours of audio per hour. It needs none."""
+
+    speed: float
+    parts_at_once: int
+    device: str = "cuda"
+    name: ClassVar[str] = "imitated"
+    version: ClassVar[int] = 1
+
+    @property
+    def tasks_at_once(self) -> int:
+        return self.parts_at_once
+
+    def open(self) -> audio.AudioWorker:
+        queue = ThreadPoolExecutor(1)
+
+        def process(batch: pa.RecordBatch, rows: list[audio.Row]) -> pa.RecordBatch:
+            lengths = [0 if wave is None else len(wave) for _, wave, _ in rows]
+            queue.submit(time.sleep, sum(lengths) / SAMPLE_RATE / self.speed).result()
+            units: list[np.ndarray | None] = [np.zeros(length // 320, np.int16) for length in lengths]
+            return token_batch(batch, units, UNITS)
+
+        return audio.AudioWorker(self, UNITS, process, turn=contextlib.nullcontext())
+
+
+def overlap(bench: Bench) -> Iterator[Row]:
+    """How busy the real path, from FLAC to tables, keeps a GPU of a given speed, imitated: runs on any machine."""
+    bench.manifest  # noqa: B018  writes the FLAC files
+    for minutes in (1.0, PART_MINUTES):
+        build = bench.make_manifest(f"overlap-{minutes:g}", minutes)
+        for at_once in (1, 2):
+            stage = ImitatedUnits(1000.0, at_once)
+            tasks, worker = part_tasks(build, stage, stage.name), stage.open()
+            # the least: other work on the machine only adds to it
+            seconds = min(bench.timed(lambda: do_again(worker, build, tasks), 1) for _ in range(3))  # noqa: B023
+            yield {
+                "imitated GPU, parts of minutes": minutes, "parts": len(tasks), "parts_at_once": at_once,
+                "gpu_busy": bench.seconds / stage.speed / seconds,
+                "milliseconds_lost_per_part": 1e3 * (seconds - bench.seconds / stage.speed) / len(tasks),
+            }  # fmt: skip
+
+
 def mfu(bench: Bench) -> Iterator[Row]:
     """A training step of the 1b preset at 4096; see `benchmarks.lm_mfu`."""
     from benchmarks.lm_mfu import measure
@@ -481,7 +540,8 @@ def train(bench: Bench) -> Iterator[Row]:
 
 
 PARTS = {
-    part.__name__: part for part in (machine, units, same, compact, prosody, ctc, kmeans, decode, mfu, train)
+    part.__name__: part
+    for part in (machine, units, same, compact, prosody, ctc, kmeans, decode, overlap, mfu, train)
 }
 
 

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import apache_beam as beam
@@ -18,7 +18,7 @@ from corpus.records import Unusable
 from pipelines.engines import dataflow, dataflow_preflight
 from pipelines.engines.beam_workers import ForkedEnvironment, silence_lost_connections
 from pipelines.engines.requirements import check_versions, java
-from pipelines.execution.task import DeviceError, Stage, Task
+from pipelines.execution.task import DeviceError, Stage, Task, TaskThreads
 
 
 class RunTask(beam.DoFn):
@@ -31,8 +31,15 @@ class RunTask(beam.DoFn):
     def setup(self) -> None:
         self.worker = self.stage.open()
 
-    def process(self, task: Task) -> Iterator[tuple[str, str]]:
-        yield task.output, self.worker.run(files.to_path(self.build), task)
+    def start_bundle(self) -> None:
+        self.threads = TaskThreads(self.stage.tasks_at_once)
+
+    def process(self, task: Task) -> None:
+        self.threads.submit(self.worker.run, files.to_path(self.build), task)
+
+    def finish_bundle(self) -> None:
+        with self.threads:
+            pass
 
 
 def run(

@@ -27,7 +27,7 @@ from apache_beam.options.pipeline_options import (
 
 from corpus import files
 from pipelines.engines.predecode import decode_task, run_decoded
-from pipelines.execution.task import Stage, Task
+from pipelines.execution.task import Stage, Task, TaskThreads
 
 RUNNER = "DataflowRunner"
 BLOCK = 1_000  # tasks in one listed file
@@ -188,5 +188,12 @@ class RunDecoded(beam.DoFn):
     def setup(self) -> None:
         self.worker = self.stage.open()
 
-    def process(self, task: Task) -> Iterator[tuple[str, str]]:
-        yield task.output, run_decoded(self.worker, files.to_path(self.build), task)  # type: ignore[arg-type]
+    def start_bundle(self) -> None:
+        self.threads = TaskThreads(self.stage.tasks_at_once)
+
+    def process(self, task: Task) -> None:
+        self.threads.submit(run_decoded, self.worker, files.to_path(self.build), task)
+
+    def finish_bundle(self) -> None:
+        with self.threads:
+            pass

@@ -9,7 +9,7 @@ from typing import ClassVar
 from corpus import files
 from pipelines.execution.engine import EngineOption
 from pipelines.execution.runner import claim
-from pipelines.execution.task import Stage, Task, is_done
+from pipelines.execution.task import Stage, Task, TaskThreads, is_done
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,19 @@ class LocalEngine:
     def run(self, stage: Stage, build: Path, tasks: list[Task]) -> None:
         """Try each task in turn; one that another run has claimed is tried if that run ends without it."""
         worker, left = stage.open(), tasks
+
+        def attempt(task: Task) -> None:
+            with claim(build, task) as claimed:
+                if claimed:
+                    worker.run(build, task)
+                else:
+                    waiting.append(task)
+
         while left:
-            waiting = []
-            for task in left:
-                with claim(build, task) as claimed:
-                    if claimed:
-                        worker.run(build, task)
-                    else:
-                        waiting.append(task)
+            waiting: list[Task] = []
+            with TaskThreads(stage.tasks_at_once) as threads:
+                for task in left:
+                    threads.submit(attempt, task)
             left = [task for task in waiting if not is_done(build, task)]
             if left:
                 time.sleep(0.2)

@@ -19,7 +19,7 @@ from corpus.provenance import versions
 from corpus.records import Unusable
 from pipelines.engines.requirements import check_versions, java
 from pipelines.execution.engine import EngineOption
-from pipelines.execution.task import Stage, Task, Worker
+from pipelines.execution.task import Stage, Task, TaskThreads, Worker
 
 MAX_SLICES = 100_000  # of a job: the driver holds something for each
 SESSION: dict[str, Any] = {}
@@ -59,10 +59,10 @@ class SparkEngine:
         files.check_reachable(build, writing=True)
 
     def run(self, stage: Stage, build: Path, tasks: list[Task]) -> None:
-        """Run the tasks as a Spark job: one part per task, or a few where there are very many."""
+        """Run the tasks as a Spark job: one part per task, or a few where there are very many or a GPU does them."""
         context = session(self.workers, self.master, self.extra).sparkContext
         try:
-            slices = context.parallelize(tasks, min(len(tasks), MAX_SLICES))
+            slices = context.parallelize(tasks, slice_count(stage, len(tasks), context.defaultParallelism))
             job = slices.mapPartitions(RunTasks(stage, str(build)))
             with ThreadPoolExecutor(
                 1, "spark"
@@ -78,6 +78,11 @@ class SparkEngine:
             raise ValueError(
                 f"{stage.name}: the Spark job failed: {cause(error)}; finished parts are kept, run again"
             ) from error
+
+
+def slice_count(stage: Stage, tasks: int, cores: int) -> int:
+    """Spark tasks for a stage's tasks: one each; up to eight, in eight rounds or more, where a worker overlaps them."""
+    return min(tasks, MAX_SLICES, tasks if stage.tasks_at_once == 1 else max(8 * cores, tasks // 8))
 
 
 def session(workers: int, master: str, extra: tuple[str, ...]) -> Any:
@@ -166,7 +171,7 @@ class RunTasks:
     def __init__(self, stage: Stage, build: str):
         self.stage, self.build = stage, build
 
-    def __call__(self, tasks: Iterable[Task]) -> Iterator[str]:
+    def __call__(self, tasks: Iterable[Task]) -> Iterator[None]:
         from pyspark import TaskContext
 
         context = TaskContext.get()
@@ -176,8 +181,10 @@ class RunTasks:
         if not OPENED or OPENED[0][0] != repr(self.stage):
             OPENED.clear()  # the models of the stage before
             OPENED.append((repr(self.stage), self.stage.open()))
-        for task in tasks:
-            yield OPENED[0][1].run(files.to_path(self.build), task)
+        with TaskThreads(self.stage.tasks_at_once) as threads:
+            for task in tasks:
+                threads.submit(OPENED[0][1].run, files.to_path(self.build), task)
+        return iter(())
 
 
 def silence_jvm(context: Any) -> None:

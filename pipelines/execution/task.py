@@ -15,10 +15,12 @@ import hashlib
 import json
 import os
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 from corpus import files
 
@@ -72,6 +74,11 @@ class Stage(Protocol):
         """Whether it maps decoded recordings: its worker is a `steps.audio.AudioRunner`."""
         return False
 
+    @property
+    def tasks_at_once(self) -> int:
+        """How many tasks a worker process works on: while a GPU computes one, another is decoded or written."""
+        return 2 if self.uses_gpu and self.decodes else 1
+
     def bundle(self, tasks: list[Task]) -> list[Task]:
         """Tasks as an engine gets them: one may stand for several, which it carries as its arguments."""
         return tasks
@@ -87,6 +94,44 @@ class FileWorker:
     def run(self, build: Path, task: Task) -> str:
         """Do one task unless it is done."""
         return run_task(self.stage, self.make, build, task)
+
+
+class TaskThreads:
+    """Does tasks in order, at most `at_once` of them at a time: in threads of their own where that is more than one.
+
+    Each is done by `run_task`, so that its table is complete before its done marker appears, whatever the others do.
+    As a context manager it waits for all tasks, also when it is interrupted, and raises the first error of one.
+    """
+
+    def __init__(self, at_once: int):
+        self._at_once = at_once
+        self._threads = ThreadPoolExecutor(at_once, "task") if at_once > 1 else None
+        self._pending: deque[Future] = deque()
+
+    def submit(self, run: Callable[..., Any], *arguments: Any) -> None:
+        """Call `run(*arguments)`, once fewer than `at_once` calls are left."""
+        if self._threads is None:
+            run(*arguments)
+            return
+        if len(self._pending) == self._at_once:
+            self._pending.popleft().result()
+        self._pending.append(self._threads.submit(run, *arguments))
+
+    def wait(self) -> None:
+        """Wait until all calls are over."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            if self._threads is not None:
+                self._threads.shutdown()
 
 
 def key_fields(stage: Stage, inputs: Sequence[str], arguments: tuple = ()) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import abc
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,6 +119,8 @@ class AudioWorker:
     notes: Mapping[str, Any] = field(default_factory=dict)  # kept in each done marker
     batch_minutes: float = 5.0  # of audio in one batch
     add_notes: AddNotes = add_nothing
+    # while `process` runs; a `nullcontext` where it may run for several tasks at a time
+    turn: AbstractContextManager = field(default_factory=threading.Lock)
 
     def run(self, build: Path, task: Task, audio: AudioSource = decode_batch) -> str:
         """Do one task unless it is done, with the recordings that `audio` gives."""
@@ -132,11 +135,20 @@ class AudioWorker:
     ) -> dict[str, Any]:
         """Map the task's manifest part batch by batch."""
         # workers on CPUs share the cores; a GPU waits for all the cores there are
-        threads = len(os.sched_getaffinity(0)) if self.stage.uses_gpu else 1
+        cores = len(os.sched_getaffinity(0)) if self.stage.uses_gpu else 1
+        threads = max(1, cores // self.stage.tasks_at_once)
         table = files.read_table(build / task.inputs[0])
-        decoded = prefetch((batch, audio(batch, threads)) for batch in batches(table, self.batch_minutes))
-        results = ((batch, self.process(batch, rows)) for batch, rows in decoded)
-        return write_results(temporary, self.schema, results, self.notes, self.add_notes)
+
+        def results() -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+            for batch, rows in decoded:
+                with self.turn:
+                    result = self.process(batch, rows)
+                yield batch, result
+
+        with closing(
+            prefetch((batch, audio(batch, threads)) for batch in batches(table, self.batch_minutes))
+        ) as decoded:
+            return write_results(temporary, self.schema, results(), self.notes, self.add_notes)
 
 
 def sampled_rows(build: Path, count: int, table: str = "manifest") -> list[tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,7 +51,9 @@ class EncodeUnits(AudioStage):
         encoder = single_threaded_encoder(self.encoder, self.layer, self.device, self.dtype)
         codebook = load_codebook(files.local(files.to_path(self.codebook)), trust_pickle=self.trust_pickle)
         encode = functools.partial(encode_batch, encoder, codebook)
-        return AudioWorker(self, UNITS, encode, {"hop": encoder.hop, "centre": encoder.centre})
+        notes = {"hop": encoder.hop, "centre": encoder.centre}
+        # batches of two parts queue up on a GPU, which does not wait for the host in between
+        return AudioWorker(self, UNITS, encode, notes, turn=nullcontext())
 
 
 def encode_batch(encoder: Any, codebook: Any, batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:

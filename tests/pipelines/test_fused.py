@@ -1,6 +1,7 @@
 """Several tables from one decode: the same files as one stage after the other, with fewer decodes."""
 
 import json
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ import soundfile
 
 from pipelines import settings
 from pipelines.build import run_step
+from pipelines.engines.beam import BeamEngine
 from pipelines.execution.runner import run_stage
 from pipelines.layout import part_tasks
 from pipelines.steps import audio, fused
@@ -32,6 +34,7 @@ class Measure(AudioStage):
     device: str = "cpu"
     fails: bool = False
     version: ClassVar[int] = 1
+    outside_key: ClassVar[tuple[str, ...]] = ("device",)
 
     def open(self):
         return AudioWorker(self, POWER, self.process)
@@ -42,6 +45,30 @@ class Measure(AudioStage):
         power = [None if wave is None else float(np.mean(wave.astype(float) ** 2)) for _, wave, _ in rows]
         rejects = reject_columns([row[2] for row in rows])
         return pa.record_batch([batch.column("id"), pa.array(power, pa.float64()), *rejects], schema=POWER)
+
+
+DECODED: list[str] = []
+"""Ids of the recordings decoded, in order."""
+STARTED: list[str] = []
+"""Ids of the first recordings of the parts that `Patient.process` started on, and then "over" for each."""
+
+
+@dataclass(frozen=True)
+class Patient(Measure):
+    """As `Measure`, once both recordings of the next part are decoded."""
+
+    device: str = "cuda"  # imitated: nothing here computes on it
+
+    def process(self, batch, rows):
+        assert len(STARTED) % 2 == 0  # one part at a time
+        STARTED.append(batch.column("id")[0].as_py())
+        until = time.monotonic() + 20
+        while len(DECODED) < min(6, len(STARTED) + 3):
+            assert time.monotonic() < until, "the next part is not decoded ahead"
+            time.sleep(0.01)
+        result = super().process(batch, rows)
+        STARTED.append("over")
+        return result
 
 
 @pytest.fixture
@@ -61,14 +88,15 @@ def build(tmp_path):
 @pytest.fixture
 def decodes(monkeypatch):
     """Ids of the recordings decoded, in order."""
-    ids, decode = [], audio.Decoder.decode
+    decode = audio.Decoder.decode
 
     def note(decoder, utterance):
-        ids.append(utterance.id)
+        DECODED.append(utterance.id)
         return decode(decoder, utterance)
 
     monkeypatch.setattr(audio.Decoder, "decode", note)
-    return ids
+    DECODED.clear()
+    return DECODED
 
 
 def planned(build, *stages):
@@ -137,3 +165,38 @@ def test_many_threads_decode_in_order(build):
     assert [row[0] for row in one] == [row[0] for row in many]
     assert [str(row[2]) for row in one] == [str(row[2]) for row in many]
     assert np.array_equal(one[0][1], many[0][1])
+
+
+@pytest.mark.parametrize("engine", [LOCAL, BeamEngine()], ids=["local", "beam"])
+def test_a_gpu_s_next_part_is_decoded_while_it_computes_one_and_the_bytes_are_the_same(
+    build, decodes, engine
+):
+    stage = Measure("one")
+    tasks = part_tasks(build, stage, "one")
+    run_stage(stage, build, tasks, LOCAL)
+    alone = files(build)
+    for path in (build / "one").glob("*"):
+        path.unlink()
+    decodes.clear()
+    STARTED.clear()
+    run_stage(Patient("one"), build, tasks, engine)
+    assert files(build) == alone
+    assert sorted(decodes) == [f"u{i}" for i in range(6)]
+
+
+def test_a_part_that_fails_on_a_gpu_is_named_and_the_next_one_is_kept(build, monkeypatch):
+    read = audio.files.read_table
+
+    def broken(path, *options):
+        if path.name == "part-00001.parquet":
+            raise ValueError("a broken part")
+        return read(path, *options)
+
+    stage = Measure("one", device="cuda")
+    tasks = part_tasks(build, stage, "one")
+    monkeypatch.setattr(audio.files, "read_table", broken)
+    with pytest.raises(ValueError, match=r"1 of 3 tasks failed; first one/part-00001.parquet: a broken part"):
+        run_stage(stage, build, tasks, LOCAL)
+    assert sorted(path.name for path in (build / "one").glob("*.done")) == [
+        "part-00000.parquet.done", "part-00002.parquet.done",
+    ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import threading
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from pipelines.execution.task import (
     FileWorker,
     Stage,
     Task,
+    TaskThreads,
     is_done,
     key,
     make_task,
@@ -203,3 +205,30 @@ def test_a_full_disk_is_named_where_a_model_or_a_part_is_written(tmp_path):
     part(tmp_path, "a", ["a"])
     assert tasks.run_task(Add(3), full, tmp_path, make_task(Add(3), "out/a", {"in/a": "d"}, 1)) == "failed"
     assert f"the disk of {tmp_path / 'out'} is full" in (tmp_path / "out" / "a.failed").read_text()
+
+
+def test_at_most_two_tasks_are_at_work_and_an_error_is_raised_when_the_others_are_over():
+    both, over = threading.Barrier(2, timeout=20), []
+
+    def run(name):
+        if name in "ab":
+            both.wait()  # passes only where both are at work
+        if name == "b":
+            raise DeviceError("a bad GPU")
+        over.append(name)
+
+    def run_all():
+        with TaskThreads(2) as threads:
+            for name in "abcd":
+                threads.submit(run, name)
+
+    with pytest.raises(DeviceError, match="a bad GPU"):
+        run_all()
+    assert over == ["a", "c"]  # the error is raised where the next task would take its place
+
+
+def test_one_task_at_a_time_needs_no_thread():
+    names = []
+    with TaskThreads(1) as threads:
+        threads.submit(lambda: names.append(threading.current_thread()))
+    assert names == [threading.main_thread()]

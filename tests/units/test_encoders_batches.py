@@ -1,5 +1,8 @@
 """No result depends on the batch it is in, on the number of threads, or on the algorithm for a GPU."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from tests.helpers.hubert import LAYOUTS, as_on_a_gpu, flat_codebook, speech_like
 from units.encode import encode_units
 from units.encoders import load_encoder
+from units.hubert.transformer import single_precision
 from units.kmeans import Codebook
 from units.verify import verify
 
@@ -132,3 +136,21 @@ def test_units_in_one_step_are_those_of_features_and_codebook(huberts, layout):
     assert [sequence.tolist() for sequence in units] == [codebook.assign(x).tolist() for x in features]
     assert all(sequence.dtype == np.int32 for sequence in units)
     assert encode_units(encoder, codebook, []) == []
+
+
+def test_the_flags_of_convolutions_hold_for_each_of_two_threads_that_launch_work():
+    before, left = torch.backends.cudnn.allow_tf32, threading.Event()
+    flags = []
+
+    def launch():
+        with single_precision(torch.device("cuda")):
+            left.wait(0.2)  # without a lock, the first thread restores the flags meanwhile
+            flags.append(torch.backends.cudnn.allow_tf32)
+
+    with single_precision(torch.device("cuda")):
+        thread = threading.Thread(target=launch)
+        thread.start()
+        time.sleep(0.05)
+    left.set()
+    thread.join()
+    assert (flags, torch.backends.cudnn.allow_tf32) == ([False], before)

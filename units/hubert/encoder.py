@@ -13,6 +13,7 @@ This file cuts recordings into pieces, groups pieces in batches, and joins the r
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ import torch
 from corpus.records import SAMPLE_RATE
 from units.hubert.convolutions import Convolutions, FirstConvolution
 from units.hubert.settings import ACTIVATIONS, HubertSettings
-from units.hubert.transformer import Transformer
+from units.hubert.transformer import LAUNCHING, Transformer
 from units.tensor_files import hash_settings, hash_tensors
 from units.threads import single_threaded_pool
 from units.waveform import check_waveform
@@ -170,8 +171,9 @@ class HubertEncoder:
 
         @torch.inference_mode()
         def launch(batch: list[Piece]) -> tuple[torch.Tensor, HostCopy]:
-            features = self._features(recordings, batch, shared)
-            return features, HostCopy(function(features))
+            with LAUNCHING if self._on_device else nullcontext():
+                features = self._features(recordings, batch, shared)
+                return features, HostCopy(function(features))
 
         def complete(launched: tuple[torch.Tensor, HostCopy]) -> np.ndarray:
             features, values = launched
