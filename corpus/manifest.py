@@ -7,11 +7,14 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections import Counter
+import textwrap
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, count
+from fnmatch import fnmatch
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,8 @@ KEY_LENGTH = 80  # characters; a tar header has room for 100 bytes with the endi
 DETAIL_LENGTH = 500  # characters
 VERSION = 2  # of the rows' columns
 SUMMARY = "manifest.json"  # written last: a folder without it holds no finished manifest
+LISTING = "parts.jsonl"  # while a manifest is made: an entry of the summary for each part
+AT_ONCE = 32  # parts that are published at a time
 STRINGS = ("id", "audio", "text", "speaker", "language", "licence", "source", "source_split", "alignment")
 
 
@@ -163,16 +168,15 @@ def write_manifest(
         checked = _checked(rows, check, unfinished / "ids.sqlite")
         parts: Iterator[list[dict[str, Any]]]
         if old is None:
-            summary, listing, origin = _write_parts(cut(checked), unfinished)
+            summary, origin = _write_parts(cut(checked), unfinished)
         else:
-            names = [folder / part["name"] for part in old["parts"]]
-            with closing(Order(names, unfinished / "order.sqlite")) as order:
+            with closing(Order(folder, old["parts"], unfinished / "order.sqlite")) as order:
                 order.fill(checked)
                 if old["settings"]["part_minutes"] == part_minutes:
                     parts = chain(order.whole(), cut(order.rest(), max(order.parts - 1, 0)))
                 else:
                     parts = cut(row for _, row in order.rows())
-                summary, listing, first = _write_parts(parts, unfinished)
+                summary, first = _write_parts(parts, unfinished)
             origin = old.get("origin") if order.matched else first
         content = {
             "version": VERSION,
@@ -185,12 +189,9 @@ def write_manifest(
                 "transcripts": transcripts,
             },
             **{name: value for name, value in asdict(summary).items() if name != "first_reject"},
-            "parts": listing,
         }
-        (unfinished / SUMMARY).write_text(
-            json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-        )
-        _publish(unfinished, folder, [part["name"] for part in listing])
+        _write_summary(unfinished, content)
+        _publish(unfinished, folder, summary.parts)
     finally:
         shutil.rmtree(unfinished if beside == folder.parent else beside)
     return summary
@@ -355,48 +356,70 @@ def _check_text(text: str | None, *, required: bool) -> None:
         raise Reject("text.empty", f"transcript {text!r}: need a letter or a digit")
 
 
+def part_name(number: int) -> str:
+    """The name of a part."""
+    return f"part-{number:05d}.parquet"
+
+
 def _old_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of the manifest that is in the folder, of any version; None where there is none."""
+    """The summary of the manifest that is in the folder, of any version, with the names of its parts; None: none."""
+
+    def name_of(entry: dict[str, Any]) -> Any:  # as each is read: a dict for each of a million parts is much
+        return entry["name"] if "sha256" in entry else entry
+
     try:
-        summary = files.read_record(folder / SUMMARY, "origin", "parts", "settings")
-        return summary if summary["parts"] else None
-    except ValueError:
+        summary = json.loads(files.read(folder / SUMMARY), object_hook=name_of)
+        return summary if summary["parts"] and "settings" in summary and "origin" in summary else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _write_parts(
-    parts: Iterable[list[dict[str, Any]]], folder: Path
-) -> tuple[ManifestSummary, list[dict[str, Any]], str | None]:
-    """Write parts into `folder`; return the totals, one entry of `manifest.json` for each part, and the first id."""
+def _write_parts(parts: Iterable[list[dict[str, Any]]], folder: Path) -> tuple[ManifestSummary, str | None]:
+    """Write parts into `folder`, and one entry of `manifest.json` for each into LISTING; the totals, the first id."""
     first: str | None = None
     first_reject = ""
     counts: Counter[str | None] = Counter()  # reason, None where good -> rows
     samples: Counter[str | None] = Counter()
-    listing: list[dict[str, Any]] = []
-    for part in parts:
-        first = first or (part[0]["id"] if part else None)
-        for row in part:
-            if row["reject"] and not first_reject:
-                first_reject = f"{row['id']}: {row['reject']}: {row['detail']}"
-            counts[row["reject"]] += 1
-            samples[row["reject"]] += row["samples"]
-        path = folder / f"part-{len(listing):05d}.parquet"
-        more = [field for field in OPTIONAL if any(row[field.name] is not None for row in part)]
-        pq.write_table(pa.Table.from_pylist(part, pa.schema([*SCHEMA, *more])), path, compression="zstd")
-        listing.append(
-            {
-                "name": path.name,
-                "rows": len(part),
-                "samples": sum(row["samples"] for row in part),
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            }
-        )
+    number = 0
+    with (folder / LISTING).open("w", encoding="utf-8") as listing:
+        for number, part in enumerate(parts, 1):
+            first = first or (part[0]["id"] if part else None)
+            for row in part:
+                if row["reject"] and not first_reject:
+                    first_reject = f"{row['id']}: {row['reject']}: {row['detail']}"
+                counts[row["reject"]] += 1
+                samples[row["reject"]] += row["samples"]
+            entry = _write_part(folder / part_name(number - 1), part)
+            listing.write(json.dumps(entry, sort_keys=True) + "\n")
     good, good_samples = counts.pop(None, 0), samples.pop(None, 0)
     reasons = sorted(filter(None, counts))
     rejected = {reason: counts[reason] for reason in reasons}
     rejected_samples = {reason: samples[reason] for reason in reasons}
-    summary = ManifestSummary(len(listing), good, good_samples, rejected, rejected_samples, first_reject)
-    return summary, listing, first
+    summary = ManifestSummary(number, good, good_samples, rejected, rejected_samples, first_reject)
+    return summary, first
+
+
+def _write_part(path: Path, part: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write one part; its entry of `manifest.json`."""
+    more = [field for field in OPTIONAL if any(row[field.name] is not None for row in part)]
+    pq.write_table(pa.Table.from_pylist(part, pa.schema([*SCHEMA, *more])), path, compression="zstd")
+    return {
+        "name": path.name,
+        "rows": len(part),
+        "samples": sum(row["samples"] for row in part),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+
+
+def _write_summary(folder: Path, content: dict[str, Any]) -> None:
+    """Write SUMMARY: `content` as JSON, with the entries of LISTING as "parts", of which one is in memory at a time."""
+    before, after = json.dumps(content | {"parts": []}, indent=1, sort_keys=True).split('"parts": []')
+    with (folder / LISTING).open(encoding="utf-8") as listing, (folder / SUMMARY).open("w") as file:
+        file.write(f'{before}"parts": [')
+        for number, line in enumerate(listing):
+            entry = json.dumps(json.loads(line), indent=1)
+            file.write((",\n" if number else "\n") + textwrap.indent(entry, "  "))
+        file.write(("\n ]" if content["parts"] else "]") + after + "\n")
 
 
 def _cut(rows: Iterable[dict[str, Any]], lengths: Iterator[float]) -> Iterator[list[dict[str, Any]]]:
@@ -413,20 +436,50 @@ def _cut(rows: Iterable[dict[str, Any]], lengths: Iterator[float]) -> Iterator[l
         yield part
 
 
-def _publish(unfinished: Path, folder: Path, names: list[str]) -> None:
-    """Move a finished manifest into its folder; from the first step to the last, `parts` finds none there."""
+def _publish(unfinished: Path, folder: Path, parts: int) -> None:
+    """Move a finished manifest into its folder; from the first step to the last, `parts` finds none there.
+
+    Several files at a time: a store takes a while for each request, a disk for each fsync.
+    """
     files.make_folder(folder)
-    changed = [name for name in [*names, SUMMARY] if not _same_bytes(unfinished / name, folder / name)]
-    surplus = [path for path in folder.glob("part-*.parquet") if path.name not in set(names)]
-    if not changed and not surplus:
-        return
-    (folder / SUMMARY).unlink(missing_ok=True)
-    for path in surplus:
-        path.unlink()
-    for name in changed:
-        if name != SUMMARY:
+    old = folder / SUMMARY
+
+    def replace_part(name: str, same: bool) -> None:
+        if same:
+            (unfinished / name).unlink()
+        else:
             files.publish(unfinished / name, folder / name)
-    files.publish(unfinished / SUMMARY, folder / SUMMARY)
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        names, changed = map(part_name, range(parts)), False
+        while batch := list(islice(names, AT_ONCE)):
+            same = list(threads.map(lambda name: _same_bytes(unfinished / name, folder / name), batch))
+            if not all(same) and not changed:
+                old.unlink(missing_ok=True)
+                changed = True
+            deque(threads.map(replace_part, batch, same), maxlen=0)
+    if surplus := [name for name in _names_of_parts(folder) if not _is_part_name(name, parts)]:
+        old.unlink(missing_ok=True)
+    for name in surplus:
+        (folder / name).unlink()
+    if changed or surplus or not _same_bytes(unfinished / SUMMARY, old):
+        old.unlink(missing_ok=True)
+        files.publish(unfinished / SUMMARY, old)
+
+
+def _names_of_parts(folder: Path) -> Iterator[str]:
+    """Names of the files in a manifest's folder that are parts of this one or of an earlier one, in no order."""
+    if files.is_url(folder):
+        yield from (path.name for path in folder.glob("part-*.parquet"))
+        return
+    with os.scandir(folder) as entries:  # `glob` holds them all
+        yield from (one.name for one in entries if fnmatch(one.name, "part-*.parquet"))
+
+
+def _is_part_name(name: str, parts: int) -> bool:
+    """Whether a part of a manifest of that many parts has this name."""
+    number = name.removeprefix("part-").removesuffix(".parquet")
+    return number.isdecimal() and int(number) < parts and name == part_name(int(number))
 
 
 def _same_bytes(one: Path, other: Path) -> bool:

@@ -23,7 +23,7 @@ class Order:
     Rows are identified by their id; of several with one id, the first counts.
     """
 
-    def __init__(self, parts: list[Path], database: Path):
+    def __init__(self, folder: Path, parts: list[str], database: Path):
         self.parts = len(parts)
         self.matched = 0  # rows that the earlier manifest held too
         self._database = sqlite3.connect(database)
@@ -33,8 +33,8 @@ class Order:
             "CREATE TABLE fresh (part INT, row INT, content TEXT, PRIMARY KEY (part, row)) WITHOUT ROWID;"
             "CREATE TABLE seen (who INT, id TEXT, times INT, PRIMARY KEY (who, id)) WITHOUT ROWID"
         )
-        for number, part in enumerate(parts):
-            ids = files.read_table(part, ["id"]).column("id").to_pylist()
+        for number, table in enumerate(files.read_tables(folder, parts, ["id"])):
+            ids = table.column("id").to_pylist()
             positions = [(id, self._nth(0, id), number, row) for row, id in enumerate(ids)]
             self._database.executemany("INSERT INTO old VALUES (?, ?, ?, ?)", positions)
 
