@@ -2,6 +2,7 @@
 
 import json
 import re
+import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,31 @@ SIZES = (
 )  # fmt: skip
 
 
+class Values:
+    """Samples by the values of some columns, in a temporary file: a column may have as many values as rows."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("")
+        self._database.execute("CREATE TABLE sums (name TEXT, value TEXT, samples INT, UNIQUE (name, value))")
+
+    def add(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Add the samples of (column, value)."""
+        self._database.executemany(
+            "INSERT INTO sums VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET samples = samples + excluded.samples",
+            [(*key, samples) for key, samples in counts.items()],
+        )
+
+    def most_common(self, name: str, most: int = -1) -> list[tuple[str, int]]:
+        """Values of a column with their samples, the largest sums first; -1: all of them."""
+        query = "SELECT value, samples FROM sums WHERE name = ? ORDER BY samples DESC, rowid LIMIT ?"
+        return self._database.execute(query, (name, most)).fetchall()
+
+    def total(self, name: str) -> tuple[int, int]:
+        """The number of values of a column, and all of their samples."""
+        query = "SELECT count(*), coalesce(sum(samples), 0) FROM sums WHERE name = ?"
+        return self._database.execute(query, (name,)).fetchone()
+
+
 @dataclass
 class Totals:
     """What the shards hold, counted from manifest and outcomes; samples at 16 kHz."""
@@ -40,9 +66,8 @@ class Totals:
     outcomes: Counter[str] = field(default_factory=Counter)  # samples
     utterances: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, list[int]] = field(default_factory=dict)  # utterances, samples
-    values: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in COLUMNS})
     splits: Counter[str] = field(default_factory=Counter)
-    speakers: set[int] = field(default_factory=set)
+    values: Values = field(default_factory=Values)  # of COLUMNS and of "speaker"
 
 
 def count(build: Path) -> Totals:
@@ -56,15 +81,19 @@ def count(build: Path) -> Totals:
     try:
         decided = files.read_tables(build, (f"{TABLE}/{name}" for name in names))
         for manifest, outcome in zip(manifests, decided, strict=True):
+            values: Counter[tuple[str, str]] = Counter()
             for row, end in zip(manifest.to_pylist(), outcome.to_pylist(), strict=True):
-                add(result, row, end)
+                add(result, values, row, end)
+            result.values.add(values)
     except (OSError, ValueError) as error:
         raise ValueError(f"{build}: no finished shards here; run `wordweave build` first") from error
     return result
 
 
-def add(result: Totals, row: Mapping[str, Any], end: Mapping[str, Any]) -> None:
-    """Add one utterance."""
+def add(
+    result: Totals, values: Counter[tuple[str, str]], row: Mapping[str, Any], end: Mapping[str, Any]
+) -> None:
+    """Add one utterance; `values` are those of its part."""
     samples = row["samples"]
     result.outcomes[end["outcome"]] += samples
     result.utterances[end["outcome"]] += 1
@@ -74,9 +103,9 @@ def add(result: Totals, row: Mapping[str, Any], end: Mapping[str, Any]) -> None:
     if STREAMS_OF[end["outcome"]]:
         result.splits[end["split"]] += samples
         for name in COLUMNS:
-            result.values[name][row.get(name) or "not stated"] += samples
+            values[name, row.get(name) or "not stated"] += samples
         if row["speaker"] is not None:
-            result.speakers.add(hash(row["speaker"]))
+            values["speaker", row["speaker"]] += samples
 
 
 def data_card(build: Path, name: str = "") -> str:
@@ -99,17 +128,18 @@ def data_card(build: Path, name: str = "") -> str:
             *((one.replace("_", " "), hours(totals.outcomes[one]), totals.utterances[one]) for one in STREAMS_OF),
             *((f"split {split}", hours(samples), "") for split, samples in sorted(totals.splits.items())),
         ]),
-        f"Speakers: {len(totals.speakers) or 'not stated'}"
+        f"Speakers: {totals.values.total('speaker')[0] or 'not stated'}"
         + (", named by salted hashes." if settings.corpus.speaker_salt else "."),
         "",
     ]  # fmt: skip
     for column in COLUMNS:
-        rows = totals.values[column].most_common()
+        rows = totals.values.most_common(column, SHOWN)
         if not rows or ([value for value, _ in rows] == ["not stated"] and column.startswith("source")):
             continue
-        shown = [(cell(value), hours(samples)) for value, samples in rows[:SHOWN]]
-        if rest := sum(samples for _, samples in rows[SHOWN:]):
-            shown.append((f"{len(rows) - SHOWN} others", hours(rest)))
+        shown = [(cell(value), hours(samples)) for value, samples in rows]
+        number, every = totals.values.total(column)
+        if rest := every - sum(samples for _, samples in rows):
+            shown.append((f"{number - SHOWN} others", hours(rest)))
         lines += [
             f"## {column.replace('_', ' ').capitalize()}",
             "",
@@ -129,8 +159,11 @@ def data_card(build: Path, name: str = "") -> str:
 
 def head(build: Path, title: str, totals: Totals, kept: int) -> list[str]:
     """The YAML at the head of a card."""
-    languages = sorted({code for code in map(language_code, totals.values["language"]) if code})
-    stated = [value for value in totals.values["licence"] if value != "not stated"]
+    tags, stated = (
+        [value for value, _ in totals.values.most_common(name) if value != "not stated"]
+        for name in ("language", "licence")
+    )
+    languages = sorted({code for code in map(language_code, tags) if code})
     named = sorted({licence_id(value) for value in stated}) or ["unknown"]
     size = next((label for limit, label in SIZES if kept < limit), "100M<n<1B")
     index = json.loads(files.read(build / INDEX))["streams"]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -295,6 +296,31 @@ def test_reading_what_is_no_manifest_says_so(tmp_path):
 def test_an_empty_source_gives_a_manifest_without_parts(tmp_path):
     assert write_manifest([], tmp_path / "m").rows == 0
     assert parts(tmp_path / "m") == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_summary_is_sorted_json_whatever_the_number_of_parts(tmp_path, count):
+    write_manifest([utterance(f"u{n}", 30) for n in range(count)], tmp_path / "m", part_minutes=0.1)
+    content = (tmp_path / "m" / "manifest.json").read_text()
+    assert content == json.dumps(json.loads(content), indent=1, sort_keys=True) + "\n"
+    assert len(json.loads(content)["parts"]) == count
+    assert {path.name for path in tmp_path.iterdir()} == {"m"}
+
+
+def test_memory_does_not_grow_with_the_parts(tmp_path):
+    def peak(count: int) -> int:
+        rows = (utterance(f"u{n}", 30) for n in range(count))
+        tracemalloc.start()
+        try:
+            write_manifest(rows, tmp_path / "m", part_minutes=0.1)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)
+    few, many = peak(50), peak(250)
+    assert many - few < 100 * 200  # a part that is listed in memory takes 1000 bytes
+    assert len(parts(tmp_path / "m")) == 250
 
 
 PEAK = """
