@@ -15,6 +15,7 @@ One list for reading transcripts (`normalise`) and labels of other programs (`ma
 
 import html
 import re
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -60,17 +61,30 @@ BRACKETED = re.compile(r"\[[^\[\]]*\]|<[^<>]*>|\{[^{}]*\}")
 SPOKEN_TAG = re.compile(r"[\[<](?:laughter|laugh|laughing)-([^\W\d_][^\s\[\]<>]*)[\]>]", re.IGNORECASE)
 """A word spoken while laughing; the word is group 1."""
 DESCRIBED = re.compile(r"\(([^()]*)\)|\*([^*\s][^*]*)\*|\+\+([^+]+)\+\+|&=\S+|<\|[^|<>]*\|>")
+ROLES = (
+    "Interviewer",
+    "Interviewee",
+    "Narrator",
+    "Moderator",
+    "Host",
+    "Guest",
+    "Caller",
+    "Speaker",
+    "Audience",
+)
 PREFIX = re.compile(
-    r"""(?:(?:^|(?<=[\n\r\u2028\u2029.?!>\])]))[\s>\u200b-]*)          # at the start of a line, a sentence or a turn
+    r"""[\n\r\u2028\u2029.?!>\])][\s>\u200b-]*                        # at the start of a line, a sentence or a turn
         ( \*?[A-Z](?:\.?[0-9]{1,2})?                                  # A: B1: A.1:
         | \*[A-Z]{3}                                                  # CHILDES
         | (?:SPEAKER|Speaker|speaker|SPK|spk)[_\ ]?[0-9A-Z]{1,3}
-        | (?:Interviewer|Interviewee|Narrator|Moderator|Host|Guest|Caller|Speaker|Audience|Q|A)
+        | (?:ROLES|Q|A)
         | [A-Z][A-Z.'-]+(?:\ [A-Z][A-Z.'-]*){0,2}                     # JOHN: MRS. SMITH:
-        ):(?=\s+\S)""",
+        ):(?=\s+\S)""".replace("ROLES", "|".join(ROLES)),
     re.VERBOSE,
 )
-"""Who speaks, before what is spoken; the name is group 1."""
+"""Who speaks, before what is spoken; the name is group 1. To be looked for with a line end before the text."""
+PREFIX_END = re.compile(rf":(?=\s)(?:(?<=[A-Z0-9.'-]:)|{'|'.join(f'(?<={role}:)' for role in ROLES)})")
+"""How each of them ends: this is found quickly, and missing in most texts."""
 
 
 def is_pause(label: str) -> bool:
@@ -111,8 +125,12 @@ def is_description(match: re.Match[str]) -> bool:
     Times in brackets, "(0.5)", are pauses; text in `++` `++`, after `&=` or in `<|` `|>` is a tag by its form.
     """
     inner = match[1] if match[1] is not None else match[2]
-    if inner is None:
-        return True
+    return inner is None or describes(inner)
+
+
+@lru_cache(1 << 14)
+def describes(inner: str) -> bool:
+    """Whether what is in brackets or between asterisks describes a sound."""
     words = re.findall(r"[\w-]+", inner.lower())
     if re.fullmatch(r"\s*[0-9]*\.[0-9]+\s*", inner) or " ".join(words) in DESCRIPTIONS:
         return True
@@ -146,19 +164,29 @@ def tags(text: str) -> list[tuple[int, int]]:
         spans += [match.span() for match in BRACKETED.finditer(text)]
     if any(sign in text for sign in ("(", "*", "++", "&=", "<|")):
         spans += [match.span() for match in DESCRIBED.finditer(text) if is_description(match)]
-    if any(tag in text for tag in BARE_TAGS):
+    if any(map(text.__contains__, BARE_TAGS)):
         spans += [match.span() for match in re.finditer(r"(?<!\S)\S+(?!\S)", text) if match[0] in BARE_TAGS]
-    loud = ":" in text and text == text.upper()  # in capitals throughout, a name in capitals proves nothing
+    names = speakers(text)
+    loud = bool(names) and text == text.upper()  # in capitals throughout, a name in capitals proves nothing
     spans += [
-        (match.start(1), match.end())
-        for match in (PREFIX.finditer(text) if ":" in text else ())
-        if not (loud and re.fullmatch(r"[A-Z][A-Z.' -]+", match[1]))
+        (first, last) for first, last, name in names if not (loud and re.fullmatch(r"[A-Z][A-Z.' -]+", name))
     ]
     kept: list[tuple[int, int]] = []
     for first, last in sorted(spans, key=lambda span: (span[0], -span[1])):
         if not kept or first >= kept[-1][1]:
             kept.append((first, last))
     return kept
+
+
+def speakers(text: str) -> list[tuple[int, int, str]]:
+    """(first, last, name) of everything in a text that looks as if it named who speaks.
+
+    >>> speakers("JOHN: hello. A: hi")
+    [(0, 5, 'JOHN'), (13, 15, 'A')]
+    """
+    if not PREFIX_END.search(text):
+        return []
+    return [(match.start(1) - 1, match.end() - 1, match[1]) for match in PREFIX.finditer(f"\n{text}")]
 
 
 class Unescaped(NamedTuple):

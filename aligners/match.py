@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from aligners.alignment import TimedWord
+from aligners.english.amounts import CURRENCIES, SYMBOLS
+from aligners.english.read import fold
 from aligners.markup import is_pause, is_unknown, spoken_in, tags
-from aligners.normalise import CURRENCIES, SYMBOLS, Token, fold
+from aligners.normalise import Token
 from corpus.records import Reject
 
 SKIPPED = 100  # cost of a label that belongs to no token, more than any other way to read it

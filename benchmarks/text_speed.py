@@ -8,7 +8,9 @@ DOCUMENTS is a file of one document per line. Seconds are CPU time of this proce
 import argparse
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ def main() -> None:
     from pipelines.steps.interleave import Rates, WriteShard
     from pipelines.steps.vocabulary import text_words
     from shards.strategies import make_strategy
-    from shards.text import count_words, load_tokenizer, train_bpe_on_counts
+    from shards.text import count_pieces, load_tokenizer, train_bpe_on_counts
     from shards.vocabulary import Vocabulary
     from shards.write import write_shard
 
@@ -56,8 +58,8 @@ def main() -> None:
         for normalisation in ("spoken", "original"):
             counts = measure(
                 f"words counted, {normalisation}",
-                lambda normalisation=normalisation: count_words(  # type: ignore[misc]
-                    " ".join(text_words(text, normalisation)) for text in texts
+                lambda normalisation=normalisation: count_pieces(  # type: ignore[misc]
+                    Counter(chain.from_iterable(text_words(text, normalisation) for text in texts))
                 ),
             )
             train_bpe_on_counts(counts, folder / "tokenizer.json", size=1000)

@@ -123,8 +123,9 @@ class WriteShard(Stage):
 
     def text_sample(self, vocabulary: Vocabulary, row: dict[str, Any]) -> dict[str, Any]:
         """A transcript or document as text alone."""
-        ids, _ends = vocabulary.tokenizer.encode_words(text_words(row["text"], self.normalisation))
-        tokens = make_document(np.concatenate([[vocabulary.text_marker], ids]), vocabulary, eos=self.eos)
+        ids = vocabulary.tokenizer.encode_text(text_words(row["text"], self.normalisation))
+        marker = vocabulary.marker_arrays[False, False]
+        tokens = make_document(np.concatenate([marker, ids]), vocabulary, eos=self.eos)
         facts = {name: row.get(name) for name in ("language", "licence")}
         facts |= {name: row[name] for name in ("source", "source_split") if row.get(name) is not None}
         key = row.get("key", row["id"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aligners.normalise import spoken_words
+from aligners.english.spoken import spoken_english
 from corpus import files
 from pipelines.execution.task import FileWorker, Stage, Task, key_function, publish_model, read_marker
 from pipelines.layout import COUNTS, TOKENIZER, corpus_hash, finished_part, origin, part_names, parts
@@ -92,10 +92,13 @@ class CountWords(Stage):
 
     def write(self, build: Path, task: Task, temporary: Path) -> dict[str, Any]:
         """Write the counts of one part as JSON."""
-        from shards.text import count_words
+        from shards.text import count_pieces
 
         rows = files.read_table(build / task.inputs[0]).to_pylist()
-        counts = count_words(training_texts(rows, self.split, self.normalisation))
+        words: Counter[str] = Counter()
+        for text in training_texts(rows, self.split):
+            words.update(text_words(text, self.normalisation))
+        counts = count_pieces(words)
         files.write(temporary, json.dumps(counts, sort_keys=True).encode())
         return {"words": counts.total()}
 
@@ -113,16 +116,17 @@ def count_tasks(run: Run, split: Split) -> tuple[CountWords, list[Task]]:
     return stage, tasks
 
 
-def training_texts(rows: Iterable[dict[str, Any]], split: Split, normalisation: str) -> Iterator[str]:
-    """Of rows of manifest or text: what is not held out, normalised as in the text stream."""
+def training_texts(rows: Iterable[dict[str, Any]], split: Split) -> Iterator[str]:
+    """Of rows of manifest or text: what is not held out."""
     for row in rows:
         usable = row["reject"] is None and row["text"]
         if usable and split.split_of(row["id"], row.get("speaker")) == "train":
-            yield " ".join(text_words(row["text"], normalisation))
+            yield row["text"]
 
 
 def text_words(text: str, normalisation: str) -> list[str]:
-    """The words of a text: "spoken" in lower case without punctuation, "original" unchanged."""
+    """The words of a text: "spoken" in lower case without punctuation, several in a string where a number or the like
+    is read out; "original" unchanged."""
     if normalisation == "original":
         return text.split()
-    return spoken_words(text)
+    return spoken_english(text)

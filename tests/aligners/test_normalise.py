@@ -1,9 +1,14 @@
 """Writing -> spoken words, and the way back."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aligners.english.numerals import SMALL, TENS, THOUSANDS, cardinal, ordinal
+from aligners.english.read import READERS, fold, read_out
+from aligners.markup import PREFIX, ROLES, speakers
 from aligners.normalise import normalise, spoken_words
 
 
@@ -190,13 +195,87 @@ CHUNKS = """
     chapter Henry XIV IV viii Mix MIX 10 5 3.5 1984 1990s '90s $5 $3.50 million \u20ac EUR usd 10:30 10:00 a.m. U.S.
     May may March (laughs) [noise] [laughter-mean] SIL xxx www www... A: JOHN: -- 10\u201312 foo--bar wait... \u2026and
     &amp; & don&#39;t café ½ 2½ google.com #7 # %um rock-'n'-roll "hello" (one) *coughs* {x} a\u200bb +5 -3 5' 50% 98.6
-    °F 555-0123 2nd 21st
+    °F 555-0123 2nd 21st \u200b USD million, AND DIV [laughter-st.] xxx--yyy SIL[noise] (May $ Interviewer: word\u2019s
     """.split()  # noqa: SIM905
 
 
 @given(st.lists(st.tuples(st.sampled_from(CHUNKS), st.sampled_from(" \n.,;"))), st.sampled_from(["en", "de"]))
+@settings(max_examples=300)
 def test_spoken_words_are_those_of_the_tokens(chunks, language):
     text = "".join(f"{chunk}{end} " for chunk, end in chunks)
     assert spoken_words(text, language) == [
         word for token in normalise(text, language) for word in token.spoken
     ]
+
+
+@given(writing | anything | st.sampled_from(CHUNKS))
+@settings(deadline=None, max_examples=300)
+def test_a_stretch_is_read_out_as_by_trying_every_reader_at_every_place(text):
+    folded = fold(text)
+    spoken, position = [], 0
+    while position < len(folded):
+        found = (
+            (match, read)
+            for pattern, read in READERS
+            if (match := pattern.match(folded, position)) is not None
+        )
+        match, read = next(found, (None, None))
+        spoken += read(match) if match else []
+        position = match.end() if match else position + 1
+    assert read_out(folded) == spoken
+
+
+def value_of(words):
+    total = group = 0
+    for word in words:
+        if word in THOUSANDS:
+            total, group = total + group * 1000 ** (1 + THOUSANDS.index(word)), 0
+        elif word == "hundred":
+            group *= 100
+        else:
+            group += SMALL.index(word) if word in SMALL else 20 + 10 * TENS.index(word)
+    return total + group
+
+
+@given(st.integers(0, 10**15 - 1) | st.integers(0, 2100))
+def test_a_number_spelt_out_is_that_number(value):
+    words = cardinal(str(value))
+    assert value_of(words) == value
+    assert "zero" not in words or value == 0
+    assert ordinal(str(value))[:-1] == words[:-1]
+
+
+def test_an_ordinal_of_any_length_is_read():
+    assert spoken("the " + "1" * 40 + "st") == "the" + " one" * 39 + " first"
+
+
+prefixes = st.lists(
+    st.sampled_from(
+        [
+            *ROLES,
+            "A",
+            "Q",
+            "JOHN",
+            "MRS. SMITH",
+            "*CHI",
+            "SPEAKER_01",
+            "B1",
+            "note",
+            ":",
+            ": ",
+            ". ",
+            "\n",
+            ">> ",
+            " ",
+            "-",
+        ]
+    )
+)
+
+
+@given(prefixes.map("".join))
+@settings(deadline=None, max_examples=300)
+def test_speakers_are_those_that_follow_the_start_of_a_text_a_sentence_or_a_turn(text):
+    before = r"[\n\r\u2028\u2029.?!>\])]"
+    slowly = re.compile(PREFIX.pattern.replace(before, f"(?:^|(?<={before}))", 1), re.VERBOSE)
+    assert speakers(text) == [(match.start(1), match.end(), match[1]) for match in slowly.finditer(text)]

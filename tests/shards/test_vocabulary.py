@@ -2,6 +2,7 @@ import itertools
 import json
 import random
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
-from shards.text import load_tokenizer, train_bpe
+from shards.text import count_pieces, count_words, load_tokenizer, train_bpe
 from shards.vocabulary import KINDS, Vocabulary
 from tests.helpers.shards import WORDS, toy_vocabulary
 
@@ -191,7 +192,7 @@ def metaspace_folder(folder):
 
 def test_words_tokenised_alone_are_slices_of_the_sentence(tokenizer):
     ids, ends = tokenizer.encode_words(WORDS)
-    assert ids.tolist() == tokenizer.encode(" ".join(WORDS))
+    assert ids.tolist() == tokenizer.encode(" ".join(WORDS)) == tokenizer.encode_text(WORDS).tolist()
     cuts = [0, *ends]
     assert [tokenizer.decode(ids[a:b]) for a, b in itertools.pairwise(cuts)] == WORDS
     assert tokenizer.decode(ids[cuts[3] : cuts[7]]) == " ".join(WORDS[3:7])
@@ -278,3 +279,9 @@ def test_a_missing_or_broken_tokenizer_is_named(tmp_path):
             load_tokenizer(tmp_path / name)
     with pytest.raises(ValueError, match="at least 258"):
         train_bpe(["x"], tmp_path / "c.json", size=100)
+
+
+@given(st.lists(WORD, max_size=8))
+@settings(deadline=None, max_examples=100)
+def test_pieces_of_words_are_those_of_their_text(words):
+    assert count_pieces(Counter(words)) == count_words([" ".join(words)])

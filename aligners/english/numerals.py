@@ -1,20 +1,42 @@
-"""English numbers as words; inflect (MIT) spells them."""
+"""English numbers as words."""
 
-import functools
 import re
-from typing import Any
+
+SMALL = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen""".split()  # noqa: SIM905
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()  # noqa: SIM905
+THOUSANDS = """thousand million billion trillion quadrillion quintillion sextillion septillion octillion nonillion
+    decillion""".split()  # noqa: SIM905
+ORDINALS = {
+    "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
+    "twelve": "twelfth",
+}  # fmt: skip
+LONGEST = 3 * (1 + len(THOUSANDS))  # digits
 
 
-@functools.cache
-def engine() -> Any:
-    """inflect, imported at the first number: that takes seconds."""
-    import inflect
+def below_thousand(value: int) -> list[str]:
+    """
+    >>> below_thousand(342), below_thousand(0)
+    (['three', 'hundred', 'forty', 'two'], [])
+    """
+    hundreds, rest = divmod(value, 100)
+    words = [SMALL[hundreds], "hundred"] if hundreds else []
+    if rest >= 20:
+        words.append(TENS[rest // 10 - 2])
+        rest %= 10
+    return [*words, SMALL[rest]] if rest else words
 
-    return inflect.engine()
 
-
-def words_of(spelled: object) -> list[str]:
-    return re.findall("[a-z]+", str(spelled).lower())
+def spell(value: int) -> list[str]:
+    """A whole number of at most 36 digits."""
+    groups = [value // 1000**power % 1000 for power in range(1 + len(THOUSANDS))]
+    words = [
+        word
+        for group, name in reversed(list(zip(groups, ["", *THOUSANDS], strict=True)))
+        if group
+        for word in [*below_thousand(group), name]
+    ]
+    return list(filter(None, words)) or ["zero"]
 
 
 def cardinal(digits: str) -> list[str]:
@@ -25,16 +47,18 @@ def cardinal(digits: str) -> list[str]:
     """
     plain = digits.replace(",", "")
     if len(plain) > 15 or (plain[0] == "0" and len(plain) > 1):
-        return ["oh" if digit == "0" else words_of(engine().number_to_words(digit))[0] for digit in plain]
-    return words_of(engine().number_to_words(plain, andword=""))
+        return ["oh" if digit == "0" else SMALL[int(digit)] for digit in plain]
+    return spell(int(plain))
 
 
 def ordinal(digits: str) -> list[str]:
     """
-    >>> ordinal("21")
-    ['twenty', 'first']
+    >>> ordinal("21"), ordinal("40")
+    (['twenty', 'first'], ['fortieth'])
     """
-    return words_of(engine().number_to_words(engine().ordinal(digits.replace(",", "")), andword=""))
+    plain = digits.replace(",", "")
+    *start, last = spell(int(plain)) if len(plain) <= LONGEST else cardinal(plain)
+    return [*start, ORDINALS.get(last) or (last[:-1] + "ie" if last.endswith("y") else last) + "th"]
 
 
 def year(digits: str) -> list[str]:
