@@ -22,6 +22,7 @@ from pipelines.steps.align import FIELDS
 from pipelines.steps.base import Run, Step, row_utterance
 from pipelines.steps.codebook import codebook_path, measured_dtype, units_dtype
 from pipelines.steps.outcomes import accepted_rows, extend, make_outcomes, outcome_summaries
+from pipelines.steps.quality import TABLE as QUALITY
 from pipelines.steps.split import Split, held_out
 from pipelines.steps.vocabulary import build_vocabulary, text_words, token_kinds
 from shards.interleave import interleave, speech_tokens
@@ -57,9 +58,10 @@ class WriteShard(Stage):
     seed: int
     eos: bool
     members: tuple[tuple[str, str], ...] = (("units", "units"),)  # table, its column that becomes a member
+    measures: str = ""  # table of what the samples of utterances carry in their JSON
     name: ClassVar[str] = "interleave"
     version: ClassVar[int] = 3  # 3: randomness of corpus.keyed, each strategy with its own numbers only
-    outside_key: ClassVar[tuple[str, ...]] = ("vocabulary",)
+    outside_key: ClassVar[tuple[str, ...]] = ("vocabulary", "measures")  # the inputs tell of measures
 
     def open(self) -> FileWorker:
         """Load the vocabulary."""
@@ -68,10 +70,11 @@ class WriteShard(Stage):
 
     def tables_of(self, stream: str, table: str) -> tuple[str, ...]:
         """The tables that samples of a stream from rows of manifest or text are made from, that one first."""
+        measures = [self.measures] if self.measures and table == "manifest" else []
         if stream == "text":
-            return (table,)
+            return (table, *measures)
         words = ["words"] if stream == "interleaved" else []
-        return tuple(dict.fromkeys(["manifest", *words, *(name for name, _ in self.members)]))
+        return tuple(dict.fromkeys(["manifest", *words, *(name for name, _ in self.members), *measures]))
 
     def write(
         self, vocabulary: Vocabulary, last: dict[str, pa.Table], build: Path, task: Task, temporary: Path
@@ -90,18 +93,19 @@ class WriteShard(Stage):
         pieces: Sequence[Piece],
     ) -> Iterator[dict[str, Any]]:
         """The samples of these rows, in order, a part at a time."""
-        for (_, _, ranges), tables in zip(pieces, self.read(last, build, stream, pieces), strict=True):
+        for (table, _, ranges), tables in zip(pieces, self.read(last, build, stream, pieces), strict=True):
+            named = dict(zip(self.tables_of(stream, table), tables, strict=True))
             numbers = [row for first, stop in ranges for row in range(first, stop)]
             for number, row in zip(numbers, tables[0].take(numbers).to_pylist(), strict=True):
+                quality = measures_of(named.get(self.measures), number)
                 if stream == "text":
-                    yield self.text_sample(vocabulary, row)
+                    yield self.text_sample(vocabulary, row, quality)
                 else:
-                    named = dict(zip(self.tables_of(stream, "manifest"), tables, strict=True))
                     words = named["words"].column("words")[number].as_py() if stream == "interleaved" else []
                     columns = {
-                        column: named[table].column(column)[number].values for table, column in self.members
+                        column: named[owner].column(column)[number].values for owner, column in self.members
                     }
-                    yield self.speech_sample(vocabulary, stream, row, words, columns)
+                    yield self.speech_sample(vocabulary, stream, row, words, columns, quality)
 
     def read(
         self, last: dict[str, pa.Table], build: Path, stream: str, pieces: Sequence[Piece]
@@ -121,13 +125,16 @@ class WriteShard(Stage):
             last.update(zip(paths, tables, strict=True))
             yield tables
 
-    def text_sample(self, vocabulary: Vocabulary, row: dict[str, Any]) -> dict[str, Any]:
+    def text_sample(
+        self, vocabulary: Vocabulary, row: dict[str, Any], quality: dict[str, Any]
+    ) -> dict[str, Any]:
         """A transcript or document as text alone."""
         ids = vocabulary.tokenizer.encode_text(text_words(row["text"], self.normalisation))
         marker = vocabulary.marker_arrays[False, False]
         tokens = make_document(np.concatenate([marker, ids]), vocabulary, eos=self.eos)
         facts = {name: row.get(name) for name in ("language", "licence")}
         facts |= {name: row[name] for name in ("source", "source_split") if row.get(name) is not None}
+        facts |= {"quality": quality} if quality else {}
         key = row.get("key", row["id"])
         return sample(text_metadata(key, vocabulary, eos=self.eos, text=row["text"], **facts), tokens)
 
@@ -138,12 +145,14 @@ class WriteShard(Stage):
         manifest: dict[str, Any],
         timed: list[dict[str, Any]],
         columns: dict[str, pa.Array | None],
+        quality: dict[str, Any],
     ) -> dict[str, Any]:
         """An utterance as speech alone, or interleaved by the strategy.
 
         Args:
             manifest, timed: its row and its words.
             columns: its values of each column that becomes a member; None where it has none.
+            quality: its measures.
         """
         arrays = {column: values.to_numpy() for column, values in columns.items() if values is not None}
         words = [Word(**{name: word[name] for name in FIELDS}) for word in timed]
@@ -167,10 +176,10 @@ class WriteShard(Stage):
             pitch_rate=self.rates.pitch,
             style_rate=self.rates.style,
         )
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"quality": quality} if quality else {}
         tokens: Sequence[int] | np.ndarray
         if stream == "interleaved":
-            more = {"strategy": self.strategy, "seed": self.seed, "words": words}
+            more |= {"strategy": self.strategy, "seed": self.seed, "words": words}
             tokens = interleave(tokenized, self.strategy, span_generator(self.seed, 0, utterance.id))
         else:
             tokens = speech_tokens(tokenized)
@@ -186,6 +195,14 @@ class WriteShard(Stage):
         )
         members = {f"{column}.npy": array for column, array in arrays.items()}
         return sample(record, make_document(tokens, vocabulary, eos=self.eos), tokenized, members=members)
+
+
+def measures_of(table: pa.Table | None, number: int) -> dict[str, Any]:
+    """The measures that the step `quality` has of a row, and the language of its text; empty without such a table."""
+    if table is None:
+        return {}
+    (row,) = table.slice(number, 1).drop_columns(["id", "reject", "detail"]).to_pylist()
+    return {name: value for name, value in row.items() if value is not None}
 
 
 # Assignment of rows to shards --------------------------------------------------------------------------------------
@@ -287,6 +304,7 @@ def shard_stage(run: Run, split: Split) -> WriteShard:
         normalisation=settings.text.normalisation, rates=token_rates(run),
         strategy=settings.interleave.make_strategy(), seed=settings.interleave.seed, eos=settings.interleave.eos,
         members=tuple((str(step.table), step.column) for step in tables if step.column),
+        measures=QUALITY if settings.quality.enabled else "",
     )  # fmt: skip
 
 

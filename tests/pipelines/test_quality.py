@@ -11,14 +11,17 @@ from click.testing import CliRunner
 
 import wordweave
 from corpus import files
-from corpus.quality import measured_names
+from corpus.quality import MEASURES, measured_names
 from corpus.toml import write_toml
 from pipelines import settings
 from pipelines.build import build, dry_run, run_step, run_to
 from pipelines.engines.beam import BeamEngine
 from pipelines.operations.preview import preview
 from pipelines.settings import QualitySettings, StyleSettings
+from shards.write import STREAMS
 from tests.golden import tiny_settings
+from tests.helpers.browser import open_browser
+from tests.helpers.builds import members
 
 FILTERS = {"minimum": {"bandwidth": 5000.0}, "maximum": {"clipping": 0.1, "aligner_confidence": 0.1}}
 
@@ -66,6 +69,45 @@ def test_every_utterance_has_its_measures_and_filters_reject_with_their_reasons(
         "u0": None, "u1": "quality.bandwidth", "u2": "quality.clipping", "u3": None, "u4": None, "u5": None,
     }  # fmt: skip
     assert report["in"]["samples"] == report["out"]["samples"] + report["rejected"]["samples"]
+
+
+def test_the_measures_are_in_every_sample_of_an_utterance_and_on_its_page(made):
+    folder = folder_of(made[0])
+    names = (*measured_names(dnsmos=False), "text_language")
+    rows = {row["id"]: {name: row[name] for name in names} for row in tables(folder, "quality")}
+    known = {
+        id: {name: value for name, value in row.items() if value is not None} for id, row in rows.items()
+    }
+    assert any(value is None for row in rows.values() for value in row.values())  # those are left out
+    for stream in STREAMS:
+        records = {key: sample["json"] for key, sample in members(folder, stream).items()}
+        spoken = {
+            key: record["quality"] for key, record in records.items() if record["samples"] or key in known
+        }
+        assert spoken == {key: known[key] for key in ("u0", "u3", "u4", "u5")}
+        assert not any("quality" in record for key, record in records.items() if key not in known)
+    details = [path.read_text() for path in (folder / "report" / "data").glob("0*.js")]
+    details = [json.loads(text.partition(", ")[2].rstrip(";)\n")) for text in details]
+    shown = {detail["id"]: {name: value for name, value, *_ in detail["quality"]} for detail in details}
+    assert shown == {id: known[id] for id in shown}
+    assert {"u0", "u1"} <= shown.keys()
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_measures_with_unit_and_meaning(made):
+    with open_browser() as browser:
+        browser.open(f"file://{folder_of(made[0])}/report/index.html#utterance=u0")
+        browser.wait("document.querySelector('details')")
+        rows = browser.run("""
+            const details = [...document.querySelectorAll('details')].find(one => one.textContent.startsWith('Quality'));
+            details.open = true;
+            await new Promise(done => setTimeout(done, 100));
+            return [...details.querySelectorAll('tbody tr')].map(row => [...row.cells].map(cell => cell.textContent));
+        """)
+        assert browser.problems() == []
+    assert [row[0] for row in rows][:3] == ["clipping", "dc_offset", "bandwidth"]
+    assert [row[2:] for row in rows if row[0] == "bandwidth"] == [["Hz", MEASURES["bandwidth"].meaning]]
+    assert [row[1] for row in rows if row[0] == "text_language"] == ["en"]
 
 
 def test_the_preview_counts_to_the_sample_what_the_build_drops(made):

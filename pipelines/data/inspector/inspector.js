@@ -351,6 +351,8 @@
     const measures = Object.entries(detail.measures);
     if (measures.length) page.push(lazy("Measures of the alignment", () => [table("Measures of the alignment", [["measure", ([name]) => element("code", {}, name)],
       ["value", ([, value]) => number(value), "n"], ["meaning", ([name]) => (build.measures[name] || {}).meaning || "", "optional"]], measures)]));
+    if (detail.quality) page.push(lazy("Quality of sound and text", () => [table("Quality of sound and text", [["measure", ([name]) => element("code", {}, name)],
+      ["value", ([, value]) => (typeof value === "string" ? value : number(value)), "n"], ["unit", ([, , unit]) => unit], ["meaning", ([, , , meaning]) => meaning, "optional"]], detail.quality)]));
     return page;
   }
 

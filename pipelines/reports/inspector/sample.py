@@ -11,6 +11,7 @@ import soundfile
 
 from corpus import files
 from corpus.audio import Decoder
+from corpus.quality import MEASURES
 from corpus.records import REASONS, SAMPLE_RATE
 from pipelines.layout import INDEX, SPEAKERS
 from pipelines.reports.inspector.overview import Place, read_measures
@@ -19,6 +20,7 @@ from pipelines.steps.base import Run
 from pipelines.steps.interleave import WriteShard, shard_stage, token_rates
 from pipelines.steps.outcomes import Outcome, read_outcomes
 from pipelines.steps.prosody import load_pitch, read_speakers, row_f0
+from pipelines.steps.quality import TABLE as QUALITY
 from pipelines.steps.split import held_out
 from shards.show import spans_of
 from shards.strategies import draw_spans, span_generator
@@ -124,6 +126,8 @@ class Reader:
             detail["style"] = track(row["style"]["style"], rates.style)
         if "prosody" in row:
             detail |= self.contours(row)
+        if QUALITY in row:
+            detail["quality"] = described_measures(row[QUALITY])
         return detail
 
     def contours(self, row: Mapping[str, Any]) -> Detail:
@@ -143,7 +147,9 @@ class Reader:
         """The spans of the materialised sequence, with the tokens of each."""
         assert self.stage is not None
         timed = row["words"]["words"]
-        example = self.stage.speech_sample(self.vocabulary, "interleaved", row["manifest"], timed, members)
+        example = self.stage.speech_sample(
+            self.vocabulary, "interleaved", row["manifest"], timed, members, {}
+        )
         spans = draw_spans(
             len(timed), self.stage.strategy, span_generator(self.stage.seed, 0, example["__key__"])
         )
@@ -157,6 +163,17 @@ class Reader:
             }
             for span, shown in zip(spans, spans_of(example, self.vocabulary), strict=True)
         ]
+
+
+def described_measures(row: Mapping[str, Any]) -> list[list[Any]]:
+    """Name, value, unit and meaning of each measure that the step `quality` has of an utterance.
+
+    >>> described_measures({"id": "a", "snr": 21.5, "loudness": None, "text_language": "en"})[0]
+    ['snr', 21.5, 'dB', 'level of speech over the quietest tenth of the recording']
+    """
+    described = {name: (one.unit, one.meaning) for name, one in MEASURES.items()}
+    described["text_language"] = ("", "most probable language of the text")
+    return [[name, row[name], *more] for name, more in described.items() if row.get(name) is not None]
 
 
 def rounded(value: float | None) -> float | None:
