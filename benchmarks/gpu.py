@@ -88,7 +88,7 @@ class Bench:
         return self.make_manifest("build", PART_MINUTES)
 
     def make_manifest(self, name: str, minutes: float) -> Path:
-        """A build that holds the manifest of the FLAC files, in parts of so many minutes."""
+        """A build that holds the manifest of the FLAC files, in parts of `minutes` minutes."""
         text = "they went out for a walk and one of them came back"
         rows = [
             Utterance(

@@ -78,7 +78,7 @@ def test_the_measures_are_in_every_sample_of_an_utterance_and_on_its_page(made):
     known = {
         id: {name: value for name, value in row.items() if value is not None} for id, row in rows.items()
     }
-    assert any(value is None for row in rows.values() for value in row.values())  # those are left out
+    assert any(value is None for row in rows.values() for value in row.values())  # these are not in samples
     for stream in STREAMS:
         records = {key: sample["json"] for key, sample in members(folder, stream).items()}
         spoken = {
@@ -99,7 +99,8 @@ def test_a_browser_shows_the_measures_with_unit_and_meaning(made):
         browser.open(f"file://{folder_of(made[0])}/report/index.html#utterance=u0")
         browser.wait("document.querySelector('details')")
         rows = browser.run("""
-            const details = [...document.querySelectorAll('details')].find(one => one.textContent.startsWith('Quality'));
+            const all = [...document.querySelectorAll("details")];
+            const details = all.find(one => one.textContent.startsWith("Quality"));
             details.open = true;
             await new Promise(done => setTimeout(done, 100));
             return [...details.querySelectorAll('tbody tr')].map(row => [...row.cells].map(cell => cell.textContent));
