@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from aligners.alignment import Aligner, AlignerInput, AlignerOutput, Phone, TimedWord, by_token
+from aligners.boundaries import moved_to_changes
 from aligners.g2p import Phones, pronounce_by_parts
 from aligners.normalise import is_english
 from aligners.pauses import HOP, Shortened, shorten
@@ -58,13 +59,13 @@ class PocketsphinxSettings:
 
     minimum_score: an utterance whose acoustic score per speech frame is lower is rejected; None keeps all.
     second_opinion: the bundled CTC model aligns too. Boundaries more than 60 ms from its own are moved to 60 ms
-        from them, unless phones are wanted or it is unsure: pocketsphinx misses short pauses (mean error against MFA
-        21.3 -> 20.6 ms, against espeak-ng's times 18.2 -> 16.1 ms). Where the score is below -20, as of no right
-        transcript of clean speech, a tenth of the mean distance of word boundaries, in ms, is taken off the score; but
-        an utterance is kept that the CTC model would keep too, if the two are at most 150 ms apart in the mean.
-        Without it set minimum_score to -32. Measured on 125 real recordings, one with a wrong transcript: right ones
-        kept and wrong ones accepted, with and without, per cent: clean 99 and 0, 99 and 0; 20 dB SNR 99 and 0, 99 and
-        0; 10 dB 99 and 0, 93 and 2; 5 dB 92 and 0, 36 and 2; echo 99 and 0, 99 and 5; 25 % faster 99 and 0, 97 and 0.
+        from them, unless phones are wanted or it is unsure: pocketsphinx misses short pauses. Where the score is
+        below -20, as of no right transcript of clean speech, a tenth of the mean distance of word boundaries, in
+        ms, is taken off the score; but an utterance is kept that the CTC model would keep too, if the two are at
+        most 150 ms apart in the mean. Without it set minimum_score to -32. Measured on 125 real recordings, one
+        with a wrong transcript: right ones kept and wrong ones accepted, with and without, per cent: clean 99 and
+        0, 99 and 0; 20 dB SNR 99 and 0, 99 and 0; 10 dB 99 and 0, 93 and 2; 5 dB 92 and 0, 36 and 2; echo 99 and 0,
+        99 and 5; 25 % faster 99 and 0, 97 and 0.
     phones: also return phones (a second pass, 4 % of real time more).
     """
 
@@ -85,7 +86,7 @@ class Pocketsphinx(Aligner):
         opinion = (
             f"-{bundled_hash()}" if settings.second_opinion and settings.minimum_score is not None else ""
         )
-        self.version = f"5-{version('pocketsphinx')}{opinion}"
+        self.version = f"6-{version('pocketsphinx')}{opinion}"
 
     def align_one(self, item: AlignerInput) -> AlignerOutput:
         language = item.utterance.language
@@ -130,6 +131,7 @@ class Pocketsphinx(Aligner):
                 away = f" less {PER_MS} x {distance:.0f} ms{more} to the second aligner" if distance else ""
                 detail = f"score per frame {score:.1f}{away} is below minimum_score {minimum}"
                 return AlignerOutput((), None, quality, Reject("align.low_quality", detail))
+        times, phones = at_changes(times, phones, item.waveform)
         return AlignerOutput(times, phones, quality)
 
 
@@ -173,6 +175,18 @@ def moved_near(words: Sequence[TimedWord], others: Sequence[TimedWord]) -> Seque
         word._replace(start=near(word.start, other.start), end=near(word.end, other.end))
         for word, other in zip(words, others, strict=True)
     ]
+
+
+def at_changes(
+    words: Sequence[TimedWord], phones: list[Phone] | None, waveform: np.ndarray
+) -> tuple[list[TimedWord], list[Phone] | None]:
+    """Words and phones with their boundaries moved to where the sound changes; see `aligners.boundaries`."""
+    times = [(item.start, item.end) for item in (*words, *(phones or ()))]
+    new = moved_to_changes(np.array(times), waveform).tolist()
+    words = [word._replace(start=start, end=end) for word, (start, end) in zip(words, new, strict=False)]
+    if phones is not None:
+        phones = [Phone(phone.text, *at) for phone, at in zip(phones, new[len(words) :], strict=True)]
+    return words, phones
 
 
 def bundled_hash() -> str:
