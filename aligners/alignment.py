@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from aligners.boundaries import moved_to_changes
 from aligners.normalise import Token, normalise
 from aligners.quality import DEFAULT_LIMITS, Limits, judge, measure
 from corpus.records import SAMPLE_RATE, Reject, Utterance, Word
@@ -90,6 +91,9 @@ class Aligner:
     version: str = "1"  # of the code and the tool behind it: raised when the same settings give other times
     measures: ClassVar[tuple[str, ...]] = ()  # its own, beside those of aligners.quality.MEASURES
     outside_identity: ClassVar[tuple[str, ...]] = ()  # settings that cannot change a time: device, batch size
+    moves_boundaries: ClassVar[bool] = (
+        False  # to where the sound changes: where times are those of a model's frames
+    )
     batch_minutes: ClassVar[float] = 5.0  # minutes of audio that a stage passes at a time
     joins_parts: ClassVar[bool] = (
         False  # whether a batch is made of several parts, because starting it takes long
@@ -128,7 +132,10 @@ class Aligner:
             aligned = [backend_error(error)] * len(todo)
         remaining = iter(aligned)
         results = [item if isinstance(item, Reject) else next(remaining) for item in items]
-        return [finish_safely(item, result, limits) for item, result in zip(items, results, strict=True)]
+        return [
+            finish_safely(item, result, limits, self.moves_boundaries)
+            for item, result in zip(items, results, strict=True)
+        ]
 
     @property
     def identity(self) -> str:
@@ -176,15 +183,19 @@ def prepare(utterance: Utterance, waveform: np.ndarray) -> AlignerInput | Reject
     return AlignerInput(utterance, tokens, waveform)
 
 
-def finish_safely(item: AlignerInput | Reject, result: AlignerOutput | Reject, limits: Limits) -> Alignment:
+def finish_safely(
+    item: AlignerInput | Reject, result: AlignerOutput | Reject, limits: Limits, moves_boundaries: bool
+) -> Alignment:
     """`finish`, where what a backend must not return becomes a reject too."""
     try:
-        return finish(item, result, limits)
+        return finish(item, result, limits, moves_boundaries)
     except Exception as error:
         return Alignment(reject=backend_error(error))
 
 
-def finish(item: AlignerInput | Reject, result: AlignerOutput | Reject, limits: Limits) -> Alignment:
+def finish(
+    item: AlignerInput | Reject, result: AlignerOutput | Reject, limits: Limits, moves_boundaries: bool
+) -> Alignment:
     """Check the result of a backend and give every word its original text."""
     if isinstance(item, Reject) or isinstance(result, Reject):
         return Alignment(reject=item if isinstance(item, Reject) else result)  # type: ignore[arg-type]
@@ -195,6 +206,8 @@ def finish(item: AlignerInput | Reject, result: AlignerOutput | Reject, limits: 
     except Reject as error:
         return Alignment(reject=error, quality=result.quality)
     phones = None if result.phones is None else tuple(result.phones)
+    if moves_boundaries:
+        checked, phones = at_changes(checked, phones, item.waveform)
     text = str(item.utterance.text)
     words = tuple(
         Word(text[token.first : token.last], word.start, word.end, word.spoken, word.confidence)
@@ -204,6 +217,18 @@ def finish(item: AlignerInput | Reject, result: AlignerOutput | Reject, limits: 
     quality = {**measure(words, spans, item.waveform), **result.quality}
     reject = judge(quality, limits)
     return Alignment(reject=reject, quality=quality) if reject else Alignment(words, phones, None, quality)
+
+
+def at_changes(
+    words: list[TimedWord], phones: tuple[Phone, ...] | None, waveform: np.ndarray
+) -> tuple[list[TimedWord], tuple[Phone, ...] | None]:
+    """Words and phones with their boundaries moved to where the sound changes; see `aligners.boundaries`."""
+    times = np.array([(word.start, word.end) for word in words] + [(p.start, p.end) for p in phones or ()])
+    moved = moved_to_changes(times, waveform).tolist()
+    words = [word._replace(start=start, end=end) for word, (start, end) in zip(words, moved, strict=False)]
+    if phones is not None:
+        phones = tuple(Phone(phone.text, *at) for phone, at in zip(phones, moved[len(words) :], strict=True))
+    return words, phones
 
 
 def check(words: Sequence[TimedWord], spoken_words: Sequence[str], seconds: float) -> list[TimedWord]:

@@ -62,7 +62,7 @@ def changes(waveform: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """How much the spectrum changes at samples `STEP` apart: mean square over bands of the difference in log power.
 
     Args:
-        waveform: (T,) float32, 16 kHz; beyond its ends its first and last frames go on.
+        waveform: (T,) float32, 16 kHz; beyond its ends its first and last frames are repeated.
         samples: (B, N) int, rows of samples `STEP` apart.
 
     Returns:

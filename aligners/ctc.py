@@ -63,13 +63,14 @@ class Ctc(Aligner):
 
     name = "ctc"
     measures = ("confidence",)
+    moves_boundaries = True
     gives_phones = False
     outside_identity = ("device", "batch")
 
     def __init__(self, settings: CtcSettings):
         self.settings = settings
         acoustics = load(settings.model, settings.device, settings.romanise)
-        self.version = f"4-{version('torchaudio')}-{acoustics.weights}"
+        self.version = f"5-{version('torchaudio')}-{acoustics.weights}"
 
     def align_all(self, items: list[AlignerInput]) -> Sequence[AlignerOutput | Reject]:
         """Run the model on all of them, `batch` windows at a time, then align one after the other."""

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from aligners.alignment import Aligner, AlignerInput, AlignerOutput, Phone, TimedWord, by_token
-from aligners.boundaries import moved_to_changes
 from aligners.g2p import Phones, pronounce_by_parts
 from aligners.normalise import is_english
 from aligners.pauses import HOP, Shortened, shorten
@@ -79,6 +78,7 @@ class Pocketsphinx(Aligner):
 
     name = "pocketsphinx"
     measures = ("score_per_frame", "lowest_word_score", "beam_level", "second_opinion_ms")
+    moves_boundaries = True
 
     def __init__(self, settings: PocketsphinxSettings):
         self.settings = settings
@@ -131,7 +131,6 @@ class Pocketsphinx(Aligner):
                 away = f" less {PER_MS} x {distance:.0f} ms{more} to the second aligner" if distance else ""
                 detail = f"score per frame {score:.1f}{away} is below minimum_score {minimum}"
                 return AlignerOutput((), None, quality, Reject("align.low_quality", detail))
-        times, phones = at_changes(times, phones, item.waveform)
         return AlignerOutput(times, phones, quality)
 
 
@@ -175,18 +174,6 @@ def moved_near(words: Sequence[TimedWord], others: Sequence[TimedWord]) -> Seque
         word._replace(start=near(word.start, other.start), end=near(word.end, other.end))
         for word, other in zip(words, others, strict=True)
     ]
-
-
-def at_changes(
-    words: Sequence[TimedWord], phones: list[Phone] | None, waveform: np.ndarray
-) -> tuple[list[TimedWord], list[Phone] | None]:
-    """Words and phones with their boundaries moved to where the sound changes; see `aligners.boundaries`."""
-    times = [(item.start, item.end) for item in (*words, *(phones or ()))]
-    new = moved_to_changes(np.array(times), waveform).tolist()
-    words = [word._replace(start=start, end=end) for word, (start, end) in zip(words, new, strict=False)]
-    if phones is not None:
-        phones = [Phone(phone.text, *at) for phone, at in zip(phones, new[len(words) :], strict=True)]
-    return words, phones
 
 
 def bundled_hash() -> str:

@@ -62,6 +62,7 @@ class Viter(Aligner):
 
     name = "viter"
     measures = ("score_per_frame", "lowest_word_score", "unknown_words")
+    moves_boundaries = True
 
     def __init__(self, settings: ViterSettings):
         self.settings = settings
@@ -72,7 +73,7 @@ class Viter(Aligner):
         self.card = read_card(self.folder)
         self.lexicon = lexicon_of(self.folder, self.card)
         self.goodness = load_goodness(self.folder / GOODNESS)
-        self.version = f"1-{VERSION}-{self.card['sha256'][:16]}"
+        self.version = f"2-{VERSION}-{self.card['sha256'][:16]}"
 
     @property
     def identity(self) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from aligners import load_aligner, pocketsphinx
-from aligners.alignment import TimedWord
+from aligners.alignment import Aligner, TimedWord
 from aligners.given import GivenSettings, read_everything
 from aligners.score import boundary_errors, summarise
 from benchmarks.align import TRUTH, Batch, read_speech, spoken_by_machine
@@ -74,29 +74,21 @@ def labelled_by_hand(folder: Path) -> tuple[Batch, list[list[TimedWord]]]:
         if len(syllables) != sum(GERMAN[word][1] for word in words):
             continue  # a breath is labelled as well
         remaining = iter(syllables)
-        taken = [[next(remaining) for _ in range(GERMAN[word][1])] for word in words]
+        parts = [[next(remaining) for _ in range(GERMAN[word][1])] for word in words]
         names = [english_name(word) for word in words]
         path = str(folder / row["audio"])
         utterance = Utterance(row["id"], path, probe(path).frames, text=" ".join(names))
         batch.append((utterance, decode(utterance)))
         truth.append(
-            [TimedWord(name, part[0].start, part[-1].end) for name, part in zip(names, taken, strict=True)]
+            [TimedWord(name, part[0].start, part[-1].end) for name, part in zip(names, parts, strict=True)]
         )
     return batch, truth
 
 
-def errors(
-    batch: Batch, truth: list[Sequence[TimedWord]], **settings: object
-) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of all boundaries in ms, before and after they are moved."""
-    move = pocketsphinx.at_changes
-    results = []
-    for change in (lambda words, phones, waveform: (words, phones), move):
-        pocketsphinx.at_changes = change  # type: ignore[assignment]
-        aligned = load_aligner("pocketsphinx", **settings).align(batch, {})
-        pairs = [(a, b) for a, b in zip(truth, aligned, strict=True) if a and not b.reject]
-        results.append(np.concatenate([boundary_errors(a, b.words) for a, b in pairs]))
-    return results[0], results[1]
+def errors(batch: Batch, truth: list[Sequence[TimedWord]], aligner: Aligner) -> np.ndarray:
+    """Errors of all boundaries in ms."""
+    pairs = zip(truth, aligner.align(batch, {}), strict=True)
+    return np.concatenate([boundary_errors(a, b.words) for a, b in pairs if a and not b.reject])
 
 
 def main() -> None:
@@ -121,10 +113,12 @@ def main() -> None:
         "| reference | boundaries | | mean | median | 95th percentile | late |\n|---|---|---|---|---|---|---|"
     )
     for name, (batch, truth, settings) in sets.items():
-        for state, values in zip(("before", "after"), errors(batch, truth, **settings), strict=True):
-            found = summarise(values)
+        aligner = load_aligner("pocketsphinx", **settings)
+        for state, moves in (("before", False), ("after", True)):
+            aligner.moves_boundaries = moves
+            found = summarise(errors(batch, truth, aligner))
             figures = [f"{found[key]:.1f}" for key in ("mean_ms", "median_ms", "p95_ms", "bias_ms")]
-            print(f"| {name} | {found['boundaries']} | {state} | {' | '.join(figures)} |")
+            print(f"| {name} | {found['boundaries']} | {state} | {' | '.join(figures)} |", flush=True)
 
 
 if __name__ == "__main__":
