@@ -90,7 +90,9 @@ class Aligner:
     name: ClassVar[str]
     version: str = "1"  # of the code and the tool behind it: raised when the same settings give other times
     measures: ClassVar[tuple[str, ...]] = ()  # its own, beside those of aligners.quality.MEASURES
-    outside_identity: ClassVar[tuple[str, ...]] = ()  # settings that cannot change a time: device, batch size
+    outside_identity: ClassVar[
+        tuple[str, ...]
+    ] = ()  # settings that cannot change a time: device, batch size, a path
     moves_boundaries: ClassVar[bool] = (
         False  # to where the sound changes: where times are those of a model's frames
     )

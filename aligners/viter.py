@@ -16,7 +16,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class Viter(Aligner):
     name = "viter"
     measures = ("score_per_frame", "lowest_word_score", "unknown_words")
     moves_boundaries = True
+    outside_identity = ("model",)  # its path; the version holds its hash
 
     def __init__(self, settings: ViterSettings):
         self.settings = settings
@@ -74,13 +75,6 @@ class Viter(Aligner):
         self.lexicon = lexicon_of(self.folder, self.card)
         self.goodness = load_goodness(self.folder / GOODNESS)
         self.version = f"2-{VERSION}-{self.card['sha256'][:16]}"
-
-    @property
-    def identity(self) -> str:
-        """As of every aligner, without the path of the model, which the version holds by its hash."""
-        settings = {**asdict(self.settings), "model": ""}
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        return f"{self.name}-{self.version}-{digest}"
 
     def align_all(self, items: list[AlignerInput]) -> Sequence[AlignerOutput | Reject]:
         with opened_model(self.folder / MODEL, self.lexicon, items) as align:

@@ -15,6 +15,7 @@ from aligners.score import boundary_errors
 from corpus.adapters import read_jsonl
 from corpus.audio import decode
 from corpus.records import SAMPLE_RATE, Unusable
+from pipelines.steps.align import divide
 from tests.helpers.mfa_model import write_mfa_model
 
 RNG = np.random.default_rng(0)
@@ -197,6 +198,9 @@ def test_a_changed_model_is_refused_and_its_place_is_no_part_of_its_identity(fit
         load_aligner("viter", model=str(folder)) for folder in (fitted / "aligner", tmp_path / "copy")
     )
     assert one.identity == two.identity
+    assert divide({"model": "a", "beam": 9.0}, one)[0] == (
+        ("beam", 9.0),
+    )  # what a task's key holds of the options
     with open(tmp_path / "copy" / viter.MODEL, "ab") as file:
         file.write(b"x")
     with pytest.raises(Unusable, match="not those of its card"):
