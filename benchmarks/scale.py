@@ -14,11 +14,12 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
@@ -65,22 +66,17 @@ class Store(AsyncFileSystem):
         return names
 
 
-def part_names() -> list[str]:
+def part_names() -> Iterator[str]:
     """Names of the parts of every table."""
-    return [f"part-{n:05d}.parquet" for n in range(Store.parts)]
+    return (f"part-{n:05d}.parquet" for n in range(Store.parts))
 
 
 def content(name: str) -> bytes:
     """A file of the build."""
     table, _, file = name.partition("/")
     if name == "manifest/manifest.json":
-        from corpus.manifest import VERSION
-
-        parts = [
-            {"name": part, "rows": ROWS, "samples": SAMPLES, "sha256": f"{n:016x}" + SHA[16:]}
-            for n, part in enumerate(part_names())
-        ]
-        return json.dumps({"version": VERSION, "parts": parts, "origin": "a"}).encode()
+        manifest_file().seek(0)
+        return manifest_file().read()
     if name == "text/text.json":
         return b'{"version": 2, "parts": []}'
     if table == "sums":
@@ -93,6 +89,20 @@ def content(name: str) -> bytes:
     if file.endswith(".done"):
         return marker(table, file.removesuffix(".done"))
     raise FileNotFoundError(name)
+
+
+@functools.cache
+def manifest_file() -> IO[bytes]:
+    """The list of parts, written piece by piece: the memory of its making is not the driver's."""
+    from corpus.manifest import VERSION
+
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.write(f'{{"version": {VERSION}, "origin": "a", "parts": ['.encode())
+    for n, part in enumerate(part_names()):
+        entry = {"name": part, "rows": ROWS, "samples": SAMPLES, "sha256": f"{n:016x}" + SHA[16:]}
+        file.write(((", " if n else "") + json.dumps(entry)).encode())
+    file.write(b"]}")
+    return file
 
 
 @functools.cache
@@ -183,8 +193,6 @@ def step_shards(build: Path) -> str:
 
 def step_report(build: Path) -> str:
     """Add the sums of the report."""
-    import tempfile
-
     from pipelines.reports.report import count_outcomes
     from pipelines.settings import Settings
 

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -359,19 +360,28 @@ def read_each(folder: Path, names: Iterable[str], at_once: int = 5000) -> Iterat
         return
     root: Any = folder
     rest = iter(names)
-    while batch := [f"{root.path}/{name}" for name in islice(rest, at_once)]:
+
+    def fetch(batch: list[str]) -> list[bytes | None]:
         contents: dict[str, Any] = {}
         failed = batch
-        for seconds in (0.1, *RETRY_SECONDS, 0):
+        for seconds in (0.05, 0.1, 0.2, *RETRY_SECONDS, 0):
             contents |= root.fs.cat(failed, on_error="return", **_one_request(folder))
             failed = [path for path in failed if _is_failure(contents[path])]
             if not failed:
                 break
             time.sleep(seconds)
-        for path in batch:
-            if _is_failure(contents[path]):
-                raise ValueError(f"{path}: cannot be read: {one_line(contents[path])}")
-            yield contents[path] if isinstance(contents[path], bytes) else None
+        for path in failed:
+            raise ValueError(f"{path}: cannot be read: {one_line(contents[path])}")
+        return [content if isinstance(content := contents[path], bytes) else None for path in batch]
+
+    with ThreadPoolExecutor(1, "read") as thread:  # a store is waited for while the caller works
+        ahead: Future[list[bytes | None]] | None = None
+        while batch := [f"{root.path}/{name}" for name in islice(rest, at_once)]:
+            before, ahead = ahead, thread.submit(fetch, batch)
+            if before is not None:
+                yield from before.result()
+        if ahead is not None:
+            yield from ahead.result()
 
 
 def _is_failure(content: Any) -> bool:

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
+
+import numpy as np
 
 from corpus import files
 from corpus.manifest import VERSION
-from pipelines.execution.task import Stage, Task, key_function, make_task, marker_path, read_marker
+from pipelines.execution.task import Stage, Task, key_function, make_task, read_marker
 
 CODEBOOK = "codebooks/units.safetensors"
 DTYPE = "codebooks/dtype.json"
@@ -50,19 +52,57 @@ class Part(NamedTuple):
     sha256: str
 
 
-def parts(build: Path, table: str = "manifest") -> list[Part]:
+class Parts(Sequence[Part]):
+    """The parts of a table, in order, in 90 bytes each: a million of them as objects would be half a gigabyte."""
+
+    def __init__(self, names: list[str], samples: list[int], digests: list[str]):
+        self._names, self._samples, self._digests = (
+            np.array(names, "S"),
+            np.array(samples, np.int64),
+            np.array(digests, "S"),
+        )
+
+    @overload
+    def __getitem__(self, index: int) -> Part: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Part]: ...
+    def __getitem__(self, index: int | slice) -> Part | list[Part]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        return Part(self._names[index].decode(), int(self._samples[index]), self._digests[index].decode())
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def names(self) -> Iterator[str]:
+        """Their names."""
+        return (name.decode() for name in self._names)
+
+
+def parts(build: Path, table: str = "manifest") -> Parts:
     """The parts of the manifest or text table in order.
 
     Raises:
         ValueError: the summary is missing, broken or of another version, in one line.
     """
 
-    def small(entry: dict[str, Any]) -> Any:  # as each is read: a million dicts are half a gigabyte
-        return Part(entry["name"], entry["samples"], entry["sha256"]) if "sha256" in entry else entry
+    names: list[str] = []
+    samples: list[int] = []
+    digests: list[str] = []
+
+    def keep(entry: dict[str, Any]) -> Any:  # as each is read
+        if "sha256" not in entry:
+            return entry
+        names.append(entry["name"])
+        samples.append(entry["samples"])
+        digests.append(entry["sha256"])
+        return None
 
     try:
-        summary = json.loads(files.read(build / table / f"{table}.json"), object_hook=small)
-        version, listed = summary.get("version"), summary["parts"]
+        summary = json.loads(files.read(build / table / f"{table}.json").decode(), object_hook=keep)
+        version, listed = summary.get("version"), Parts(names, samples, digests)
+        if len(summary["parts"]) != len(listed):
+            raise ValueError("a part without its sha256")
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{build}: no finished {table} here; run `wordweave ingest` first") from error
     if table == "manifest" and version != VERSION:
@@ -74,12 +114,7 @@ def parts(build: Path, table: str = "manifest") -> list[Part]:
 
 def part_names(build: Path, table: str = "manifest") -> list[str]:
     """Names of a table's parts, in order."""
-    return [part.name for part in parts(build, table)]
-
-
-def source_hashes(build: Path, table: str) -> dict[str, str]:
-    """Path of each part of the manifest or text table -> its sha256."""
-    return {f"{table}/{part.name}": part.sha256 for part in parts(build, table)}
+    return list(parts(build, table).names())
 
 
 def finished_parts(build: Path, table: str, command: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -88,9 +123,9 @@ def finished_parts(build: Path, table: str, command: str) -> Iterator[tuple[str,
     Raises:
         ValueError: a part is not finished; names the command that makes it.
     """
-    names = part_names(build)
-    contents = files.read_each(build, (f"{marker_path(Path(table) / name)}" for name in names))
-    for name, content in zip(names, contents, strict=True):
+    listed = parts(build)
+    contents = files.read_each(build, (f"{table}/{name}.done" for name in listed.names()))
+    for name, content in zip(listed.names(), contents, strict=True):
         try:
             yield name, json.loads(content or b"")
         except ValueError:
@@ -133,15 +168,12 @@ def table_tasks(
 ) -> list[Task]:
     """One task per finished part of the table `source`, each with its own arguments."""
     listed = parts(build)
-    if source == "manifest":
-        hashes = {part.name: part.sha256 for part in listed}
-    else:
-        hashes = dict(zip(part_names(build), part_hashes(build, source, command), strict=True))
+    hashes: Iterable[str] = (part.sha256 for part in listed)
+    if source != "manifest":
+        hashes = part_hashes(build, source, command)
     return [
-        make_task(
-            stage, f"{table}/{part.name}", {f"{source}/{part.name}": hashes[part.name]}, part.samples, own
-        )
-        for part, own in zip(listed, arguments, strict=True)
+        make_task(stage, f"{table}/{part.name}", {f"{source}/{part.name}": digest}, part.samples, own)
+        for part, digest, own in zip(listed, hashes, arguments, strict=True)
     ]
 
 

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from corpus.provenance import commit, versions
 from corpus.records import SAMPLE_RATE, Word
 from pipelines.execution.planner import plan, read_markers
 from pipelines.execution.task import FileWorker, Stage, Task, make_task, marker_path, sha256
-from pipelines.layout import INDEX, finished_part, part_hashes, part_names, source_hashes
+from pipelines.layout import INDEX, finished_part, part_hashes, part_names, parts
 from pipelines.steps.align import FIELDS
 from pipelines.steps.base import Run, Step, row_utterance
 from pipelines.steps.codebook import codebook_path, measured_dtype, units_dtype
@@ -209,34 +210,43 @@ def measures_of(table: pa.Table | None, number: int) -> dict[str, Any]:
 
 
 class ShardAssignment:
-    """The shards of one stream and split, filled one after another."""
+    """The shards of one stream and split, filled one after another: 24 bytes for each range of rows."""
 
-    def __init__(self, samples_per_shard: int, known: dict[Piece, Piece] | None = None):
-        """`known`: pieces that several assignments share, to hold each once."""
-        self.shards: list[list[Piece]] = []
+    def __init__(self, samples_per_shard: int):
         self.samples: list[int] = []  # of audio, at 16 kHz, in each shard
+        self._begins = array("q")  # the first range of each shard
+        self._tables: list[str] = []  # of each range, with the name of its part and its rows [first, stop)
+        self._names: list[str] = []
+        self._firsts, self._stops = array("I"), array("I")
         self._capacity = self._filled = samples_per_shard
-        self._known = {} if known is None else known
 
     def add(self, table: str, name: str, ranges: Sequence[Sequence[int]], samples: int) -> None:
         """Put the rows of one part into shards, in order; each is counted with an equal share of the samples."""
         rows = sum(stop - first for first, stop in ranges)
         for first, stop in ranges:
             while first < stop:
-                if self._filled == self._capacity or self.shards[-1][-1][0] != table:
-                    self.shards.append([])
+                if self._filled == self._capacity or self._tables[-1] != table:
+                    self._begins.append(len(self._names))
                     self.samples.append(0)
                     self._filled = 0
                 count = min(stop - first, self._capacity - self._filled)
-                pieces = self.shards[-1]
-                if not pieces or pieces[-1][:2] != (table, name):
-                    pieces.append((table, name, ()))
-                piece = (table, name, (*pieces[-1][2], (first, first + count)))
-                pieces[-1] = self._known.setdefault(piece, piece)
+                self._tables.append(table)
+                self._names.append(name)
+                self._firsts.append(first)
+                self._stops.append(first + count)
                 share = samples * count // rows
                 self._filled += count
                 self.samples[-1] += share
                 first, rows, samples = first + count, rows - count, samples - share
+
+    @property
+    def shards(self) -> Iterator[list[Piece]]:
+        """The pieces of each shard."""
+        for begin, end in itertools.pairwise([*self._begins, len(self._names)]):
+            parts = zip(self._tables[begin:end], self._names[begin:end], strict=True)
+            rows = zip(self._firsts[begin:end], self._stops[begin:end], strict=True)
+            ranges = itertools.groupby(zip(parts, rows, strict=True), key=lambda one: one[0])
+            yield [(table, name, tuple(rows for _, rows in group)) for (table, name), group in ranges]
 
 
 def assign_shards(run: Run, stage: WriteShard, split: Split) -> list[Task]:
@@ -246,41 +256,53 @@ def assign_shards(run: Run, stage: WriteShard, split: Split) -> list[Task]:
     documents come first, so that recordings added later touch the last shards alone. Memory holds the list of shards.
     """
     build, size = run.build, run.settings.shards.samples
-    known: dict[Piece, Piece] = {}
-    assignments = {(stream, part): ShardAssignment(size, known) for stream in STREAMS for part in SPLITS}
-    # of each part: path and sha256 of its table, and of every table beside it
-    inputs: dict[str, tuple[str, ...]] = {
-        path: (path, digest) for path, digest in source_hashes(build, "text").items()
-    }
-    for name in part_names(build, "text"):
+    assignments = {(stream, part): ShardAssignment(size) for stream in STREAMS for part in SPLITS}
+    names = {"text": part_names(build, "text"), "manifest": part_names(run.folder)}
+    read = stage.tables_of("interleaved", "manifest")
+    # of each table, one per line: a million strings among what is read would leave gaps in the memory
+    lines = {one: bytearray() for one in ("text", *read)}
+    lines["text"] += to_lines(part.sha256 for part in parts(build, "text"))
+    for name in names["text"]:
         for part, ranges in accepted_documents(build, name, split).items():
             assignments["text", part].add("text", name, ranges, 0)
-    for task, summary in outcome_summaries(run):
-        inputs[task.inputs[0]] = tuple(itertools.chain(*zip(task.inputs, task.hashes, strict=True)))
-        name = task.output.rpartition("/")[2]
+    for name, (task, summary) in zip(names["manifest"], outcome_summaries(run), strict=True):
+        for path, digest in zip(task.inputs, task.hashes, strict=True):
+            if (one := path.partition("/")[0]) in lines:
+                lines[one] += to_lines([digest])
         for key, ranges, samples in accepted_rows(summary):
             assignments[key].add("manifest", name, ranges, samples)
-    known.clear()
     commands = {str(step.table): step.name for step in run.steps if step.table and not step.rejects}
-    for table in stage.tables_of("interleaved", "manifest"):
-        if table in commands:
-            digests = part_hashes(build, table, commands[table])
-            for name, digest in zip(part_names(build), digests, strict=True):
-                inputs[f"manifest/{name}"] += (f"{table}/{name}", digest)
+    for one in commands.keys() & set(read):
+        for digest in part_hashes(build, one, commands[one]):
+            lines[one] += to_lines([digest])
+    # the tasks of three streams share each hash, path and piece
+    digests = {one: lines.pop(one).decode().split("\n") for one in list(lines)}
+    paths = {
+        one: [f"{one}/{name}" for name in names[one if one == "text" else "manifest"]] for one in digests
+    }
+    shared: dict[str, list[Piece | None]] = {table: [None] * len(listed) for table, listed in names.items()}
     tasks = []
     for (stream, part), assigned in assignments.items():
+        at = dict.fromkeys(names, 0)  # pieces follow the parts
         for number, (pieces, samples) in enumerate(zip(assigned.shards, assigned.samples, strict=True)):
             hashes: dict[str, str] = {}
-            for table, name, _ in pieces:
-                flat = inputs[f"{table}/{name}"]
-                beside = {
-                    path.partition("/")[0]: (path, digest)
-                    for path, digest in zip(flat[::2], flat[1::2], strict=True)
-                }
-                hashes |= (beside[one] for one in stage.tables_of(stream, table))
+            for place, piece in enumerate(pieces):
+                table, name, _ = piece
+                while names[table][at[table]] != name:
+                    at[table] += 1
+                index, before = at[table], shared[table]
+                if before[index] != piece:
+                    before[index] = piece
+                pieces[place] = before[index] or piece
+                hashes |= {paths[one][index]: digests[one][index] for one in stage.tables_of(stream, table)}
             output = f"shards/{stream}/{part}-{number:06d}.tar"
             tasks.append(make_task(stage, output, hashes, samples, (stream, part, tuple(pieces))))
     return tasks
+
+
+def to_lines(texts: Iterable[str]) -> bytes:
+    """Texts, each with the end of its line."""
+    return "".join(f"{text}\n" for text in texts).encode()
 
 
 def accepted_documents(build: Path, name: str, split: Split) -> dict[str, list[list[int]]]:

@@ -123,6 +123,16 @@ def test_a_recording_that_leaves_or_changes_touches_its_part_build_lock(tmp_path
     assert (result["origin"], result["utterances"]) == ("x", 2)  # another corpus
 
 
+def test_the_parts_of_a_manifest_are_those_of_its_summary_in_order(tmp_path):
+    write_manifest(rows([f"u{n}" for n in range(7)]), tmp_path / "manifest", part_minutes=1, first_minutes=1)
+    entries = json.loads((tmp_path / "manifest" / "manifest.json").read_text())["parts"]
+    expected = [layout.Part(entry["name"], entry["samples"], entry["sha256"]) for entry in entries]
+    listed = layout.parts(tmp_path)
+    assert (list(listed), listed[-1], listed[1:]) == (expected, expected[-1], expected[1:])
+    assert len(expected) > 2
+    assert list(listed.names()) == layout.part_names(tmp_path) == [part.name for part in expected]
+
+
 def test_a_manifest_of_another_version_is_refused_in_one_line(tmp_path):
     write_manifest(rows(["a"]), tmp_path / "manifest")
     summary = tmp_path / "manifest" / "manifest.json"

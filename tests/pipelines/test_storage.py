@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -135,6 +136,24 @@ def test_what_a_store_holds_is_planned_as_on_the_disk(tmp_path):
     files.write(build / "out" / "4.done", b'{"key": "')
     assert run_stage(stage, build, tasks, LOCAL, quiet=True)["done"] == 3
     assert [files.read(build / "out" / str(n)) for n in range(5)] == [str(n).encode() * 2 for n in range(5)]
+
+
+def test_a_store_is_read_ahead_and_the_caller_alone_draws_the_names():
+    folder = files.to_path("memory://builds") / "ahead"
+    for name in "abc":
+        files.write(folder / name, name.encode())
+    drawn, threads = [], set()
+
+    def names():
+        for name in ("a", "b", "none", "c"):
+            drawn.append(name)
+            threads.add(threading.current_thread())
+            yield name
+
+    contents = files.read_each(folder, names(), at_once=1)
+    assert (next(contents), drawn) == (b"a", ["a", "b"])  # the second is requested before the first is given
+    assert list(contents) == [b"b", None, b"c"]
+    assert threads == {threading.current_thread()}
 
 
 def test_a_small_file_on_s3_is_read_in_one_request(bucket, monkeypatch):
