@@ -45,7 +45,7 @@ def moved_to_changes(times: np.ndarray, waveform: np.ndarray) -> np.ndarray:
     blocks = [moved(distinct[first : first + BLOCK], waveform) for first in range(0, len(distinct), BLOCK)]
     room = NEARER * np.diff(distinct, prepend=-np.inf, append=np.inf)
     after = np.clip(np.concatenate(blocks), distinct - room[:-1], distinct + room[1:])
-    return np.round(after, 4)[at].reshape(times.shape)
+    return np.clip(np.round(after, 4), 0, len(waveform) / SAMPLE_RATE)[at].reshape(times.shape)
 
 
 def moved(times: np.ndarray, waveform: np.ndarray) -> np.ndarray:
@@ -55,7 +55,7 @@ def moved(times: np.ndarray, waveform: np.ndarray) -> np.ndarray:
     offsets = np.arange(-REACH, REACH + 1) * STEP
     samples = np.rint(times * SAMPLE_RATE).astype(np.int64)[:, None] + offsets
     weights = (changes(waveform, samples) + NO_CHANGE) * np.exp(-0.5 * (offsets / SAMPLE_RATE / spread) ** 2)
-    return np.clip(times + weights @ offsets / SAMPLE_RATE / weights.sum(1), 0, seconds)
+    return times + weights @ offsets / SAMPLE_RATE / weights.sum(1)
 
 
 def changes(waveform: np.ndarray, samples: np.ndarray) -> np.ndarray:
