@@ -182,8 +182,8 @@ class Bench:
     def codebook(self) -> Path:
         """501 centroids of features of the hubert-base, by k-means.
 
-        Of others, such as features with noise, 71 % of recordings have a frame near a border between two units; of these
-        4 % have one.
+        With others, such as features with noise, 71 % of recordings have a frame near a border between two units, with
+        these 4 %.
         """
         from units.encoders import load_encoder
         from units.kmeans import Codebook, train_with_torch
