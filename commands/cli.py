@@ -245,10 +245,11 @@ def read_config(config: Path | None) -> "Settings":
 
 def settings_for(build: Path, config: Path | None) -> "Settings":
     """The settings a step runs with: --config where given (then written into the build), else the build's own."""
-    from pipelines.layout import part_names
+    from pipelines.layout import maker, part_names
     from pipelines.settings import read_settings, write_settings
 
-    part_names(build)
+    if maker(build) == "ingest":
+        part_names(build)
     if config is None:
         return read_settings(build)
     new, old = read_config(config), read_settings(build)

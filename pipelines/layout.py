@@ -104,12 +104,22 @@ def parts(build: Path, table: str = "manifest") -> Parts:
         if len(summary["parts"]) != len(listed):
             raise ValueError("a part without its sha256")
     except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{build}: no finished {table} here; run `wordweave ingest` first") from error
+        raise ValueError(
+            f"{build}: no finished {table} here; run `wordweave {maker(build)}` first"
+        ) from error
     if table == "manifest" and version != VERSION:
         raise ValueError(
             f"{build}: its manifest is of version {version}, need {VERSION}; run `wordweave ingest` again"
         )
     return listed
+
+
+def maker(build: Path) -> str:
+    """The command that makes the manifest which is not there: that of the last step before it which has its own."""
+    for folder, step in ((VOICES, "speakers"), (UNTRANSCRIBED, "transcribe"), (RECORDINGS, "cut")):
+        if (build / folder / "manifest" / "manifest.json").is_file():
+            return step
+    return "ingest"
 
 
 def part_names(build: Path, table: str = "manifest") -> list[str]:

@@ -93,12 +93,14 @@ class TranscribeSettings:
 
     enabled: bool = False  # transcribe utterances without text
     model: str = ""  # directory or hub name of a recogniser in Hugging Face format
-    command: str = ""  # or a command that is called with the path of a WAV and prints its transcript
+    command: str = (
+        ""  # or a command that is called with the path of a WAV, or "{list}" of them, and prints text
+    )
     second_model: str = ""  # a second recogniser, to measure how far the two agree
     second_command: str = ""
     dtype: str = "float32"  # of the models; or "bfloat16", "float16"
     device: str = "cpu"
-    batch: int = 0  # pieces of at most 30 s at once; 0: 1 on a CPU, 16 on a GPU
+    batch: int = 0  # pieces of at most 30 s at once; 0: 1 on a CPU, 16 on a GPU, 16 recordings in a list
     timeout: float = 120.0  # seconds for one call of a command
     minimum: dict[str, float] = field(
         default_factory=dict

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from aligners.recognise import Recogniser, Recording, Transcript, agreement, load_recogniser
+from aligners.recognise import LIST, Recogniser, Recording, Transcript, agreement, load_recogniser
 from corpus import files
 from corpus.manifest import RejectedRow
 from corpus.quality import TRANSCRIPT_MEASURES, Subject, measure, tokens_of
@@ -42,6 +42,8 @@ TRANSCRIPTS = pa.schema(
 )
 OF_TEXT = ("speech_share", "repetition", "words_per_second")
 """Measures of sound and text alone."""
+LIST_MINUTES = 30.0
+"""Of audio at a time for commands that take lists: enough for long ones."""
 Named = tuple[str, str]
 """A recogniser: its model, its command; one of them is empty."""
 
@@ -74,7 +76,10 @@ class TranscribeUtterances(AudioStage):
             batch=self.batch or None,
         )  # fmt: skip
         first, second = load(*self.recogniser), load(*self.second) if any(self.second) else None
-        return AudioWorker(self, TRANSCRIPTS, functools.partial(transcribe_batch, first, second))
+        lists = any(LIST in command for _, command in (self.recogniser, self.second))
+        minutes = LIST_MINUTES if lists else AudioWorker.batch_minutes
+        process = functools.partial(transcribe_batch, first, second)
+        return AudioWorker(self, TRANSCRIPTS, process, batch_minutes=minutes)
 
 
 def transcribe_batch(

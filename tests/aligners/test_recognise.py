@@ -168,6 +168,72 @@ def test_a_command_that_hangs_is_ended_with_what_it_started(command, recordings,
     pytest.fail("the program that the command started still runs")
 
 
+ANSWERS = """
+for line in open(sys.argv[1]):
+    wave_file = wave.open(line.strip())
+    text = f"frames {wave_file.getnframes()} {os.environ['WORDWEAVE_LANGUAGE']}"
+    name = os.path.basename(line.strip()).split(".")[0]
+"""
+
+
+@pytest.fixture
+def list_command(command):
+    """A function: source that runs for each path of the list, with its `text` and `name` -> the command."""
+
+    def make(each, batch=16, timeout=20.0):
+        one = command(
+            "import json" + ANSWERS + "".join(f"    {line}\n" for line in each.splitlines()), timeout
+        )
+        return CommandRecogniser(f"{one.command} {{list}}", timeout, batch)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "each",
+    [
+        "print(json.dumps({'text': text}))",
+        "print(json.dumps({'id': name, 'words': [{'text': text, 'confidence': 0.5}]}))",
+        "import atexit; atexit.register(print, json.dumps({'id': line.strip(), 'text': text}))",  # the last first
+    ],
+)
+def test_a_command_takes_a_list_and_its_answers_do_not_depend_on_the_calls(list_command, recordings, each):
+    several = [*recordings, Recording(recordings[0].waveform, "de")]
+    results = [list_command(each, batch).transcribe(several) for batch in (1, 2, 16)]
+    assert results[0] == results[1] == results[2]
+    assert [one.text for one in results[0]] == [
+        f"frames {len(one.waveform)} {one.language}" for one in several
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason", "detail"),
+    [
+        ("pass", "transcribe.failed", r"need a line for each recording of the list, 1, got 0"),
+        ("print(good); print(good)", "transcribe.failed", r"need a line for each recording of the list, 1, got 2"),
+        ("print('{\"id\": \"mine\", \"text\": \"so\"}')", "transcribe.failed", r"need an id of the list, got 'mine'"),
+        ("print('{\"id\": [3]}')", "transcribe.failed", r"need a JSON object like"),
+        ("print('they went')", "transcribe.failed", r"need a JSON object like .* in each line, got 'they went'"),
+        ("print('{\"text\": null}')", "transcribe.failed", r"text: need a string, got None"),
+        ("print('{\"text\": \"\\\\ud800\"}')", "transcribe.failed", r"surrogates not allowed"),
+        ("print('{\"words\": [{\"text\": \"a\", \"confidence\": NaN}]}')", "transcribe.failed", r"need 0 to 1"),
+        ("sys.stdout.buffer.write(b'{\"text\": \"\\xe9\"}\\n')", "transcribe.failed", r"need UTF-8"),
+        ("sys.exit('cannot use ' + line)", "transcribe.failed", r"exit code 1 \(cannot use 00000.wav\)"),
+        ("time.sleep(60)", "transcribe.timeout", r"took longer than 1 s"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_one_answer_is_named_and_costs_no_other_one(
+    list_command, recordings, bad, reason, detail
+):
+    each = "good = json.dumps({'text': text})\n"
+    each += f"if '9000' in text:\n    {bad}\nelse:\n    print(good)"
+    alone, together = (list_command(each, batch, timeout=1.0).transcribe(recordings[:3]) for batch in (1, 3))
+    assert alone == together
+    assert [one.text.split()[1] for one in (alone[0], alone[2])] == ["16000", "40000"]
+    assert alone[1].reason == reason
+    assert re.search(detail, alone[1].detail), alone[1].detail
+
+
 def test_the_identity_of_a_command_depends_on_its_files(command):
     assert command("print(1)").identity == command("print(1)").identity != command("print(2)").identity
 

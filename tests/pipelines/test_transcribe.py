@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from click.testing import CliRunner
 
+import wordweave
 from corpus import files
 from corpus.adapters import read_jsonl
 from corpus.audio import decode
@@ -122,6 +124,18 @@ def test_words_confidence_and_measures_are_columns(transcribed):
     assert (first["second"], first["agreement"], first["repetition"]) == (ANSWERS["a"], 1.0, 0.0)
     assert first["words_per_second"] == 2.5
     assert rows[6]["agreement"] == 0.8
+
+
+def test_the_command_runs_where_ingest_left_no_other_manifest_and_later_ones_name_it(transcribed, tmp_path):
+    build, runner = tmp_path / "build", CliRunner()
+    shutil.copytree(transcribed[0], build)
+    shutil.rmtree(build / "manifest")
+    result = runner.invoke(wordweave.cli, ["align", str(build), "--engine", "local"])
+    assert result.exit_code == 1
+    assert "no finished manifest here; run `wordweave transcribe` first" in result.output
+    result = runner.invoke(wordweave.cli, ["transcribe", str(build), "--engine", "local"])
+    assert result.exit_code == 0, result.output
+    assert manifest_rows(build) == manifest_rows(transcribed[0])
 
 
 def test_other_rules_transcribe_nothing_again(transcribed, corpus, tmp_path):
