@@ -439,7 +439,7 @@ class CommandRecogniser:
         return parse_answers(output, paths, self.command) if many else [parse_output(output, self.command)]
 
     def _output(self, words: Sequence[str], language: str | None, most: int) -> bytes | Reject:
-        """What the program prints, at most so many bytes, or why it is not used."""
+        """What the program prints, at most `most` bytes, or why it is not used."""
         environment = {**os.environ, "WORDWEAVE_LANGUAGE": language or ""}
         with tempfile.TemporaryFile() as errors:
             try:
