@@ -32,7 +32,12 @@ def words_of(text: str) -> list[str]:
 
 def text_grams(text: str, n: int = 5) -> np.ndarray:
     """Hashes of the n-word sequences of a text, as `grams`."""
-    return grams(np.array([_hash(word) for word in words_of(text)], dtype=np.uint64), n)
+    return word_grams(words_of(text), n)
+
+
+def word_grams(words: Sequence[str], n: int) -> np.ndarray:
+    """Hashes of the sequences of n words, as `grams`."""
+    return grams(np.array([_hash(word) for word in words], dtype=np.uint64), n)
 
 
 def unit_grams(units: np.ndarray, n: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from corpus.toml import write_toml
 from pipelines.execution.task import sha256
 from pipelines.layout import INDEX, part_names
 from pipelines.settings import Settings, read_settings
+from pipelines.steps.document_overlaps import are_compared, document_totals
 from pipelines.steps.outcomes import STREAMS_OF, TABLE
 from shards.write import STREAMS
 
@@ -152,6 +153,13 @@ def data_card(build: Path, name: str = "") -> str:
             (f"`{reason}`", REASONS.get(reason, "a reason of a step of its own"), number, hours(samples))
             for reason, (number, samples) in sorted(totals.reasons.items())
         ])  # fmt: skip
+    if are_compared(settings):
+        documents = document_totals(build, settings)
+        lines += [
+            f"Text documents: {documents['compared']} compared with evaluation sets; {documents['evaluation']} hold "
+            f"a text of one, {documents['removed']} of them left out.",
+            "",
+        ]
     lines += ["## Hashes and versions", "", *table(("what", "value"), identities(build, provenance))]
     lines += ["## Settings", "", "```toml", *write_toml(settings).strip().splitlines(), "```", ""]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from pipelines.layout import INDEX, finished_parts, part_names
 from pipelines.reports.inspector.overview import Overview
 from pipelines.reports.inspector.page import read_summary, start_overview, write_inspector
 from pipelines.steps.base import Run, Step
+from pipelines.steps.document_overlaps import are_compared, document_totals
 from pipelines.steps.duplicates import DUPLICATES_STEP, found_totals
 from pipelines.steps.outcomes import (
     OUTCOMES,
@@ -107,6 +108,8 @@ def report(run: Run, against: Path | None = None) -> dict[str, Any]:
     result["tables"] = {str(step.table): {"step": step.name, "summary": step.summary} for step in tables}
     if DUPLICATES_STEP in tables:
         result["duplicates"] = found_totals(build)
+        if are_compared(run.settings):
+            result["documents"] = document_totals(run.build, run.settings)
     if (build / INDEX).is_file():
         index = json.loads((build / INDEX).read_bytes())
         result["shards"] = sum_streams(index)

@@ -10,7 +10,8 @@ done markers only, and no task holds more than a group or a bucket. An utterance
 it, whatever became of that one: so the result depends on the order of the manifest alone, not on that of the work. Rows
 that another step rejects are not compared: of several, the first usable one is kept.
 
-Evaluation sets are a small build of their own in `repeats/evaluation`, whose utterances come before all others.
+Evaluation sets are a small build of their own in `repeats/evaluation`, whose utterances come before all others. Text
+documents are compared with them in `document_overlaps`.
 """
 
 import dataclasses
@@ -48,6 +49,7 @@ from pipelines.layout import REPEATS, finished_parts, part_hashes, part_tasks, p
 from pipelines.settings import Settings
 from pipelines.steps.audio import AudioStage, AudioWorker, Row
 from pipelines.steps.base import Run, Step, reject_columns
+from pipelines.steps.document_overlaps import describe_documents, document_lines, document_tasks
 from pipelines.steps.evaluation_sets import EVALUATION, write_evaluation_manifest
 from pipelines.steps.outcomes import outcomes, rejecting_steps
 from pipelines.steps.units import UNITS_STEP
@@ -459,6 +461,9 @@ def compare(run: Run) -> None:
     inner = evaluation_run(run)
     for stage, tasks in evaluation_tasks(run):
         run_stage(stage, inner.build, tasks, run.engine)
+    documents, tasks = document_tasks(run)
+    if tasks:
+        run_stage(documents, run.build, tasks, run.engine)
     for stage, tasks in corpus_stages(run):
         if stage.name != FindDuplicates.name:
             run_stage(stage, run.build, tasks, run.engine)
@@ -482,7 +487,7 @@ def plan_duplicates(run: Run) -> Plan:
         if planned.todo:
             return dataclasses.replace(planned, stage="duplicates")
     planned = Plan("duplicates")
-    for stage, tasks in corpus_stages(run):
+    for stage, tasks in itertools.chain([document_tasks(run)], corpus_stages(run)):
         planned = plan(stage, run.build, tasks)
         if planned.todo:
             break
@@ -510,25 +515,27 @@ def found_totals(build: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_findings(run: Run, stage: Stage, tasks: list[Task]) -> None:
-    """Write report/duplicates.jsonl, one line for each utterance that repeats one, and say how many there are."""
+    """Write report/duplicates.jsonl, one line for each utterance and document that is found, and say how many."""
     with_findings = [
         f"duplicates/{name}"
         for name, marker in finished_parts(run.build, "duplicates", "duplicates")
         if marker["found"]
     ]
-    lines = (
+    utterances = (
         json.dumps({name: value for name, value in row.items() if value is not None}, ensure_ascii=False)
         for table in files.read_tables(run.build, with_findings)
         for row in table.to_pylist()
         if any(row[kind] is not None for kind in REMOVABLE)
     )
     files.make_folder(run.build / "report")
+    lines = itertools.chain(utterances, document_lines(run.build, run.settings))
     files.write_lines(run.build / "report" / "duplicates.jsonl", lines)
     totals = found_totals(run.build)
     counted = ", ".join(f"{kind} {one['utterances']} ({one['hours']:.2f} h)" for kind, one in totals.items())
     removed = ", ".join(run.settings.duplicates.remove) or "none: [duplicates] remove"
     run.say(
         f"duplicates: same as an earlier utterance, or in an evaluation set: {counted}; rejected by {removed}"
+        + describe_documents(run.build, run.settings)
     )
 
 

@@ -22,6 +22,7 @@ from pipelines.layout import INDEX, finished_part, part_hashes, part_names, part
 from pipelines.steps.align import FIELDS
 from pipelines.steps.base import Run, Step, row_utterance
 from pipelines.steps.codebook import codebook_path, measured_dtype, units_dtype
+from pipelines.steps.document_overlaps import removed_documents
 from pipelines.steps.outcomes import accepted_rows, extend, make_outcomes, outcome_summaries
 from pipelines.steps.quality import TABLE as QUALITY
 from pipelines.steps.split import Split, held_out
@@ -262,8 +263,8 @@ def assign_shards(run: Run, stage: WriteShard, split: Split) -> list[Task]:
     # of each table, one per line: a million strings among what is read would leave gaps in the memory
     lines = {one: bytearray() for one in ("text", *read)}
     lines["text"] += to_lines(part.sha256 for part in parts(build, "text"))
-    for name in names["text"]:
-        for part, ranges in accepted_documents(build, name, split).items():
+    for name, removed in zip(names["text"], removed_documents(build, run.settings), strict=True):
+        for part, ranges in accepted_documents(build, name, split, removed).items():
             assignments["text", part].add("text", name, ranges, 0)
     for name, (task, summary) in zip(names["manifest"], outcome_summaries(run), strict=True):
         for path, digest in zip(task.inputs, task.hashes, strict=True):
@@ -305,11 +306,11 @@ def to_lines(texts: Iterable[str]) -> bytes:
     return "".join(f"{text}\n" for text in texts).encode()
 
 
-def accepted_documents(build: Path, name: str, split: Split) -> dict[str, list[list[int]]]:
-    """Split -> ranges of the usable documents of one part of the text table."""
+def accepted_documents(build: Path, name: str, split: Split, removed: set[int]) -> dict[str, list[list[int]]]:
+    """Split -> ranges of the usable documents of one part of the text table, but for the rows that are removed."""
     ranges: dict[str, list[list[int]]] = {}
     for number, row in enumerate(files.read_table(build / "text" / name, ["id", "reject"]).to_pylist()):
-        if row["reject"] is None:
+        if row["reject"] is None and number not in removed:
             extend(ranges.setdefault(split.split_of(row["id"]), []), number)
     return ranges
 

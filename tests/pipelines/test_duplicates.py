@@ -14,6 +14,7 @@ from pipelines import settings
 from pipelines.build import build, dry_run
 from pipelines.engines.beam import BeamEngine
 from pipelines.layout import part_names
+from pipelines.reports.data_card import data_card
 from tests.golden import tiny_settings
 from tests.helpers.builds import hashes, members
 
@@ -51,8 +52,13 @@ def case(tmp_path_factory):
     ])  # fmt: skip
     (folder / "eval.jsonl").write_text(json.dumps({"id": "e1", "audio": "corpus/eval.flac", "text": other}))
     (folder / "eval.txt").write_text(f"{other} either\n{rows[5]['text'].upper()}\n")
+    (folder / "documents.txt").write_text(
+        f"A page that holds {other}, and more.\nA page of its own that holds some other words of its kind.\n"
+        "The third page.\n"
+    )
     evaluation = [str(folder / "eval.jsonl"), str(folder / "eval.txt")]
     result = wanted(base, evaluation=evaluation, text_similarity=0.95)  # the texts overlap
+    result = settings.replace(result, "text", documents=[str(folder / "documents.txt")])
     build(folder / "build", result)
     return folder, result
 
@@ -86,7 +92,14 @@ def test_what_repeats_an_earlier_one_is_reported_and_kept(case):
     }  # fmt: skip
     assert found["rejected"]["utterances"] == 1
     lines = (case[0] / "build" / "report" / "duplicates.jsonl").read_text().splitlines()
-    assert [json.loads(line)["id"] for line in lines] == ["u4", "u5", "same", "near", "again"]
+    *utterances, document = map(json.loads, lines)
+    assert [line["id"] for line in utterances] == ["u4", "u5", "same", "near", "again"]
+    assert document == {
+        "document": "documents=2Etxt-0000000001", "evaluation": "eval:e1", "evaluation_by": "text",
+        "text_similarity": 1.0,
+    }  # fmt: skip
+    assert found["documents"] == {"compared": 3, "evaluation": 1, "removed": 0}
+    assert document["document"] in members(case[0] / "build", "text")
 
 
 def test_a_setting_removes_them_and_the_hours_add_up(case, tmp_path):
@@ -98,6 +111,10 @@ def test_a_setting_removes_them_and_the_hours_add_up(case, tmp_path):
     }  # fmt: skip
     assert found["in"]["samples"] == found["out"]["samples"] + found["rejected"]["samples"]
     assert members(tmp_path / "build", "speech").keys() == {"u0", "u1", "u2", "u3"}
+    documents = {"documents=2Etxt-0000000002", "documents=2Etxt-0000000003"}
+    assert members(tmp_path / "build", "text").keys() == {"u0", "u1", "u2", "u3"} | documents
+    assert found["documents"] == {"compared": 3, "evaluation": 1, "removed": 1}
+    assert "3 compared with evaluation sets; 1 hold a text of one, 1 of them" in data_card(tmp_path / "build")
     assert table(tmp_path / "build")["same"]["detail"] == "as u1, similarity 1.00"
 
 
@@ -129,6 +146,17 @@ def test_a_new_recording_redoes_only_what_it_changes(case, tmp_path):
     }
     assert [name for name in before if before[name] != after[name]] in ([], [sorted(before)[-1]])
     assert table(tmp_path / "build")["new"]["audio"] == "u2"
+
+
+def test_new_documents_and_other_evaluation_sets_are_compared(case, tmp_path):
+    shutil.copytree(case[0] / "build", tmp_path / "build")
+    (tmp_path / "documents.txt").write_text((case[0] / "documents.txt").read_text() + "The fourth page.\n")
+    more = settings.replace(case[1], "text", documents=[str(tmp_path / "documents.txt")])
+    build(tmp_path / "build", more)
+    assert report(tmp_path / "build")["documents"]["compared"] == 4
+    other = settings.replace(case[1], "duplicates", evaluation=[str(case[0] / "eval.jsonl")])
+    plans = {plan.stage: plan for plan in dry_run(case[0] / "build", other)}
+    assert plans["duplicates"].todo
 
 
 def test_settings_that_cannot_be_are_refused(tmp_path, case):
