@@ -204,6 +204,28 @@ def viter() -> tuple[str, str]:
     return "ok", f"viter {version('viter')}"
 
 
+def speakers() -> tuple[str, str]:
+    """The weights with which `[speakers]` tells voices apart."""
+    from corpus.speaker_embeddings import weights_path
+
+    try:
+        weights_path()
+    except ValueError as error:
+        return "missing", str(error)
+    return "ok", f"Resemblyzer {version('Resemblyzer')}"
+
+
+def dnsmos() -> tuple[str, str]:
+    """The networks of `[quality] dnsmos`."""
+    from corpus.quality import dnsmos_path
+
+    try:
+        dnsmos_path()
+    except ValueError as error:
+        return "missing", str(error)
+    return "ok", f"speechmos {version('speechmos')}"
+
+
 def espeak() -> tuple[str, str]:
     """The voice of `wordweave synth`."""
     if importlib.util.find_spec("espeakng_loader") is None:
@@ -261,6 +283,6 @@ def health(build: Path) -> tuple[str, str]:
 CHECKS: dict[str, Callable[[], tuple[str, str]]] = {
     "python": python, "packages": packages, "torch": torch, "cuda": cuda, "faiss": faiss, "beam": beam, "spark": spark,
     "dataflow": dataflow, "storage": storage, "pocketsphinx": pocketsphinx, "viter": viter, "mfa": mfa,
-    "espeak": espeak, "cores": cores, "memory": memory, "disk": lambda: disk(None),
+    "speakers": speakers, "dnsmos": dnsmos, "espeak": espeak, "cores": cores, "memory": memory, "disk": lambda: disk(None),
 }  # fmt: skip
 """The checks, in this order."""
