@@ -108,7 +108,8 @@ class JoiningWorker(AudioWorker):
         def aligned() -> dict[str, tuple[pa.RecordBatch, pa.RecordBatch]]:
             tables = {name: files.read_table(build / name) for name in sorted(task.inputs)}
             (batch,) = pa.concat_tables(tables.values()).combine_chunks().to_batches()
-            result = self.process(batch, audio(batch, 1))
+            with self.turn:
+                result = self.process(batch, audio(batch, 1))
             starts = itertools.accumulate((len(table) for table in tables.values()), initial=0)
             return {
                 name: (batch.slice(start, len(table)), result.slice(start, len(table)))

@@ -24,7 +24,7 @@ from pipelines import settings
 from pipelines.engines import spark
 from pipelines.engines.beam import BeamEngine
 from pipelines.engines.requirements import java
-from pipelines.engines.spark import SparkEngine
+from pipelines.engines.spark import SparkEngine, slice_count
 from pipelines.execution.runner import build_lock, run_stage
 from pipelines.settings import write_settings
 from tests.helpers.builds import LOCAL, build_command, build_settings, hashes, run_build
@@ -438,3 +438,11 @@ def test_a_run_with_other_settings_may_not_join(spoken_corpus, tmp_path):
             text=True,
         )
     assert "another run with other settings works on this build" in joined.stderr
+
+
+def test_spark_gives_several_parts_to_a_task_where_a_worker_overlaps_them(monkeypatch):
+    counts = [(parts, slice_count(Copy("log"), parts, cores=10)) for parts in (5, 1000, 10**6)]
+    assert counts == [(5, 5), (1000, 1000), (10**6, 100_000)]
+    monkeypatch.setattr(Copy, "tasks_at_once", 2)
+    counts = [(parts, slice_count(Copy("log"), parts, cores=10)) for parts in (5, 100, 1000, 10**6)]
+    assert counts == [(5, 5), (100, 80), (1000, 125), (10**6, 100_000)]

@@ -138,20 +138,20 @@ def test_what_a_store_holds_is_planned_as_on_the_disk(tmp_path):
     assert [files.read(build / "out" / str(n)) for n in range(5)] == [str(n).encode() * 2 for n in range(5)]
 
 
-def test_a_store_is_read_ahead_and_the_caller_alone_draws_the_names():
+def test_a_store_is_read_ahead_and_the_caller_alone_makes_the_names():
     folder = files.to_path("memory://builds") / "ahead"
     for name in "abc":
         files.write(folder / name, name.encode())
-    drawn, threads = [], set()
+    requested, threads = [], set()
 
     def names():
         for name in ("a", "b", "none", "c"):
-            drawn.append(name)
+            requested.append(name)
             threads.add(threading.current_thread())
             yield name
 
     contents = files.read_each(folder, names(), at_once=1)
-    assert (next(contents), drawn) == (b"a", ["a", "b"])  # the second is requested before the first is given
+    assert (next(contents), requested) == (b"a", ["a", "b"])  # the second is requested before the first is given
     assert list(contents) == [b"b", None, b"c"]
     assert threads == {threading.current_thread()}
 
