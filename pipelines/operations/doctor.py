@@ -283,6 +283,7 @@ def health(build: Path) -> tuple[str, str]:
 CHECKS: dict[str, Callable[[], tuple[str, str]]] = {
     "python": python, "packages": packages, "torch": torch, "cuda": cuda, "faiss": faiss, "beam": beam, "spark": spark,
     "dataflow": dataflow, "storage": storage, "pocketsphinx": pocketsphinx, "viter": viter, "mfa": mfa,
-    "speakers": speakers, "dnsmos": dnsmos, "espeak": espeak, "cores": cores, "memory": memory, "disk": lambda: disk(None),
+    "speakers": speakers, "dnsmos": dnsmos, "espeak": espeak, "cores": cores, "memory": memory,
+    "disk": lambda: disk(None),
 }  # fmt: skip
 """The checks, in this order."""
