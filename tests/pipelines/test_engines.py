@@ -1,6 +1,7 @@
 """Engines: whoever runs the tasks, the bytes are the same, nothing is done twice, and what is missing is said."""
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -12,13 +13,17 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
 import psutil
 import pytest
+import soundfile
+import torch
 from click.testing import CliRunner
 
 import wordweave
 from corpus import files
 from corpus.records import Unusable
+from corpus.speaker_embeddings import SIZE
 from corpus.toml import write_toml
 from pipelines import settings
 from pipelines.engines import spark
@@ -26,6 +31,7 @@ from pipelines.engines.beam import BeamEngine
 from pipelines.engines.requirements import java
 from pipelines.engines.spark import SparkEngine, slice_count
 from pipelines.execution.runner import build_lock, run_stage
+from pipelines.layout import part_names
 from pipelines.settings import write_settings
 from tests.helpers.builds import LOCAL, build_command, build_settings, hashes, run_build
 from tests.helpers.stage import Copy, copies
@@ -36,14 +42,28 @@ HERE = str(ROOT)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> SparkEngine:
+def packages(tmp_path_factory) -> str:
+    """A folder with a package like Resemblyzer, of random weights, for processes of every engine."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("packages")
+    lstm, linear = torch.nn.LSTM(40, SIZE, 3, batch_first=True), torch.nn.Linear(SIZE, SIZE)
+    layers = {"lstm": lstm.state_dict(), "linear": linear.state_dict()}
+    state = {f"{layer}.{name}": values for layer, one in layers.items() for name, values in one.items()}
+    (folder / "resemblyzer").mkdir()
+    (folder / "resemblyzer" / "__init__.py").touch()
+    torch.save({"model_state": state}, folder / "resemblyzer" / "pretrained.pt")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def cluster(packages) -> SparkEngine:
     """Two executors, each a JVM of its own with its own Python workers."""
     try:
         java()
     except Unusable as error:
         pytest.skip(f"Spark: {error}")
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = HERE
+    os.environ["PYTHONPATH"] = os.pathsep.join([HERE, packages])
     engine = SparkEngine(2, ("--conf", "spark.executor.memory=700m"), CLUSTER)
     engine.check()
     yield engine
@@ -100,13 +120,50 @@ def test_a_killed_executor_costs_no_part_and_no_finished_work(cluster, tmp_path)
     assert run_stage(stage, tmp_path, tasks, cluster, quiet=True)["done"] == 0
 
 
+def with_repeats(manifest, folder):
+    """A manifest with a recording of three utterances without speaker, one utterance twice, and settings for these."""
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for row in rows:
+        row["audio"] = str(manifest.parent / row["audio"])
+    waves = [soundfile.read(row["audio"], dtype="int16") for row in rows[:3]]
+    soundfile.write(folder / "talk.wav", np.concatenate([wave for wave, _ in waves]), waves[0][1])
+    start = 0.0
+    for row, (wave, rate) in zip(rows, waves, strict=False):
+        end = start + len(wave) / rate
+        row |= {"audio": str(folder / "talk.wav"), "start": start, "end": end, "speaker": None}
+        start = end
+    rows.append({**rows[5], "id": "again"})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "evaluation.txt").write_text(f"{rows[8]['text']}\n")
+    (folder / "documents.txt").write_text(f"It says: {rows[8]['text']}\nA page of its own.\n")
+    return build_settings(
+        folder / "manifest.jsonl",
+        units={"clusters": 50, "fit_frames": 5000},
+        speakers={"enabled": True},
+        duplicates={
+            "enabled": True,
+            "remove": ["audio", "evaluation"],
+            "evaluation": [str(folder / "evaluation.txt")],
+        },
+        text={"documents": [str(folder / "documents.txt")]},
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_whole_build_on_spark_has_the_bytes_of_a_plain_loop(cluster, spoken_corpus, tmp_path):
-    config = build_settings(spoken_corpus, units={"clusters": 50, "fit_frames": 5000})
-    for engine in (LOCAL, cluster):
-        run_build(tmp_path / engine.name, config, engine)
-    assert hashes(tmp_path / "spark") == hashes(tmp_path / "local")
+def test_a_whole_build_on_spark_and_beam_has_the_bytes_of_a_plain_loop(
+    cluster, packages, spoken_corpus, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(packages)
+    config = with_repeats(spoken_corpus, tmp_path)
+    for engine in (LOCAL, cluster, BeamEngine(2)):
+        report = run_build(tmp_path / engine.name, config, engine)
+    assert hashes(tmp_path / "spark") == hashes(tmp_path / "beam") == hashes(tmp_path / "local")
+    assert report["reasons"].keys() >= {"duplicate.audio", "duplicate.evaluation"}
+    assert report["documents"] == {"compared": 2, "evaluation": 1, "removed": 1}
+    manifest = files.read_tables(tmp_path / "local" / "manifest", part_names(tmp_path / "local"), ["speaker"])
+    speakers = {speaker for table in manifest for speaker in table["speaker"].to_pylist()}
+    assert any(speaker.startswith("estimated:") for speaker in speakers)
 
 
 @pytest.mark.slow
