@@ -19,6 +19,18 @@ from pipelines.layout import REPEATS
 from pipelines.steps.base import Run
 
 EVALUATION = f"{REPEATS}/evaluation"
+NEEDED = f"need a folder with {MANIFEST} or manifest.jsonl, or a file of text"
+
+
+def check_sets(names: list[str]) -> None:
+    """Refuse sets that are not there, before any work.
+
+    Raises:
+        ValueError: names the first one.
+    """
+    for name in names:
+        if not files.to_path(name).exists():
+            raise ValueError(f"duplicates.evaluation: {name}: {NEEDED}")
 
 
 def write_evaluation_manifest(run: Run, folder: Path) -> None:
@@ -67,9 +79,7 @@ def read_set(path: Path) -> Iterator[Utterance | RejectedRow]:
     elif path.is_dir() and (path / "manifest.jsonl").is_file():
         yield from ADAPTERS["jsonl"](path / "manifest.jsonl", Intake())
     elif not path.is_file():
-        raise ValueError(
-            f"duplicates.evaluation: {path}: need a folder with {MANIFEST} or manifest.jsonl, or a file of text"
-        )
+        raise ValueError(f"duplicates.evaluation: {path}: {NEEDED}")
     elif names_audio(path):
         yield from ADAPTERS["jsonl"](path, Intake())
     else:

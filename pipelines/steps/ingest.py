@@ -14,6 +14,7 @@ from pipelines.execution.task import Stage, Task
 from pipelines.layout import RECORDINGS, UNTRANSCRIBED, VOICES, Part, parts
 from pipelines.settings import one_of, write_settings
 from pipelines.steps.base import Run, Step
+from pipelines.steps.evaluation_sets import check_sets
 from pipelines.steps.probe import probe, remove_listings
 
 
@@ -22,6 +23,7 @@ def ingest(run: Run) -> dict[str, Any]:
     build, settings = run.folder, run.settings
     corpus = settings.corpus
     one_of("corpus.adapter", corpus.adapter, tuple(ADAPTERS))
+    check_sets(settings.duplicates.evaluation)
     channels = ChannelCheck()
     files.make_folder(build)
     rows, chunks = probe(run, channels)

@@ -171,4 +171,5 @@ def test_settings_that_cannot_be_are_refused(tmp_path, case):
         ValueError, match=r"duplicates\.evaluation: .*gone\.txt: need a folder with testset\.json"
     ):
         build(tmp_path / "build", gone)
+    assert not (tmp_path / "build" / "manifest").exists()  # said before any work
     assert write_toml(gone)

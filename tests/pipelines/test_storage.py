@@ -151,7 +151,10 @@ def test_a_store_is_read_ahead_and_the_caller_alone_makes_the_names():
             yield name
 
     contents = files.read_each(folder, names(), at_once=1)
-    assert (next(contents), requested) == (b"a", ["a", "b"])  # the second is requested before the first is given
+    assert (next(contents), requested) == (
+        b"a",
+        ["a", "b"],
+    )  # the second is requested before the first is given
     assert list(contents) == [b"b", None, b"c"]
     assert threads == {threading.current_thread()}
 
