@@ -69,7 +69,7 @@ def main() -> None:
                 f"tokenised and written to shards, {normalisation}",
                 lambda normalisation=normalisation, stage=stage, vocabulary=vocabulary: write_shard(  # type: ignore[misc]
                     folder / f"{normalisation}.tar",
-                    (stage.text_sample(vocabulary, row) for row in good),
+                    (stage.text_sample(vocabulary, row, {}) for row in good),
                     vocabulary,
                 ),
             )
