@@ -17,7 +17,8 @@ TELLING = frozenset(
     {"the", *MONTHS, *YEAR_CONTEXT, *NUMBERED, *RULERS, *CURRENCY_CODES, *MAGNITUDES, "am", "pm"}
 )
 """Words that may change how the stretch before or after them is read."""
-MOST_READ = 1 << 18  # stretches whose reading is kept
+MOST_READ = 1 << 18  # stretches whose reading is kept, about 60 MB
+MOST_BETWEEN = 1 << 16  # of those that are read with their neighbours, about 40 MB
 
 UNREAD = "?"
 """In place of a reading: the stretch alone is not enough."""
@@ -127,14 +128,14 @@ def read_others(chunks: list[str], readings: list[str], places: list[int], laugh
             readings[joined] = ""
 
 
-@lru_cache(MOST_READ)
+@lru_cache(MOST_BETWEEN)
 def as_neighbour(chunk: str) -> str:
     """A stretch as far as it may change how the one beside it is read: of most words the first character."""
     word = chunk.strip(AROUND_SIGNS).lower()
     return chunk[:1] if word.isalpha() and word not in TELLING else chunk
 
 
-@lru_cache(MOST_READ)
+@lru_cache(MOST_BETWEEN)
 def read_between(chunk: str, following: str, before: str) -> tuple[str, bool]:
     """The spoken words of a stretch between two others, and whether they are those of the following one too."""
     amount = large_amount(chunk, following) or spaced_amount(chunk, following)
