@@ -68,6 +68,14 @@ from commands.cli import FILE, FOLDER, cli, command, read_config, say
     show_default=True,
 )
 @click.option(
+    "--store-latency",
+    "latency",
+    type=float,
+    default=0.0,
+    help="Seconds until the store of build and recordings answers a request; 0: a disk.",
+    show_default=True,
+)
+@click.option(
     "--sample-minutes",
     "minutes",
     type=float,

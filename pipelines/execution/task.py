@@ -15,9 +15,8 @@ import hashlib
 import json
 import os
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -106,7 +105,7 @@ class TaskThreads:
     def __init__(self, at_once: int):
         self._at_once = at_once
         self._threads = ThreadPoolExecutor(at_once, "task") if at_once > 1 else None
-        self._pending: deque[Future] = deque()
+        self._pending: set[Future] = set()
 
     def submit(self, run: Callable[..., Any], *arguments: Any) -> None:
         """Call `run(*arguments)`, once fewer than `at_once` calls are left."""
@@ -114,13 +113,8 @@ class TaskThreads:
             run(*arguments)
             return
         if len(self._pending) == self._at_once:
-            self._pending.popleft().result()
-        self._pending.append(self._threads.submit(run, *arguments))
-
-    def wait(self) -> None:
-        """Wait until all calls are over."""
-        while self._pending:
-            self._pending.popleft().result()
+            self._wait(FIRST_COMPLETED)
+        self._pending.add(self._threads.submit(run, *arguments))
 
     def __enter__(self) -> Self:
         return self
@@ -128,10 +122,15 @@ class TaskThreads:
     def __exit__(self, kind: Any, *_: Any) -> None:
         try:
             if kind is None:
-                self.wait()
+                self._wait()
         finally:
             if self._threads is not None:
                 self._threads.shutdown()
+
+    def _wait(self, until: str = ALL_COMPLETED) -> None:
+        over, self._pending = wait(self._pending, return_when=until)
+        for call in over:
+            call.result()
 
 
 def key_fields(stage: Stage, inputs: Sequence[str], arguments: tuple = ()) -> dict[str, Any]:

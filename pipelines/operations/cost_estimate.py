@@ -7,6 +7,8 @@
     cost     = hours of shared steps * workers * price + hours of the driver * price
 
 A step on GPUs: hours / (gpus * real-time factor); for transcription see `gpu_seconds`.
+Behind a store, `shared` is at least the latency of the requests for recordings, which are decoded ahead, plus that of
+the requests for tables and done markers.
 `pipelines.operations.cost_measure` measures what is per hour and what is once.
 """
 
@@ -16,14 +18,19 @@ from typing import Any
 
 from corpus.manifest import part_length
 from pipelines.build import STEPS, find_step
+from pipelines.execution.gpus import WORKER_MEMORY
 from pipelines.operations.cost_measure import Measured
 from pipelines.settings import Settings
+from pipelines.steps.audio import READS_AT_ONCE
 
 MAX_PARTS = 1_000_000  # planned in under a minute and a gigabyte
 PARTS_PER_WORKER = 8  # so that the last ones do not leave most workers idle
 PART_SECONDS = (
     300.0  # of a worker's time: what a kill costs at most, and 1000 times what a part costs by itself
 )
+PART_REQUESTS, RECORDING_REQUESTS = 13, 3
+"""Requests one after another to a store: of a step for each part, and for each recording that it decodes (counted on an
+S3 server: 332 for 13 parts of 48 recordings, 214 for 4 parts of them, 167 for 6 parts of 24)."""
 SHARD_BYTES = 256e6
 SHARDS_PER_STREAM = 128  # two for each of the loader's 64 lanes
 
@@ -39,6 +46,7 @@ class Workers:
     real_time: float = 0.0  # hours of recordings that one GPU encodes in an hour; 0: as measured here
     gpu_price: float = 0.0
     gpu_cores: int = 4  # of a machine with a GPU
+    latency: float = 0.0  # seconds until a store answers a request
 
     def __post_init__(self) -> None:
         for name, value, minimum in (
@@ -48,16 +56,17 @@ class Workers:
         ):
             if value < minimum:
                 raise ValueError(f"plan.{name}: need at least {minimum}, got {value}")
-        if self.speed <= 0 or min(self.price, self.gpu_price, self.real_time) < 0:
-            raise ValueError("plan: need speed > 0, and no price or real-time factor below 0")
+        if self.speed <= 0 or min(self.price, self.gpu_price, self.real_time, self.latency) < 0:
+            raise ValueError("plan: need speed > 0, and no price, latency or real-time factor below 0")
 
 
 def predict(measured: Measured, settings: Settings, hours: float, machines: Workers) -> dict[str, Any]:
     """Estimate the cost of `hours` of recordings like those measured, and advise on settings.
 
     Returns:
-        {"hours", "parts", "storage": {folder: bytes}, "steps": [{"step", "who", "hours", "cost"}, ...], "bytes",
-        "total_hours", "cost", "settings": {name: value}, "notes": [...]}.
+        {"hours", "parts", "shards", "advised": {"parts", "shards"} with the settings advised, "storage": {folder:
+        bytes}, "steps": [{"step", "who", "hours", "cost"}, ...], "bytes", "total_hours", "cost", "settings": {name:
+        value}, "notes": [...]}.
     """
     if hours <= 0:
         raise ValueError(f"plan.hours: need more than 0, got {hours}")
@@ -67,14 +76,15 @@ def predict(measured: Measured, settings: Settings, hours: float, machines: Work
         )
     utterances = hours * measured.utterances / measured.hours
     count = parts(hours, utterances, settings.corpus.part_minutes)
-    shards = sum(math.ceil(share * utterances / settings.shards.samples) for share in shares(settings)) * 3
+    shards = count_shards(settings, utterances, settings.shards.samples)
+    advice = advise(measured, settings, hours, utterances, machines)
     pieces = {name: shards if name == "shards" else count for name in measured.storage}
     storage = {
         name: cost.hourly * hours + cost.once * pieces[name] for name, cost in measured.storage.items()
     }
     rows = [
         *driver_rows(measured, settings, hours, machines),
-        *shared_rows(measured, settings, hours, machines),
+        *shared_rows(measured, settings, hours, machines, count / hours, utterances / hours),
     ]
     rows.sort(key=lambda row: order_of(row["step"]))
     return {
@@ -82,13 +92,17 @@ def predict(measured: Measured, settings: Settings, hours: float, machines: Work
         "utterances": round(utterances),
         "parts": count,
         "shards": shards,
+        "advised": {
+            "parts": parts(hours, utterances, advice["corpus.part_minutes"]),
+            "shards": count_shards(settings, utterances, advice["shards.samples"]),
+        },
         "storage": storage,
         "bytes": sum(storage.values()),
         "recordings_bytes": measured.recordings * hours,
         "steps": rows,
         "total_hours": sum(row["hours"] for row in rows),
         "cost": sum(row["cost"] for row in rows),
-        "settings": advise(measured, settings, hours, utterances, machines),
+        "settings": advice,
         "notes": notes(measured, rows, machines),
     }
 
@@ -102,6 +116,11 @@ def order_of(step: str) -> tuple[int, str]:
 def shares(settings: Settings) -> tuple[float, ...]:
     """Of the two splits."""
     return (1 - settings.shards.valid, settings.shards.valid)
+
+
+def count_shards(settings: Settings, utterances: float, samples: int) -> int:
+    """Of three streams."""
+    return sum(math.ceil(share * utterances / samples) for share in shares(settings)) * 3
 
 
 def parts(hours: float, utterances: float, part_minutes: float) -> int:
@@ -119,20 +138,26 @@ def parts(hours: float, utterances: float, part_minutes: float) -> int:
 
 
 def shared_rows(
-    measured: Measured, settings: Settings, hours: float, machines: Workers
+    measured: Measured, settings: Settings, hours: float, machines: Workers, parts: float, recordings: float
 ) -> list[dict[str, Any]]:
-    """Steps that workers share."""
+    """Steps that workers share; of `parts` and `recordings` per hour."""
     rows = []
+    unread = True  # steps that decode share one decode
     for name, cost in measured.work.items():
         length = min(hours, settings.units.fit_hours) if name == "fit units" else hours
         if not cost.of(length):
             continue
+        reads = unread and find_step(name).decodes
+        reading = reads * length * recordings * RECORDING_REQUESTS * machines.latency / READS_AT_ONCE
+        tables = length * parts * PART_REQUESTS * machines.latency
+        unread = unread and not reads
         if (seconds := gpu_seconds(name, measured, settings, machines)) is not None:
-            took = length * seconds / machines.gpus / 3600
+            seconds = max(length * seconds, reading)
+            took = (seconds + tables) / machines.gpus / 3600
             rows.append(row(name, f"{machines.gpus} GPUs", took, took * machines.gpus * machines.gpu_price))
         else:
             seconds = (cost.hourly * length + cost.once * machines.workers) / machines.speed
-            took = seconds / machines.workers / 3600
+            took = (max(seconds, reading) + tables) / machines.workers / 3600
             rows.append(
                 row(name, f"{machines.workers} workers", took, took * machines.workers * machines.price)
             )
@@ -195,6 +220,7 @@ def advise(
     }
     if machines.gpus:
         advice |= {"units.device": "cuda", "--gpu_min_ram": f"{gigabytes}GB"}
+        advice["GPU memory per worker (GB)"] = WORKER_MEMORY >> 30
         if "transcribe" in measured.work and gpu_seconds("transcribe", measured, settings, machines):
             advice["transcribe.device"] = "cuda"
         advice["--decode_apart"] = decoders(measured, machines) > machines.gpu_cores
@@ -232,9 +258,11 @@ def two_digits(value: float) -> float:
 
 def lines(estimate: dict[str, Any]) -> list[str]:
     """The estimate as text."""
+    advised = estimate["advised"]
     return [
         f"{estimate['hours']:,.6g} h of recordings ({readable(estimate['recordings_bytes'])}), about "
-        f"{estimate['utterances']:,} utterances: {estimate['parts']:,} parts, {estimate['shards']:,} shards",
+        f"{estimate['utterances']:,} utterances: {estimate['parts']:,} parts, {estimate['shards']:,} shards; "
+        f"with the settings to use {advised['parts']:,} and {advised['shards']:,}",
         "",
         f"{'storage':<22}{'bytes':>12}",
         *(f"  {name:<20}{readable(size):>12}" for name, size in estimate["storage"].items()),

@@ -58,6 +58,17 @@ def iterate_rows(batch: pa.RecordBatch, threads: int = 1) -> Iterator[Row]:
         yield from itertools.chain.from_iterable(pool.map(lambda rows: list(decode_rows(rows)), recordings))
 
 
+READS_AT_ONCE = 8
+"""Recordings behind URLs that a worker requests at the same time: a store answers after 20 to 50 ms."""
+
+
+def decoding_threads(stage: Stage, table: pa.Table) -> int:
+    """Threads that decode a part: workers on CPUs share the cores, a GPU waits for all the cores that there are."""
+    cores = len(os.sched_getaffinity(0)) // stage.tasks_at_once if stage.uses_gpu else 1
+    remote = any(map(files.is_url, table.column("audio").to_pylist()))
+    return max(1, cores, READS_AT_ONCE if remote else 1)
+
+
 def decode_batch(batch: pa.RecordBatch, threads: int = 1) -> list[Row]:
     """The rows of a batch, decoded."""
     return list(iterate_rows(batch, threads))
@@ -134,10 +145,8 @@ class AudioWorker:
         self, build: Path, task: Task, temporary: Path, audio: AudioSource = decode_batch
     ) -> dict[str, Any]:
         """Map the task's manifest part batch by batch."""
-        # workers on CPUs share the cores; a GPU waits for all the cores there are
-        cores = len(os.sched_getaffinity(0)) if self.stage.uses_gpu else 1
-        threads = max(1, cores // self.stage.tasks_at_once)
         table = files.read_table(build / task.inputs[0])
+        threads = decoding_threads(self.stage, table)
 
         def results() -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
             for batch, rows in decoded:

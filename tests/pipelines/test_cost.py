@@ -79,6 +79,35 @@ def test_gpus_take_the_units_and_nothing_else():
     assert fast["settings"]["--decode_apart"] is True
 
 
+def test_a_store_costs_its_latency_for_each_part_and_for_recordings_that_are_not_ready_in_time():
+    hours, count = 1000.0, 5964
+    disk, near, slow = (
+        predict(MEASURED, DEFAULT, hours, Workers(workers=10, latency=latency))
+        for latency in (0.0, 0.001, 1.6)
+    )
+
+    def more(result, step):
+        return (row(result, step)["hours"] - row(disk, step)["hours"]) * 3600 * 10
+
+    assert more(near, "units") == pytest.approx(0.001 * 13 * count)  # recordings are decoded ahead
+    computing = 36.0 * hours + 2.0 * 10
+    assert more(slow, "units") == pytest.approx(1.6 * (13 * count + 3 * 360_000 / 8) - computing)
+    assert more(slow, "align") == pytest.approx(1.6 * 13 * count)  # the same decode
+    with pytest.raises(ValueError, match="no price, latency or real-time factor below 0"):
+        Workers(latency=-1.0)
+
+
+def test_parts_and_shards_are_said_for_the_settings_and_for_those_advised():
+    result = predict(MEASURED, DEFAULT, 1000.0, Workers(workers=10))
+    minutes, samples = (result["settings"][name] for name in ("corpus.part_minutes", "shards.samples"))
+    assert minutes != DEFAULT.corpus.part_minutes
+    advised = settings.replace(DEFAULT, "corpus", part_minutes=minutes)
+    advised = settings.replace(advised, "shards", samples=samples)
+    again = predict(MEASURED, advised, 1000.0, Workers(workers=10))
+    assert result["advised"] == again["advised"] == {"parts": again["parts"], "shards": again["shards"]}
+    assert f"with the settings to use {again['parts']:,} and {again['shards']:,}" in lines(result)[0]
+
+
 def test_a_gpu_of_unknown_speed_is_refused():
     with pytest.raises(ValueError, match="--gpu-real-time"):
         predict(MEASURED, DEFAULT, 10.0, Workers(gpus=1))

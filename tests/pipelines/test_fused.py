@@ -184,6 +184,17 @@ def test_a_gpu_s_next_part_is_decoded_while_it_computes_one_and_the_bytes_are_th
     assert sorted(decodes) == [f"u{i}" for i in range(6)]
 
 
+def test_a_gpu_s_parts_share_the_cores_and_recordings_behind_urls_are_requested_together(monkeypatch):
+    monkeypatch.setattr(audio.os, "sched_getaffinity", lambda _: set(range(6)))
+    here, there = (pa.table({"audio": ["1.wav", path]}) for path in ("2.wav", "s3://speech/2.wav"))
+    counts = [
+        audio.decoding_threads(Measure("one", device=device), table)
+        for device in ("cpu", "cuda")
+        for table in (here, there)
+    ]
+    assert counts == [1, 8, 3, 8]
+
+
 def test_a_part_that_fails_on_a_gpu_is_named_and_the_next_one_is_kept(build, monkeypatch):
     read = audio.files.read_table
 
