@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shlex
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from corpus import files
 from corpus.records import Reject
 from corpus.text_files import LOOK, codec_of
 
+LARGEST = 1 << 30  # bytes of an alignment file, unpacked
 UNNAMED = ""
 """The id under which a reader returns a file that holds one utterance and does not name it."""
 
@@ -115,6 +117,8 @@ def read_everything(path: str, settings: GivenSettings) -> dict[str, Tiers]:
     """
     try:
         status = os.stat(path)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a pipe may never end
+            raise Reject("align.unreadable", f"{path}: need an ordinary file")
         return read_file(path, (status.st_mtime_ns, status.st_size), settings)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise Reject("align.missing", f"{path}: no such file") from error
@@ -128,7 +132,9 @@ def read_everything(path: str, settings: GivenSettings) -> dict[str, Tiers]:
 def read_file(path: str, modified: tuple[int, int], settings: GivenSettings) -> dict[str, Tiers]:
     """Everything in an alignment file, by utterance id. Raises ValueError with the line where it cannot be read."""
     with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-        content = file.read()
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"need at most {LARGEST} bytes, unpacked")
     if content.startswith(b"ooBinaryFile"):
         raise ValueError("a binary TextGrid; save it as a text file")
     text = decode(content)

@@ -28,7 +28,7 @@ from corpus.containers import (
     streams,
 )
 from corpus.embedded import container_of, container_stamp, open_embedded
-from corpus.records import SAMPLE_RATE, Reject, Utterance
+from corpus.records import SAMPLE_RATE, Reject, Unusable, Utterance
 
 if TYPE_CHECKING:
     from torchaudio.transforms import Resample
@@ -478,6 +478,9 @@ def _open(path: str | os.PathLike[str], *, whole: bool) -> _Sound | _Frames:
     name = os.fspath(path)
     embedded = open_embedded(name, whole=whole)
     if embedded is not None:
+        if not embedded[1]:
+            embedded[0].close()
+            raise Reject("audio.empty", f"{path}: 0 bytes")
         file: Any = Remote(name, embedded[0])
         source: Source = RemoteSource(file, embedded[1])
         stamp = container_stamp(container_of(name))
@@ -533,7 +536,12 @@ def _fetch(path: str, whole: bool) -> tuple[Remote, Source, str]:
 
     `whole`: it is decoded, and its store reads ahead; else its header is read, by small requests.
     """
-    url: Any = files.to_path(path)
+    try:
+        url: Any = files.to_path(path)
+    except Unusable as error:
+        if isinstance(error.__cause__, ValueError):  # no store has such addresses; else a package is missing
+            raise Reject("audio.unreadable", str(error)) from error
+        raise
     try:
         info = files.with_retries(lambda: url.fs.info(url.path))
         size = info.get("size")

@@ -85,6 +85,8 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
         for name in names:
             if not name.startswith("."):
                 file = Path(folder, name)
+                if not file.is_file():  # a pipe or a device may never end
+                    raise ValueError(f"text.documents: {file}: need an ordinary file; remove it")
                 yield f"{path.name}/{file.relative_to(path.absolute()).as_posix()}", file
 
 

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from corpus import files
 from corpus.adapters.base import AUDIO_ENDINGS, Intake, Row, Source, measured, walk
@@ -119,7 +118,7 @@ def _with_text(known: Utterance, path: str | None, intake: Intake) -> Iterator[R
     fault, text = None, None
     if path is not None:
         try:
-            content = Path(path).read_bytes()[: LONGEST_TEXT + 1]
+            content = read_ordinary(path, LONGEST_TEXT + 1)
             if len(content) > LONGEST_TEXT:
                 fault = Reject(
                     "manifest.bad_field", f"{path}: need a transcript of at most {LONGEST_TEXT} bytes"
@@ -129,7 +128,7 @@ def _with_text(known: Utterance, path: str | None, intake: Intake) -> Iterator[R
         except UnicodeDecodeError as error:
             fault = Reject("manifest.bad_field", f"{path}: need UTF-8, or UTF-16 with a mark: {error.reason}")
         except OSError as error:
-            fault = Reject("manifest.bad_field", f"{path}: cannot be read: {error.strerror}")
+            fault = Reject("manifest.bad_field", f"{path}: cannot be read: {error.strerror or error}")
     yield from measured(replace(known, text=text), intake, reject=fault)
 
 
@@ -157,11 +156,22 @@ def subtitles(content: str) -> Iterator[str]:
             yield html.unescape(re.sub(r"<[^>]*>|\{\\[^}]*\}", "", " ".join(lines[cue + 1 :])))
 
 
+def read_ordinary(path: str, most: int) -> bytes:
+    """The first bytes of a file that is no pipe and no device: these may never end.
+
+    Raises:
+        OSError: it is one, or cannot be read.
+    """
+    if not os.path.isfile(path):
+        raise OSError("need an ordinary file")
+    with open(path, "rb") as file:
+        return file.read(most)
+
+
 def json_text(path: str) -> str | None:
     """The field `text` of a JSON object without word times; None where there is no such."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            fields = json.loads(file.read(LONGEST_TEXT))
+        fields = json.loads(read_ordinary(path, LONGEST_TEXT).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return None
     timed = {"words", "segments", "tiers", "word_segments", "alignments"}

@@ -77,6 +77,11 @@ def _chapter_rows(folder: str, names: list[str], intake: Intake) -> Iterator[Row
 def _read_transcripts(path: str, texts: dict[str, str]) -> Iterator[Row]:
     """Add the lines of one file to `texts`; yield those that cannot be used."""
     name = os.path.basename(path)
+    if not os.path.isfile(path):  # a pipe or a device may never end
+        yield RejectedRow(
+            Utterance(name, "", 0), Reject("manifest.bad_field", f"{path}: need an ordinary file")
+        )
+        return
     content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")  # byte order mark
     for number, line in enumerate(content.splitlines(), start=1):
         unknown = Utterance(id=f"{name}:{number}", audio="", frames=0)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import numpy as np
 import pytest
@@ -133,7 +134,10 @@ def test_files_that_are_missing_broken_or_of_another_text_are_rejected_by_reason
     cut.write_text(LONG[: len(LONG) // 2])
     other = tmp_path / "d.docx"
     other.write_text("")
+    pipe = tmp_path / "e.TextGrid"
+    os.mkfifo(pipe)
     cases = [
+        (pipe, "hi", "align.unreadable"),
         (None, "hi", "align.missing"),
         (tmp_path / "none.TextGrid", "hi", "align.missing"),
         (tmp_path, "hi", "align.missing"),

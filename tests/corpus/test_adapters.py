@@ -202,6 +202,13 @@ def test_a_wav_that_breaks_off_counts_what_it_holds(folder):
     assert rejected(read(folder, line(audio="a.wav"))[0]) == ("a", "audio.truncated", 7500)
 
 
+def test_an_address_that_no_store_has_is_one_reject(folder):
+    wrong, good = read(folder, line(audio="foo://x.wav"), line(id="b"))
+    assert rejected(wrong) == ("a", "audio.unreadable", 0)
+    assert "need an fsspec that supports foo://" in wrong.reject.detail
+    assert isinstance(good, Utterance)
+
+
 def test_one_bad_line_leaves_the_others_and_their_order(folder):
     rows = read(folder, line(id="a"), b"{", line(id="b", audio="gone"), line(id="c"))
     assert [row.id if isinstance(row, Utterance) else row.reject.reason for row in rows] == [

@@ -117,6 +117,17 @@ def test_a_missing_file_and_two_of_one_name_are_refused(tmp_path):
         list(read_documents([tmp_path / "a.txt", tmp_path / "b/a.txt"]))
 
 
+def test_a_folder_with_a_pipe_or_a_link_to_nothing_is_refused_by_name(tmp_path):
+    for name in ("pipe", "link"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("x")
+    os.mkfifo(tmp_path / "pipe" / "b.txt")
+    (tmp_path / "link" / "b.txt").symlink_to("gone.txt")
+    for name in ("pipe", "link"):
+        with pytest.raises(ValueError, match=rf"{name}/b\.txt: need an ordinary file; remove it"):
+            list(read_documents([tmp_path / name]))
+
+
 def test_long_file_names_give_different_keys_of_at_most_80_characters(tmp_path):
     names = [f"{'long name ' * 20}{i}.txt" for i in range(3)] + ["é" * 60 + ".txt"]
     for name in names:

@@ -82,7 +82,11 @@ def test_links_and_names_that_leave_an_archive_are_rejected_by_name(tmp_path):
         add(tar, "link.flac", type=tarfile.SYMTYPE, linkname="/etc/passwd")
         add(tar, "hard.flac", type=tarfile.LNKTYPE, linkname="../out.flac")
         add(tar, "good.flac", audio(1, 0))
-    rows = read("webdataset", tmp_path / "a.tar")
+        add(tar, "pipe.flac", type=tarfile.FIFOTYPE)
+        add(tar, "none.flac")
+    *rows, pipe, none = read("webdataset", tmp_path / "a.tar")
+    assert (pipe.reject.reason, none.reject.reason) == ("audio.unreadable", "audio.empty")
+    assert "no ordinary file" in pipe.reject.detail
     reasons = [row.reject.detail for row in rows if isinstance(row, RejectedRow)]
     assert [row.id for row in rows if isinstance(row, Utterance)] == ["good"]
     assert [("leaves the archive" in one, "is followed" in one) for one in reasons] == [

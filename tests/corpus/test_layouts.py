@@ -1,5 +1,8 @@
 """Adapters of published layouts: trees made in the true layout, and the rows that they hold."""
 
+import os
+import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +212,33 @@ def test_subtitles_and_json_beside_a_recording_are_its_transcript(tmp_path):
     ]  # fmt: skip
     alignments = [row.alignment for row in ADAPTERS["folder"](tmp_path)]
     assert alignments == [None, None, None, str(tmp_path / "d.json")]
+
+
+def test_transcripts_and_tables_that_never_end_or_are_no_files_are_rejected_by_name(tmp_path):
+    for name in ("ok", "pipe", "device", "loop", "folder", "large", "deep"):
+        sound(tmp_path / f"{name}.wav")
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "device.txt").symlink_to("/dev/zero")
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    (tmp_path / "folder.txt").mkdir()
+    with (tmp_path / "large.txt").open("wb") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "deep.json").symlink_to("/dev/zero")
+    tracemalloc.start()
+    found = {
+        row.utterance.id if isinstance(row, RejectedRow) else row.id: row
+        for row in ADAPTERS["folder"](tmp_path)
+    }
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+    for name in ("pipe", "device", "loop"):
+        assert found[name].reject.reason == "manifest.bad_field"
+        assert re.search(rf"{name}\.txt: cannot be read: need an ordinary file", found[name].reject.detail)
+    assert "need a transcript of at most 1048576 bytes" in found["large"].reject.detail
+    assert isinstance(found["ok"], Utterance)
+    os.mkfifo(tmp_path / "1-2.trans.txt")
+    details = [row.reject.detail for row in ADAPTERS["librispeech"](tmp_path) if isinstance(row, RejectedRow)]
+    assert any("1-2.trans.txt: need an ordinary file" in detail for detail in details)
 
 
 def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
