@@ -152,8 +152,8 @@ def shared_rows(
         tables = length * parts * PART_REQUESTS * machines.latency
         unread = unread and not reads
         if (seconds := gpu_seconds(name, measured, settings, machines)) is not None:
-            seconds = max(length * seconds, reading)
-            took = (seconds + tables) / machines.gpus / 3600
+            # a worker works on two parts at a time
+            took = max(length * seconds, (reading + tables) / 2) / machines.gpus / 3600
             rows.append(row(name, f"{machines.gpus} GPUs", took, took * machines.gpus * machines.gpu_price))
         else:
             seconds = (cost.hourly * length + cost.once * machines.workers) / machines.speed

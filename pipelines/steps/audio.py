@@ -58,7 +58,7 @@ def iterate_rows(batch: pa.RecordBatch, threads: int = 1) -> Iterator[Row]:
         yield from itertools.chain.from_iterable(pool.map(lambda rows: list(decode_rows(rows)), recordings))
 
 
-READS_AT_ONCE = 8
+READS_AT_ONCE = 16
 """Recordings behind URLs that a worker requests at the same time: a store answers after 20 to 50 ms."""
 
 
