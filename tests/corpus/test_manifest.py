@@ -319,7 +319,9 @@ def test_memory_does_not_grow_with_the_parts(tmp_path):
 
     peak(1)
     few, many = peak(100), peak(800)
-    assert many - few < 300 * 700  # a part that is listed in memory takes 1000 bytes; the peaks vary by 100 kB
+    assert (
+        many - few < 300 * 700
+    )  # a part that is listed in memory takes 1000 bytes; the peaks vary by 100 kB
     assert len(parts(tmp_path / "m")) == 800
 
 
