@@ -16,7 +16,8 @@ import numpy as np
 import soxr
 import torch
 
-from aligners.recognise import ModelRecogniser, Recording, Transcript, agreement
+from aligners.recognisers.model import ModelRecogniser
+from aligners.recognisers.transcript import Recording, Transcript, agreement
 from corpus.adapters import read_jsonl
 from corpus.audio import decode
 from corpus.quality import Subject, measure, measured_names

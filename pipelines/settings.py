@@ -89,7 +89,7 @@ class CutSettings:
 
 @dataclass(frozen=True)
 class TranscribeSettings:
-    """[transcribe]: text for utterances that have none, by a recogniser; `aligners.recognise` describes them."""
+    """[transcribe]: text for utterances that have none, by a recogniser; `aligners.recognisers` describes them."""
 
     enabled: bool = False  # transcribe utterances without text
     model: str = ""  # directory or hub name of a recogniser in Hugging Face format

@@ -14,7 +14,9 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from aligners.recognise import LIST, Recogniser, Recording, Transcript, agreement, load_recogniser
+from aligners.recognisers import load_recogniser
+from aligners.recognisers.command import LIST
+from aligners.recognisers.transcript import Recogniser, Recording, Transcript, agreement
 from corpus import files
 from corpus.manifest import RejectedRow
 from corpus.quality import TRANSCRIPT_MEASURES, Subject, measure, tokens_of

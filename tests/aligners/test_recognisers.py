@@ -9,16 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aligners.recognise import (
-    OUTPUT,
-    CommandRecogniser,
-    ModelRecogniser,
-    Recording,
-    Transcript,
-    agreement,
-    load_model,
-    load_recogniser,
-)
+from aligners.recognisers import load_recogniser
+from aligners.recognisers.command import OUTPUT, CommandRecogniser
+from aligners.recognisers.model import ModelRecogniser, load_model
+from aligners.recognisers.transcript import Recording, Transcript, agreement
 from corpus.adapters import read_jsonl
 from corpus.audio import decode
 from corpus.records import Reject
