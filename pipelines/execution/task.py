@@ -40,6 +40,9 @@ class Task:
     hashes: tuple[str, ...] = ()  # sha256 of each input, kept in the marker
 
 
+GPU_TASKS = 3
+"""Tasks that a worker with a GPU works on: one or two are computed, another is decoded or written."""
+
 Make = Callable[[Path, Task, Path], dict[str, Any]]
 """(build, task, temporary) -> notes for the done marker (JSON-able, no clock, no host); writes `temporary`."""
 
@@ -76,7 +79,7 @@ class Stage(Protocol):
     @property
     def tasks_at_once(self) -> int:
         """How many tasks a worker process works on: while a GPU computes one, another is decoded or written."""
-        return 2 if self.uses_gpu and self.decodes else 1
+        return GPU_TASKS if self.uses_gpu and self.decodes else 1
 
     def bundle(self, tasks: list[Task]) -> list[Task]:
         """Tasks as an engine gets them: one may stand for several, which it carries as its arguments."""

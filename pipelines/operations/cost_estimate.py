@@ -19,6 +19,7 @@ from typing import Any
 from corpus.manifest import part_length
 from pipelines.build import STEPS, find_step
 from pipelines.execution.gpus import WORKER_MEMORY
+from pipelines.execution.task import GPU_TASKS
 from pipelines.operations.cost_measure import Measured
 from pipelines.settings import Settings
 from pipelines.steps.audio import READS_AT_ONCE
@@ -152,8 +153,7 @@ def shared_rows(
         tables = length * parts * PART_REQUESTS * machines.latency
         unread = unread and not reads
         if (seconds := gpu_seconds(name, measured, settings, machines)) is not None:
-            # a worker works on two parts at a time
-            took = max(length * seconds, (reading + tables) / 2) / machines.gpus / 3600
+            took = max(length * seconds, (reading + tables) / GPU_TASKS) / machines.gpus / 3600
             rows.append(row(name, f"{machines.gpus} GPUs", took, took * machines.gpus * machines.gpu_price))
         else:
             seconds = (cost.hourly * length + cost.once * machines.workers) / machines.speed

@@ -4,7 +4,7 @@ import abc
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
@@ -130,7 +130,7 @@ class AudioWorker:
     notes: Mapping[str, Any] = field(default_factory=dict)  # kept in each done marker
     batch_minutes: float = 5.0  # of audio in one batch
     add_notes: AddNotes = add_nothing
-    # while `process` runs; a `nullcontext` where it may run for several tasks at a time
+    # held while a part is computed; a semaphore where `process` may run for two parts at a time
     turn: AbstractContextManager = field(default_factory=threading.Lock)
 
     def run(self, build: Path, task: Task, audio: AudioSource = decode_batch) -> str:
@@ -148,16 +148,19 @@ class AudioWorker:
         table = files.read_table(build / task.inputs[0])
         threads = decoding_threads(self.stage, table)
 
-        def results() -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-            for batch, rows in decoded:
-                with self.turn:
-                    result = self.process(batch, rows)
-                yield batch, result
+        def results() -> Generator[tuple[pa.RecordBatch, pa.RecordBatch], None, None]:
+            first = next(decoded, None)  # decoded while other parts are computed
+            with self.turn:
+                for batch, rows in itertools.chain([first] if first else [], decoded):
+                    yield batch, self.process(batch, rows)
 
-        with closing(
-            prefetch((batch, audio(batch, threads)) for batch in batches(table, self.batch_minutes))
-        ) as decoded:
-            return write_results(temporary, self.schema, results(), self.notes, self.add_notes)
+        with (
+            closing(
+                prefetch((batch, audio(batch, threads)) for batch in batches(table, self.batch_minutes))
+            ) as decoded,
+            closing(results()) as computed,
+        ):
+            return write_results(temporary, self.schema, computed, self.notes, self.add_notes)
 
 
 def sampled_rows(build: Path, count: int, table: str = "manifest") -> list[tuple[str, int]]:

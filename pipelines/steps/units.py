@@ -1,8 +1,8 @@
 """The step `units`: utterances to units, one per frame."""
 
 import functools
+import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,7 +53,7 @@ class EncodeUnits(AudioStage):
         encode = functools.partial(encode_batch, encoder, codebook)
         notes = {"hop": encoder.hop, "centre": encoder.centre}
         # batches of two parts queue up on a GPU, which does not wait for the host in between
-        return AudioWorker(self, UNITS, encode, notes, turn=nullcontext())
+        return AudioWorker(self, UNITS, encode, notes, turn=threading.Semaphore(2))
 
 
 def encode_batch(encoder: Any, codebook: Any, batch: pa.RecordBatch, rows: list[Row]) -> pa.RecordBatch:

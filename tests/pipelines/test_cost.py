@@ -94,7 +94,7 @@ def test_a_store_costs_its_latency_for_each_part_and_for_recordings_that_are_not
     assert more(slow, "units") == pytest.approx(1.6 * (13 * count + 3 * 360_000 / 16) - computing)
     assert more(slow, "align") == pytest.approx(1.6 * 13 * count)  # the same decode
     gpu = predict(MEASURED, DEFAULT, hours, Workers(latency=1.6, gpus=1, real_time=1000.0))
-    assert row(gpu, "units")["hours"] == pytest.approx(1.6 * (13 * count + 3 * 360_000 / 16) / 2 / 3600)
+    assert row(gpu, "units")["hours"] == pytest.approx(1.6 * (13 * count + 3 * 360_000 / 16) / 3 / 3600)
     with pytest.raises(ValueError, match="no price, latency or real-time factor below 0"):
         Workers(latency=-1.0)
 

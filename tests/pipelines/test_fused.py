@@ -192,7 +192,7 @@ def test_a_gpu_s_parts_share_the_cores_and_recordings_behind_urls_are_requested_
         for device in ("cpu", "cuda")
         for table in (here, there)
     ]
-    assert counts == [1, 16, 3, 16]
+    assert counts == [1, 16, 2, 16]
 
 
 def test_a_part_that_fails_on_a_gpu_is_named_and_the_next_one_is_kept(build, monkeypatch):
