@@ -25,16 +25,9 @@ import torch.nn.functional as F
 import torchaudio
 
 from corpus.records import SAMPLE_RATE
+from units.gpu import HostCopy, map_one_ahead, single_precision, to_device, usable_device
 from units.hubert.checkpoints import NORMALIZE_EPSILON, check_weights, read_json, read_weights
-from units.hubert.encoder import (
-    DEVICE_BATCH_SECONDS,
-    DTYPES,
-    HostCopy,
-    map_one_ahead,
-    to_device,
-    usable_device,
-)
-from units.hubert.transformer import single_precision
+from units.hubert.encoder import DEVICE_BATCH_SECONDS, DTYPES
 from units.tensor_files import hash_settings, hash_tensors
 from units.threads import single_threaded_pool
 from units.waveform import check_waveform

@@ -140,7 +140,7 @@ def test_a_cluster_and_two_local_runs_at_once_finish_one_build(cluster, tmp_path
     assert outputs(tmp_path) == {str(n): str(n).encode() * 2 for n in range(24)}
     assert all(is_done(tmp_path, task) for task in tasks)
     workers = {pid for word, pid in stage.notes() if word != "open"}
-    assert len(workers) >= 3 and {str(run.pid) for run in runs} < workers
+    assert {str(run.pid) for run in runs} < workers  # and the cluster's
 
 
 def with_repeats(manifest, folder):

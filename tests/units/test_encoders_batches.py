@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.helpers.hubert import LAYOUTS, as_on_a_gpu, flat_codebook, speech_like
 from units.encode import encode_units
 from units.encoders import load_encoder
-from units.hubert.transformer import single_precision
+from units.gpu import single_precision
 from units.kmeans import Codebook
 from units.verify import verify
 

@@ -12,18 +12,19 @@ This file cuts recordings into pieces, groups pieces in batches, and joins the r
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from corpus.records import SAMPLE_RATE
+from units.gpu import LAUNCHING, HostCopy, can_compile, map_one_ahead, to_device, usable_device
 from units.hubert.convolutions import Convolutions, FirstConvolution
 from units.hubert.settings import ACTIVATIONS, HubertSettings
-from units.hubert.transformer import LAUNCHING, Transformer
+from units.hubert.transformer import Transformer
 from units.tensor_files import hash_settings, hash_tensors
 from units.threads import single_threaded_pool
 from units.waveform import check_waveform
@@ -36,8 +37,6 @@ CONTEXT_SECONDS = 10.0  # of it, dropped at either inner edge
 BATCH_SECONDS = 30.0  # that go through the network at once on a CPU, where it hardly matters
 DEVICE_BATCH_SECONDS = 160.0  # the same on a GPU, which needs much work at a time: about 2 GB for hubert-base
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 CHUNKINGS = ("overlap", "reference", "none")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -267,67 +266,6 @@ class HubertEncoder:
             batches[-1].append(piece)
             frames += more
         return batches
-
-
-class HostCopy:
-    """A tensor on its way to the host: from a GPU through pinned memory, while the GPU computes the next batch."""
-
-    def __init__(self, tensor: torch.Tensor):
-        self._event: torch.cuda.Event | None = None
-        if tensor.device.type != "cuda":
-            self._host = tensor.cpu()
-            return
-        self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        self._host.copy_(tensor, non_blocking=True)
-        self._event = torch.cuda.Event()
-        self._event.record(torch.cuda.current_stream(tensor.device))
-
-    def array(self) -> np.ndarray:
-        """The values, once they have arrived."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._host.numpy()
-
-
-def map_one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """As `map`, one call ahead: a GPU works on the next item while the host handles the result of this one."""
-    waiting: list[Result] = []
-    for item in items:
-        waiting.append(function(item))
-        if len(waiting) > 1:
-            yield waiting.pop(0)
-    yield from waiting
-
-
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on the device; to a GPU through pinned memory, without waiting."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether `torch.compile` works here and helps: on a GPU, where it fuses small kernels."""
-    if device.type != "cuda":
-        return False
-    try:
-        torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
-    except Exception:  # whatever its tool chain lacks: without it the units are the same
-        return False
-    return True
-
-
-def usable_device(name: str) -> torch.device:
-    """The device of that name, or ValueError."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()  # `meta` has no numbers
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"encoder.device: need one that torch can use here, got {name!r}: {reason}"
-        ) from error
-    return device
 
 
 def json_type(value: Any) -> Any:

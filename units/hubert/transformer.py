@@ -8,9 +8,7 @@ recordings of different lengths are padded to a block there: with zeros after th
 with a mask for the attention.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,9 +17,6 @@ import torch.nn.functional as F
 from units.hubert.settings import HubertSettings
 
 MIN_ROWS = 16  # with fewer, matrix products use other kernels, whose rows differ in their last bits
-
-LAUNCHING = threading.RLock()
-"""Held while work is launched on a GPU: cuDNN's flags are the process's, and two batches need twice the memory."""
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # weight and bias
 Activation = Callable[[torch.Tensor], torch.Tensor]
@@ -145,17 +140,6 @@ class Transformer:
             result = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.mask)
             blocks.append(result.transpose(1, 2).flatten(2))
         return layout.to_rows(blocks)
-
-
-@contextmanager
-def single_precision(device: torch.device) -> Iterator[None]:
-    """On a GPU: convolutions of float32 in float32, which torch otherwise rounds to TF32, by a fixed algorithm."""
-    if device.type != "cuda":
-        yield
-        return
-    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with LAUNCHING, flags:
-        yield
 
 
 def spectrum(kernel: torch.Tensor, groups: int) -> torch.Tensor:
