@@ -178,6 +178,7 @@ def test_a_whole_build_on_spark_and_beam_has_the_bytes_of_a_plain_loop(
     cluster, packages, spoken_corpus, tmp_path, monkeypatch
 ):
     monkeypatch.syspath_prepend(packages)
+    monkeypatch.setattr("pipelines.engines.beam_forkserver.CONNECTION", [])  # one that knows the packages
     config = with_repeats(spoken_corpus, tmp_path)
     for engine in (LOCAL, cluster, BeamEngine(2)):
         report = run_build(tmp_path / engine.name, config, engine)
