@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -32,7 +31,6 @@ from pipelines.engines.beam import BeamEngine
 from pipelines.engines.requirements import java
 from pipelines.engines.spark import SparkEngine, slice_count
 from pipelines.execution.runner import build_lock, run_stage
-from pipelines.execution.task import is_done
 from pipelines.layout import part_names
 from pipelines.settings import write_settings
 from tests.helpers.builds import LOCAL, build_command, build_settings, hashes, run_build
@@ -120,27 +118,6 @@ def test_a_killed_executor_costs_no_part_and_no_finished_work(cluster, tmp_path)
     made = [word for word, _ in stage.notes() if word != "open"]
     assert len(made) <= 12 + 1  # what the dead one had in hand, once more; nothing that was finished
     assert run_stage(stage, tmp_path, tasks, cluster, quiet=True)["done"] == 0
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_a_cluster_and_two_local_runs_at_once_finish_one_build(cluster, tmp_path):
-    stage = Copy(str(tmp_path / "log"), 0.5)
-    tasks = copies(tmp_path, stage, 24)
-    context = multiprocessing.get_context("spawn")
-    runs = [context.Process(target=run_stage, args=(stage, tmp_path, tasks, LOCAL)) for _ in range(2)]
-    for run in runs:
-        run.start()
-    while not (tmp_path / "log").exists() or len(stage.notes()) < 2:
-        time.sleep(0.05)
-    run_stage(stage, tmp_path, tasks, cluster, quiet=True)
-    for run in runs:
-        run.join()
-    assert [run.exitcode for run in runs] == [0, 0]
-    assert outputs(tmp_path) == {str(n): str(n).encode() * 2 for n in range(24)}
-    assert all(is_done(tmp_path, task) for task in tasks)
-    workers = {pid for word, pid in stage.notes() if word != "open"}
-    assert {str(run.pid) for run in runs} < workers  # and the cluster's
 
 
 def with_repeats(manifest, folder):
