@@ -17,6 +17,7 @@ from aligners import load_aligner
 from corpus.adapters import read_jsonl
 from corpus.audio import decode
 from corpus.records import Utterance
+from tests.helpers.memory import peak_memory
 
 name, manifest, seconds = sys.argv[1:]
 spoken = [(utterance, decode(utterance)) for utterance in list(read_jsonl(manifest))[:6]]
@@ -40,7 +41,7 @@ errors = np.abs(np.array([word.start for word in result.words]) - np.array(true[
 print(json.dumps({
     "reject": str(result.reject), "words": [len(result.words), len(true)], "seconds": len(whole) / 16_000,
     "within_100ms": float(np.mean(errors <= 0.1)), "median_ms": float(np.median(errors)) * 1000,
-    "peak_MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "peak_MiB": peak_memory(),
     "cpu_seconds": sum(resource.getrusage(resource.RUSAGE_SELF)[:2]),
 }))
 """

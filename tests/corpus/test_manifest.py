@@ -326,20 +326,21 @@ def test_memory_does_not_grow_with_the_parts(tmp_path):
 
 
 PEAK = """
-import resource, sys
+import sys
 from corpus.manifest import write_manifest
 from corpus.records import Utterance
+from tests.helpers.memory import peak_memory
 rows = (Utterance(f"u{n}", "a.wav", 160000, text="hello " * 20) for n in range(int(sys.argv[2])))
 write_manifest(rows, sys.argv[1])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_memory())
 """
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path):
-    def peak(rows: int) -> int:
+    def peak(rows: int) -> float:
         command = [sys.executable, "-c", PEAK, str(tmp_path / "m"), str(rows)]
-        return int(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
+        return float(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
 
     small, large = [peak(rows) for rows in (20_000, 200_000)]
     assert large < 1.1 * small

@@ -498,11 +498,12 @@ def test_the_memory_of_a_fit_does_not_grow_with_the_corpus(manifest, tmp_path):
         config = tmp_path / f"{copies}.toml"
         config.write_text(write_toml(build_settings(path, fit_frames=5000)))
         program = (
-            "import resource, sys; from pathlib import Path; from corpus.toml import read_toml;"
+            "import sys; from pathlib import Path; from corpus.toml import read_toml;"
+            "from tests.helpers.memory import peak_memory;"
             "from pipelines.build import run_step; from pipelines.settings import Settings;"
             "config, at = read_toml(Path(sys.argv[1]), Settings), Path(sys.argv[2]);"
             "run_step('ingest', at, config); run_step('fit units', at, config);"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+            "print(peak_memory())"
         )
         words = [sys.executable, "-c", program, str(config), str(tmp_path / f"build-{copies}")]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)

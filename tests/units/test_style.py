@@ -226,14 +226,14 @@ def test_wrong_use_is_refused(toy):
 def test_an_hour_has_no_seams_and_bounded_memory():
     """In a process of its own: 64 s of speech 57 times over have the same tokens in every turn but first and last."""
     code = (
-        "import resource, numpy as np\n"
+        "import numpy as np\n"
+        "from tests.helpers.memory import peak_memory\n"
         "from tests.units.test_style import spoken\n"
         "from units.prosody import pitch, style\n"
         "from units.prosody.f0 import F0\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
         "wave, f0 = spoken('excited', 64)\n"
         "pitch.load().encode(f0), style.load().encode(wave, f0=f0)\n"
-        "before = peak()\n"
+        "before = peak_memory()\n"
         "turns, n = 57, 64 * 200\n"
         "hertz, voiced = (np.append(np.tile(x[:n], turns), x[-1]) for x in (f0.hertz, f0.voiced))\n"
         "f0, wave = F0(hertz, voiced), np.tile(wave, turns)\n"
@@ -242,7 +242,7 @@ def test_an_hour_has_no_seams_and_bounded_memory():
         "assert (pi.shape, st.shape) == ((57, 800), (57, 64))\n"
         "assert (pi[1:-1] == pi[1]).all() and len(np.unique(pi)) > 5\n"
         "assert (st[1:-1] == st[1]).all() and len(np.unique(st)) > 1\n"
-        "print(peak() - before)\n"
+        "print((peak_memory() - before) / 1024)\n"
     )
     root = str(Path(__file__).resolve().parents[2])
     path = {**os.environ, "PYTHONPATH": root}
