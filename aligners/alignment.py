@@ -92,9 +92,9 @@ class Aligner:
     measures: ClassVar[tuple[str, ...]] = ()  # its own, beside those of aligners.quality.MEASURES
     outside_identity: ClassVar[
         tuple[str, ...]
-    ] = ()  # settings that cannot change a time: device, batch size, a path
+    ] = ()  # settings that cannot change a time: device, batch, path
     moves_boundaries: ClassVar[bool] = (
-        False  # to where the sound changes: where times are those of a model's frames
+        False  # to where the sound changes; times are those of a model's frames
     )
     batch_minutes: ClassVar[float] = 5.0  # minutes of audio that a stage passes at a time
     joins_parts: ClassVar[bool] = (

@@ -55,6 +55,3 @@ def by_ideograph(text: str) -> Iterator[tuple[int, int, bool]]:
         ends = [match.end() for match in AFTER_IDEOGRAPH.finditer(text, first, last) if match.end() < last]
         edges = sorted({first, *cuts, *([] if marker else ends), last})
         yield from ((a, b, marker) for a, b in pairwise(edges))
-
-
-# --- English --------------------------------------------------------------------------------------------------------

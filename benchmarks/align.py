@@ -36,6 +36,7 @@ from corpus.adapters import read_jsonl
 from corpus.audio import decode, probe
 from corpus.records import SAMPLE_RATE, Utterance
 from corpus.synthetic.speech import synthesise
+from tests.helpers.memory import peak_memory
 
 Batch = list[tuple[Utterance, np.ndarray]]
 DEFAULT = Path(os.environ.get("WORDWEAVE_SPEECH", "../shared/speech")) / "dev"
@@ -477,12 +478,6 @@ def hour(folder: Path, name: str) -> dict:
         "aligner": name, "seconds": seconds, "words": len(result.words), "peak_MiB": round(peak),
         "times_real_time": round(speed, 1), "first_20_utterances": against_parts(result, parts, aligner, places[:20]),
     }  # fmt: skip
-
-
-def peak_memory() -> float:
-    """Most memory this process held, MiB; `ru_maxrss` would start from what its parent held."""
-    (line,) = [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024
 
 
 TABLES = ("compare", "exact", "filter", "agreement", "workers", "silence", "hour")

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.helpers.memory import peak_memory
+
 if TYPE_CHECKING:
     from pipelines.execution.task import Task
     from pipelines.steps.units import EncodeUnits
@@ -82,10 +84,7 @@ def plan(build: Path) -> None:
     one = stage()
     todo = compare(one, build, part_tasks(build, one, "units"))
     result = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
-    # not ru_maxrss, which starts from the peak of the process that started this one
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    print(json.dumps({**result, "peak_mb": peak, "plan": str(todo)}))
+    print(json.dumps({**result, "peak_mb": peak_memory(), "plan": str(todo)}))
 
 
 def measure(parts: int) -> dict:

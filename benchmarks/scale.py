@@ -24,6 +24,8 @@ from typing import IO, Any
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
+from tests.helpers.memory import peak_memory
+
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, SAMPLES = 50, 9_600_000  # of a part: ten minutes
 SHA = "0123456789abcdef" * 4
@@ -221,12 +223,6 @@ STEPS = {
 }
 
 
-def memory() -> float:
-    """Megabytes that this process held at most."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -247,7 +243,7 @@ def main() -> None:
     started, cpu = time.monotonic(), time.process_time()
     result = STEPS[requested.step](build)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-    figures = f"{seconds:6.0f} s {cpu:6.0f} s {memory():6.0f} MB  {Store.requests} ({Store.failures})"
+    figures = f"{seconds:6.0f} s {cpu:6.0f} s {peak_memory():6.0f} MB  {Store.requests} ({Store.failures})"
     print(f"{requested.step:<12} {figures}  {result}", flush=True)
 
 

@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.helpers.memory import peak_memory
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -144,11 +146,11 @@ def one_long_recording(arguments: argparse.Namespace) -> None:
     encode_units(encoder, codebook, some)
     speech = np.concatenate(some)
     recording = np.resize(speech, int(arguments.long * 3600 * 16_000))
-    before = peak_megabytes()
+    before = peak_memory() * 2**20 / 1e6
     start = time.process_time()
     (units,) = encode_units(encoder, codebook, [recording])
     took = time.process_time() - start
-    peak = peak_megabytes()
+    peak = peak_memory() * 2**20 / 1e6
     print(
         f"{kind} again and again, {arguments.long} h in one recording, {recording.nbytes / 1e6:.0f} MB of samples"
     )
@@ -156,12 +158,6 @@ def one_long_recording(arguments: argparse.Namespace) -> None:
         f"{arguments.threads} thread(s), {len(recording) / 16_000 / took:.0f} x real time, {len(units)} units"
     )
     print(f"peak memory {peak:.0f} MB, {before:.0f} MB before it was encoded")
-
-
-def peak_megabytes() -> float:
-    """The most memory this process ever held."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024 / 1e6
 
 
 def read_waveforms(count: int) -> tuple[list, str]:

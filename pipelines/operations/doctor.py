@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from corpus.records import Unusable
 from pipelines.build import wanted_steps
@@ -193,37 +194,34 @@ def mfa() -> tuple[str, str]:
     )
 
 
+def package(name: str, find: Callable[[], Any]) -> tuple[str, str]:
+    """A package that an option needs; `find` raises Unusable or ValueError where it is missing."""
+    try:
+        find()
+    except (Unusable, ValueError) as error:
+        return "missing", str(error)
+    return "ok", f"{name} {version(name)}"
+
+
 def viter() -> tuple[str, str]:
     """The aligner for any language."""
     from aligners.viter import import_viter
 
-    try:
-        import_viter()
-    except Unusable as error:
-        return "missing", str(error)
-    return "ok", f"viter {version('viter')}"
+    return package("viter", import_viter)
 
 
 def speakers() -> tuple[str, str]:
     """The weights with which `[speakers]` tells voices apart."""
     from corpus.speaker_embeddings import weights_path
 
-    try:
-        weights_path()
-    except ValueError as error:
-        return "missing", str(error)
-    return "ok", f"Resemblyzer {version('Resemblyzer')}"
+    return package("Resemblyzer", weights_path)
 
 
 def dnsmos() -> tuple[str, str]:
     """The networks of `[quality] dnsmos`."""
     from corpus.quality import dnsmos_path
 
-    try:
-        dnsmos_path()
-    except ValueError as error:
-        return "missing", str(error)
-    return "ok", f"speechmos {version('speechmos')}"
+    return package("speechmos", dnsmos_path)
 
 
 def espeak() -> tuple[str, str]:
