@@ -19,13 +19,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.scale import memory
 from corpus import files
 from pipelines.build import make_run, run_step
 from pipelines.engines.local import LocalEngine
 from pipelines.execution.task import Stage, Task, run_task
 from pipelines.settings import Settings, replace
 from pipelines.steps.base import Run, write_results
+from tests.helpers.memory import peak_memory
 
 ROWS = (30_000, 120_000)
 STEPS = (
@@ -128,7 +128,7 @@ def measure_step(name: str, build: Path, settings: Settings, results: Any) -> No
     leave_out_models()
     before = time.process_time()
     run_one(name, make_run(build, settings, FillingEngine()))
-    results.put((time.process_time() - before, memory()))
+    results.put((time.process_time() - before, peak_memory()))
 
 
 def make_settings(rows: int, folder: Path) -> Settings:

@@ -21,7 +21,8 @@ import fsspec
 import numpy as np
 import soundfile
 
-from benchmarks.scale import ROOT, Store, memory
+from benchmarks.scale import ROOT, Store
+from tests.helpers.memory import peak_memory
 
 MEASURED = 4096  # recordings
 ROWS = (100_000, 400_000)
@@ -107,9 +108,13 @@ def driver(rows: int) -> None:
         source, build = Path(folder) / "source.jsonl", Path(folder) / "build"
         write_source(source, rows)
         settings = replace(Settings(), "corpus", source=str(source))
-        before, started = memory(), time.process_time()
+        before, started = peak_memory(), time.process_time()
         run_step("ingest", build, settings, Timed())
-        print(json.dumps({"cpu": time.process_time() - started - Timed.seconds, "memory": memory() - before}))
+        print(
+            json.dumps(
+                {"cpu": time.process_time() - started - Timed.seconds, "memory": peak_memory() - before}
+            )
+        )
 
 
 def main() -> None:
